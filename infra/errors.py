@@ -1,0 +1,38 @@
+"""The one exception a user ever reads: what is wrong, where, and how to mend it."""
+
+
+class HeadwaterError(Exception):
+    """A failure with a cause a person can act on.
+
+    Commands print it as one sentence (``--json``: ``{error, where, remedy}`` on stderr) and exit non-zero.
+    """
+
+    def __init__(self, error: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(error, where, remedy)
+        self.error = error
+        self.where = where
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        mend = f" {self.remedy}" if self.remedy else ""
+        return f"{self.error}{place}.{mend}"
+
+    def as_dict(self) -> dict[str, str]:
+        return {"error": self.error, "where": self.where, "remedy": self.remedy}
+
+
+class ConfigError(HeadwaterError):
+    """A recipe, a ``--set`` or a form holds a value that cannot be used. Never retried."""
+
+
+class InputError(HeadwaterError):
+    """An input is missing, empty, truncated or not what it claims to be."""
+
+
+class LeaseLost(HeadwaterError):
+    """Another run took over this dataset while we were working on it; nothing of ours is published."""
+
+
+class Blocked(HeadwaterError):
+    """A stage cannot run because an input dataset is not published."""

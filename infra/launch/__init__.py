@@ -1,0 +1,1 @@
+"""Starting, watching and ending process groups (training, alignment) on this machine or a cluster."""

@@ -1,0 +1,62 @@
+"""What a launcher is asked to run, and the contract every launcher keeps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A process group: ``nodes × ranks`` processes running ``python -m module --request FILE``."""
+
+    module: str
+    ranks: int = 1
+    nodes: int = 1
+    threads_per_rank: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    time_limit_s: int | None = None
+    """Wall-clock limit of one attempt, in seconds; None: no limit."""
+    stall_limit_s: int = 1800
+    """No new event for this long: the ranks' stacks are dumped and the group is ended and restarted."""
+    max_restarts: int = 3
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """How to find a submitted job again: persisted as ``job.json`` before anybody waits."""
+
+    kind: str
+    id: str
+    host: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How an attempt ended. ``returncode`` is negative for a signal, None when it cannot be known."""
+
+    returncode: int | None
+    reason: str = ""
+    log_tail: str = ""
+
+
+class Launcher(Protocol):
+    """Submit, wait, terminate, attach. ``work_dir`` holds request.json, job.json, logs/, events.jsonl, result.json."""
+
+    def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle: ...
+
+    def wait(self, handle: JobHandle, on_tick: Callable[[], None]) -> JobEnd:
+        """Block until the job ends, calling ``on_tick`` about once a second (it may raise to give up)."""
+        ...
+
+    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+        """End every process of the job: TERM first, KILL after the grace. Returns when none is left."""
+        ...
+
+    def attach(self, handle: JobHandle) -> bool:
+        """True if the job is still running and can be waited for."""
+        ...

@@ -1,0 +1,205 @@
+"""The contract: a stage turns datasets into a dataset.
+
+A stage is a value, declared once at module level in the room it belongs to, and run by ``infra.runner.run_stage``.
+There are two kinds:
+
+* ``ShardStage``: the work is a list of independent *units* handled by an executor, in one or more *steps*; a later
+  step may plan its units from the receipts of an earlier one (that is how work regroups: a step writes partitioned
+  files, the next step's units read them). ``finalize`` reduces in one process at the end.
+* ``JobStage``: the work is a process group (training, alignment) started by a launcher.
+
+Both publish through the same manifest. A unit's id comes from the identity of its content (archive path + size, or the
+digest of an input shard), never from rank or position; its outputs depend only on the unit, the configuration and the
+inputs, never on the worker, the order or the number of workers.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.config import Config, Json, canonical_json
+from infra.launch.spec import JobSpec
+from infra.store.dataset import Dataset
+from infra.store.files import OutputFile, publish_file
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One independent piece of work.
+
+    ``payload`` holds plain JSON values: all that ``process`` needs beside configuration and inputs.
+    ``weight`` (bytes, or any unit the stage likes) feeds the estimate of the remaining time.
+    ``documents`` is the number of incoming documents where it is known beforehand: if the unit fails for good they are
+    counted as failed, so that the stage's counts still balance.
+    """
+
+    id: str
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    weight: int = 1
+    documents: int | None = None
+
+
+def unit_id(*identity: Json) -> str:
+    """A unit id (16 hex digits) from what identifies its content."""
+    return hashlib.blake2b(canonical_json(list(identity)).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the records a unit received: ``incoming == kept + sum(dropped) + failed``, always."""
+
+    incoming: int = 0
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    failed: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        dropped = dict(self.dropped)
+        for rule, number in other.dropped.items():
+            dropped[rule] = dropped.get(rule, 0) + number
+        return Counts(
+            self.incoming + other.incoming,
+            self.kept + other.kept,
+            dict(sorted(dropped.items())),
+            self.failed + other.failed,
+        )
+
+    @property
+    def balanced(self) -> bool:
+        return self.incoming == self.kept + sum(self.dropped.values()) + self.failed
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a unit is done: its outputs with their digests, and what became of its records."""
+
+    unit: str
+    step: str
+    outputs: tuple[OutputFile, ...]
+    counts: Counts = field(default_factory=Counts)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    attempt: int = 1
+
+
+@dataclass
+class UnitContext:
+    """What ``process`` sees: configuration, inputs, earlier steps, and the only way to write a file."""
+
+    config: Any
+    inputs: Mapping[str, Dataset]
+    dataset_root: str
+    work_root: str
+    scratch: Path
+    step: str
+    outputs: list[OutputFile] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def output(self, path: str, *, rows: int | None = None, digested: bool = True) -> Iterator[Path]:
+        """Write ``path`` (below the dataset: ``data/…``, ``ledger/…``) through a temporary file.
+
+        Yields a local path to write to. On a clean exit the file is hashed, fsynced and put in its place by one
+        rename (or one PUT); after an exception nothing appears. ``rows`` is read from the footer for ``.parquet``.
+        """
+        with publish_file(self.dataset_root, path, self.scratch, rows=rows, digested=digested) as pending:
+            yield pending.path
+        self.outputs.append(pending.output)
+
+    @contextlib.contextmanager
+    def intermediate(self, path: str) -> Iterator[Path]:
+        """Write a file for a later step of the same stage: kept under ``work/``, deleted once the stage is published."""
+        with publish_file(self.work_root, f"steps/{self.step}/{path}", self.scratch) as pending:
+            yield pending.path
+        self.outputs.append(pending.output)
+
+
+@dataclass
+class StageContext:
+    """What ``units`` and ``finalize`` see: everything but a unit. Runs in the driver, in one process."""
+
+    config: Any
+    inputs: Mapping[str, Dataset]
+    dataset_root: str
+    work_root: str
+    scratch: Path
+    receipts: Mapping[str, Sequence[Receipt]]
+    outputs: list[OutputFile] = field(default_factory=list)
+    stats: dict[str, Any] = field(default_factory=dict)
+    counts: Counts | None = None
+
+    @contextlib.contextmanager
+    def output(self, path: str, *, rows: int | None = None, digested: bool = True) -> Iterator[Path]:
+        """As ``UnitContext.output``, for files that ``finalize`` writes."""
+        with publish_file(self.dataset_root, path, self.scratch, rows=rows, digested=digested) as pending:
+            yield pending.path
+        self.outputs.append(pending.output)
+
+    def step_files(self, step: str) -> list[str]:
+        """Absolute addresses of the intermediate files an earlier step wrote, sorted."""
+        return sorted(
+            f"{self.work_root}/{output.path}"
+            for receipt in self.receipts.get(step, ())
+            for output in receipt.outputs
+            if output.path.startswith("steps/")
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One map over units. ``process`` must be a module-level function (workers import it by name)."""
+
+    name: str
+    units: Callable[[StageContext], Iterable[Unit]]
+    process: Callable[[Unit, UnitContext], Counts]
+
+
+def no_finalize(context: StageContext) -> None:
+    """The default: nothing to reduce."""
+
+
+@dataclass(frozen=True)
+class ShardStage:
+    """A stage whose work is units.
+
+    ``inputs(config)`` maps roles to upstream stage names. ``reference`` is the stage's own address,
+    ``"module:ATTRIBUTE"``, by which worker processes import it. ``consumes`` names the role whose kept documents this
+    stage receives: the runner refuses to publish unless every one of them is accounted for. ``ledgered`` says that
+    every dropped or failed record has a ledger row, which the runner checks too. ``code`` lists the modules whose
+    source is digested for drift detection.
+    """
+
+    name: str
+    code_version: int
+    config: type[Config]
+    reference: str
+    inputs: Callable[[Any], Mapping[str, str]]
+    steps: tuple[Step, ...]
+    finalize: Callable[[StageContext], None] = no_finalize
+    consumes: str | None = None
+    ledgered: bool = False
+    code: tuple[str, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class JobStage:
+    """A stage whose work is one process group.
+
+    ``job(config)`` says what to launch. The launched module reads its request with ``infra.job.load_request`` and
+    ends with ``infra.job.finish``; success is that verified result, never exit code 0.
+    """
+
+    name: str
+    code_version: int
+    config: type[Config]
+    inputs: Callable[[Any], Mapping[str, str]]
+    job: Callable[[Any], JobSpec]
+    code: tuple[str, ...] = ()
+    description: str = ""
+
+
+Stage = ShardStage | JobStage

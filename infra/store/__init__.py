@@ -1,0 +1,1 @@
+"""The dataset store: immutable, content-identified datasets on any fsspec file system."""

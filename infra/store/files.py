@@ -1,0 +1,230 @@
+"""Files that appear whole or not at all.
+
+Every file of a dataset is written to a local scratch file, hashed while nobody can see it, fsynced, and put in its
+place by one rename (local disk) or one PUT (object store). A kill at any moment leaves at worst a scratch file.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.errors import HeadwaterError
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One published file: ``path`` below its root, size, rows where they mean something, SHA-256."""
+
+    path: str
+    bytes: int
+    digest: str
+    rows: int | None = None
+    digested: bool = True
+    """False for files that carry time, host or optimizer state: listed, but left out of the output digest."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class PendingFile:
+    """A file being written; ``output`` is set once it is in its place."""
+
+    path: Path
+    _output: OutputFile | None = None
+
+    @property
+    def output(self) -> OutputFile:
+        if self._output is None:
+            raise RuntimeError(f"{self.path} was not published")
+        return self._output
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of an address and the path inside it."""
+    fs, path = fsspec.core.url_to_fs(url)
+    return fs, path
+
+
+def is_local(url: str) -> bool:
+    return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _row_count(path: Path) -> int | None:
+    return pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+
+
+def describe_file(root: str | Path, path: str, *, rows: int | None = None, digested: bool = True) -> OutputFile:
+    """An ``OutputFile`` for a local file that is already in its place."""
+    full = Path(root) / path
+    return OutputFile(
+        path, full.stat().st_size, sha256_file(full), rows if rows is not None else _row_count(full), digested
+    )
+
+
+@contextlib.contextmanager
+def publish_file(
+    root: str, path: str, scratch: Path, *, rows: int | None = None, digested: bool = True
+) -> Iterator[PendingFile]:
+    """Yield a scratch path; on a clean exit hash it and move it to ``root/path`` atomically."""
+    suffix = Path(path).suffix
+    scratch.mkdir(parents=True, exist_ok=True)
+    pending = PendingFile(scratch / f"{uuid.uuid4().hex}{suffix}")
+    try:
+        yield pending
+        output = OutputFile(
+            path,
+            pending.path.stat().st_size,
+            sha256_file(pending.path),
+            rows if rows is not None else _row_count(pending.path),
+            digested,
+        )
+        move_into_place(pending.path, f"{root}/{path}")
+        pending._output = output
+    except OSError as error:
+        raise _explain(error, f"{root}/{path}") from error
+    finally:
+        pending.path.unlink(missing_ok=True)
+
+
+def move_into_place(source: Path, url: str) -> None:
+    """Put a finished local file at ``url``: rename on the local disk, one PUT elsewhere."""
+    fs, target = filesystem(url)
+    if not isinstance(fs, LocalFileSystem):
+        fs.put_file(str(source), target)
+        return
+    destination = Path(target)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as stream:
+        os.fsync(stream.fileno())
+    try:
+        os.replace(source, destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+        shutil.copyfile(source, beside)
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(beside, destination)
+    fsync_folder(destination.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(url: str | Path, data: bytes) -> None:
+    """Replace a small file atomically (one PUT on an object store)."""
+    fs, target = filesystem(str(url))
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(target, data)
+        return
+    destination = Path(target)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            with beside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(beside, destination)
+        finally:
+            beside.unlink(missing_ok=True)
+        fsync_folder(destination.parent)
+    except OSError as error:
+        raise _explain(error, str(destination)) from error
+
+
+def write_json(url: str | Path, value: Any) -> None:
+    write_bytes(url, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_bytes(url: str | Path) -> bytes:
+    """The whole of a small file. Raises FileNotFoundError."""
+    fs, target = filesystem(str(url))
+    data: bytes = fs.cat_file(target)
+    return data
+
+
+def read_json(url: str | Path) -> Any:
+    return json.loads(read_bytes(url))
+
+
+def exists(url: str | Path) -> bool:
+    fs, target = filesystem(str(url))
+    return bool(fs.exists(target))
+
+
+def create_exclusive(url: str, data: bytes) -> bool:
+    """Create a file only if there is none: True if we created it. Atomic (O_EXCL, or If-None-Match on S3)."""
+    fs, target = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        # Written whole beside it first, then linked: a reader never sees a half-written lease.
+        destination = Path(target)
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+            try:
+                beside.write_bytes(data)
+                os.link(beside, destination)
+            finally:
+                beside.unlink(missing_ok=True)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _explain(error, str(destination)) from error
+        return True
+    try:
+        fs.pipe_file(target, data, mode="create")
+    except FileExistsError:
+        return False
+    return True
+
+
+def remove_tree(url: str) -> None:
+    fs, target = filesystem(url)
+    if fs.exists(target):
+        fs.rm(target, recursive=True)
+
+
+def _explain(error: OSError, where: str) -> Exception:
+    """Disk full, read-only and no permission are the operator's to mend: say so in one sentence."""
+    causes = {
+        errno.ENOSPC: ("the disk is full", "Free space or choose another --workspace; nothing published is lost."),
+        errno.EDQUOT: ("the disk quota is used up", "Free space or choose another --workspace."),
+        errno.EROFS: ("the file system is read-only", "Choose a writable --workspace."),
+        errno.EACCES: ("no permission to write", "Choose a writable --workspace or mend its permissions."),
+        errno.EPERM: ("writing is not permitted", "Choose a writable --workspace or mend its permissions."),
+    }
+    if error.errno not in causes:
+        return error
+    cause, remedy = causes[error.errno]
+    return HeadwaterError(cause, where=where, remedy=remedy)

@@ -1,0 +1,144 @@
+"""The document record: the only place where its schema is written.
+
+A document is one row of a Parquet file (zstd). Its ``id`` is derived from what it is (source, address, record identity,
+payload digest), never from where it stood in a file or which worker read it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ORIGIN = pa.struct(
+    [
+        pa.field("archive", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("record_id", pa.string()),
+        pa.field("digest", pa.string()),
+    ]
+)
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.binary(16), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("title", pa.string()),
+        pa.field("language", pa.string()),
+        pa.field("license", pa.string()),
+        pa.field("date", pa.string()),
+        pa.field("origin", ORIGIN, nullable=False),
+        pa.field("path", pa.string()),
+        pa.field("repo", pa.string()),
+        pa.field("programming_language", pa.string()),
+        pa.field("quality", pa.float32()),
+    ],
+    metadata={"headwater.document": "1"},
+)
+"""``source`` is the recipe's name for where the document came from (``web``, ``wikipedia``, ``code``); ``date`` is ISO 8601;
+``origin.archive`` is the archive's name inside its source, ``offset``/``length`` the bytes of the record there;
+``quality`` is the classifier's score, carried from the attributes by the selection (null before it)."""
+
+
+class Origin(TypedDict):
+    """Where the bytes are: enough to fetch the record again."""
+
+    archive: str
+    offset: int
+    length: int
+    record_id: str
+    digest: str
+
+
+class Document(TypedDict):
+    """One document as a plain dict with the schema's columns; optional columns may be absent."""
+
+    id: bytes
+    text: str
+    source: str
+    origin: Origin
+    url: NotRequired[str | None]
+    title: NotRequired[str | None]
+    language: NotRequired[str | None]
+    license: NotRequired[str | None]
+    date: NotRequired[str | None]
+    path: NotRequired[str | None]
+    repo: NotRequired[str | None]
+    programming_language: NotRequired[str | None]
+    quality: NotRequired[float | None]
+
+
+def document_id(source: str, address: str, record_id: str, payload_digest: str) -> bytes:
+    """16 bytes that name a record by its content and identity (BLAKE2b).
+
+    ``address`` is the URL, page title or path; ``record_id`` the archive's own id of the record (WARC-Record-ID, page
+    and revision id, …); ``payload_digest`` a digest of the raw payload.
+    """
+    key = "\0".join((source, address, record_id, payload_digest)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(key, digest_size=16).digest()
+
+
+def documents_table(documents: Sequence[Document]) -> pa.Table:
+    """A table with exactly the document schema."""
+    return pa.Table.from_pylist([dict(document) for document in documents], schema=DOCUMENT_SCHEMA)
+
+
+class RowWriter:
+    """Writes rows of one schema to a Parquet file in batches; memory stays at one batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema, batch_rows: int = 1024, batch_bytes: int = 32 << 20) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
+        self._schema = schema
+        self._rows: list[Any] = []
+        self._bytes = 0
+        self._batch_rows = batch_rows
+        self._batch_bytes = batch_bytes
+        self.rows = 0
+
+    def write(self, row: Any) -> None:
+        self._rows.append(row)
+        self._bytes += len(row.get("text") or "")
+        self.rows += 1
+        if len(self._rows) >= self._batch_rows or self._bytes >= self._batch_bytes:
+            self._flush()
+
+    def write_table(self, table: pa.Table) -> None:
+        """Append a whole table of the same schema."""
+        self._flush()
+        self._writer.write_table(table)
+        self.rows += table.num_rows
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows, self._bytes = [], 0
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def document_writer(path: Path) -> RowWriter:
+    return RowWriter(path, DOCUMENT_SCHEMA)
+
+
+def read_batches(url: str, columns: list[str] | None = None, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
+    """Stream a Parquet file (any fsspec address) in batches."""
+    with fsspec.open(url, "rb") as stream:
+        yield from pq.ParquetFile(stream).iter_batches(batch_size=batch_rows, columns=columns)
+
+
+def read_documents(urls: Iterable[str]) -> Iterator[Document]:
+    """Stream the documents of many files, in file order. For small data, tests and samples: stages use batches."""
+    for url in urls:
+        for batch in read_batches(url):
+            yield from batch.to_pylist()
