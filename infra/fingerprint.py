@@ -1,0 +1,86 @@
+"""What a dataset is computed from, as one digest.
+
+    payload     = {stage, code_version, config without execution-only fields, {role: output digest of the input}}
+    fingerprint = first 12 hex digits of SHA-256(canonical JSON of the payload)
+
+Inputs enter by *output digest*: if an upstream stage runs again and yields the same bytes, nothing downstream changes
+(early cut-off). The source of a stage does not enter; its digest is recorded beside the fingerprint, so that an edited
+comment costs nothing and an edited rule without a new ``code_version`` is still noticed (drift).
+"""
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.config import Config, Json, canonical_json, differences, identity
+from infra.stage import Stage
+
+
+def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str, str]) -> dict[str, Json]:
+    return {
+        "stage": stage.name,
+        "code_version": stage.code_version,
+        "config": identity(config),
+        "inputs": dict(input_digests),
+    }
+
+
+def short_fingerprint(payload: Mapping[str, Json]) -> str:
+    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()[:12]
+
+
+def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Why two payloads differ, most telling cause first: code, configuration, then inputs."""
+    causes: list[str] = []
+    if old.get("code_version") != new.get("code_version"):
+        causes.append(f"code version {old.get('code_version')} -> {new.get('code_version')}")
+    changed = differences(old.get("config"), new.get("config"))
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+        causes.append(f"config changed: {shown}")
+    before, after = old.get("inputs") or {}, new.get("inputs") or {}
+    roles = sorted(role for role in before.keys() | after.keys() if before.get(role) != after.get(role))
+    if roles:
+        causes.append(f"input changed: {', '.join(roles)}")
+    return "; ".join(causes) or "nothing changed"
+
+
+def source_digest(modules: Sequence[str]) -> str:
+    """SHA-256 over the syntax trees of the named modules (a package counts with all its files).
+
+    Comments, layout and docstrings do not count.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(modules)):
+        for path in _files(name):
+            tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+            digest.update(f"{name}:{path.name}\n".encode())
+            digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _files(module: str) -> list[Path]:
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"no module {module}")
+    if spec.submodule_search_locations:
+        return sorted(path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.py"))
+    return [Path(spec.origin)] if spec.origin else []
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [
+                item
+                for item in node.body
+                if not (
+                    isinstance(item, ast.Expr)
+                    and isinstance(item.value, ast.Constant)
+                    and isinstance(item.value.value, str)
+                )
+            ] or [ast.Pass()]
+    return tree

@@ -1,0 +1,111 @@
+"""Helpers shared by the tests: running a stage in-process, and finding optional real data."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.config import identity
+from infra.fingerprint import fingerprint_payload, short_fingerprint, source_digest
+from infra.stage import Counts, Receipt, ShardStage, StageContext, UnitContext
+from infra.store.dataset import Dataset
+from infra.store.files import OutputFile
+from infra.store.manifest import CountsRecord, InputRecord, Manifest, UnitsRecord, output_digest, write_manifest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def shared_data(path: str) -> Path:
+    """A file of the optional development data; skips the test where it is absent."""
+    folder = Path(os.environ.get("HEADWATER_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / path).exists():
+        pytest.skip(f"development data {path} is not here")
+    return folder / path
+
+
+def write_dataset(root: Path, name: str, files: Mapping[str, bytes]) -> Dataset:
+    """Publish a dataset made of the given files (``{"data/x.jsonl": b"…"}``), for use as a stage's input."""
+    from infra.store.files import describe_file
+
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return adopt_dataset(root, name, [describe_file(root, path) for path in sorted(files)])
+
+
+def adopt_dataset(root: Path, name: str, outputs: list[OutputFile], counts: Counts | None = None) -> Dataset:
+    """Write a manifest over files that are already in place."""
+    counts = counts or Counts()
+    manifest = Manifest(
+        name=name,
+        fingerprint="0" * 12,
+        payload={},
+        source_digest="",
+        config={},
+        inputs=[],
+        outputs=outputs,
+        output_digest=output_digest(outputs),
+        counts=CountsRecord(
+            incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
+        ),
+    )
+    write_manifest(str(root), manifest)
+    return Dataset.open(str(root))
+
+
+def run_shard_stage(
+    stage: ShardStage,
+    config: Any,
+    inputs: Mapping[str, Dataset],
+    folder: Path,
+    *,
+    reverse: bool = False,
+) -> Dataset:
+    """Run a shard stage in this process, without journal or lease, and publish it below ``folder``.
+
+    ``reverse`` handles the units backwards: the result must be the same.
+    """
+    root, work, scratch = folder / "dataset", folder / "work", folder / "scratch"
+    for path in (root, work, scratch):
+        path.mkdir(parents=True, exist_ok=True)
+    receipts: dict[str, list[Receipt]] = {}
+    context = StageContext(config, inputs, str(root), str(work), scratch, receipts)
+    for step in stage.steps:
+        units = list(step.units(context))
+        done: list[Receipt] = []
+        for unit in reversed(units) if reverse else units:
+            unit_context = UnitContext(config, inputs, str(root), str(work), scratch / unit.id, step.name)
+            counts = step.process(unit, unit_context)
+            assert counts.balanced, f"{stage.name}/{step.name}/{unit.id}: {counts}"
+            done.append(Receipt(unit.id, step.name, tuple(unit_context.outputs), counts, dict(unit_context.metrics)))
+        receipts[step.name] = sorted(done, key=lambda receipt: receipt.unit)
+    stage.finalize(context)
+    every = [receipt for step in receipts.values() for receipt in step]
+    counts = context.counts or sum((receipt.counts for receipt in every), Counts())
+    outputs = sorted(
+        [o for receipt in every for o in receipt.outputs if not o.path.startswith("steps/")] + context.outputs,
+        key=lambda output: output.path,
+    )
+    payload = fingerprint_payload(stage, config, {role: dataset.digest for role, dataset in inputs.items()})
+    manifest = Manifest(
+        name=stage.name,
+        fingerprint=short_fingerprint(payload),
+        payload=payload,
+        source_digest=source_digest(stage.code),
+        config=dict(identity(config)),  # type: ignore[arg-type]
+        inputs=[
+            InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
+            for role, dataset in sorted(inputs.items())
+        ],
+        outputs=outputs,
+        output_digest=output_digest(outputs),
+        counts=CountsRecord(
+            incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
+        ),
+        units=UnitsRecord(total=len(every), ok=len(every)),
+        stats=context.stats,
+    )
+    write_manifest(str(root), manifest)
+    return Dataset.open(str(root))
