@@ -1,0 +1,1 @@
+"""Running the units of a step, on this machine or elsewhere."""
