@@ -1,6 +1,7 @@
 """What a dataset is computed from, as one digest.
 
-    payload     = {stage, code_version, config without execution-only fields, {role: output digest of the input}}
+    payload     = {stage, code_version, config without execution-only fields, {role: output digest of the input},
+                   identity of what is read from outside the store}
     fingerprint = first 12 hex digits of SHA-256(canonical JSON of the payload)
 
 Inputs enter by *output digest*: if an upstream stage runs again and yields the same bytes, nothing downstream changes
@@ -20,12 +21,16 @@ from infra.stage import Stage
 
 
 def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str, str]) -> dict[str, Json]:
-    return {
+    payload: dict[str, Json] = {
         "stage": stage.name,
         "code_version": stage.code_version,
         "config": identity(config),
         "inputs": dict(input_digests),
     }
+    external = stage.external(config)
+    if external is not None:
+        payload["external"] = identity(external)
+    return payload
 
 
 def short_fingerprint(payload: Mapping[str, Json]) -> str:
@@ -41,6 +46,8 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if changed:
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         causes.append(f"config changed: {shown}")
+    if old.get("external") != new.get("external"):
+        causes.append("files outside the store changed")
     before, after = old.get("inputs") or {}, new.get("inputs") or {}
     roles = sorted(role for role in before.keys() | after.keys() if before.get(role) != after.get(role))
     if roles:

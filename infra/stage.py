@@ -161,12 +161,19 @@ def no_finalize(context: StageContext) -> None:
     """The default: nothing to reduce."""
 
 
+def nothing_external(config: Any) -> Json:
+    """The default: all inputs come from the store."""
+    return None
+
+
 @dataclass(frozen=True)
 class ShardStage:
     """A stage whose work is units.
 
     ``inputs(config)`` maps roles to upstream stage names. ``reference`` is the stage's own address,
-    ``"module:ATTRIBUTE"``, by which worker processes import it. ``consumes`` names the role whose kept documents this
+    ``"module:ATTRIBUTE"``, by which worker processes import it. ``external(config)`` is the identity of what is read from
+    outside the store (a listing of archives with sizes, the digest of a model file): it enters the fingerprint, so that
+    an archive added to a folder is noticed. ``consumes`` names the role whose kept documents this
     stage receives: the runner refuses to publish unless every one of them is accounted for. ``ledgered`` says that
     every dropped or failed record has a ledger row, which the runner checks too. ``code`` lists the modules whose
     source is digested for drift detection.
@@ -179,6 +186,7 @@ class ShardStage:
     inputs: Callable[[Any], Mapping[str, str]]
     steps: tuple[Step, ...]
     finalize: Callable[[StageContext], None] = no_finalize
+    external: Callable[[Any], Json] = nothing_external
     consumes: str | None = None
     ledgered: bool = False
     code: tuple[str, ...] = ()
@@ -198,6 +206,7 @@ class JobStage:
     config: type[Config]
     inputs: Callable[[Any], Mapping[str, str]]
     job: Callable[[Any], JobSpec]
+    external: Callable[[Any], Json] = nothing_external
     code: tuple[str, ...] = ()
     description: str = ""
 

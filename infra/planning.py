@@ -1,0 +1,179 @@
+"""What a run would do, and why, before it does anything.
+
+A plan walks the stages in order. A stage whose inputs are all published has a fingerprint; if a dataset with it is
+published the stage is SKIPped, if work on it was begun it RESUMEs, else it RUNs, and the reason says what changed since
+the dataset the recipe's label points at. Below a stage that runs, digests are not known yet: those stages say RUN too,
+though they will be skipped after all if the new output turns out to have the same digest (early cut-off).
+
+Planning is pure reading: it takes no lease and writes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from infra.config import Config
+from infra.errors import Blocked, ConfigError
+from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
+from infra.journal import read_receipts
+from infra.stage import Stage
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """A stage with the configuration a recipe gives it."""
+
+    stage: Stage
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def upstream(self) -> Mapping[str, str]:
+        """role -> name of the stage whose dataset it reads."""
+        return self.stage.inputs(self.config)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stages of a recipe to consider. ``only`` wins over ``start_at`` and ``stop_after``."""
+
+    start_at: str | None = None
+    stop_after: str | None = None
+    only: tuple[str, ...] = ()
+    force: tuple[str, ...] = ()
+
+    def stages(self, names: Sequence[str]) -> set[str]:
+        for name in (self.start_at, self.stop_after, *self.only, *self.force):
+            if name is not None and name not in names:
+                raise ConfigError(f"the recipe has no stage {name!r}", remedy=f"Its stages are: {', '.join(names)}.")
+        if self.only:
+            return set(self.only)
+        first = names.index(self.start_at) if self.start_at else 0
+        last = names.index(self.stop_after) if self.stop_after else len(names) - 1
+        if first > last:
+            raise ConfigError(f"stage {self.start_at!r} comes after {self.stop_after!r}", remedy="Swap them.")
+        return set(names[first : last + 1])
+
+
+class Action(StrEnum):
+    RUN = "RUN"
+    RESUME = "RESUME"
+    SKIP = "SKIP"
+    BLOCKED = "BLOCKED"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What happens to one stage. ``fingerprint`` is None where it depends on an output not yet known."""
+
+    stage: str
+    action: Action
+    reason: str
+    fingerprint: str | None = None
+    selected: bool = True
+    dataset: Dataset | None = field(default=None, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        shown = {key: value for key, value in asdict(self).items() if key != "dataset"}
+        return {**shown, "digest": self.dataset.digest if self.dataset else None}
+
+
+def check_graph(nodes: Sequence[StageNode]) -> None:
+    """Every input of a stage must come from a stage before it."""
+    seen: set[str] = set()
+    for node in nodes:
+        for role, upstream in node.upstream.items():
+            if upstream not in seen:
+                raise ConfigError(
+                    f"stage {node.name!r} reads {upstream!r} (as {role}), which the recipe does not run before it",
+                    remedy=f"Add a section {upstream!r} to the recipe.",
+                )
+        seen.add(node.name)
+
+
+def plan(nodes: Sequence[StageNode], store: Store, selection: Selection, label: str) -> list[StagePlan]:
+    """The plan of a run, one entry a stage, in order."""
+    check_graph(nodes)
+    selected = selection.stages([node.name for node in nodes])
+    plans: dict[str, StagePlan] = {}
+    for node in nodes:
+        plans[node.name] = _plan_stage(node, store, plans, node.name in selected, node.name in selection.force, label)
+    return list(plans.values())
+
+
+def _plan_stage(
+    node: StageNode, store: Store, done: Mapping[str, StagePlan], selected: bool, force: bool, label: str
+) -> StagePlan:
+    pending = sorted({name for name in node.upstream.values() if done[name].action != Action.SKIP})
+    unknown = sorted({name for name in node.upstream.values() if done[name].dataset is None})
+    if not selected:
+        return _plan_unselected(node, store, done, unknown)
+    if pending and not any(done[name].action in (Action.RUN, Action.RESUME) for name in pending):
+        return StagePlan(node.name, Action.BLOCKED, f"input {', '.join(pending)} is not published")
+    if pending or unknown:
+        return StagePlan(node.name, Action.RUN, f"its input {', '.join(pending or unknown)} will be rebuilt")
+    payload = fingerprint_payload(node.stage, node.config, input_digests(node, done))
+    fingerprint = short_fingerprint(payload)
+    dataset = store.find(node.name, fingerprint)
+    if dataset is not None and not force:
+        gone = store.missing_outputs(dataset)
+        if not gone:
+            reason = "published, and neither its configuration, code version nor inputs changed"
+            if drifted(node.stage, dataset):
+                reason += "; its source was edited since (drift)"
+            return StagePlan(node.name, Action.SKIP, reason, fingerprint, dataset=dataset)
+        return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
+    if force:
+        return StagePlan(node.name, Action.RUN, "forced", fingerprint)
+    receipts = len(read_receipts(store.work_root(node.name, fingerprint) / "journal"))
+    checkpoints = _checkpoints(store, node.name, fingerprint)
+    if receipts or checkpoints:
+        kept = f"{receipts} units done" if receipts else f"checkpoint {checkpoints[-1]}"
+        return StagePlan(node.name, Action.RESUME, f"an earlier run was interrupted: {kept}", fingerprint)
+    previous = store.get_ref(node.name, label)
+    reason = describe_change(previous.manifest.payload, payload) if previous else "not built yet"
+    return StagePlan(node.name, Action.RUN, reason, fingerprint)
+
+
+def _plan_unselected(
+    node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str]
+) -> StagePlan:
+    """A stage outside the selection is used if it is published as the recipe describes it, and never run."""
+    if list(unknown):
+        return StagePlan(node.name, Action.BLOCKED, "not selected, and its inputs are not published", selected=False)
+    fingerprint = short_fingerprint(fingerprint_payload(node.stage, node.config, input_digests(node, done)))
+    dataset = store.find(node.name, fingerprint)
+    if dataset is None:
+        reason = "not selected, and not published with this configuration"
+        return StagePlan(node.name, Action.BLOCKED, reason, fingerprint, selected=False)
+    return StagePlan(node.name, Action.SKIP, "not selected; published", fingerprint, selected=False, dataset=dataset)
+
+
+def _checkpoints(store: Store, name: str, fingerprint: str) -> list[str]:
+    folder = store.work_root(name, fingerprint) / "checkpoints"
+    return sorted(path.name for path in folder.glob("step-*") if path.suffix != ".tmp") if folder.is_dir() else []
+
+
+def input_digests(node: StageNode, done: Mapping[str, StagePlan]) -> dict[str, str]:
+    """role -> output digest, from datasets already known. Raises Blocked where one is not."""
+    digests = {}
+    for role, name in node.upstream.items():
+        dataset = done[name].dataset
+        if dataset is None:
+            raise Blocked(
+                f"stage {node.name!r} needs dataset {name!r}, which is not published",
+                remedy=f"Run it first: --start-at {name}.",
+            )
+        digests[role] = dataset.digest
+    return digests
+
+
+def drifted(stage: Stage, dataset: Dataset) -> bool:
+    """Same fingerprint, other source."""
+    return bool(stage.code) and dataset.manifest.source_digest != source_digest(stage.code)

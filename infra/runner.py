@@ -1,0 +1,424 @@
+"""Running one stage: the only way a dataset comes to be.
+
+    inputs -> fingerprint -> valid manifest? skip -> lease -> journal -> run what is missing -> finalize
+           -> verify counts and files -> manifest (last, atomically) -> move the label
+
+Kill any process at any point and call it again: finished units are not repeated and the published bytes are the same.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from infra.errors import HeadwaterError, InputError
+from infra.execution.base import Executor, UnitTask
+from infra.fingerprint import fingerprint_payload, short_fingerprint, source_digest
+from infra.job import JobRequest, write_request
+from infra.journal import read_receipts, receipts_with_outputs
+from infra.launch.restart import run_job
+from infra.launch.spec import Launcher
+from infra.planning import Action, StageNode, drifted
+from infra.progress import Reporter
+from infra.runs import RunRecord, provenance
+from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
+from infra.store.dataset import Dataset
+from infra.store.files import OutputFile, describe_file, read_json, write_json
+from infra.store.lease import Lease
+from infra.store.manifest import (
+    MANIFEST,
+    CountsRecord,
+    FailedUnit,
+    InputRecord,
+    Manifest,
+    UnitsRecord,
+    output_digest,
+    write_manifest,
+)
+from infra.store.store import Store
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage of a run shares."""
+
+    store: Store
+    record: RunRecord
+    label: str
+    executor: Executor
+    launcher: Launcher
+    reporter: Reporter
+    max_failed_fraction: float = 0.01
+    on_drift: Literal["warn", "rerun", "fail"] = "warn"
+    wait_for_lease: bool = True
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What happened to one stage."""
+
+    stage: str
+    action: Action
+    reason: str
+    dataset: Dataset
+    seconds: float = 0.0
+
+
+@dataclass
+class _Work:
+    """One dataset under construction."""
+
+    node: StageNode
+    inputs: Mapping[str, Dataset]
+    payload: dict[str, Any]
+    fingerprint: str
+    root: Path
+    work: Path
+    started: float = field(default_factory=time.time)
+    failed: list[FailedUnit] = field(default_factory=list)
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "scratch"
+
+
+def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *, force: bool = False) -> StageOutcome:
+    """Publish the stage's dataset, or find it published. ``inputs`` are by role."""
+    digests = {role: dataset.digest for role, dataset in inputs.items()}
+    payload = fingerprint_payload(node.stage, node.config, digests)
+    fingerprint = short_fingerprint(payload)
+    if not force:
+        published = _reusable(node, fingerprint, run)
+        if published is not None:
+            return _skip(node, published, run)
+    work = _Work(
+        node, inputs, payload, fingerprint,
+        run.store.dataset_root(node.name, fingerprint), run.store.work_root(node.name, fingerprint),
+    )  # fmt: skip
+    with Lease(work.work) as lease:
+        lease.acquire(wait=run.wait_for_lease, on_wait=lambda text: run.reporter.message(node.name, text))
+        if force:
+            _clear(work)
+        else:
+            published = _reusable(node, fingerprint, run)  # another run may have finished while we waited
+            if published is not None:
+                return _skip(node, published, run)
+        outcome = _build(work, run, lease)
+        shutil.rmtree(work.work / "steps", ignore_errors=True)
+        shutil.rmtree(work.work / "journal", ignore_errors=True)
+        shutil.rmtree(work.scratch, ignore_errors=True)
+    return outcome
+
+
+def _reusable(node: StageNode, fingerprint: str, run: RunContext) -> Dataset | None:
+    dataset = run.store.find(node.name, fingerprint)
+    if dataset is None or run.store.missing_outputs(dataset):
+        return None
+    if drifted(node.stage, dataset) and run.on_drift != "warn":
+        if run.on_drift == "rerun":
+            return None
+        raise HeadwaterError(
+            f"the source of stage {node.name!r} was edited since its dataset was built",
+            where=dataset.root,
+            remedy="Raise its code_version if results change, rebuild with --force, or use --on-drift warn.",
+        )
+    return dataset
+
+
+def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
+    reason = "published, and neither its configuration, code version nor inputs changed"
+    if drifted(node.stage, dataset):
+        reason += "; its source was edited since (drift)"
+    _set_refs(node, dataset, run)
+    run.record.event("stage_skipped", stage=node.name, fingerprint=dataset.manifest.fingerprint, reason=reason)
+    run.reporter.message(node.name, f"SKIP: {reason}")
+    return StageOutcome(node.name, Action.SKIP, reason, dataset)
+
+
+def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
+    for label in dict.fromkeys((run.label, "latest")):
+        current = run.store.get_ref(node.name, label)
+        if current is None or current.manifest.fingerprint != dataset.manifest.fingerprint:
+            run.store.set_ref(node.name, label, dataset.manifest.fingerprint)
+
+
+def _clear(work: _Work) -> None:
+    """Forget the published dataset and all work on it: a forced stage starts from nothing."""
+    (work.root / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(work.root, ignore_errors=True)
+    for path in work.work.iterdir():
+        if path.name not in ("lease.json", ".lease.lock"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _build(work: _Work, run: RunContext, lease: Lease) -> StageOutcome:
+    node = work.node
+    resumed = (work.work / "journal").exists() or (work.work / "checkpoints").exists()
+    action = Action.RESUME if resumed else Action.RUN
+    run.record.event("stage_started", stage=node.name, fingerprint=work.fingerprint, action=action)
+    run.reporter.stage_started(node.name, action)
+    write_json(work.work / "payload.json", work.payload)
+    try:
+        if isinstance(node.stage, ShardStage):
+            outputs, counts, stats, units = _run_shards(node.stage, work, run)
+        else:
+            outputs, counts, stats, units = _run_job(node.stage, work, run)
+    except BaseException as error:
+        run.record.event("stage_failed", stage=node.name, error=str(error) or type(error).__name__)
+        run.reporter.stage_ended(node.name, "failed")
+        raise
+    _verify_files(work, outputs)
+    _sweep(work, outputs)
+    lease.check()
+    dataset = _publish(work, run, outputs, counts, stats, units)
+    seconds = time.time() - work.started
+    run.record.event(
+        "stage_published", stage=node.name, fingerprint=work.fingerprint, digest=dataset.digest, seconds=seconds
+    )
+    run.reporter.stage_ended(node.name, f"published in {seconds:.0f} s")
+    return StageOutcome(node.name, action, "built", dataset, seconds)
+
+
+# ---- shard stages ---------------------------------------------------------------------------------------------------
+
+
+def _run_shards(
+    stage: ShardStage, work: _Work, run: RunContext
+) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
+    receipts: dict[str, Sequence[Receipt]] = {}
+    context = StageContext(
+        work.node.config, work.inputs, str(work.root), str(work.work), work.scratch / "driver", receipts
+    )
+    total = 0
+    for step in stage.steps:
+        units = _planned_units(step, context, work.work)
+        total += len(units)
+        receipts[step.name] = _run_step(stage, step, units, work, run)
+    stage.finalize(context)
+    every = [receipt for step in stage.steps for receipt in receipts[step.name]]
+    counts = context.counts or sum((receipt.counts for receipt in every), Counts())
+    outputs = [
+        output for receipt in every for output in receipt.outputs if not output.path.startswith("steps/")
+    ] + context.outputs
+    outputs.sort(key=lambda output: output.path)
+    _check_counts(stage, counts, outputs, work)
+    ok = total - len(work.failed)
+    return outputs, counts, context.stats, UnitsRecord(total=total, ok=ok, failed=work.failed)
+
+
+def _planned_units(step: Step, context: StageContext, work: Path) -> list[Unit]:
+    """The step's units, frozen at the first attempt so that a resumed run works through the same list."""
+    path = work / "plan" / f"{step.name}.json"
+    if path.exists():
+        return [Unit(**entry) for entry in read_json(path)]
+    units = sorted(step.units(context), key=lambda unit: unit.id)
+    if len({unit.id for unit in units}) != len(units):
+        seen: set[str] = set()
+        twice = next(unit.id for unit in units if unit.id in seen or seen.add(unit.id))  # type: ignore[func-returns-value]
+        raise HeadwaterError(
+            f"step {step.name!r} plans unit {twice} twice",
+            remedy="The same input is listed twice: remove the duplicate from the recipe.",
+        )
+    write_json(path, [dataclasses.asdict(unit) for unit in units])
+    return units
+
+
+def _run_step(
+    stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work, run: RunContext
+) -> list[Receipt]:
+    name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
+    known = receipts_with_outputs(read_receipts(work.work / "journal").values(), work.root, work.work)
+    wanted = {unit.id for unit in units}
+    done = {receipt.unit: receipt for receipt in known if receipt.step == step.name and receipt.unit in wanted}
+    missing = [unit for unit in units if unit.id not in done]
+    if done:
+        run.reporter.message(name, f"resuming: {len(done)} of {len(units)} units are done")
+    task = UnitTask(
+        reference=stage.reference,
+        step=step.name,
+        config=work.node.config.model_dump(mode="json"),
+        inputs={role: dataset.root for role, dataset in work.inputs.items()},
+        dataset_root=str(work.root),
+        work_root=str(work.work),
+        scratch_root=str(work.scratch),
+        journal=str(work.work / "journal"),
+    )
+    progress = _Progress(name, units, done.values(), run)
+    for outcome in run.executor.run(task, missing):
+        if outcome.receipt is not None:
+            done[outcome.unit.id] = outcome.receipt
+        else:
+            _record_failure(work, run, name, step, outcome.unit, outcome.error, outcome.attempts, len(units))
+        progress.advance(outcome.unit, outcome.receipt)
+    return [done[unit.id] for unit in units if unit.id in done]
+
+
+def _record_failure(
+    work: _Work, run: RunContext, name: str, step: Step, unit: Unit, error: str, attempts: int, total: int
+) -> None:
+    failure = FailedUnit(unit=unit.id, step=step.name, error=error, attempts=attempts)
+    work.failed.append(failure)
+    write_json(work.work / "failures" / f"{unit.id}.json", {**failure.model_dump(), "payload": dict(unit.payload)})
+    run.record.event("unit_failed", stage=work.node.name, unit=unit.id, error=error)
+    run.reporter.message(name, f"unit {unit.id} failed: {error}")
+    if len(work.failed) > run.max_failed_fraction * total:
+        raise InputError(
+            f"{len(work.failed)} of {total} units of stage {name} failed, the last with: {error}",
+            where=str(work.work / "failures"),
+            remedy="Mend the cause and run again (finished units are kept), or raise --max-failed-fraction.",
+        )
+
+
+class _Progress:
+    """Totals over units, for the reporter: work done by weight, documents, and what remains."""
+
+    def __init__(self, name: str, units: Sequence[Unit], done: Any, run: RunContext) -> None:
+        self._name, self._run = name, run
+        self._total = sum(max(1, unit.weight) for unit in units)
+        weights = {unit.id: max(1, unit.weight) for unit in units}
+        self._counts = sum((receipt.counts for receipt in done), Counts())
+        self._before = sum(weights[receipt.unit] for receipt in done)
+        self._done = self._before
+        self._started = time.monotonic()
+
+    def advance(self, unit: Unit, receipt: Receipt | None) -> None:
+        self._done += max(1, unit.weight)
+        if receipt is not None:
+            self._counts = self._counts + receipt.counts
+        elapsed = time.monotonic() - self._started
+        rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
+        eta = (self._total - self._done) / rate if rate > 0 else None
+        self._run.reporter.progress(
+            self._name,
+            self._done,
+            self._total,
+            {"documents": self._counts.incoming, "kept": self._counts.kept, "failed": self._counts.failed},
+            eta,
+        )
+
+
+def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile], work: _Work) -> None:
+    """Conservation: nothing may disappear between what came in and what is on record."""
+    if not counts.balanced:
+        raise HeadwaterError(
+            f"stage {stage.name!r} received {counts.incoming} records but accounts for "
+            f"{counts.kept} kept, {sum(counts.dropped.values())} dropped and {counts.failed} failed",
+            remedy="This is a defect of the stage: nothing was published.",
+        )
+    if stage.consumes and not work.failed:
+        expected = work.inputs[stage.consumes].manifest.counts.kept
+        if counts.incoming != expected:
+            raise HeadwaterError(
+                f"stage {stage.name!r} received {counts.incoming} records, but {stage.consumes!r} handed on {expected}",
+                remedy="This is a defect of the stage: nothing was published.",
+            )
+    if stage.ledgered:
+        rows = sum(output.rows or 0 for output in outputs if output.path.startswith("ledger/"))
+        if rows != sum(counts.dropped.values()) + counts.failed:
+            raise HeadwaterError(
+                f"the ledger of stage {stage.name!r} has {rows} rows for "
+                f"{sum(counts.dropped.values()) + counts.failed} records dropped or failed",
+                remedy="This is a defect of the stage: nothing was published.",
+            )
+    if counts.incoming and not counts.kept:
+        worst = max(counts.dropped.items(), key=lambda item: item[1], default=("failed", counts.failed))
+        raise InputError(
+            f"stage {stage.name!r} kept none of {counts.incoming} records; most went by {worst[0]!r} ({worst[1]})",
+            where=str(work.root / "ledger"),
+            remedy="Look at the ledger there, then loosen that rule or check the input.",
+        )
+
+
+# ---- job stages -----------------------------------------------------------------------------------------------------
+
+
+def _run_job(
+    stage: JobStage, work: _Work, run: RunContext
+) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
+    request = JobRequest(
+        stage.name, work.fingerprint, work.node.config.model_dump(mode="json"), work.inputs, work.root, work.work
+    )
+    request.data_dir.mkdir(parents=True, exist_ok=True)
+    write_request(request)
+
+    def on_event(event: Mapping[str, Any]) -> None:
+        if event.get("type") == "progress":
+            figures = {k: v for k, v in event.items() if k not in ("type", "time", "done", "total", "eta")}
+            run.reporter.progress(stage.name, event["done"], event["total"], figures, event.get("eta"))
+        elif event.get("type") in ("warning", "phase"):
+            run.reporter.message(stage.name, str(event.get("message") or event.get("name")))
+
+    with ExitStack() as stack:
+        stack.callback(lambda: run.record.event("job_ended", stage=stage.name))
+        result = run_job(stage.job(work.node.config), run.launcher, work.work, on_event)
+    return sorted(result.outputs, key=lambda output: output.path), Counts(), result.stats, UnitsRecord(total=1, ok=1)
+
+
+# ---- publishing -----------------------------------------------------------------------------------------------------
+
+
+def _verify_files(work: _Work, outputs: Sequence[OutputFile]) -> None:
+    """Every output is in its place with the bytes its receipt promised."""
+    if not outputs:
+        raise HeadwaterError(f"stage {work.node.name!r} wrote nothing", remedy="Check its input: nothing was published.")
+    paths = [output.path for output in outputs]
+    if len(set(paths)) != len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise HeadwaterError(f"two units of stage {work.node.name!r} wrote {twice}", remedy="A defect of the stage.")
+    for output in outputs:
+        found = describe_file(work.root, output.path, rows=output.rows, digested=output.digested)
+        if found.digest != output.digest:
+            raise HeadwaterError(
+                f"{output.path} changed after it was written",
+                where=str(work.root),
+                remedy="Run the stage again with --force.",
+            )
+
+
+def _sweep(work: _Work, outputs: Sequence[OutputFile]) -> None:
+    """Remove what killed attempts left in the dataset's folder and no receipt names."""
+    known = {output.path for output in outputs}
+    for path in sorted(work.root.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(work.root).as_posix() not in known:
+            path.unlink()
+
+
+def _publish(
+    work: _Work,
+    run: RunContext,
+    outputs: list[OutputFile],
+    counts: Counts,
+    stats: dict[str, Any],
+    units: UnitsRecord,
+) -> Dataset:
+    node = work.node
+    manifest = Manifest(
+        name=node.name,
+        fingerprint=work.fingerprint,
+        payload=work.payload,
+        source_digest=source_digest(node.stage.code),
+        config=node.config.model_dump(mode="json"),
+        inputs=[
+            InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
+            for role, dataset in sorted(work.inputs.items())
+        ],
+        outputs=outputs,
+        output_digest=output_digest(outputs),
+        counts=CountsRecord(
+            incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
+        ),
+        units=units,
+        stats=stats,
+        provenance=provenance(run.record.id, work.started),
+    )
+    write_manifest(str(work.root), manifest)
+    dataset = Dataset.open(str(work.root))
+    _set_refs(node, dataset, run)
+    return dataset
