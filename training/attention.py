@@ -1,0 +1,136 @@
+"""Causal self-attention with grouped key/value heads, over whole sequences, packed rows or a key/value cache.
+
+Three situations, one kernel (``scaled_dot_product_attention``):
+
+* one document a row: ``is_causal``, no mask in memory;
+* packed rows: a boolean mask lets a token see only earlier tokens of its own document;
+* generation: keys and values of earlier tokens come from a ``KVCache``.
+
+Positions are not reset at document boundaries of a packed row: rotary attention depends on differences of positions
+only, so the mask alone makes a packed document equal to the same document on its own (tested).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.rope import rotate
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in memory allocated once.
+
+    Prompts of unequal length are padded on the left; ``starts[b]`` is the first real slot of row ``b``.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        starts: Tensor | None = None,
+    ) -> None:
+        shape = (layers, batch, kv_heads, capacity, head_dim)
+        # Zeros, not empty: a masked slot still takes part in a product with weight 0, and 0 × NaN is NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.starts = starts
+        self.length = 0
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append one layer's new keys and values; return all of that layer so far. ``advance`` once a forward."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        self.length += tokens
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Forget all rows but these: sequences that have ended need no more work."""
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+        if self.starts is not None:
+            self.starts = self.starts[rows]
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Who sees whom, built once a forward and shared by all layers. ``mask`` is ``[B, 1, T, S]``, True = visible."""
+
+    mask: Tensor | None
+    causal: bool
+
+
+def visibility(tokens: int, segments: Tensor | None, cache: KVCache | None, device: torch.device) -> Visibility:
+    """The attention pattern of a forward over ``tokens`` new positions."""
+    if cache is not None:
+        return _cached_visibility(tokens, cache, device)
+    if segments is None or (segments.device.type == "cpu" and bool((segments == segments[:, :1]).all())):
+        return Visibility(None, causal=tokens > 1)
+    same = segments.unsqueeze(2) == segments.unsqueeze(1)
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+    return Visibility((same & causal).unsqueeze(1), causal=False)
+
+
+def _cached_visibility(tokens: int, cache: KVCache, device: torch.device) -> Visibility:
+    if cache.starts is None and (tokens == 1 or cache.length == 0):
+        return Visibility(None, causal=tokens > 1)
+    keys = torch.arange(cache.length + tokens, device=device)
+    queries = torch.arange(cache.length, cache.length + tokens, device=device).unsqueeze(1)
+    mask = (keys <= queries).unsqueeze(0)
+    if cache.starts is not None:
+        # A padding slot sees itself: a row of the softmax with nothing visible would be NaN.
+        mask = mask & ((keys >= cache.starts.view(-1, 1, 1)) | (keys == queries))
+    return Visibility(mask.unsqueeze(1), causal=False)
+
+
+class Attention(nn.Module):
+    """Projections, optional RMS norm of queries and keys per head, rotation, attention, output projection."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, norm_eps: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q_proj = nn.Linear(hidden, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(hidden, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(hidden, kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, hidden, bias=False)
+        self.q_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None
+        self.k_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None
+
+    def forward(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        seen: Visibility,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        batch, tokens, _ = hidden.shape
+        queries = self.q_proj(hidden).view(batch, tokens, self.heads, self.head_dim)
+        keys = self.k_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim)
+        values = self.v_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries = rotate(queries.transpose(1, 2), cos, sin)
+        keys = rotate(keys.transpose(1, 2), cos, sin)
+        if cache is not None:
+            keys, values = cache.store(layer, keys, values)
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=seen.mask,
+            is_causal=seen.causal,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        output: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_dim))
+        return output

@@ -1,0 +1,326 @@
+"""Model folders in Hugging Face's format, both ways.
+
+    config.json  generation_config.json  model.safetensors  tokenizer files  chat_template.jinja
+
+A decoder is written as ``LlamaForCausalLM`` (``Qwen3ForCausalLM`` with QK-norm, the same architecture otherwise) and
+opens in ``transformers``, vLLM or llama.cpp's converter as it is. The same bytes come out for the same weights. A
+reward model is the same folder with one more tensor, ``score.weight``, as ``LlamaForSequenceClassification``.
+
+Reading accepts folders from elsewhere: sharded safetensors, old and new spellings of the rotary settings. Only
+safetensors are read; a pickle from outside could run code.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from infra.errors import InputError
+from infra.store.files import write_bytes
+from training.model import Decoder, ModelConfig
+from training.rope import RopeScaling
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+CHAT_TEMPLATE = "chat_template.jinja"
+SCORE = "score.weight"
+BODY = "model."
+ARCHITECTURES = {"llama": "Llama", "qwen3": "Qwen3"}
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids a generating program needs to know."""
+
+    bos: int
+    eos: int
+    pad: int
+    stops: tuple[int, ...]
+    """Any of these ends a reply: end of text and, for chat models, end of turn."""
+
+
+def save_model(
+    decoder: Decoder,
+    folder: Path,
+    tokenizer_dir: Path,
+    *,
+    chat_template: str | None = None,
+    score: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Write a complete model folder; returns the names of its files, sorted.
+
+    ``tokenizer_dir`` holds the tokenizer's files (a tokenizer dataset's ``data`` or another model folder); they are
+    copied, with the chat template if there is one and ``chat_template`` does not replace it. ``score [1, hidden]``
+    makes it a reward model. ``dtype`` is the precision on disk (default: the model's own).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {_hub_name(name): tensor.detach() for name, tensor in decoder.state_dict().items()}
+    if score is not None:
+        # A classifier has no output matrix of its own.
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BODY)} | {SCORE: score.detach()}
+    stored = {name: tensor.to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
+    _copy_tokenizer(tokenizer_dir, folder, chat_template)
+    tokens = special_tokens(folder)
+    weights_dtype = next(iter(stored.values())).dtype
+    _write_json(folder / "config.json", hub_config(decoder.config, tokens, weights_dtype, reward=score is not None))
+    if score is None:
+        _write_json(folder / "generation_config.json", _generation_config(tokens))
+    # Written beside and renamed: a reader never sees half a file. The order of tensors is the library's own, by name.
+    beside = folder / ".model.safetensors.tmp"
+    save_file(stored, beside, metadata={"format": "pt"})
+    beside.replace(folder / "model.safetensors")
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Decoder:
+    """The decoder stored in a model folder. ``dtype`` None keeps the stored precision.
+
+    A reward model's body without an output matrix is refused unless it is tied: use ``load_reward_model``.
+    """
+    decoder, rest = _load(folder, dtype, device)
+    if rest.keys() - {SCORE}:
+        raise InputError(f"unexpected tensors: {', '.join(sorted(rest)[:3])}", where=str(folder))
+    return decoder
+
+
+def load_reward_model(
+    folder: Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> tuple[Decoder, Tensor]:
+    """The body and the ``[1, hidden]`` score weight of a reward model folder."""
+    decoder, rest = _load(folder, dtype, device)
+    if SCORE not in rest:
+        raise InputError("there is no score.weight: this is not a reward model", where=str(folder))
+    return decoder, rest[SCORE]
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a folder."""
+    raw = _read_json(folder / "config.json")
+    kind = raw.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"the model type is {kind!r}; this reads {' and '.join(ARCHITECTURES)}", where=str(folder / "config.json")
+        )
+    if raw.get("attention_bias") or raw.get("mlp_bias"):
+        raise InputError("linear layers with biases are not supported", where=str(folder / "config.json"))
+    try:
+        return ModelConfig(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            layers=raw["num_hidden_layers"],
+            heads=raw["num_attention_heads"],
+            kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            head_dim=raw.get("head_dim"),
+            intermediate_size=raw["intermediate_size"],
+            max_position=raw["max_position_embeddings"],
+            rope_theta=_rope_settings(raw).get("rope_theta", 10000.0),
+            rope_scaling=_rope_scaling(raw, folder),
+            norm_eps=raw.get("rms_norm_eps", 1e-6),
+            tie_embeddings=raw.get("tie_word_embeddings", False),
+            qk_norm=kind == "qwen3",
+            init_std=raw.get("initializer_range", 0.02),
+        )
+    except (KeyError, ValidationError) as error:
+        raise InputError(
+            f"the model's configuration cannot be used: {error}", where=str(folder / "config.json")
+        ) from error
+
+
+def special_tokens(folder: Path) -> SpecialTokens:
+    """The special ids of the tokenizer in a model or tokenizer folder."""
+    ids = {token["content"]: token["id"] for token in _read_json(folder / "tokenizer.json").get("added_tokens", [])}
+    settings = _read_json(folder / "tokenizer_config.json")
+
+    def named(role: str) -> int:
+        token = settings.get(role)
+        content = token.get("content") if isinstance(token, dict) else token
+        if content not in ids:
+            raise InputError(f"the tokenizer names no {role}", where=str(folder / "tokenizer_config.json"))
+        return int(ids[content])
+
+    eos = named("eos_token")
+    turn = ids.get("<|end|>")
+    stops = (eos,) if turn is None or turn == eos else (eos, turn)
+    return SpecialTokens(bos=named("bos_token"), eos=eos, pad=named("pad_token"), stops=stops)
+
+
+def chat_template(folder: Path) -> str | None:
+    """The chat template of a model or tokenizer folder, or None."""
+    path = folder / CHAT_TEMPLATE
+    if path.exists():
+        return path.read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    template = _read_json(settings).get("chat_template") if settings.exists() else None
+    return template if isinstance(template, str) else None
+
+
+def hub_config(
+    config: ModelConfig, tokens: SpecialTokens, dtype: torch.dtype, *, reward: bool = False
+) -> dict[str, Any]:
+    """``config.json``. The rotary settings are in both spellings, before and since transformers 5."""
+    kind = "qwen3" if config.qk_norm else "llama"
+    scaling = config.rope_scaling
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if scaling.kind == "linear":
+        rope = {"rope_type": "linear", "factor": scaling.factor}
+    elif scaling.kind == "llama3":
+        rope = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_position,
+        }
+    fields: dict[str, Any] = {
+        "architectures": [f"{ARCHITECTURES[kind]}For{'SequenceClassification' if reward else 'CausalLM'}"],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.width_of_head,
+        "max_position_embeddings": config.max_position,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None if scaling.kind == "none" else rope,
+        "rope_parameters": rope | {"rope_theta": config.rope_theta},
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": config.init_std,
+        "use_cache": True,
+        "bos_token_id": tokens.bos,
+        "eos_token_id": tokens.eos,
+        "pad_token_id": tokens.pad,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    if kind == "llama":
+        fields |= {"mlp_bias": False, "pretraining_tp": 1}
+    if reward:
+        fields |= {
+            "num_labels": 1,
+            "id2label": {"0": "reward"},
+            "label2id": {"reward": 0},
+            "problem_type": "regression",
+        }
+    return fields
+
+
+def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:
+    return {
+        "bos_token_id": tokens.bos,
+        "eos_token_id": list(tokens.stops),
+        "pad_token_id": tokens.pad,
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.95,
+    }
+
+
+def _hub_name(name: str) -> str:
+    return name if name.startswith("lm_head.") else BODY + name
+
+
+def _load(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> tuple[Decoder, dict[str, Tensor]]:
+    config = load_config(folder)
+    tensors = _read_tensors(folder, str(device))
+    if SCORE in tensors and not config.tie_embeddings:
+        config = config.model_copy(update={"tie_embeddings": True})
+    if config.tie_embeddings:
+        tensors.pop("lm_head.weight", None)
+    dtype = dtype or tensors[next(iter(tensors))].dtype
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    expected = {_hub_name(name): parameter for name, parameter in decoder.state_dict().items()}
+    missing = sorted(expected.keys() - tensors.keys())
+    if missing:
+        raise InputError(f"{len(missing)} tensors are missing, the first is {missing[0]}", where=str(folder))
+    for name, parameter in expected.items():
+        if tensors[name].shape != parameter.shape:
+            found, wanted = list(tensors[name].shape), list(parameter.shape)
+            raise InputError(f"{name} has shape {found}; the configuration says {wanted}", where=str(folder))
+    state = {name.removeprefix(BODY): tensors.pop(name).to(dtype) for name in expected}
+    decoder.load_state_dict(state, assign=True)
+    for parameter in decoder.parameters():
+        parameter.requires_grad_(True)
+    return decoder, {name: tensor.to(dtype) for name, tensor in tensors.items() if "rotary_emb" not in name}
+
+
+def _read_tensors(folder: Path, device: str) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise InputError(f"a weight file lies outside the folder: {name}", where=str(index))
+        if not (folder / name).exists():
+            raise InputError(f"there is no {name}", where=str(folder), remedy="Give a model folder with safetensors.")
+        try:
+            with safe_open(folder / name, framework="pt", device=device) as stream:
+                tensors |= {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (not a mapping)
+        except SafetensorError as error:
+            raise InputError(f"{name} is damaged: {error}", where=str(folder)) from error
+    return tensors
+
+
+def _rope_settings(raw: dict[str, Any]) -> dict[str, Any]:
+    settings = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    if "rope_theta" in raw:
+        settings.setdefault("rope_theta", raw["rope_theta"])
+    return settings
+
+
+def _rope_scaling(raw: dict[str, Any], folder: Path) -> RopeScaling:
+    settings = _rope_settings(raw)
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    if kind == "default":
+        return RopeScaling()
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=settings["factor"])
+    if kind == "llama3":
+        return RopeScaling(
+            kind="llama3",
+            factor=settings["factor"],
+            low_freq_factor=settings["low_freq_factor"],
+            high_freq_factor=settings["high_freq_factor"],
+            original_max_position=settings["original_max_position_embeddings"],
+        )
+    raise InputError(f"rotary scaling {kind!r} is not supported", where=str(folder / "config.json"))
+
+
+def _copy_tokenizer(source: Path, folder: Path, template: str | None) -> None:
+    if not (source / "tokenizer.json").exists():
+        raise InputError("there is no tokenizer.json", where=str(source), remedy="Run the tokenizer stage first.")
+    if source.resolve() != folder.resolve():
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+    text = template if template is not None else chat_template(source)
+    if text is not None:
+        write_bytes(folder / CHAT_TEMPLATE, text.encode())
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no {path.name}", where=str(path.parent)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid JSON: {error}", where=str(path.parent)) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.name} does not hold an object", where=str(path.parent))
+    return value

@@ -1,0 +1,128 @@
+"""From hidden states to losses without ever holding the full logits.
+
+With a vocabulary of 128k, the logits of one 8k-token sequence take 4 GB in float32, and their gradient as much again.
+Here the output projection is applied to a chunk of tokens at a time. The gradient of a *sum* of token losses with
+respect to each chunk's logits is known as soon as they are (softmax minus one-hot), so the gradients of the hidden
+states and of the weight are made in the forward pass and only scaled in the backward: no logits kept, none recomputed.
+
+All reductions are in float32. Sums are returned with their counts: the caller divides once by the number of tokens of
+the whole optimizer step, on all ranks.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_LOGITS = 1 << 23
+"""Logits held at a time: 32 MB in float32, enough for a full-speed matrix product."""
+
+
+def chunk_tokens(vocabulary: int) -> int:
+    """Tokens in a chunk for a vocabulary of this size."""
+    return max(64, CHUNK_LOGITS // vocabulary)
+
+
+def chunked_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Summed next-token loss and the number of tokens in it.
+
+    ``hidden [..., D]`` predicts ``targets [...]`` (already shifted by the caller) where ``mask`` (bool, or weights)
+    is not zero; the count is the mask's sum. ``z_loss`` adds that multiple of the squared log-partition of each token,
+    which keeps logits from drifting; 1e-5 to 1e-4 is usual.
+    """
+    width = hidden.shape[-1]
+    flat_mask = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.to(torch.float32)
+    total = _SummedLoss.apply(hidden.reshape(-1, width), weight, targets.reshape(-1), flat_mask.reshape(-1), z_loss)
+    return total, flat_mask.sum()
+
+
+class _SummedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z_loss: float) -> Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        hidden_grad = torch.empty_like(hidden) if wants_hidden else None
+        # Accumulated in float32: hundreds of chunks summed in bf16 would lose the small ones.
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        size = chunk_tokens(weight.shape[0])
+        for start in range(0, hidden.shape[0], size):
+            part = slice(start, start + size)
+            logits = F.linear(hidden[part], weight).float()
+            log_partition = logits.logsumexp(-1)
+            chosen = logits.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1)
+            losses = log_partition - chosen + z_loss * log_partition.square()
+            total += (losses * mask[part]).sum()
+            if wants_hidden or wants_weight:
+                scale = (mask[part] * (1 + 2 * z_loss * log_partition)).unsqueeze(-1)
+                grad = logits.sub_(log_partition.unsqueeze(-1)).exp_().mul_(scale)
+                grad.scatter_add_(-1, targets[part].unsqueeze(-1), -mask[part].unsqueeze(-1))
+                grad = grad.to(hidden.dtype)
+                if hidden_grad is not None:
+                    torch.mm(grad, weight, out=hidden_grad[part])
+                if weight_grad is not None:
+                    weight_grad += grad.t() @ hidden[part]
+        ctx.hidden_grad, ctx.weight_grad, ctx.weight_dtype = hidden_grad, weight_grad, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (scale,) = grads
+        hidden_grad = None if ctx.hidden_grad is None else ctx.hidden_grad.mul_(scale.to(ctx.hidden_grad.dtype))
+        weight_grad = None if ctx.weight_grad is None else ctx.weight_grad.mul_(scale).to(ctx.weight_dtype)
+        ctx.hidden_grad = ctx.weight_grad = None
+        return hidden_grad, weight_grad, None, None, None
+
+
+def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each target, in the shape of ``targets``, float32.
+
+    Differentiable for any function of the result (DPO, PPO): each chunk's logits are made again in the backward
+    instead of being kept.
+    """
+    return _in_chunks(hidden, weight, targets, temperature, with_entropy=False)[0]
+
+
+def token_log_probs_and_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """As ``token_log_probs``, and the entropy (nats) of the distribution each target was taken from."""
+    log_probs, entropy = _in_chunks(hidden, weight, targets, temperature, with_entropy=True)
+    return log_probs, entropy
+
+
+def _in_chunks(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    flat, chosen = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    size = chunk_tokens(weight.shape[0])
+    pieces: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, flat.shape[0], size):
+        arguments = (flat[start : start + size], weight, chosen[start : start + size], temperature, with_entropy)
+        if torch.is_grad_enabled():
+            pieces.append(checkpoint(_chunk, *arguments, use_reentrant=False))
+        else:
+            pieces.append(_chunk(*arguments))
+    log_probs, entropy = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return log_probs.view(targets.shape), entropy.view(targets.shape) if with_entropy else entropy
+
+
+def _chunk(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    logits = F.linear(hidden, weight).float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    log_partition = logits.logsumexp(-1)
+    log_probs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_partition
+    if not with_entropy:
+        return log_probs, log_probs.new_empty(0)
+    probabilities = (logits - log_partition.unsqueeze(-1)).exp()
+    return log_probs, log_partition - (probabilities * logits).sum(-1)

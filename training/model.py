@@ -1,0 +1,244 @@
+"""The decoder: Llama's architecture, its weights interchangeable with Hugging Face.
+
+    token ids -> embedding -> layers × [RMSNorm, attention, RMSNorm, SwiGLU] -> RMSNorm -> hidden states
+
+``Decoder.forward`` returns hidden states, never logits: ``training.loss`` turns them into losses and log-probabilities
+chunk by chunk, so that a ``[tokens, vocabulary]`` matrix never exists. Parameters bear the names of Hugging Face's
+Llama, less the leading ``model.``.
+
+Modules hold no buffers and the constructor draws no random numbers that matter: build on any device, the meta device
+included, and call ``init_weights`` once the parameters have memory. ``build_model`` does both.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from infra.config import Config
+from infra.errors import InputError
+from training.attention import Attention, KVCache, Visibility, visibility
+from training.rope import RopeScaling, rope_frequencies, rope_table
+
+
+class ModelConfig(Config):
+    """The shape of a decoder. The defaults are a few million parameters: minutes of training on two cores."""
+
+    vocab_size: int = Field(default=4096, ge=1)
+    """Rows of the embedding; pretraining takes it from the tokenizer."""
+    hidden_size: int = Field(default=256, ge=2)
+    """Width of the residual stream."""
+    layers: int = Field(default=4, ge=1)
+    """Number of blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Query heads."""
+    kv_heads: int = Field(default=2, ge=1)
+    """Key/value heads; each serves ``heads / kv_heads`` query heads."""
+    head_dim: int | None = Field(default=None, ge=2)
+    """Width of a head; default ``hidden_size / heads``."""
+    intermediate_size: int = Field(default=704, ge=1)
+    """Width inside the feed-forward block."""
+    max_position: int = Field(default=2048, ge=1)
+    """Longest context the model is declared for."""
+    rope_theta: float = Field(default=10000.0, gt=0)
+    """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling = RopeScaling()
+    """Stretching of the rotary frequencies to longer contexts."""
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Added under the root in RMS norms."""
+    tie_embeddings: bool = True
+    """Use the embedding matrix for the output as well."""
+    qk_norm: bool = False
+    """RMS norm of queries and keys per head: steadier at high learning rates. Exported as the Qwen3 architecture."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the first weights; projections back into the residual stream get 1/√(2·layers) of it."""
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "ModelConfig":
+        if self.head_dim is None and self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.width_of_head % 2:
+            raise ValueError(f"the width of a head is {self.width_of_head}; rotary embedding needs an even one")
+        return self
+
+    @property
+    def width_of_head(self) -> int:
+        return self.head_dim or self.hidden_size // self.heads
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: a gated feed-forward block."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        return output
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each after a norm and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(
+            config.hidden_size, config.heads, config.kv_heads, config.width_of_head, config.norm_eps, config.qk_norm
+        )
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Visibility, cache: KVCache | None = None
+    ) -> Tensor:
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, sin, seen, cache, self.index)
+        output: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return output
+
+
+class Decoder(nn.Module):
+    """The model. ``checkpoint_activations`` trades a second forward for the memory of the blocks' activations."""
+
+    def __init__(self, config: ModelConfig, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpoint_activations = checkpoint_activations
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, index) for index in range(config.layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def output_weight(self) -> nn.Parameter:
+        """The ``[vocabulary, hidden]`` matrix that turns hidden states into logits."""
+        weight: nn.Parameter = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states ``[B, T, hidden]`` of ``input_ids [B, T]``.
+
+        ``segments [B, T]`` gives each token of a packed row the number of its document: documents do not see each
+        other. Padding gets a number of its own. ``positions`` (``[T]`` or ``[B, T]``) default to the place in the
+        row, or in the cache.
+        """
+        tokens = input_ids.shape[1]
+        hidden: Tensor = self.embed_tokens(input_ids)
+        if positions is None:
+            first = cache.length if cache is not None else 0
+            positions = torch.arange(first, first + tokens, device=input_ids.device)
+        frequencies = rope_frequencies(
+            self.config.width_of_head, self.config.rope_theta, self.config.rope_scaling, input_ids.device
+        )
+        cos, sin = rope_table(positions, frequencies, hidden.dtype)
+        if cos.dim() == 3:
+            cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        seen = visibility(tokens, segments, cache, input_ids.device)
+        for block in self.layers:
+            if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, cos, sin, seen, use_reentrant=False)
+            else:
+                hidden = block(hidden, cos, sin, seen, cache)
+        if cache is not None:
+            cache.advance(tokens)
+        output: Tensor = self.norm(hidden)
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the given hidden states: for a few positions only (generation, tests)."""
+        return F.linear(hidden, self.output_weight)
+
+    def new_cache(self, batch: int, capacity: int, starts: Tensor | None = None) -> KVCache:
+        weight = self.embed_tokens.weight
+        return KVCache(
+            self.config.layers,
+            batch,
+            self.config.kv_heads,
+            capacity,
+            self.config.width_of_head,
+            weight.dtype,
+            weight.device,
+            starts,
+        )
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Fill every parameter. Each is drawn from a generator of its own, so its values depend on the seed and its
+        name only, not on the order, the device or which rank holds it."""
+        for name, parameter in self.named_parameters():
+            init_parameter(name, parameter, self.config, seed)
+
+
+def init_parameter(name: str, parameter: Tensor, config: ModelConfig, seed: int) -> None:
+    """Fill one parameter in place (ZeRO-3 gathers and fills them one by one)."""
+    if parameter.dim() == 1:
+        parameter.fill_(1.0)
+        return
+    std = config.init_std
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        std /= (2 * config.layers) ** 0.5
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    # Drawn on the CPU in float32: the same values whatever the device and precision of the model.
+    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def build_model(
+    config: ModelConfig,
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    checkpoint_activations: bool = False,
+) -> Decoder:
+    """A decoder with fresh weights, allocated once."""
+    with torch.device("meta"):
+        decoder = Decoder(config, checkpoint_activations)
+    decoder = decoder.to(dtype).to_empty(device=device)
+    decoder.init_weights(seed)
+    return decoder
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Number of parameters of a decoder of this shape (tied matrices once), without building it."""
+    heads, kv = config.heads * config.width_of_head, config.kv_heads * config.width_of_head
+    block = 2 * config.hidden_size * (heads + kv) + 3 * config.hidden_size * config.intermediate_size
+    block += 2 * config.hidden_size + (2 * config.width_of_head if config.qk_norm else 0)
+    embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
+    return embeddings + config.layers * block + config.hidden_size
+
+
+def linear_weights(decoder: Decoder) -> Iterator[tuple[str, nn.Parameter]]:
+    """The matrices inside the blocks: what Muon orthogonalises and weight decay shrinks."""
+    for name, parameter in decoder.named_parameters():
+        if parameter.dim() == 2 and name.startswith("layers."):
+            yield name, parameter
+
+
+def check_length(config: ModelConfig, tokens: int) -> None:
+    """Refuse sequences longer than the model is declared for."""
+    if tokens > config.max_position:
+        raise InputError(
+            f"a sequence of {tokens} tokens is longer than the model's {config.max_position} positions",
+            remedy="Shorten it, or train or export with a larger max_position.",
+        )

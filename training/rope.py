@@ -1,0 +1,63 @@
+"""Rotary position embedding, with the two ways in use to stretch it to longer contexts.
+
+Each pair of head dimensions is turned by ``position × frequency``. Attention sees only differences of angles, so a
+constant shift of all positions changes nothing. The layout is the one of Hugging Face Llama: dimension ``i`` is paired
+with ``i + head_dim / 2``.
+
+Frequencies are computed in float32 at each forward and never stored in the module: a buffer would be cast to bf16
+together with the weights, and distant positions would then fall on the same angle.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from infra.config import Config
+
+
+class RopeScaling(Config):
+    """How a model trained on short contexts reads longer ones."""
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    """``linear`` divides every frequency by ``factor``; ``llama3`` divides only the slow ones, with a smooth passage."""
+    factor: float = Field(default=1.0, ge=1.0)
+    """How many times longer the new context is."""
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    """llama3: wavelengths longer than ``original_max_position / low_freq_factor`` are stretched in full."""
+    high_freq_factor: float = Field(default=4.0, gt=0)
+    """llama3: wavelengths shorter than ``original_max_position / high_freq_factor`` stay as they are."""
+    original_max_position: int = Field(default=8192, ge=1)
+    """llama3: the context the model was first trained on."""
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling, device: torch.device) -> Tensor:
+    """Angular frequency of each of the ``head_dim / 2`` pairs, float32."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    frequencies = 1.0 / theta**exponents
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    if scaling.kind == "llama3":
+        return _llama3(frequencies, scaling)
+    return frequencies
+
+
+def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    turns = scaling.original_max_position * frequencies / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    keep = ((turns - scaling.low_freq_factor) / span).clamp(0.0, 1.0)
+    return frequencies * keep + frequencies / scaling.factor * (1 - keep)
+
+
+def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, ``[..., T, head_dim / 2]``, of positions ``[..., T]``; computed in float32."""
+    angles = positions.to(torch.float32).unsqueeze(-1) * frequencies
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn ``heads [B, H, T, head_dim]`` by the table (which broadcasts over batch and heads)."""
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
