@@ -21,6 +21,14 @@ class HeadwaterError(Exception):
     def as_dict(self) -> dict[str, str]:
         return {"error": self.error, "where": self.where, "remedy": self.remedy}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are rebuilt from positional arguments by default; these cross process boundaries.
+        return _rebuild, (type(self), self.error, self.where, self.remedy)
+
+
+def _rebuild(kind: type["HeadwaterError"], error: str, where: str, remedy: str) -> "HeadwaterError":
+    return kind(error, where=where, remedy=remedy)
+
 
 class ConfigError(HeadwaterError):
     """A recipe, a ``--set`` or a form holds a value that cannot be used. Never retried."""

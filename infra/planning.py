@@ -141,9 +141,7 @@ def _plan_stage(
     return StagePlan(node.name, Action.RUN, reason, fingerprint)
 
 
-def _plan_unselected(
-    node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str]
-) -> StagePlan:
+def _plan_unselected(node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str]) -> StagePlan:
     """A stage outside the selection is used if it is published as the recipe describes it, and never run."""
     if list(unknown):
         return StagePlan(node.name, Action.BLOCKED, "not selected, and its inputs are not published", selected=False)

@@ -227,9 +227,7 @@ def _planned_units(step: Step, context: StageContext, work: Path) -> list[Unit]:
     return units
 
 
-def _run_step(
-    stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work, run: RunContext
-) -> list[Receipt]:
+def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work, run: RunContext) -> list[Receipt]:
     name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
     known = receipts_with_outputs(read_receipts(work.work / "journal").values(), work.root, work.work)
     wanted = {unit.id for unit in units}
@@ -364,7 +362,9 @@ def _run_job(
 def _verify_files(work: _Work, outputs: Sequence[OutputFile]) -> None:
     """Every output is in its place with the bytes its receipt promised."""
     if not outputs:
-        raise HeadwaterError(f"stage {work.node.name!r} wrote nothing", remedy="Check its input: nothing was published.")
+        raise HeadwaterError(
+            f"stage {work.node.name!r} wrote nothing", remedy="Check its input: nothing was published."
+        )
     paths = [output.path for output in outputs]
     if len(set(paths)) != len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)

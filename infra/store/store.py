@@ -1,9 +1,9 @@
 """The dataset store: where datasets, work in progress and runs live, and how they are found again.
 
-    <home>/datasets/<name>/<fingerprint>/   manifest.json  data/  ledger/     published, immutable
-    <home>/datasets/<name>/refs/<label>     a text file holding a fingerprint, replaced atomically
-    <home>/work/<name>/<fingerprint>/       plan/  journal/  lease.json  steps/  logs/  checkpoints/     while running
-    <home>/runs/<run id>/                   plan.json  events.jsonl           one invocation; readable with no server
+<home>/datasets/<name>/<fingerprint>/   manifest.json  data/  ledger/     published, immutable
+<home>/datasets/<name>/refs/<label>     a text file holding a fingerprint, replaced atomically
+<home>/work/<name>/<fingerprint>/       plan/  journal/  lease.json  steps/  logs/  checkpoints/     while running
+<home>/runs/<run id>/                   plan.json  events.jsonl           one invocation; readable with no server
 """
 
 import re

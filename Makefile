@@ -1,0 +1,40 @@
+# Two commands for a fresh machine with Python >= 3.11 and make:
+#   make demo    install everything and go from raw crawl to a chat model
+#   make test    install everything, then lint, types and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint types install up clean
+
+demo: $(STAMP)
+	$(BIN)/headwater run demo
+
+test: lint types
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-all: lint types
+	$(BIN)/python -m pytest -q -m ""
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+up: $(STAMP)
+	$(BIN)/headwater up
+
+# The stamp is written last: an interrupted installation is repeated.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) workspace .mypy_cache .ruff_cache .pytest_cache

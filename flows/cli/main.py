@@ -1,0 +1,69 @@
+"""The ``headwater`` command. Each subcommand is one module; errors become one sentence and a non-zero exit code."""
+
+import importlib
+import json
+import sys
+
+import typer
+from rich.console import Console
+
+from infra.errors import HeadwaterError
+
+COMMANDS = (
+    ("run", "Run a recipe, or a part of it."),
+    ("plan", "Say what a run would do, and why."),
+    ("status", "List datasets and runs."),
+    ("why", "The fate of one document through all stages."),
+    ("trace", "From a training step to its documents, from a URL to its steps, from a model to its data."),
+    ("inspect", "Schema, counts, drop reasons and samples of a dataset."),
+    ("report", "Write or find the report page of a recipe's datasets."),
+    ("chat", "Talk with a model."),
+    ("generate", "Continue a text, or answer one message."),
+    ("evaluate", "Measure a model."),
+    ("export", "Write a model as a Hugging Face folder."),
+    ("up", "Start the Prefect server, a worker and all deployments on this machine."),
+    ("bench", "Measure against other systems, in one run."),
+)
+
+
+def build_app() -> typer.Typer:
+    """The command tree. Modules are imported here, heavy libraries only inside the commands that need them."""
+    app = typer.Typer(
+        name="headwater",
+        help="From the crawl to a chat model: every document's fate and every token's origin on record.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    for name, summary in COMMANDS:
+        module = importlib.import_module(f"flows.cli.{name}")
+        app.command(name, help=summary)(module.command)
+    return app
+
+
+def main() -> None:
+    """Entry point of the ``headwater`` script."""
+    try:
+        build_app()()
+    except HeadwaterError as error:
+        report_error(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. Nothing is lost: the same command goes on from here.")
+        sys.exit(130)
+
+
+def report_error(error: HeadwaterError) -> None:
+    """One sentence for people; with ``--json`` on the command line, one JSON object. Both on stderr."""
+    if "--json" in sys.argv:
+        sys.stderr.write(json.dumps(error.as_dict()) + "\n")
+    else:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}")
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

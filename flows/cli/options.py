@@ -1,0 +1,56 @@
+"""Options that several commands share, and how commands speak: tables for people, JSON for programs."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows.funnel import DOCUMENT_STAGES
+from flows.stages import STAGE_NAMES
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+
+WorkspaceOption = Annotated[
+    str | None,
+    typer.Option("--workspace", help="Where datasets, work and runs live. Default: $HEADWATER_HOME or ./workspace."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+RecipeArgument = Annotated[str, typer.Argument(help="A bundled recipe's name, or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a field: dedup.bands=20, execution.workers=8. Repeatable.")
+]
+LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
+
+
+def open_store(workspace: str | None) -> Store:
+    return Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
+
+
+def console() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=_encode) + "\n")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def labelled(store: Store, label: str) -> list[Dataset]:
+    """The dataset of each stage that a label points at, in path order."""
+    found = [store.get_ref(name, label) for name in STAGE_NAMES]
+    return [dataset for dataset in found if dataset is not None]
+
+
+def document_stages(store: Store, label: str) -> list[Dataset]:
+    return [dataset for dataset in labelled(store, label) if dataset.name in DOCUMENT_STAGES]

@@ -1,0 +1,82 @@
+"""``headwater run``: carry out a recipe."""
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from flows.cli.options import JsonOption, RecipeArgument, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.closing import closing_words
+from flows.execute import RunResult
+from flows.funnel import FunnelRow, funnel
+from flows.recipe import load_recipe
+from flows.runtime import run_in_workspace
+from infra.planning import Selection
+
+
+def command(
+    recipe: RecipeArgument = "demo",
+    start_at: Annotated[
+        str | None, typer.Option(help="First stage to consider; earlier ones must be published.")
+    ] = None,
+    stop_after: Annotated[str | None, typer.Option(help="Last stage to consider.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Consider only this stage. Repeatable.")] = None,
+    force: Annotated[list[str] | None, typer.Option(help="Build this stage again. Repeatable.")] = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = None,
+    prefect: Annotated[
+        bool | None,
+        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow (default), or without any server."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    loaded = load_recipe(recipe, set_ or ())
+    selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
+    store = open_store(workspace)
+    result = run_in_workspace(loaded, selection, store, use_prefect=prefect, quiet=json)
+    if json:
+        print_json(result_json(result))
+        return
+    out = console()
+    rows = funnel(result.datasets.values())
+    if rows:
+        out.print(funnel_table(rows))
+    closing_words(result, out)
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """A polite TERM (a container stopping, a worker cancelling) ends a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def result_json(result: RunResult) -> dict[str, object]:
+    return {
+        "run": result.run,
+        "stages": [
+            {
+                "stage": outcome.stage,
+                "action": outcome.action,
+                "reason": outcome.reason,
+                "fingerprint": outcome.dataset.manifest.fingerprint,
+                "digest": outcome.dataset.digest,
+                "seconds": round(outcome.seconds, 2),
+            }
+            for outcome in result.outcomes
+        ],
+    }
+
+
+def funnel_table(rows: list[FunnelRow]) -> Table:
+    table = Table(title="Funnel", title_justify="left", box=None, pad_edge=False)
+    for heading in ("stage", "in", "kept", "", "dropped", "failed", "most by"):
+        table.add_column(heading, justify="left" if heading in ("stage", "most by") else "right")
+    for row in rows:
+        most = ", ".join(f"{rule} {number:,}" for rule, number in row.dropped[:3])
+        table.add_row(
+            row.stage, f"{row.incoming:,}", f"{row.kept:,}", f"{row.kept_share:.0%}",
+            f"{sum(number for _, number in row.dropped):,}", f"{row.failed:,}", most,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,63 @@
+"""Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from flows.recipe import Recipe
+from infra.errors import Blocked
+from infra.planning import Action, Selection, StageNode, StagePlan, plan
+from infra.runner import RunContext, StageOutcome, run_stage
+from infra.store.dataset import Dataset
+
+RunOne = Callable[[StageNode, Mapping[str, Dataset], RunContext, bool], StageOutcome]
+
+
+def run_directly(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
+    return run_stage(node, inputs, run, force=force)
+
+
+@dataclass
+class RunResult:
+    """What a run did, in stage order."""
+
+    run: str
+    plans: list[StagePlan]
+    outcomes: list[StageOutcome] = field(default_factory=list)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+
+
+def run_recipe(recipe: Recipe, selection: Selection, run: RunContext, run_one: RunOne = run_directly) -> RunResult:
+    """Plan, then run what is selected, each stage on the datasets of the stages before it.
+
+    ``run_one`` says how a stage is run: in this process, as a Prefect flow, or by its deployment.
+    """
+    plans = plan(recipe.nodes, run.store, selection, run.label)
+    result = RunResult(run.record.id, plans)
+    run.record.save_plan({"recipe": recipe.name, "stages": [entry.as_dict() for entry in plans]})
+    try:
+        for node, entry in zip(recipe.nodes, plans, strict=True):
+            if entry.selected:
+                inputs = _inputs(node, result.datasets)
+                outcome = run_one(node, inputs, run, node.name in selection.force)
+                result.outcomes.append(outcome)
+                result.datasets[node.name] = outcome.dataset
+            elif entry.action == Action.SKIP and entry.dataset is not None:
+                result.datasets[node.name] = entry.dataset
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        run.record.event("run_ended", state=state, error=str(error) or type(error).__name__)
+        raise
+    run.record.event("run_ended", state="completed")
+    return result
+
+
+def _inputs(node: StageNode, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    inputs = {}
+    for role, upstream in node.upstream.items():
+        if upstream not in datasets:
+            raise Blocked(
+                f"stage {node.name!r} needs dataset {upstream!r}, which is not published with this recipe's settings",
+                remedy=f"Run from there: --start-at {upstream}.",
+            )
+        inputs[role] = datasets[upstream]
+    return inputs

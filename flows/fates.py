@@ -1,0 +1,136 @@
+"""The fate of one document through all stages, read from the ledgers and the data themselves."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from flows.funnel import DOCUMENT_STAGES
+from infra.errors import InputError
+from infra.store.dataset import Dataset
+
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one stage decided."""
+
+    stage: str
+    verdict: str
+    rule: str | None = None
+    score: float | None = None
+    threshold: float | None = None
+    survivor: str | None = None
+    survivor_url: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One document's way; ``others`` are further records of the same URL."""
+
+    id: str
+    url: str | None
+    history: tuple[Verdict, ...]
+    others: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
+    """The history of a document in the given datasets (one of each stage). Raises InputError if it was never seen."""
+    stages = [dataset for name in DOCUMENT_STAGES for dataset in datasets if dataset.name == name]
+    ids = [bytes.fromhex(url_or_id)] if _ID.fullmatch(url_or_id) else _ids_of_url(url_or_id, stages)
+    for document in ids:
+        history, url = _history(document, stages)
+        if history:
+            return Fate(document.hex(), url, tuple(history), tuple(other.hex() for other in ids if other != document))
+    raise InputError(
+        f"no stage ever saw {url_or_id!r}",
+        remedy="Give the URL as the crawl has it, or a document id of 32 hex digits (headwater inspect shows some).",
+    )
+
+
+def find_rows(dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str]) -> list[dict[str, Any]]:
+    """Rows of the dataset's Parquet files below ``prefix`` that meet a condition; row groups are pruned."""
+    table = _scan(dataset, prefix, where, columns)
+    rows: list[dict[str, Any]] = table.to_pylist() if table is not None else []
+    return rows
+
+
+def _scan(dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str]) -> pa.Table | None:
+    files = [str(dataset.local(o.path)) for o in dataset.files(prefix, ".parquet") if ".lineage." not in o.path]
+    if not files:
+        return None
+    source = pads.dataset(files, format="parquet")
+    known = [name for name in columns if name in source.schema.names]
+    return source.to_table(columns=known, filter=where) if "id" in source.schema.names else None
+
+
+def _ids_of_url(url: str, stages: Sequence[Dataset]) -> list[bytes]:
+    """Ids of every record with this URL, those that got furthest first."""
+    found: dict[bytes, None] = {}
+    for dataset in stages[:1]:
+        for prefix in ("data/", "ledger/"):
+            for row in find_rows(dataset, prefix, pc.field("url") == url, ["id"]):
+                found[row["id"]] = None
+    return list(found)
+
+
+def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict], str | None]:
+    history: list[Verdict] = []
+    url: str | None = None
+    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
+    for dataset in stages:
+        columns = ["id", "url", "verdict", "rule", "score", "threshold", "survivor_id", "detail"]
+        rows = find_rows(dataset, "ledger/", wanted, columns)
+        if rows:
+            row = rows[0]
+            url = url or row["url"]
+            history.append(_verdict(dataset, row, stages))
+            break
+        if dataset.name == "shards":
+            if _in_shards(document, dataset):
+                history.append(Verdict("shards", "kept"))
+            continue
+        kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality"])
+        if not kept:
+            break
+        url = url or kept[0]["url"]
+        history.append(Verdict(dataset.name, "kept", score=kept[0].get("quality")))
+    return history, url
+
+
+def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -> Verdict:
+    survivor = row["survivor_id"]
+    return Verdict(
+        dataset.name,
+        row["verdict"],
+        row["rule"],
+        row["score"],
+        row["threshold"],
+        survivor.hex() if survivor else None,
+        _url_of(survivor, stages) if survivor else None,
+        row["detail"],
+    )
+
+
+def _url_of(document: bytes, stages: Sequence[Dataset]) -> str | None:
+    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
+    rows = find_rows(stages[0], "data/", wanted, ["id", "url"])
+    return rows[0]["url"] if rows else None
+
+
+def _in_shards(document: bytes, shards: Dataset) -> bool:
+    files = [str(shards.local(output.path)) for output in shards.files("data/", ".lineage.parquet")]
+    if not files:
+        return False
+    wanted = pc.field("document_id") == pa.scalar(document, pa.binary(16))
+    found = pads.dataset(files, format="parquet").head(1, columns=["document_id"], filter=wanted)
+    return bool(found.num_rows)

@@ -1,0 +1,241 @@
+"""Recipes: a YAML file that says which stages run, and how.
+
+    recipe: demo
+    description: one line
+    extends: base            # optional: another recipe, whose values these override
+    execution:               # how to run; never changes a result
+      workers: 2
+    stages:
+      dedup: {bands: 14, rows: 8}
+      ...
+
+A stage's section is validated by the stage's own configuration model. A mistake is reported with the file, the key and
+the allowed values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from flows.stages import STAGE_NAMES, load_stage
+from infra.config import Config
+from infra.errors import ConfigError
+from infra.planning import StageNode, check_graph
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ExecutionSettings(Config):
+    """How a run is carried out. Nothing here changes a result."""
+
+    workers: int = Field(2, ge=1, le=4096)
+    """Worker processes for stages made of units."""
+    memory_per_worker_mb: int = Field(4096, ge=256)
+    """A worker above this resident size is ended; its unit is retried alone, then recorded as failed."""
+    unit_timeout_s: int = Field(7200, ge=10)
+    """Longest time one unit may take, in seconds."""
+    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
+    """Share of a step's units that may fail for good before the stage fails."""
+    on_drift: Literal["warn", "rerun", "fail"] = "warn"
+    """What to do when a stage's source was edited since its dataset was built, with the same code version."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe."""
+
+    name: str
+    description: str
+    execution: ExecutionSettings
+    nodes: tuple[StageNode, ...]
+    origin: str
+
+    def node(self, name: str) -> StageNode:
+        return next(node for node in self.nodes if node.name == name)
+
+
+def recipe_names() -> list[str]:
+    folder = resources.files("flows") / "recipes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge and validate a recipe by name (of the bundled ones) or path; ``overrides`` are ``key=value``."""
+    raw, origin = _read(name_or_path)
+    for override in overrides:
+        _apply_override(raw, override)
+    return build_recipe(raw, origin)
+
+
+def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
+    """Validate a recipe given as plain data."""
+    allowed = {"recipe", "description", "execution", "stages"}
+    _refuse_unknown(raw, allowed, "", origin)
+    sections = raw.get("stages") or {}
+    if not isinstance(sections, Mapping) or not sections:
+        raise ConfigError(
+            "the recipe has no stages", where=origin, remedy="Add `stages:` with a section for each stage."
+        )
+    _refuse_unknown(sections, set(STAGE_NAMES), "stages", origin)
+    execution = _validate(ExecutionSettings, raw.get("execution") or {}, "execution", origin)
+    nodes = []
+    for name in STAGE_NAMES:
+        if name in sections:
+            stage = load_stage(name)
+            config = _validate(stage.config, sections[name] or {}, f"stages.{name}", origin)
+            nodes.append(StageNode(stage, config))
+    try:
+        check_graph(nodes)
+    except ConfigError as error:
+        raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
+    name = str(raw.get("recipe") or Path(origin).stem)
+    return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
+
+
+def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """The recipe as plain data, with what it extends merged in."""
+    path = _find(name_or_path)
+    origin = path if isinstance(path, str) else str(path)
+    if origin in seen:
+        raise ConfigError(f"recipes extend each other in a circle: {' -> '.join((*seen, origin))}", where=origin)
+    try:
+        raw = yaml.safe_load(Path(origin).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the recipe is not valid YAML: {' '.join(str(error).split())}", where=origin, remedy="Mend that line."
+        ) from None
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a mapping of keys", where=origin, remedy="See docs/recipe.md.")
+    base_name = raw.pop("extends", None)
+    if base_name is not None:
+        beside = Path(origin).parent / f"{base_name}.yaml"
+        base, _ = _read(str(beside) if beside.exists() else str(base_name), (*seen, origin))
+        raw = _merge(base, raw)
+    return raw, origin
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path in recipe_names():
+        with resources.as_file(resources.files("flows") / "recipes" / f"{name_or_path}.yaml") as path:
+            return path
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no recipe {name_or_path!r}",
+            remedy=f"Give a YAML file, or one of the bundled recipes: {', '.join(recipe_names())}.",
+        )
+    return path
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; everything else (lists too) is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    """``dedup.bands=20`` (a stage's field) or ``execution.workers=8``; the value is read as YAML."""
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or len(parts) < 2:
+        raise ConfigError(
+            f"--set {override!r} is not key=value", remedy="Write a stage and a field: --set dedup.bands=20."
+        )
+    if parts[0] != "execution":
+        if parts[0] not in STAGE_NAMES:
+            raise ConfigError(
+                f"--set names no stage {parts[0]!r}", remedy=f"Stages: {', '.join(STAGE_NAMES)}; or execution."
+            )
+        if parts[0] not in (raw.get("stages") or {}):
+            raise ConfigError(
+                f"--set names stage {parts[0]!r}, which the recipe does not run",
+                remedy=f"Its stages are: {', '.join(raw.get('stages') or {})}.",
+            )
+        parts = ["stages", *parts]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    target = raw
+    for part in parts[:-1]:
+        following = target.get(part)
+        following = dict(following) if isinstance(following, Mapping) else {}
+        target[part] = following
+        target = following
+    target[parts[-1]] = value
+
+
+def _validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{key} must be a mapping", where=origin, remedy=_allowed_keys(model))
+    try:
+        return model.model_validate(dict(section))
+    except ValidationError as error:
+        raise _explain(error, model, key, origin) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: str) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    place = ".".join((key, *path))
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"unknown key {place}", where=origin, remedy=_allowed_keys(_owner(model, path[:-1])))
+    allowed = _allowed_values(model, path)
+    given = str(first.get("input"))[:80]
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return ConfigError(f"{place} = {given!r}: {message}", where=origin, remedy=allowed)
+
+
+def _owner(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The nested model in which a key stands."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        nested = next((m for m in _models_in(field.annotation)), None)
+        model = nested or model
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _allowed_keys(model: type[BaseModel]) -> str:
+    return f"Allowed keys: {', '.join(sorted(model.model_fields))}."
+
+
+def _allowed_values(model: type[BaseModel], path: Sequence[str]) -> str:
+    """Choices or bounds of a field, as a sentence."""
+    owner = _owner(model, path[:-1])
+    field = owner.model_fields.get(path[-1]) if path else None
+    if field is None:
+        return ""
+    choices = [value for value in get_args(field.annotation) if isinstance(value, (str, int))]
+    if choices:
+        return f"Allowed values: {', '.join(map(str, choices))}."
+    bounds = [
+        f"{sign} {getattr(mark, name)}"
+        for mark in field.metadata
+        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if hasattr(mark, name)
+    ]
+    kind = getattr(field.annotation, "__name__", str(field.annotation))
+    return f"Allowed values: {kind}{' ' + ', '.join(bounds) if bounds else ''}."
+
+
+def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str) -> None:
+    unknown = sorted(set(raw) - allowed)
+    if unknown:
+        place = f"{key}.{unknown[0]}" if key else unknown[0]
+        raise ConfigError(f"unknown key {place}", where=origin, remedy=f"Allowed keys: {', '.join(sorted(allowed))}.")

@@ -1,0 +1,54 @@
+"""Putting a run together: the workspace's executor, launcher and reporter around a recipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infra.launch.local import LocalLauncher
+
+from flows.execute import RunResult, run_recipe
+from flows.recipe import Recipe
+from infra.execution.local import LocalExecutor
+from infra.planning import Selection
+from infra.progress import PlainReporter, Reporter, RichReporter
+from infra.runner import RunContext
+from infra.runs import RunRecord
+from infra.store.store import Store
+
+
+def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
+    """What every stage of a run shares, from the recipe's execution settings."""
+    settings = recipe.execution
+    return RunContext(
+        store=store,
+        record=record,
+        label=recipe.name,
+        executor=LocalExecutor(
+            workers=settings.workers,
+            memory_mb=settings.memory_per_worker_mb,
+            unit_timeout_s=settings.unit_timeout_s,
+        ),
+        launcher=LocalLauncher(),
+        reporter=reporter,
+        max_failed_fraction=settings.max_failed_fraction,
+        on_drift=settings.on_drift,
+    )
+
+
+def run_in_workspace(
+    recipe: Recipe, selection: Selection, store: Store, *, use_prefect: bool | None = None, quiet: bool = False
+) -> RunResult:
+    """Run a recipe in a workspace, as a Prefect flow or (``use_prefect=False``) without any server."""
+    with _terminal_reporter(quiet) as reporter:
+        record = RunRecord.start(store, recipe.name)
+        return run_recipe(recipe, selection, run_context(recipe, store, record, reporter))
+
+
+@contextmanager
+def _terminal_reporter(quiet: bool) -> Iterator[Reporter]:
+    """A live line on a terminal, plain lines otherwise. Both write to stderr: stdout is for results."""
+    if quiet or not sys.stderr.isatty():
+        yield PlainReporter()
+        return
+    with RichReporter() as reporter:
+        yield reporter

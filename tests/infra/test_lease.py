@@ -1,0 +1,84 @@
+"""Two runs of one dataset: one works, the other waits, and a dead or stale holder is replaced."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.errors import HeadwaterError, LeaseLost
+from infra.store.lease import Lease, lease_holder
+
+
+def test_a_second_run_is_refused_or_waits(tmp_path: Path) -> None:
+    first, second = Lease(tmp_path), Lease(tmp_path)
+    first.acquire()
+    with pytest.raises(HeadwaterError, match="another run"):
+        second.acquire(wait=False)
+    told: list[str] = []
+    threading.Timer(0.3, first.release).start()
+    second.acquire(on_wait=told.append)
+    second.check()
+    second.release()
+    assert len(told) == 1 and lease_holder(tmp_path) is None
+
+
+def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from infra.store.lease import Lease;"
+        "Lease(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (tmp_path / "lease.json").exists()
+    lease = Lease(tmp_path)
+    began = time.monotonic()
+    lease.acquire(wait=False)
+    assert time.monotonic() - began < 1
+    lease.release()
+
+
+def test_a_foreign_lease_becomes_stale_by_its_heartbeat(tmp_path: Path) -> None:
+    holder = {"owner": "x", "host": "elsewhere", "pid": 1, "process_started": 0.0, "heartbeat": time.time()}
+    (tmp_path / "lease.json").write_text(json.dumps(holder))
+    with pytest.raises(HeadwaterError, match="elsewhere"):
+        Lease(tmp_path).acquire(wait=False)
+    (tmp_path / "lease.json").write_text(json.dumps({**holder, "heartbeat": time.time() - 91}))
+    lease = Lease(tmp_path)
+    lease.acquire(wait=False)
+    lease.release()
+
+
+def test_losing_the_lease_is_noticed_before_publishing(tmp_path: Path) -> None:
+    lease = Lease(tmp_path, heartbeat_s=0.05)
+    lease.acquire()
+    content = json.loads((tmp_path / "lease.json").read_text())
+    (tmp_path / "lease.json").write_text(json.dumps({**content, "owner": "somebody else"}))
+    with pytest.raises(LeaseLost):
+        lease.check()
+    lease.release()
+    assert json.loads((tmp_path / "lease.json").read_text())["owner"] == "somebody else"
+
+
+def test_only_one_of_many_takes_a_stale_lease(tmp_path: Path) -> None:
+    stale = {"owner": "x", "host": "elsewhere", "pid": 1, "process_started": 0.0, "heartbeat": 0.0}
+    (tmp_path / "lease.json").write_text(json.dumps(stale))
+    leases = [Lease(tmp_path) for _ in range(8)]
+    winners: list[Lease] = []
+
+    def take(lease: Lease) -> None:
+        try:
+            lease.acquire(wait=False)
+        except HeadwaterError:
+            return
+        winners.append(lease)
+
+    threads = [threading.Thread(target=take, args=(lease,)) for lease in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+    winners[0].release()
