@@ -40,7 +40,8 @@ def chunked_cross_entropy(
     """
     width = hidden.shape[-1]
     flat_mask = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.to(torch.float32)
-    total = _SummedLoss.apply(hidden.reshape(-1, width), weight, targets.reshape(-1), flat_mask.reshape(-1), z_loss)
+    arguments = (hidden.reshape(-1, width), weight, targets.reshape(-1), flat_mask.reshape(-1), z_loss)
+    total: Tensor = _SummedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, flat_mask.sum()
 
 

@@ -12,6 +12,7 @@ included, and call ``init_weights`` once the parameters have memory. ``build_mod
 
 import hashlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -122,8 +123,8 @@ class Decoder(nn.Module):
     @property
     def output_weight(self) -> nn.Parameter:
         """The ``[vocabulary, hidden]`` matrix that turns hidden states into logits."""
-        weight: nn.Parameter = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return weight
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        return cast(nn.Parameter, head.weight)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,113 @@
+"""The decoder: documents kept apart, caches, memory savers and first weights that change nothing they should not."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.training.folders import tiny_config, tiny_model
+from training.model import Decoder, ModelConfig, build_model, parameter_count
+
+
+def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(8, 264, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"qk_norm": True}, {"rope_scaling": {"kind": "llama3", "factor": 4.0, "original_max_position": 32}}],
+)
+def test_a_packed_row_equals_its_documents_alone(changes: dict[str, object]) -> None:
+    model = tiny_model(**changes)
+    first, second = tokens(1, 9), tokens(1, 14, seed=1)
+    padding = torch.zeros(1, 3, dtype=torch.long)
+    row = torch.cat([first, second, padding], dim=1)
+    segments = torch.tensor([[0] * 9 + [1] * 14 + [2] * 3])
+    packed = model(row, segments=segments)
+    torch.testing.assert_close(packed[:, :9], model(first), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed[:, 9:23], model(second), atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(packed).all()
+    assert not torch.allclose(model(row)[:, 9:23], packed[:, 9:23], atol=1e-3), "without segments documents would mix"
+
+
+def test_no_token_sees_the_future() -> None:
+    model = tiny_model()
+    row = tokens(1, 20)
+    changed = row.clone()
+    changed[0, 12:] = 9
+    torch.testing.assert_close(model(row)[:, :12], model(changed)[:, :12])
+
+
+@pytest.mark.parametrize("pieces", [(20,), (1,) * 20, (7, 1, 12)])
+def test_the_cache_changes_nothing(pieces: tuple[int, ...]) -> None:
+    model = tiny_model()
+    rows = tokens(2, 20)
+    cache = model.new_cache(2, 20)
+    parts = [model(part, cache=cache) for part in rows.split(list(pieces), dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_left_padding_in_the_cache_changes_nothing() -> None:
+    model = tiny_model()
+    short = tokens(1, 5)
+    rows = torch.cat([torch.cat([torch.zeros(1, 4, dtype=torch.long), short], dim=1), tokens(1, 9, seed=2)])
+    hidden = model(rows, cache=model.new_cache(2, 9, starts=torch.tensor([4, 0])))
+    torch.testing.assert_close(hidden[:1, 4:], model(short), atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(hidden).all()
+
+
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
+    gradients = []
+    for saves_memory in (False, True):
+        model = build_model(tiny_config(), 0, checkpoint_activations=saves_memory)
+        model(
+            tokens(2, 16), segments=torch.arange(16).div(6, rounding_mode="floor").expand(2, 16)
+        ).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, saved in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, saved)
+
+
+def test_first_weights_depend_on_seed_and_name_only() -> None:
+    here = build_model(tiny_config(), 3)
+    there = Decoder(tiny_config())
+    there.init_weights(3)
+    half = build_model(tiny_config(), 3, dtype=torch.bfloat16)
+    for name, parameter in here.named_parameters():
+        assert torch.equal(parameter, there.get_parameter(name))
+        assert torch.equal(parameter.bfloat16(), half.get_parameter(name))
+    assert not torch.equal(here.embed_tokens.weight, build_model(tiny_config(), 4).embed_tokens.weight)
+
+
+def test_residual_projections_shrink_with_depth() -> None:
+    model = build_model(tiny_config(layers=8, hidden_size=64, init_std=0.02), 0)
+    attention = model.get_parameter("layers.0.self_attn.q_proj.weight").std()
+    output = model.get_parameter("layers.0.mlp.down_proj.weight").std()
+    assert (output / attention).item() == pytest.approx(1 / 4, rel=0.1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"qk_norm": True}, {"head_dim": 16}])
+def test_parameter_count(changes: dict[str, object]) -> None:
+    model = tiny_model(**changes)
+    assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_bf16_keeps_distant_positions_apart() -> None:
+    model = build_model(tiny_config(max_position=8192), 0).bfloat16()
+    row = tokens(1, 4)
+    near = model(row, positions=torch.arange(4)).float()
+    far = model(row, positions=torch.arange(4) + 4001).float()
+    torch.testing.assert_close(near, far, atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 30}, "not a multiple of heads"),
+        ({"kv_heads": 3}, "not a multiple of kv_heads"),
+        ({"head_dim": 7}, "even"),
+        ({"layres": 2}, "layres"),
+    ],
+)
+def test_impossible_shapes_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig.model_validate({"hidden_size": 32, "heads": 4, "kv_heads": 2} | changes)
