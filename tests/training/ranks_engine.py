@@ -1,0 +1,72 @@
+"""Run under torchrun by test_engine: trains a toy model several ways and prints every step's loss and gradient norm."""
+
+import json
+import sys
+
+import torch
+from torch import nn
+
+from training.engine import ParallelConfig, create_engine, distributed
+from training.optimizer import OptimizerConfig
+from training.schedule import ScheduleConfig
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(32, 16)
+        self.norm = nn.LayerNorm(16)
+        self.hidden = nn.Linear(16, 24, bias=False)
+        self.back = nn.Linear(24, 16)
+
+    def forward(self, tokens):
+        return self.back(torch.tanh(self.hidden(self.norm(self.embed(tokens)))))
+
+
+def losses(model, batch):
+    tokens, mask = batch
+    logits = model(tokens[:, :-1]).float() @ model.embed.weight.float().T  # a parameter used outside its own module
+    nll = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return {"loss": (nll * mask.flatten()).sum()}
+
+
+def weight(batch):
+    return float(batch[1].sum())
+
+
+def global_batch(step):
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, 32, (8, 12), generator=generator)
+    lengths = torch.randint(1, 12, (8,), generator=generator)
+    return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
+
+
+def train(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False):
+    engine = create_engine(
+        Toy(),
+        OptimizerConfig(lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
+        ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, offload=offload),
+        total_steps=steps,
+        ranks=ranks,
+    )
+    trail = []
+    for step in range(steps):
+        tokens, mask = global_batch(step)
+        mine = slice(ranks.rank * 8 // ranks.world_size, (ranks.rank + 1) * 8 // ranks.world_size)
+        batches = list(zip(tokens[mine].split(micro), mask[mine].split(micro), strict=True))
+        result = engine.train_step(batches, losses, weight)
+        trail.append([result.loss, result.grad_norm])
+    return trail
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with distributed() as ranks:
+        answers = {name: train(ranks, **arguments) for name, arguments in json.loads(sys.argv[1]).items()}
+        if ranks.first:
+            print("ANSWER " + json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""A thin layer on DeepSpeed: start the ranks, build the engine, take one exact optimizer step.
+
+The step's rule, on which every loss in training and alignment relies: a micro batch contributes a *sum* of losses, and
+the sum over all micro batches of all ranks is divided once by the global weight (usually the number of target
+tokens). Accumulating k micro batches, one big batch, or two ranks therefore give the same gradient.
+
+    engine = create_engine(model, optimizer, parallel, total_steps=1000)
+    result = engine.train_step(batches, losses=lambda model, batch: {"loss": nll_sum}, weight=lambda batch: tokens)
+
+``losses`` runs inside a forward pass that DeepSpeed watches, so it may use any parameter of the model directly (the
+output matrix of a chunked cross-entropy, say) even where ZeRO-3 keeps it partitioned.
+"""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+
+from infra.config import Config
+from training.optimizer import HeldAdamW, OptimizerConfig, create_optimizer
+from training.schedule import learning_rate_factor
+
+Batch = TypeVar("Batch")
+Losses = Callable[[Any, Batch], dict[str, Tensor]]
+Veto = Callable[[float, float], str | None]
+"""(mean loss, gradient norm) -> why the update must not be applied, or None. Called with equal values on all ranks."""
+
+
+class ParallelConfig(Config):
+    """Precision, sharding and memory of a process group."""
+
+    zero_stage: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights as well. 0 (no sharding) cannot change ranks."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Precision of weights in forward and backward; master weights and moments are always fp32."""
+    offload: bool = False
+    """Keep optimizer states in the host's memory."""
+    micro_batch: int = Field(default=8, ge=1)
+    """Sequences a rank takes through one forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Recompute a layer's activations in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    @model_validator(mode="after")
+    def _master_weights_need_zero(self) -> "ParallelConfig":
+        # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
+        if self.dtype == "bf16" and self.zero_stage == 0:
+            raise ValueError("bf16 needs zero_stage 1, 2 or 3")
+        return self
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place in the group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step: means over the global weight, equal on all ranks."""
+
+    step: int
+    losses: dict[str, float]
+    weight: float
+    grad_norm: float
+    lr: float
+    held: str | None
+    """Why the update was not applied; None: it was."""
+
+    @property
+    def loss(self) -> float:
+        return self.losses["loss"]
+
+
+@contextlib.contextmanager
+def distributed() -> Iterator[Ranks]:
+    """A main's outermost block: join the group, leave it in order. Without leaving, gloo's threads abort the exit."""
+    ranks = init_distributed()
+    try:
+        yield ranks
+        dist.barrier()  # a rank that leaves while another still talks to it aborts that one
+    finally:
+        dist.destroy_process_group()
+
+
+def init_distributed() -> Ranks:
+    """Join the process group that the launcher's environment describes (none: a group of one)."""
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    rank, world_size = (
+        int(os.environ.get("RANK", 0)),
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    # Without LOCAL_SIZE DeepSpeed takes the number of NUMA nodes for the number of devices.
+    os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    import deepspeed  # a second and a half: not before a process really trains
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Otherwise init_distributed compiles a shared-memory extension: minutes, and a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
+        else:  # started by hand: no rendezvous, no port
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+            os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    return Ranks(rank, world_size, device)
+
+
+class _Watched(nn.Module):
+    """Runs any function of the model as a forward pass, so that ZeRO-3 gathers the parameters it touches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self.model, *arguments)
+
+
+@dataclass
+class Engine:
+    """A model under DeepSpeed. ``step`` counts optimizer steps, applied or held; ``held_steps`` those held."""
+
+    model: nn.Module
+    deepspeed: Any
+    torch_optimizer: HeldAdamW
+    optimizer: OptimizerConfig
+    parallel: ParallelConfig
+    ranks: Ranks
+    total_steps: int
+    step: int = 0
+    held_steps: int = 0
+    veto: Veto | None = None
+    _norm: float | None = field(default=None, repr=False)
+
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(model, *arguments)`` with every parameter at hand, whatever the ZeRO stage."""
+        return self.deepspeed(function, *arguments)
+
+    @torch.no_grad()
+    def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As ``forward``, without gradients and in evaluation mode."""
+        training = self.model.training
+        self.deepspeed.eval()
+        try:
+            return self.deepspeed(function, *arguments)
+        finally:
+            self.deepspeed.train(training)
+
+    def train_step(
+        self,
+        batches: Sequence[Batch],
+        losses: Losses[Batch],
+        weight: Callable[[Batch], float],
+    ) -> StepResult:
+        """Accumulate ``batches`` and update once. Every rank must bring the same number of them.
+
+        ``losses(model, batch)`` returns sums; ``"loss"`` is differentiated, the others are reported. ``weight(batch)``
+        is what the sums are divided by; a batch may have weight 0. Everything is divided by the global weight.
+        """
+        (total,) = self._sum_over_ranks([math.fsum(weight(batch) for batch in batches)])
+        # DeepSpeed averages gradients over ranks; we want their sum, divided by the global weight.
+        scale = self.ranks.world_size / total if total else 0.0
+        zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            parts = self.deepspeed(losses, batch)
+            self.deepspeed.backward(parts["loss"] * scale)
+            for name, value in parts.items():
+                sums[name] = value.detach().double() + (sums[name] if name in sums else 0.0)
+        values = self._sum_over_ranks(list(sums.values()))
+        means = {name: value / total if total else 0.0 for name, value in zip(sums, values, strict=True)}
+        return self._update(means, total)
+
+    def grad_norm(self) -> float:
+        """Global norm of the gradient before clipping, as of the last update."""
+        return self._norm if self._norm is not None else float(self.deepspeed.optimizer._global_grad_norm)
+
+    def _update(self, means: dict[str, float], weight: float) -> StepResult:
+        factor = learning_rate_factor(self.optimizer.schedule, self.step, self.total_steps)
+        for group in self.torch_optimizer.param_groups:
+            group["lr"] = self.optimizer.lr * factor * group["lr_scale"]
+        if _unsharded(self.parallel):
+            self._norm = _clip(self.model, self.optimizer.clip)
+        gate = _Gate(lambda: self._judge(means["loss"], self.grad_norm(), weight))
+        self.torch_optimizer.hold = gate
+        try:
+            self.deepspeed.step()
+        finally:
+            self.torch_optimizer.hold = None
+        # Never asked: DeepSpeed met a gradient that is not finite and skipped the update itself.
+        norm = self.grad_norm() if gate.asked else math.inf
+        held = gate.verdict if gate.asked else self._judge(means["loss"], norm, weight)
+        result = StepResult(self.step, means, weight, norm, self.optimizer.lr * factor, held)
+        self.held_steps += held is not None
+        self.step += 1
+        return result
+
+    def _judge(self, loss: float, norm: float, weight: float) -> str | None:
+        if weight == 0:
+            return "the batch has no tokens to learn from"
+        if not math.isfinite(loss):
+            return "the loss is not finite"
+        if not math.isfinite(norm):
+            return "the gradient is not finite"
+        return self.veto(loss, norm) if self.veto else None
+
+    def _sum_over_ranks(self, values: Sequence[float | Tensor]) -> list[float]:
+        total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.ranks.device) for v in values])
+        dist.all_reduce(total)
+        return [float(value) for value in total.cpu()]
+
+
+class _Gate:
+    """Asked once a parameter group by some ZeRO stages: decides at the first call and repeats itself after."""
+
+    def __init__(self, judge: Callable[[], str | None]) -> None:
+        self._judge = judge
+        self.asked = False
+        self.verdict: str | None = None
+
+    def __call__(self) -> bool:
+        if not self.asked:
+            self.asked = True
+            self.verdict = self._judge()
+        return self.verdict is not None
+
+
+def create_engine(
+    model: nn.Module,
+    optimizer: OptimizerConfig,
+    parallel: ParallelConfig,
+    *,
+    total_steps: int,
+    ranks: Ranks | None = None,
+    veto: Veto | None = None,
+) -> Engine:
+    """Put ``model`` under DeepSpeed. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
+    import deepspeed
+
+    ranks = ranks or init_distributed()
+    model.to(ranks.device)
+    if parallel.compile:
+        model.compile()
+    watched = _Watched(model)
+    torch_optimizer = create_optimizer(watched, optimizer)
+    deepspeed_engine, *_ = deepspeed.initialize(
+        model=watched,
+        optimizer=torch_optimizer,
+        config=deepspeed_config(optimizer, parallel, ranks),
+        dist_init_required=False,
+    )
+    return Engine(
+        model,
+        deepspeed_engine,
+        torch_optimizer,
+        optimizer,
+        parallel,
+        ranks,
+        total_steps,
+        veto=veto,
+    )
+
+
+def deepspeed_config(optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": parallel.zero_stage,
+        # gloo cannot overlap reduction with the backward pass
+        "overlap_comm": ranks.device.type == "cuda" and ranks.world_size > 1,
+    }
+    if parallel.offload and parallel.zero_stage >= 1:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": parallel.micro_batch,
+        # The engine sets the boundary itself: the number of micro batches may differ from step to step.
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0 if _unsharded(parallel) else optimizer.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": parallel.dtype == "bf16"},
+        # Micro batches are summed in fp32 under ZeRO; bf16 sums lose small gradients.
+        "data_types": {"grad_accum_dtype": "fp32"} if parallel.zero_stage >= 1 else {},
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def _unsharded(parallel: ParallelConfig) -> bool:
+    """Plain data parallelism: DeepSpeed adds no optimizer of its own; norm and clipping are ours."""
+    return parallel.zero_stage == 0
+
+
+def _clip(model: nn.Module, largest: float) -> float:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if largest > 0:
+        nn.utils.clip_grads_with_norm_(list(model.parameters()), largest, norm)
+    return float(norm)
