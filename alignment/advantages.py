@@ -1,0 +1,83 @@
+"""From the score of a reply to a signal for each of its tokens.
+
+The reward model speaks once, at the reply's last token; the price of moving away from the reference policy (KL) is paid at
+every token. Generalised advantage estimation (arXiv 1506.02438) turns both into advantages, which are whitened over
+the whole batch of all ranks: whitening each rank's part alone would make the update depend on how the batch was cut.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums a tensor over all ranks; the identity for one rank."""
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
+    """[B, T]: minus the KL price at each reply token, plus the score at the last one."""
+    rewards = torch.where(mask, -kl_coefficient * kl, 0.0)
+    rows = torch.arange(mask.shape[0], device=mask.device)
+    rewards[rows, last_index(mask)] += scores
+    return rewards
+
+
+def last_index(mask: Tensor) -> Tensor:
+    """The position of the last True of each row. Every row must have one."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, positions, -1).amax(dim=1)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns [B, T]. The mask of a row is one contiguous span; after its end there is nothing."""
+    values = torch.where(mask, values, 0.0)
+    rewards = torch.where(mask, rewards, 0.0)
+    advantages = torch.zeros_like(values)
+    running = torch.zeros_like(values[:, 0])
+    following = torch.zeros_like(running)
+    for step in range(values.shape[1] - 1, -1, -1):
+        delta = rewards[:, step] + gamma * following - values[:, step]
+        inside = mask[:, step]
+        running = torch.where(inside, delta + gamma * lam * running, 0.0)
+        following = torch.where(inside, values[:, step], 0.0)
+        advantages[:, step] = running
+    return advantages, advantages + values
+
+
+def whiten(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
+    """Zero mean and unit variance over the masked entries of all ranks."""
+    chosen = torch.where(mask, values, 0.0).double()
+    count, total = reduce(torch.stack([mask.sum().double(), chosen.sum()]))
+    mean = total / count.clamp(min=1)
+    spread = reduce(torch.where(mask, (chosen - mean) ** 2, 0.0).sum()) / count.clamp(min=1)
+    return torch.where(mask, (chosen - mean) / (spread + 1e-8).sqrt(), 0.0).to(values.dtype)
+
+
+def group_advantages(rewards: Tensor, group: int, scale: bool) -> Tensor:
+    """GRPO (arXiv 2402.03300): each reply against the mean of the ``group`` replies to the same prompt.
+
+    ``rewards`` is [prompts * group], replies to one prompt next to each other. With ``scale`` the difference is divided
+    by the group's standard deviation; a group whose replies all score the same teaches nothing either way.
+    """
+    grouped = rewards.view(-1, group)
+    centred = grouped - grouped.mean(dim=1, keepdim=True)
+    if scale:
+        centred = centred / (grouped.std(dim=1, correction=0, keepdim=True) + 1e-6)
+    return centred.reshape(-1)
+
+
+@dataclass
+class KlController:
+    """The price of KL. With a target it rises while the policy strays further and falls while it stays closer."""
+
+    coefficient: float
+    target: float | None = None
+    horizon: float = 1000.0
+
+    def update(self, kl: float, samples: int) -> None:
+        """Proportional control on the KL of whole replies (arXiv 1909.08593), at most 20 % of error at a time."""
+        if self.target is None:
+            return
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coefficient *= 1 + error * samples / self.horizon
