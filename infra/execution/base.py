@@ -2,8 +2,8 @@
 
 * A ``UnitTask`` is all a worker must know about a step; it is plain data, so that any process can be handed one.
 * ``open_task`` imports the stage by name and opens its inputs, once for each worker process.
-* ``run_unit`` works in a private scratch folder and writes its receipt to the worker's journal *before* it returns: from
-  then on the unit is done, whatever happens to the worker, the driver or the machine.
+* ``run_unit`` works in a private scratch folder and writes its receipt to the worker's journal *before* it returns:
+  from then on the unit is done, whatever happens to the worker, the driver or the machine.
 * An ``Executor`` yields one outcome a unit, in the order they end. A unit that fails is an outcome; a failure that
   every further unit would share (wrong configuration, a full disk, a lost lease) is raised.
 """
