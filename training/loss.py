@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_LOGITS = 1 << 23
-"""Logits held at a time: 32 MB in float32, enough for a full-speed matrix product."""
+CPU_LOGITS = 1 << 21
+"""Logits held at a time on a CPU: 8 MB in float32, so that the passes over them stay in the cache."""
+GPU_LOGITS = 1 << 26
+"""On an accelerator: 256 MB, large enough that the matrix products fill it."""
 
 
-def chunk_tokens(vocabulary: int) -> int:
+def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens in a chunk for a vocabulary of this size."""
-    return max(64, CHUNK_LOGITS // vocabulary)
+    return max(64, (CPU_LOGITS if device.type == "cpu" else GPU_LOGITS) // vocabulary)
 
 
 def chunked_cross_entropy(
@@ -53,17 +55,21 @@ class _SummedLoss(torch.autograd.Function):
         # Accumulated in float32: hundreds of chunks summed in bf16 would lose the small ones.
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = chunk_tokens(weight.shape[0])
+        size = chunk_tokens(weight.shape[0], weight.device)
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             logits = F.linear(hidden[part], weight).float()
-            log_partition = logits.logsumexp(-1)
             chosen = logits.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1)
+            # One pass of exponentials serves both the partition function and the gradient.
+            highest = logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()
+            partition = exponentials.sum(-1, keepdim=True)
+            log_partition = (highest + partition.log()).squeeze(-1)
             losses = log_partition - chosen + z_loss * log_partition.square()
             total += (losses * mask[part]).sum()
             if wants_hidden or wants_weight:
-                scale = (mask[part] * (1 + 2 * z_loss * log_partition)).unsqueeze(-1)
-                grad = logits.sub_(log_partition.unsqueeze(-1)).exp_().mul_(scale)
+                scale = mask[part] * (1 + 2 * z_loss * log_partition)
+                grad = exponentials.mul_(scale.unsqueeze(-1) / partition)
                 grad.scatter_add_(-1, targets[part].unsqueeze(-1), -mask[part].unsqueeze(-1))
                 grad = grad.to(hidden.dtype)
                 if hidden_grad is not None:
@@ -103,7 +109,7 @@ def _in_chunks(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     flat, chosen = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    size = chunk_tokens(weight.shape[0])
+    size = chunk_tokens(weight.shape[0], weight.device)
     pieces: list[tuple[Tensor, Tensor]] = []
     for start in range(0, flat.shape[0], size):
         arguments = (flat[start : start + size], weight, chosen[start : start + size], temperature, with_entropy)

@@ -22,7 +22,7 @@ class RopeScaling(Config):
     """How a model trained on short contexts reads longer ones."""
 
     kind: Literal["none", "linear", "llama3"] = "none"
-    """``linear`` divides every frequency by ``factor``; ``llama3`` divides only the slow ones, with a smooth passage."""
+    """``linear`` divides every frequency by ``factor``; ``llama3`` divides only the slow ones, with a smooth step."""
     factor: float = Field(default=1.0, ge=1.0)
     """How many times longer the new context is."""
     low_freq_factor: float = Field(default=1.0, gt=0)

@@ -12,7 +12,7 @@ from training.loss import chunked_cross_entropy, token_log_probs, token_log_prob
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven tokens a chunk: chunk edges fall inside rows, and the last chunk is short."""
-    monkeypatch.setattr(loss, "chunk_tokens", lambda vocabulary: 7)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda vocabulary, device: 7)
 
 
 def material(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
