@@ -1,0 +1,75 @@
+"""Recipes: what is accepted, what an override changes, and how a mistake is told."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.recipe import load_recipe, recipe_names
+from flows.stages import STAGES, load_stage
+from infra.config import identity
+from infra.errors import ConfigError
+
+
+@pytest.mark.parametrize("entry", STAGES, ids=lambda entry: entry.name)
+def test_every_stage_can_be_loaded_and_its_defaults_have_an_identity(entry) -> None:
+    stage = load_stage(entry.name)
+    assert stage.name == entry.name
+    assert identity(stage.config()) is not None
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_bundled_recipes_are_valid(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.description and recipe.nodes
+
+
+def test_overrides_change_one_field_and_keep_the_rest() -> None:
+    base, changed = load_recipe("demo"), load_recipe("demo", ["dedup.bands=20", "execution.workers=1"])
+    assert changed.execution.workers == 1
+    assert changed.node("dedup").config.model_dump()["bands"] == 20
+    assert changed.node("quality").config == base.node("quality").config
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: {dedup: {band: 3}}", r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Allowed keys: .*bands"),
+        ("stages: {dedupe: {}}", r"unknown key stages\.dedupe .*Allowed keys: .*dedup"),
+        ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, stages"),
+        ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many'.*Allowed values: int"),
+        ("execution: {on_drift: maybe}\nstages: {sample: {}}", r"on_drift = 'maybe'.*warn, rerun, fail"),
+        ("stages: {dedup: {}}", r"stage 'dedup' reads 'quality'.*Add a section 'quality'"),
+        ("stages: [", "not valid YAML"),
+        ("stages: {}", "has no stages"),
+        ("extends: mine", "extend each other in a circle"),
+        ("just text", "a recipe is a mapping"),
+    ],
+)
+def test_mistakes_name_the_file_the_key_and_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(write(tmp_path, text))
+
+
+def test_extending_merges_key_by_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "extends: demo\nrecipe: mine\nstages: {dedup: {bands: 20}}")
+    mine, demo = load_recipe(path), load_recipe("demo")
+    assert mine.name == "mine"
+    assert mine.node("dedup").config.model_dump()["bands"] == 20
+    assert [node.name for node in mine.nodes] == [node.name for node in demo.nodes]
+
+
+@pytest.mark.parametrize("override", ["dedup", "bands=3", "dedupe.bands=3"])
+def test_overrides_that_name_nothing_are_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load_recipe("demo", [override])
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no recipe 'demon'.*demo"):
+        load_recipe("demon")
