@@ -1,0 +1,53 @@
+"""The last words of a run: the evaluation, where the report is, and a short chat with the model."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.execute import RunResult
+from infra.store.dataset import Dataset
+
+OPENINGS = ("Hi, how are you?", "What do you like to do on weekends?")
+
+
+def closing_words(result: RunResult, out: Console) -> None:
+    """Print what the run's datasets have to show; stages that are not part of the recipe are passed over."""
+    datasets = result.datasets
+    if "evaluate" in datasets:
+        out.print(evaluation_table(read_evaluation(datasets["evaluate"])))
+    if "export" in datasets:
+        _chat(datasets["export"], out)
+        out.print(f"Model    {datasets['export'].local('data')}", markup=False)
+    if "report" in datasets:
+        out.print(f"Report   {datasets['report'].local('data/report.html')}", markup=False)
+
+
+def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:
+    """One entry a model: ``{model, tasks: [{task, metric, value, low, high, n}]}``."""
+    raw = json.loads(dataset.local("data/evaluation.json").read_text())
+    return list(raw["models"]) if "models" in raw else [raw]
+
+
+def evaluation_table(models: list[dict[str, Any]]) -> Table:
+    table = Table(title="Evaluation", title_justify="left", box=None, pad_edge=False)
+    for heading in ("model", "task", "metric", "value", "95 % interval", "n"):
+        table.add_column(heading, justify="right" if heading in ("value", "95 % interval", "n") else "left")
+    for model in models:
+        for task in model["tasks"]:
+            low, high = task.get("low"), task.get("high")
+            interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
+            count = f"{task['n']:,}" if task.get("n") is not None else ""
+            table.add_row(model["model"], task["task"], task["metric"], f"{task['value']:.3f}", interval, count)
+    return table
+
+
+def _chat(export: Dataset, out: Console) -> None:
+    from training.chat import ChatSession  # imports torch: only where a model is at hand
+
+    out.print("Chat")
+    session = ChatSession(export.local("data"))
+    for opening in OPENINGS:
+        reply = session.reply(opening)
+        out.print(f"  you    {opening}\n  model  {' '.join(reply.split())}", markup=False)
