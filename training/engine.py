@@ -193,7 +193,7 @@ class Engine:
             parts = self.deepspeed(losses, batch)
             self.deepspeed.backward(parts["loss"] * scale)
             for name, value in parts.items():
-                sums[name] = value.detach().double() + (sums[name] if name in sums else 0.0)
+                sums[name] = sums.get(name, zero) + value.detach().double()
         values = self._sum_over_ranks(list(sums.values()))
         means = {name: value / total if total else 0.0 for name, value in zip(sums, values, strict=True)}
         return self._update(means, total)

@@ -42,22 +42,30 @@ def global_batch(step):
     return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
 
 
-def train(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False):
-    engine = create_engine(
+def build(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False):
+    return create_engine(
         Toy(),
         OptimizerConfig(lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
         ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, offload=offload),
         total_steps=steps,
         ranks=ranks,
     )
-    trail = []
-    for step in range(steps):
-        tokens, mask = global_batch(step)
+
+
+def advance(engine, steps, micro):
+    """Train to ``steps``; every step's loss and gradient norm."""
+    ranks, trail = engine.ranks, []
+    while engine.step < steps:
+        tokens, mask = global_batch(engine.step)
         mine = slice(ranks.rank * 8 // ranks.world_size, (ranks.rank + 1) * 8 // ranks.world_size)
         batches = list(zip(tokens[mine].split(micro), mask[mine].split(micro), strict=True))
         result = engine.train_step(batches, losses, weight)
         trail.append([result.loss, result.grad_norm])
     return trail
+
+
+def train(ranks, stage, dtype, micro, steps=6, **options):
+    return advance(build(ranks, stage, dtype, micro, steps, **options), steps, micro)
 
 
 def main() -> None:

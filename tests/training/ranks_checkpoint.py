@@ -1,0 +1,80 @@
+"""Run under torchrun by test_checkpoint: saves half-way, resumes in fresh engines, prints both continuations as JSON.
+
+``save FOLDER [[stage, dtype], …]`` trains 8 steps, saving after 4 and failing to save after 8, then resumes at 4.
+``resume FOLDER [[saved stage, dtype, new stage], …]`` resumes checkpoints of an earlier ``save`` at any number of ranks.
+"""
+
+import contextlib
+import json
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.training.ranks_engine import advance, build
+from training.checkpoint import Checkpoints
+from training.engine import distributed
+
+
+@contextlib.contextmanager
+def small_files_only(active):
+    if active:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def save(ranks, folder, stage, dtype):
+    engine = build(ranks, stage, dtype, 2, steps=8)
+    before = advance(engine, 4, 2)
+    torch.manual_seed(100 + ranks.rank)
+    warnings = []
+    saved = Checkpoints(engine, folder / f"{stage}-{dtype}", warn=warnings.append)
+    saved.save({"consumed": 32}, {"carry": torch.arange(3) + ranks.rank})
+    after = advance(engine, 8, 2)  # trains on while the files are being written
+    expected_noise = torch.rand(1).item()
+    saved.wait()
+    with small_files_only(ranks.rank == ranks.world_size - 1):  # stands for a disk that is full on one machine
+        saved.save({"consumed": 64}, wait=True)
+
+    torch.rand(7)
+    resumed = build(ranks, stage, dtype, 2, steps=8)
+    loaded = Checkpoints(resumed, folder / f"{stage}-{dtype}", warn=warnings.append).load_newest()
+    trail = advance(resumed, 8, 2)
+    return {
+        "warnings": warnings,
+        "before": before,
+        "after": after,
+        "resumed": trail,
+        "consumed": loaded.state["consumed"],
+        "carry": loaded.rank_state["carry"].tolist() == [ranks.rank, ranks.rank + 1, ranks.rank + 2],
+        "exact": loaded.exact,
+        "noise": torch.rand(1).item() == expected_noise,
+    }
+
+
+def resume(ranks, folder, stage, dtype, new_stage):
+    engine = build(ranks, new_stage, dtype, 2, steps=8)
+    loaded = Checkpoints(engine, folder / f"{stage}-{dtype}", warn=print).load_newest()
+    trail = advance(engine, 6, 2)
+    again = Checkpoints(engine, folder / f"{stage}-{dtype}-{new_stage}-again", warn=print)
+    again.save({"consumed": 48}, wait=True)  # a checkpoint made after a universal one must be whole, too
+    reopened = build(ranks, new_stage, dtype, 2, steps=8)
+    Checkpoints(reopened, again.folder, warn=print).load_newest()
+    return {"resumed": trail + advance(reopened, 8, 2), "exact": loaded.exact, "step": loaded.step}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    command, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    with distributed() as ranks:
+        answers = [{"save": save, "resume": resume}[command](ranks, folder, *case) for case in cases]
+        if ranks.first:
+            print("ANSWER " + json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A resumed run is the run that was interrupted; a damaged or unfinished checkpoint costs only itself."""
+
+import json
+
+import pytest
+import torch
+
+from tests.training.launch import run_ranks
+from tests.training.ranks_engine import advance, build
+from training.checkpoint import Checkpoints, list_checkpoints, verify
+from training.engine import init_distributed
+
+PROGRAM = "tests.training.ranks_checkpoint"
+
+
+def check_exact(answer):
+    assert answer["resumed"] == answer["after"]
+    assert answer["exact"] and answer["carry"] and answer["noise"]
+    assert answer["consumed"] == 32, "the save that failed on one rank must not count"
+    assert len(answer["warnings"]) == 1 and "step-00000008 was not saved" in answer["warnings"][0]
+
+
+def check_close(answer, expected):
+    assert answer["step"] == 4
+    for (loss, norm), (expected_loss, expected_norm) in zip(answer["resumed"], expected["after"], strict=True):
+        assert loss == pytest.approx(expected_loss, rel=1e-3)
+        assert norm == pytest.approx(expected_norm, rel=5e-3)
+
+
+def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
+    saved = [[1, "bf16"], [3, "fp32"]]
+    answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
+    for answer in answers:
+        check_exact(answer)
+    (resumed,) = run_ranks(PROGRAM, 1, "resume", str(tmp_path), json.dumps([[1, "bf16", 1]]))
+    assert not resumed["exact"]
+    check_close(resumed, answers[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("saving", "resuming"), [(2, 1), (1, 2)])
+def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resuming):
+    saved = [[stage, dtype] for stage in (1, 2, 3) for dtype in ("bf16", "fp32")] + [[0, "fp32"]]
+    answers = run_ranks(PROGRAM, saving, "save", str(tmp_path), json.dumps(saved))
+    expected = {tuple(case): answer for case, answer in zip(saved, answers, strict=True)}
+    moves = [[stage, dtype, new] for stage in (1, 2, 3) for new in (1, 2, 3) for dtype in ("bf16", "fp32")] + [
+        [0, "fp32", 0]
+    ]
+    resumed = run_ranks(PROGRAM, resuming, "resume", str(tmp_path), json.dumps(moves), timeout=600)
+    for (stage, dtype, _), answer in zip(moves, resumed, strict=True):
+        check_close(answer, expected[stage, dtype])
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    torch.set_num_threads(1)
+    return init_distributed()
+
+
+@pytest.fixture
+def three_saved(ranks, tmp_path):
+    """An engine of 6 steps with checkpoints after 2, 4 and 6, and the losses of all its steps."""
+    engine = build(ranks, 1, "fp32", 8, steps=8)
+    warnings = []
+    saved = Checkpoints(engine, tmp_path / "checkpoints", warnings.append, keep_last=3)
+    trail = []
+    for step in (2, 4, 6):
+        trail += advance(engine, step, 8)
+        saved.save({"step": step}, wait=True)
+    return saved, trail, warnings
+
+
+def reopen(ranks, saved):
+    warnings = []
+    engine = build(ranks, 1, "fp32", 8, steps=8)
+    return engine, Checkpoints(engine, saved.folder, warnings.append).load_newest(), warnings
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_newest_verified_checkpoint_is_taken(ranks, three_saved, damage):
+    saved, trail, _ = three_saved
+    newest = list_checkpoints(saved.folder)[-1][1]
+    victim = newest / "engine" / "mp_rank_00_model_states.pt"
+    content = victim.read_bytes()
+    if damage == "flip":
+        victim.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    elif damage == "truncate":
+        victim.write_bytes(content[:-1])
+    elif damage == "remove":
+        victim.unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    engine, loaded, warnings = reopen(ranks, saved)
+    assert loaded.step == 4 and loaded.state == {"step": 4}
+    assert len(warnings) == 1 and "step-00000006" in warnings[0]
+    assert advance(engine, 6, 8) == trail[4:6]
+
+
+def test_leftovers_of_a_kill_are_neither_loaded_nor_kept(ranks, three_saved):
+    saved, _, _ = three_saved
+    leftover = saved.folder / "step-00000007.tmp"
+    leftover.mkdir()
+    (leftover / "manifest.json").write_text("{}")
+    _, loaded, warnings = reopen(ranks, saved)
+    assert loaded.step == 6 and not warnings
+    saved.save({}, wait=True)
+    assert not leftover.exists()
+
+
+def test_rotation_keeps_the_last_and_every_multiple(ranks, tmp_path):
+    engine = build(ranks, 1, "fp32", 8, steps=8)
+    saved = Checkpoints(engine, tmp_path, warn=pytest.fail, keep_last=2, keep_every=4)
+    for step in range(1, 8):
+        advance(engine, step, 8)
+        saved.save({}, wait=True)
+    kept = list_checkpoints(tmp_path)
+    assert [step for step, _ in kept] == [4, 6, 7]
+    for _, path in kept:
+        verify(path)
+
+
+def test_no_checkpoint_is_no_error(ranks, tmp_path):
+    _, loaded, warnings = reopen(ranks, Checkpoints(None, tmp_path / "none", print))
+    assert loaded is None and not warnings

@@ -1,0 +1,418 @@
+"""Checkpoints that are whole or absent, and resume exactly.
+
+    checkpoints/step-00000120.tmp/       being written; a leftover of a kill is swept away by the next save
+    checkpoints/step-00000120/
+        manifest.json                    step, ranks, ZeRO stage, the caller's state, every file's size and digest
+        engine/                          DeepSpeed's files: weights, master weights, moments
+        rank-0.pt …                      random generators and the caller's tensors, a file a rank
+
+``save`` copies everything to host memory and returns; a thread writes, digests, waits for the other ranks' threads over
+a group of its own, and rank 0 writes the manifest and renames. Training goes on meanwhile. A failure on any rank (a
+full disk, say) costs that checkpoint and is reported as a warning; older ones stay until a newer one is whole.
+
+``load_newest`` takes the newest checkpoint whose every file has the recorded digest; others are passed over with a
+warning. With as many ranks and the same ZeRO stage as when it was saved, the continuation is bit-exact. Otherwise
+the checkpoint goes through DeepSpeed's universal format and the continuation agrees within rounding.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from infra.config import Json
+from infra.errors import HeadwaterError
+from infra.store.files import fsync_folder, sha256_file, write_json
+from training.engine import Engine
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ENGINE = "engine"
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint gave back beside the engine's own state."""
+
+    step: int
+    state: dict[str, Any]
+    rank_state: dict[str, Any]
+    """This rank's tensors; empty when the number of ranks changed."""
+    exact: bool
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one job: saves, rotates and finds them. Every method is called by all ranks."""
+
+    engine: Engine
+    folder: Path
+    warn: Warn
+    keep_last: int = 2
+    keep_every: int = 0
+    """Keep every checkpoint whose step is a multiple of this; 0: only the last ones."""
+    _thread: threading.Thread | None = field(default=None, repr=False)
+    _group: Any = field(default=None, repr=False)
+    _saved: Path | None = field(default=None, repr=False)
+
+    def save(self, state: dict[str, Json], rank_state: dict[str, Any] | None = None, *, wait: bool = False) -> None:
+        """Start saving the engine as it is now. ``state`` must be equal on all ranks; ``rank_state`` is this rank's.
+
+        Returns once everything is copied. An earlier save still being written is waited for first.
+        """
+        self.wait()
+        if self._group is None:
+            # The writing threads talk among themselves while the main threads train.
+            self._group = dist.new_group(backend="gloo")
+        target = self.folder / f"step-{self.engine.step:08d}"
+        pending = target.with_name(target.name + ".tmp")
+        files = _snapshot(self.engine, pending)
+        rank = self.engine.ranks.rank
+        files[pending / f"rank-{rank}.pt"] = {"random": _random_state(), "caller": _to_host(rank_state or {})}
+        description = {
+            "format": FORMAT,
+            "step": self.engine.step,
+            "held_steps": self.engine.held_steps,
+            "ranks": self.engine.ranks.world_size,
+            "zero_stage": self.engine.parallel.zero_stage,
+            "state": state,
+        }
+        self._thread = threading.Thread(target=self._write, args=(pending, target, files, description))
+        self._thread.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, pending: Path, target: Path, files: dict[Path, Any], description: dict[str, Any]) -> None:
+        first = self.engine.ranks.first
+        error = _attempt(lambda: _prepare(self.folder, pending)) if first else None
+        if self._worst(error):
+            self._give_up(pending, target, self._last_error)
+            return
+        listed: dict[str, list[Json]] = {}
+        error = _attempt(lambda: listed.update(_write_files(pending, files)))
+        if self._worst(error):
+            self._give_up(pending, target, self._last_error)
+            return
+        everything: list[dict[str, list[Json]] | None] = [None] * self.engine.ranks.world_size
+        dist.all_gather_object(everything, listed, group=self._group)
+        if first:
+            merged = {path: entry for part in everything if part for path, entry in part.items()}
+            error = _attempt(lambda: _complete(pending, target, description | {"files": merged}))
+            if error:
+                self._give_up(pending, target, error)
+            else:
+                _attempt(lambda: self._rotate())
+
+    def _worst(self, error: str | None) -> bool:
+        """Whether any rank failed; remembers the first failure."""
+        errors: list[str | None] = [None] * self.engine.ranks.world_size
+        dist.all_gather_object(errors, error, group=self._group)
+        self._last_error = next((text for text in errors if text), "")
+        return bool(self._last_error)
+
+    def _give_up(self, pending: Path, target: Path, error: str) -> None:
+        if self.engine.ranks.first:
+            shutil.rmtree(pending, ignore_errors=True)
+            self.warn(f"checkpoint {target.name} was not saved: {error}; training goes on with the one before")
+
+    def _rotate(self) -> None:
+        whole = list_checkpoints(self.folder)
+        for step, path in whole[: -self.keep_last] if self.keep_last else []:
+            if not (self.keep_every and step % self.keep_every == 0):
+                # Renamed first: a kill in the middle of the deletion leaves nothing that looks like a checkpoint.
+                doomed = path.with_name(path.name + ".tmp")
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+    def load_newest(self) -> Loaded | None:
+        """Restore the engine from the newest checkpoint that verifies; None where there is none."""
+        choice: list[Any] = [None]
+        if self.engine.ranks.first:
+            choice = [self._newest_verified()]
+        dist.broadcast_object_list(choice)
+        if choice[0] is None:
+            return None
+        path, manifest = choice[0]
+        return _restore(self.engine, path, manifest)
+
+    def _newest_verified(self) -> tuple[Path, dict[str, Any]] | None:
+        for _, path in reversed(list_checkpoints(self.folder)):
+            try:
+                return path, verify(path)
+            except HeadwaterError as error:
+                self.warn(f"checkpoint {path.name} is passed over: {error}")
+        return None
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints, oldest first."""
+    found = []
+    for path in folder.glob("step-*"):
+        if match := re.fullmatch(r"step-(\d{8,})", path.name):
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose every file is as it was written. Raises HeadwaterError otherwise."""
+    remedy = "It is left where it is; delete it when it is of no more use."
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise HeadwaterError(f"its manifest cannot be read: {error}", where=str(path), remedy=remedy) from error
+    if manifest.get("format") != FORMAT:
+        raise HeadwaterError(
+            f"it has format {manifest.get('format')}, this version reads {FORMAT}", where=str(path), remedy=remedy
+        )
+    for name, (size, digest) in manifest["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size or sha256_file(file) != digest:
+            raise HeadwaterError(f"{name} is missing or damaged", where=str(path), remedy=remedy)
+    return manifest
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
+
+
+def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
+    """What DeepSpeed would write, copied to host memory. Collective: ZeRO-3 gathers nothing, but all ranks must call."""
+    collector = _Collector()
+    deepspeed_engine = engine.deepspeed
+    original = deepspeed_engine.checkpoint_engine
+    deepspeed_engine.checkpoint_engine = collector
+    deepspeed_engine._copy_recovery_script = lambda path: None
+    try:
+        deepspeed_engine.save_checkpoint(str(pending), tag=ENGINE, save_latest=False)
+    finally:
+        deepspeed_engine.checkpoint_engine = original
+    return collector.files
+
+
+class _Collector:
+    """Stands in for DeepSpeed's checkpoint writer: keeps copies, touches no disk, so that it cannot fail half-way."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, Any] = {}
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.files[Path(path)] = _to_host(state_dict)
+
+    def create(self, info: Any) -> None:
+        return None
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        return None
+
+    def commit(self, info: Any) -> bool:
+        return True
+
+    def is_decoupled(self) -> bool:
+        return False
+
+    def is_data_parallel_writer(self, rank: int) -> bool:
+        return rank == 0
+
+    def preserves_storage_sharing(self) -> bool:
+        return False
+
+
+def _to_host(value: Any) -> Any:
+    """A deep copy with every tensor in host memory, each with a storage of its own."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, (dict, OrderedDict)):
+        return type(value)((key, _to_host(item)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_to_host(item) for item in value)
+    return value
+
+
+def _attempt(action: Callable[[], Any]) -> str | None:
+    try:
+        action()
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _prepare(folder: Path, pending: Path) -> None:
+    for leftover in folder.glob("step-*.tmp"):
+        shutil.rmtree(leftover)
+    (pending / ENGINE).mkdir(parents=True)
+
+
+def _write_files(pending: Path, files: dict[Path, Any]) -> dict[str, list[Json]]:
+    listed: dict[str, list[Json]] = {}
+    for path, content in files.items():
+        with path.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        listed[path.relative_to(pending).as_posix()] = [path.stat().st_size, sha256_file(path)]
+    return listed
+
+
+def _complete(pending: Path, target: Path, manifest: dict[str, Any]) -> None:
+    write_json(pending / MANIFEST, manifest)
+    fsync_folder(pending / ENGINE)
+    fsync_folder(pending)
+    if target.exists():  # a rerun of the same step after a rollback
+        shutil.rmtree(target)
+    os.replace(pending, target)
+    fsync_folder(target.parent)
+
+
+# Loading --------------------------------------------------------------------------------------------------------------
+
+
+def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
+    same_ranks = manifest["ranks"] == engine.ranks.world_size
+    stages = manifest["zero_stage"], engine.parallel.zero_stage
+    if 0 in stages and stages != (0, 0):
+        raise HeadwaterError(
+            f"a checkpoint of ZeRO stage {stages[0]} cannot be continued at stage {stages[1]}",
+            where=str(path),
+            remedy="Stages 1, 2 and 3 can follow one another; stage 0 only itself.",
+        )
+    exact = same_ranks and stages[0] == stages[1]
+    if exact or stages == (0, 0):
+        _load_into(engine, path, ENGINE)
+    else:
+        with _universal(engine, path) as (folder, tag):
+            _load_universal(engine, folder, tag, applied=manifest["step"] - manifest["held_steps"])
+    engine.step, engine.held_steps = manifest["step"], manifest["held_steps"]
+    rank_state: dict[str, Any] = {}
+    if same_ranks:
+        mine = torch.load(path / f"rank-{engine.ranks.rank}.pt", weights_only=True)
+        _set_random_state(mine["random"])
+        rank_state = mine["caller"]
+    return Loaded(manifest["step"], manifest["state"], rank_state, exact)
+
+
+def _load_into(engine: Engine, folder: Path, tag: str) -> None:
+    loaded, _ = engine.deepspeed.load_checkpoint(str(folder), tag=tag)
+    if loaded is None:
+        raise HeadwaterError("DeepSpeed could not load the checkpoint", where=str(folder))
+
+
+@contextlib.contextmanager
+def _universal(engine: Engine, path: Path) -> Iterator[tuple[Path, str]]:
+    """A universal copy of the checkpoint, made by rank 0 and gone afterwards."""
+    folder = path.with_name(path.name + ".universal.tmp")
+    outcome: list[str | None] = [None]
+    if engine.ranks.first:
+        outcome = [_convert(path, folder)]
+    dist.broadcast_object_list(outcome)
+    if outcome[0]:
+        raise HeadwaterError(
+            f"the checkpoint could not be converted for {engine.ranks.world_size} ranks: {outcome[0]}",
+            where=str(path),
+            remedy="Continue with the number of ranks and the ZeRO stage it was saved with.",
+        )
+    try:
+        yield folder, ENGINE
+        dist.barrier()
+    finally:
+        if engine.ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _convert(path: Path, folder: Path) -> str | None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    places = ["--input_folder", str(path / ENGINE), "--output_folder", str(folder / ENGINE)]
+    # Without --inject_missing_state the conversion of stages 1 and 2 fails.
+    settings = ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
+    # The converter is one process; what the launcher set for this rank must not make it join the group.
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(converter + places + settings, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return _attempt(lambda: _make_stage_neutral(folder / ENGINE))
+
+
+def _make_stage_neutral(folder: Path) -> None:
+    """The converter's output differs by the stage it came from. Give every stage the files it looks for."""
+    plain, partitioned = folder / "mp_rank_00_model_states.pt", folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    # What is unpickled here was written by this job and verified by its digest before the conversion.
+    if plain.exists():
+        shutil.copyfile(plain, partitioned)
+    else:
+        shutil.copyfile(partitioned, plain)
+        # From stage 3 come flat tensors; stages 1 and 2 want the parameter's shape. All read this form.
+        for shapes in torch.load(partitioned, weights_only=False)["param_shapes"]:
+            for name, shape in shapes.items():
+                for file in (folder / "zero" / name).glob("*.pt"):
+                    torch.save({"param": torch.load(file, weights_only=True).view(shape), "cat_dim": 0}, file)
+    path = folder / "zero" / "optimizer_state.pt"
+    description = torch.load(path, weights_only=False)
+    groups = description["param_groups"]
+    description.setdefault("ds_version", importlib.metadata.version("deepspeed"))
+    # Replaced after loading: see _load_universal.
+    description["optimizer_state_dict"] = {"state": {0: {"step": torch.tensor(0.0)}}, "param_groups": groups}
+    torch.save(description, path)
+
+
+def _load_universal(engine: Engine, folder: Path, tag: str, applied: int) -> None:
+    optimizer = engine.torch_optimizer
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    settings = engine.deepspeed._config
+    settings.load_universal_checkpoint = True
+    try:
+        _load_into(engine, folder, tag)
+    finally:
+        # Left on, a later ZeRO-3 save loses the weights.
+        settings.load_universal_checkpoint = False
+    # ZeRO-3 gives every group the first one's weight decay, and all states one shared step counter or none.
+    for group, kept in zip(optimizer.param_groups, groups, strict=True):
+        group.update(kept)
+    for state in optimizer.state.values():
+        state["step"] = torch.tensor(float(applied), device=state["exp_avg"].device)
+
+
+# Random generators ----------------------------------------------------------------------------------------------------
+
+
+def _random_state() -> dict[str, Any]:
+    legacy: Any = np.random.get_state()
+    kind, keys, position, has_gauss, gauss = legacy
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
