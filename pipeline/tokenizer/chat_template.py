@@ -1,0 +1,36 @@
+"""How a chat is written down, once as Jinja for Hugging Face and once in Python.
+
+    <s><|system|>…<|end|><|user|>…<|end|><|assistant|>…<|end|>
+
+There is no white space between the parts, and that around a message's words is not part of it. A prompt ends with
+``<|assistant|>``, and a reply ends with ``<|end|>``.
+
+The written form is for people and for Hugging Face. In our own code a chat is made of ids (the words encoded, the
+special tokens added by id), so a message that spells ``<|end|>`` cannot end its own turn.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.tokenizer.model import ASSISTANT, BOS, END
+
+ROLES = ("system", "user", "assistant")
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('a message has the role ' + message['role'] + '; known are system, user, assistant') }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] | trim + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def render_chat(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+    """The same text as ``CHAT_TEMPLATE`` gives. Raises ValueError for an unknown role."""
+    for message in messages:
+        if message["role"] not in ROLES:
+            raise ValueError(f"a message has the role {message['role']}; known are {', '.join(ROLES)}")
+    turns = "".join(f"<|{message['role']}|>{message['content'].strip()}{END}" for message in messages)
+    return BOS + turns + (ASSISTANT if add_generation_prompt else "")
