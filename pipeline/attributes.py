@@ -1,0 +1,147 @@
+"""Attributes: what is known about each document, as numbers beside it.
+
+For every file of ``ingest`` one Parquet file of the same name, with the same rows in the same order: ``id``, language,
+the classifier's score and every measure of ``pipeline.quality.measures``. Nothing is decided here. Which documents are
+kept is a matter of thresholds (stage ``quality``), and changing one never computes an attribute again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from infra.config import Config, Json
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.language import LanguageConfig, LanguageDetector, language_external, language_inputs, open_detector
+
+if TYPE_CHECKING:
+    from pipeline.classifier.model import QualityModel
+
+COLUMNS = ["id", "text", "language", "programming_language"]
+BATCH_ROWS = 256
+BATCH_BYTES = 16 << 20
+"""Attributes are computed for this much text at once; the values do not depend on it."""
+
+
+class AttributesConfig(Config):
+    """What is measured."""
+
+    language: LanguageConfig = LanguageConfig()
+    """Language identification."""
+
+
+def inputs(config: AttributesConfig) -> Mapping[str, str]:
+    return {"ingest": "ingest", "classifier": "classifier", **language_inputs(config.language)}
+
+
+def external(config: AttributesConfig) -> Json:
+    return {**language_external(config.language)}
+
+
+def units(context: StageContext) -> Iterable[Unit]:
+    for file in context.inputs["ingest"].files(suffix=".parquet"):
+        yield Unit(unit_id(file.path, file.digest), {"path": file.path}, weight=file.bytes, documents=file.rows)
+
+
+def process(unit: Unit, context: UnitContext) -> Counts:
+    from pipeline.classifier.model import QualityModel
+
+    path = str(unit.payload["path"])
+    detector = open_detector(context.config.language, context.inputs, context.scratch)
+    model = QualityModel.open(context.inputs["classifier"], context.scratch)
+    rows = 0
+    with context.output(path) as target:
+        writer: pq.ParquetWriter | None = None
+        for batch in document_slices(context.inputs["ingest"].url(path)):
+            table = attribute_table(batch, detector, model)
+            writer = writer or pq.ParquetWriter(target, table.schema, compression="zstd")
+            writer.write_table(table)
+            rows += table.num_rows
+        if writer is None:
+            writer = pq.ParquetWriter(target, attribute_table(_no_documents(), detector, model).schema)
+        writer.close()
+    return Counts(incoming=rows, kept=rows)
+
+
+def document_slices(url: str) -> Iterator[pa.RecordBatch]:
+    """The documents of a file in pieces of bounded rows and bytes."""
+    for batch in read_batches(url, COLUMNS, BATCH_ROWS):
+        ends = np.cumsum(pc.binary_length(batch.column("text")).to_numpy())
+        start = 0
+        while start < batch.num_rows:
+            before = ends[start - 1] if start else 0
+            end = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+            yield batch.slice(start, end - start)
+            start = end
+
+
+def _no_documents() -> pa.RecordBatch:
+    schema = pa.schema([DOCUMENT_SCHEMA.field(name) for name in COLUMNS])
+    return pa.RecordBatch.from_pylist([], schema)
+
+
+def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "QualityModel") -> pa.Table:
+    """Every attribute of a batch of documents (with ``COLUMNS``)."""
+    from pipeline.quality.measures import Batch, as_arrow, measure
+
+    texts = batch.column("text").to_pylist()
+    programming = batch.column("programming_language").to_pylist()
+    languages, language_scores = _languages(texts, batch.column("language").to_pylist(), programming, detector)
+    measures = measure(Batch(batch.column("text"), languages, programming))
+    return pa.table(
+        {
+            "id": batch.column("id"),
+            "language": pa.array(languages, pa.string()),
+            "language_score": pa.array(language_scores, pa.float32()),
+            "quality": pa.array(model.score(texts), pa.float32()),
+            **{name: as_arrow(column) for name, column in measures.items()},
+        }
+    )
+
+
+def _languages(
+    texts: Sequence[str],
+    declared: Sequence[str | None],
+    programming: Sequence[str | None],
+    detector: LanguageDetector,
+) -> tuple[list[str | None], list[float | None]]:
+    """What the source says (a Wikipedia knows its language), else what is detected; nothing for source code."""
+    languages: list[str | None] = []
+    scores: list[float | None] = []
+    for known, code, (label, score) in zip(declared, programming, detector.detect(texts), strict=True):
+        languages.append(known if known or code else label)
+        scores.append(1.0 if known else None if code else score)
+    return languages, scores
+
+
+STAGE = ShardStage(
+    name="attributes",
+    code_version=1,
+    config=AttributesConfig,
+    reference="pipeline.attributes:STAGE",
+    inputs=inputs,
+    steps=(Step("measure", units, process),),
+    external=external,
+    consumes="ingest",
+    code=(
+        "pipeline.attributes",
+        "pipeline.language",
+        "pipeline.fasttext_model",
+        "pipeline.classifier.model",
+        "pipeline.quality.characters",
+        "pipeline.quality.text",
+        "pipeline.quality.measures",
+        "pipeline.quality.gopher",
+        "pipeline.quality.stopwords",
+        "pipeline.quality.repetition",
+        "pipeline.quality.c4",
+        "pipeline.quality.fineweb",
+        "pipeline.quality.refinedweb",
+        "pipeline.quality.code",
+    ),
+    description="Measure every document: language, classifier score, and what the rules look at.",
+)

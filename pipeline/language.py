@@ -1,0 +1,67 @@
+"""Which language a text is in: fastText's lid.176, or any fastText model with language codes as labels.
+
+The model is a file of the ``sample`` dataset (``dataset://sample/lid.176.ftz``) or any address. What a model says
+decides what is kept, so the digest of a model from outside the store enters the fingerprint of the stages that use it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from infra.config import Config
+from infra.store.dataset import Dataset
+from pipeline.fasttext_model import best_label, load_model, local_copy, read_model
+
+SAMPLE = "dataset://sample/"
+
+
+class LanguageConfig(Config):
+    """The language model and how much of a text it reads."""
+
+    model: str = SAMPLE + "lid.176.ftz"
+    """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address."""
+    characters: int = Field(1000, ge=100)
+    """Longest excerpt that is looked at: half from the beginning, half from the middle of the text."""
+
+    @property
+    def from_outside(self) -> bool:
+        return not self.model.startswith(SAMPLE)
+
+
+def language_inputs(config: LanguageConfig) -> dict[str, str]:
+    """The dataset a stage must have as input for this model."""
+    return {} if config.from_outside else {"sample": "sample"}
+
+
+def language_external(config: LanguageConfig) -> dict[str, str]:
+    """The identity of a model from outside the store: its digest."""
+    return {"language_model": hashlib.sha256(read_model(config.model)).hexdigest()} if config.from_outside else {}
+
+
+class LanguageDetector:
+    """Detects languages in batches."""
+
+    def __init__(self, model: Path, characters: int) -> None:
+        self._model = load_model(model)
+        self._half = characters // 2
+
+    def detect(self, texts: Sequence[str]) -> Iterator[tuple[str | None, float]]:
+        """ISO 639 code (None where there are no words) and its probability, for each text."""
+        yield from best_label(self._model, [self._excerpt(text) for text in texts])
+
+    def _excerpt(self, text: str) -> str:
+        half = self._half
+        if len(text) <= 2 * half:
+            return text
+        middle = max(half, len(text) // 2)
+        return f"{text[:half]} {text[middle : middle + half]}"
+
+
+def open_detector(config: LanguageConfig, inputs: Mapping[str, Dataset], scratch: Path) -> LanguageDetector:
+    """The detector a configuration names. Raises InputError if there is no such model."""
+    url = config.model
+    if not config.from_outside:
+        url = inputs["sample"].url("data/" + url.removeprefix(SAMPLE))
+    return LanguageDetector(local_copy(url, scratch), config.characters)

@@ -1,0 +1,154 @@
+"""Selection: which documents are kept, by thresholds over their attributes.
+
+    score    only for sources with a ``keep_fraction``: the classifier scores of the documents that pass every rule, as
+             one small histogram a file
+    select   reads documents and attributes side by side; the first rule that a document fails decides, and the ledger
+             names it with the document's score and the threshold
+
+A ``keep_fraction`` becomes a threshold by the quantile of all those histograms together: the same whatever the order of
+files or the number of workers, and memory does not grow with the number of documents.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import InputError
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.dataset import Dataset
+from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.ledger import LEDGER_SCHEMA
+from pipeline.quality.config import QualityConfig, rules_for
+from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
+from pipeline.quality.select import Selection, select, unmeasured
+
+BATCH_ROWS = 1024
+
+
+def inputs(config: QualityConfig) -> Mapping[str, str]:
+    return {"ingest": "ingest", "attributes": "attributes"}
+
+
+# ---- step 1: scores of what passes the rules ---------------------------------------------------------------------
+
+
+def score_units(context: StageContext) -> Iterable[Unit]:
+    for entry in context.config.sources:
+        entry.rules()  # names are checked before any work is done
+    attributes = {file.path: file for file in context.inputs["attributes"].files(suffix=".parquet")}
+    for path, file in attributes.items():
+        if rules_for(context.config, source_of(path)).keep_fraction is not None:
+            yield Unit(unit_id(path, file.digest), {"path": path}, weight=file.bytes)
+
+
+def score_process(unit: Unit, context: UnitContext) -> Counts:
+    path = str(unit.payload["path"])
+    selection = Selection.of(rules_for(context.config, source_of(path)), None)
+    scores = [np.zeros(0, np.float32)]
+    for attributes in read_batches(context.inputs["attributes"].url(path), batch_rows=BATCH_ROWS):
+        scores.append(attributes.column("quality").to_numpy(zero_copy_only=False)[selection.passed(attributes)])
+    with context.intermediate(path) as target:
+        pq.write_table(score_histogram(source_of(path), np.concatenate(scores)), target)
+    return Counts()
+
+
+def thresholds_by_source(context: StageContext) -> dict[str, float]:
+    """The classifier's threshold of every source with a ``keep_fraction``."""
+    totals = add_histograms(pq.read_table(address) for address in context.step_files("score"))
+    found = {}
+    for source, histogram in totals.items():
+        fraction = rules_for(context.config, source).keep_fraction
+        if fraction is not None:
+            found[source] = threshold_for(histogram, fraction)
+    return found
+
+
+# ---- step 2: selection -------------------------------------------------------------------------------------------
+
+
+def select_units(context: StageContext) -> Iterable[Unit]:
+    thresholds = thresholds_by_source(context)
+    measured = {file.path: file.digest for file in context.inputs["attributes"].files(suffix=".parquet")}
+    for file in context.inputs["ingest"].files(suffix=".parquet"):
+        source = source_of(file.path)
+        rules_for(context.config, source)
+        yield Unit(
+            unit_id(file.path, file.digest, measured.get(file.path)),
+            {"path": file.path, "classifier": thresholds.get(source), "measured": file.path in measured},
+            weight=file.bytes,
+            documents=file.rows,
+        )
+
+
+def select_process(unit: Unit, context: UnitContext) -> Counts:
+    path = str(unit.payload["path"])
+    classifier = unit.payload["classifier"]
+    selection = Selection.of(
+        rules_for(context.config, source_of(path)), classifier if isinstance(classifier, float) else None
+    )
+    counts = Counts()
+    with (
+        context.output(path) as data,
+        context.output(f"ledger/{path.removeprefix('data/')}") as ledger,
+        pq.ParquetWriter(data, DOCUMENT_SCHEMA, compression="zstd") as data_writer,
+        pq.ParquetWriter(ledger, LEDGER_SCHEMA, compression="zstd") as ledger_writer,
+    ):
+        for documents, attributes in _side_by_side(context.inputs, path, bool(unit.payload["measured"])):
+            part = unmeasured(documents) if attributes is None else select(documents, attributes, selection)
+            data_writer.write_table(part.kept)
+            ledger_writer.write_table(part.ledger)
+            counts = counts + part.counts
+    return counts
+
+
+def _side_by_side(
+    inputs: Mapping[str, Dataset], path: str, measured: bool
+) -> Iterator[tuple[pa.RecordBatch, pa.Table | None]]:
+    """Batches of documents with their attributes; None where the unit that measures them failed."""
+    attributes = None
+    if measured:
+        tables = list(read_batches(inputs["attributes"].url(path)))
+        attributes = pa.Table.from_batches(tables) if tables else None
+    start = 0
+    for documents in read_batches(inputs["ingest"].url(path), batch_rows=BATCH_ROWS):
+        rows = attributes.slice(start, documents.num_rows) if attributes is not None else None
+        if rows is not None and not rows.column("id").combine_chunks().equals(documents.column("id")):
+            raise InputError(
+                "attributes and documents do not have the same rows",
+                where=inputs["attributes"].url(path),
+                remedy="Run the stage attributes again with --force.",
+            )
+        yield documents, rows
+        start += documents.num_rows
+
+
+def source_of(path: str) -> str:
+    """The source of ``data/<source>/<file>``."""
+    return path.split("/")[1]
+
+
+def finalize(context: StageContext) -> None:
+    context.stats["classifier_thresholds"] = thresholds_by_source(context)
+
+
+STAGE = ShardStage(
+    name="quality",
+    code_version=1,
+    config=QualityConfig,
+    reference="pipeline.quality:STAGE",
+    inputs=inputs,
+    steps=(Step("score", score_units, score_process), Step("select", select_units, select_process)),
+    finalize=finalize,
+    consumes="ingest",
+    ledgered=True,
+    code=(
+        "pipeline.quality.config",
+        "pipeline.quality.histogram",
+        "pipeline.quality.rules",
+        "pipeline.quality.select",
+        "pipeline.quality.stage",
+    ),
+    description="Keep the documents that pass the rules of their source.",
+)
