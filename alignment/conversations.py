@@ -144,27 +144,22 @@ def render_message(tokenizer: ChatTokenizer, message: Message) -> Rendered:
     )
 
 
-def render_prompt(tokenizer: ChatTokenizer, messages: Sequence[Message], max_length: int | None = None) -> list[int]:
-    """What the model sees before it replies. Too long: the oldest turns go first, a leading system turn stays.
+def render_prompt(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[int]:
+    """What the model sees before it replies."""
+    turns = [token for message in messages for token in render_message(tokenizer, message).ids]
+    return [tokenizer.bos_id, *turns, tokenizer.token_id("<|assistant|>")]
 
-    The last turn always stays, cut at its front if it alone is too long.
-    """
-    opening = [tokenizer.bos_id]
-    turns = [render_message(tokenizer, message).ids for message in messages]
-    if messages and messages[0].role == "system":
-        opening += turns.pop(0)
-    closing = [tokenizer.token_id("<|assistant|>")]
-    if max_length is None:
-        return [*opening, *(token for turn in turns for token in turn), *closing]
-    room = max_length - len(opening) - len(closing)
-    body: list[int] = []
-    for turn in reversed(turns):
-        if len(turn) > room - len(body):
-            if not body:
-                body = [turn[0], *turn[-(room - 1) :]] if room > 1 else turn[-1:]
-            break
-        body = turn + body
-    return [*opening, *body, *closing]
+
+def fitting(tokenizer: ChatTokenizer, messages: Sequence[Message], max_length: int) -> tuple[Message, ...] | None:
+    """The messages whose prompt has at most ``max_length`` tokens: the oldest turns go first, a leading system turn
+    stays, and a user opens. None if not even the last turn fits."""
+    opening = messages[:1] if messages and messages[0].role == "system" else messages[:0]
+    turns = messages[len(opening) :]
+    for start in range(len(turns)):
+        kept = (*opening, *turns[start:])
+        if turns[start].role == "user" and len(render_prompt(tokenizer, kept)) <= max_length:
+            return kept
+    return None
 
 
 def render_reply(tokenizer: ChatTokenizer, reply: str) -> list[int]:

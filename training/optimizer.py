@@ -40,24 +40,27 @@ class OptimizerConfig(Config):
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups, with and without weight decay, each in the module's own order."""
+    """Trainable parameters with and without weight decay, each group in the module's own order.
+
+    A parameter may carry ``lr_scale``, a multiplier of the learning rate (a critic beside its policy): each scale makes
+    groups of its own.
+    """
     embeddings = {
         parameter
         for child in module.modules()
         if isinstance(child, nn.Embedding)
         for parameter in child.parameters(recurse=False)
     }
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
             matrix = getattr(parameter, "ds_shape", parameter.shape)
-            (decayed if len(matrix) >= 2 and parameter not in embeddings else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0},
-        {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
+            plain = len(matrix) < 2 or parameter in embeddings
+            groups.setdefault((getattr(parameter, "lr_scale", 1.0), plain), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": 0.0 if plain else config.weight_decay, "lr_scale": scale}
+        for (scale, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return [group for group in groups if group["params"]]
 
 
 class HeldAdamW(torch.optim.AdamW):

@@ -15,6 +15,7 @@ from alignment.conversations import (
     Reading,
     check_special_tokens,
     exchanges,
+    fitting,
     is_held_out,
     pack,
     read_conversations,
@@ -61,18 +62,29 @@ def test_a_prompt_and_its_reply_are_the_training_text() -> None:
     assert prompt + render_reply(TOKENIZER, "yo") == piece.ids
 
 
+@settings(deadline=None)
 @given(talks, st.integers(6, 60))
-def test_a_shortened_prompt_keeps_its_frame_and_the_last_words(conversation, length) -> None:
-    prompt = render_prompt(TOKENIZER, conversation.messages, length)
-    assert len(prompt) <= length and prompt[0] == TOKENIZER.bos_id and prompt[-1] == ASSISTANT
-    whole = render_prompt(TOKENIZER, conversation.messages)
-    assert whole[-2:] == prompt[-2:]
+def test_a_shortened_prompt_is_the_end_of_the_conversation_from_a_user_turn_on(conversation, length) -> None:
+    messages = conversation.messages[: len(conversation.messages) // 2 * 2 - 1]
+    kept = fitting(TOKENIZER, messages, length)
+    if kept is None:
+        assert len(render_prompt(TOKENIZER, messages[-1:])) > length
+        return
+    prompt = render_prompt(TOKENIZER, kept)
+    assert len(prompt) <= length and prompt[:2] == [TOKENIZER.bos_id, USER] and prompt[-1] == ASSISTANT
+    assert kept == messages[len(messages) - len(kept) :]
+    longer = messages[max(0, len(messages) - len(kept) - 2) :]
+    assert longer == kept or len(render_prompt(TOKENIZER, longer)) > length
 
 
 def test_a_system_turn_survives_shortening() -> None:
-    messages = [Message("system", "be kind"), Message("user", "a" * 40), Message("user", "b")]
-    prompt = render_prompt(TOKENIZER, messages, 20)
-    assert TOKENIZER.decode(prompt) == "be kindb"
+    messages = (
+        Message("system", "be kind"),
+        Message("user", "a" * 40),
+        Message("assistant", "c"),
+        Message("user", "b"),
+    )
+    assert fitting(TOKENIZER, messages, 20) == (messages[0], messages[3])
 
 
 @settings(deadline=None)
@@ -96,9 +108,7 @@ def test_a_packed_conversation_reads_as_if_it_were_alone() -> None:
     rows = pack(pieces, 40, TOKENIZER.pad_id)
     assert len(rows) == 1
     model = tiny_decoder()
-    packed = model(
-        torch.from_numpy(rows.input_ids), torch.from_numpy(rows.positions), torch.from_numpy(rows.segments)
-    )
+    packed = model(torch.from_numpy(rows.input_ids), torch.from_numpy(rows.positions), torch.from_numpy(rows.segments))
     for piece in pieces:
         alone = model(torch.tensor([piece.ids]))[0]
         row, size = rows.input_ids[0], len(piece.ids)

@@ -1,0 +1,157 @@
+"""Direct preference optimisation: the policy learns from pairs without a reward model or sampling.
+
+The reference's log-probabilities never change, so they are computed once, before the first step, and kept in the work
+folder: no second model stays in memory, and a resumed job does not compute them again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor
+
+from alignment.job import Job, run_job
+from alignment.loop import Plan, optimise
+from alignment.losses import dpo
+from alignment.models import base_model, save_policy
+from alignment.order import micro_batches, step_indices, steps_for
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, tokenize_pairs
+from alignment.preferences import read_pairs
+from alignment.replies import reply_log_probs
+from alignment.settings import TrainingConfig
+from alignment.statistics import bootstrap_mean, wilson
+from infra.stage import JobStage
+from infra.store.files import write_json
+from training.engine import Engine, create_engine
+from training.model import Decoder
+
+
+class DpoConfig(TrainingConfig):
+    """Direct preference optimisation."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference: smaller lets it move further."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of pairs labelled the wrong way round."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the pairs."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps even if an epoch is not over."""
+    validate_every: int = Field(default=50, ge=1)
+    """Steps between measurements on held-out pairs."""
+    lr: float = Field(default=5e-5, gt=0)
+    """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
+
+
+STAGE = JobStage(
+    name="dpo",
+    code_version=1,
+    config=DpoConfig,
+    inputs=lambda config: {"sft": "sft", "preferences": "preferences", "tokenizer": "tokenizer"},
+    job=lambda config: config.job_spec("alignment.dpo"),
+    code=("alignment.dpo", "alignment.replies", "alignment.losses", "alignment.loop", "alignment.order"),
+    description="Direct preference optimisation of the fine-tuned model.",
+)
+
+
+def reply_totals(model: Decoder, batch: PairBatch) -> Tensor:
+    """Log-probability of each whole reply: chosen ones first, then rejected."""
+    return reply_log_probs(model, batch.replies).sum(1)
+
+
+def train(job: Job[DpoConfig]) -> None:
+    config, device = job.config, job.ranks.device
+    pairs_file = job.data("preferences") / "pairs.parquet"
+    training, held_out = (tokenize_pairs(job.tokenizer, read_pairs(pairs_file, s)) for s in ("train", "held_out"))
+    steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
+    model = base_model(job, "sft")
+    engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    # Before a checkpoint is loaded: the engine still holds the reference.
+    job.phase("reference log-probabilities")
+    reference = reference_log_probs(job, engine, training, "train")
+    reference_held_out = reference_log_probs(job, engine, held_out, "held_out")
+
+    def batches(step: int) -> list[PairBatch]:
+        indices = step_indices(len(training), config.batch_size, config.seed, step)
+        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size)
+        return [pair_batch(training, part, job.tokenizer.pad_id, device) for part in shares]
+
+    def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
+        chosen, rejected = halves(reply_totals(policy, batch))
+        known = torch.from_numpy(reference[batch.indices]).to(chosen.device, chosen.dtype)
+        terms = dpo(chosen, rejected, known[:, 0], known[:, 1], config.beta, config.label_smoothing)
+        margin = terms.chosen_reward - terms.rejected_reward
+        return {
+            "loss": terms.loss,
+            "accuracy": (margin > 0).float().sum(),
+            "margin": margin.sum(),
+            "chosen_reward": terms.chosen_reward.sum(),
+        }
+
+    def margins() -> np.ndarray:
+        moved = config.beta * (log_probs_of(job, engine, held_out) - reference_held_out)
+        return np.asarray(moved[:, 0] - moved[:, 1])
+
+    def validate() -> dict[str, float]:
+        margin = margins()
+        return {"held_out_margin": float(margin.mean()), "held_out_accuracy": float((margin > 0).mean())}
+
+    plan: Plan[PairBatch] = Plan(
+        steps,
+        batches,
+        losses,
+        lambda batch: batch.pairs,
+        validate,
+        config.validate_every,
+        config.checkpoint_every,
+    )
+    optimise(job, engine, plan)
+    margin = margins()
+    figures = {
+        "accuracy": wilson(int((margin > 0).sum()), len(margin)).as_dict(),
+        "margin": bootstrap_mean(margin.tolist(), config.seed).as_dict(),
+    }
+    job.stats |= figures | {"steps": steps, "training_pairs": len(training)}
+    if job.ranks.first:
+        write_json(job.request.data_dir / "dpo.json", figures)
+    save_policy(job, engine, lambda whole: whole, **{"data/dpo.json": True})
+
+
+def reference_log_probs(job: Job[DpoConfig], engine: Engine, pairs: list[PairTokens], name: str) -> np.ndarray:
+    """[pairs, 2] under the model as it came, from the work folder if an earlier attempt left it there."""
+    path = job.request.work_dir / f"reference-{name}.npy"
+    there = path.exists()
+    dist.barrier()  # all ranks have looked before the first writes
+    if there:
+        return np.asarray(np.load(path, allow_pickle=False))
+    values = log_probs_of(job, engine, pairs)
+    if job.ranks.first:
+        _save_whole(path, values)
+    return values
+
+
+def log_probs_of(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.ndarray:
+    """Log-probability [pairs, 2] of chosen and rejected replies, shared among the ranks and known to all."""
+    mine: dict[int, float] = {}
+    indices = np.arange(len(pairs))[job.ranks.rank :: job.ranks.world_size]
+    for start in range(0, len(indices), job.config.micro_batch):
+        part = indices[start : start + job.config.micro_batch]
+        batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
+        chosen, rejected = halves(engine.evaluate(reply_totals, batch))
+        for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
+            mine[2 * index], mine[2 * index + 1] = better, worse
+    return np.array(job.together(mine, 2 * len(pairs))).reshape(-1, 2)
+
+
+def _save_whole(path: Path, values: np.ndarray) -> None:
+    beside = path.with_suffix(".tmp")
+    with beside.open("wb") as stream:
+        np.save(stream, values)
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    run_job(train, DpoConfig)

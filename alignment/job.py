@@ -1,0 +1,149 @@
+"""The frame of every alignment job: one rank's view of its request, its peers and its end.
+
+    python -m alignment.sft --request FILE          (started by torchrun, one process a rank)
+
+A job ends in one of three ways: its result is written; it was told to stop (SIGTERM) and leaves a checkpoint and exit
+code 75, to be started again at once; or it fails with one sentence. All ranks stop at the same step, because they ask
+each other.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from alignment.conversations import check_special_tokens
+from alignment.settings import JobConfig
+from infra.errors import HeadwaterError
+from infra.job import JobRequest, emit, finish, load_request
+from pipeline.tokenizer import Tokenizer
+from training.engine import Ranks, distributed
+
+EXIT_PREEMPTED = 75
+Settings = TypeVar("Settings", bound=JobConfig)
+
+
+class Preempted(Exception):
+    """The job was told to stop and has saved its state."""
+
+
+class StopSignal:
+    """Set by SIGTERM; looked at between steps."""
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+
+@dataclass
+class Job(Generic[Settings]):
+    """One rank of a running stage."""
+
+    request: JobRequest
+    config: Settings
+    ranks: Ranks
+    tokenizer: Tokenizer
+    stop: StopSignal
+    stats: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def data(self, role: str) -> Path:
+        """The ``data`` folder of an input."""
+        return self.request.inputs[role].local("data")
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        if self.ranks.first:
+            emit(self.request, kind, **fields)
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        self.emit("progress", done=done, total=total, **figures)
+
+    def phase(self, name: str) -> None:
+        self.emit("phase", name=name)
+
+    def must_stop(self) -> bool:
+        """True on every rank once any of them was told to stop."""
+        told = torch.tensor([float(self.stop.received)], device=self.ranks.device)
+        dist.all_reduce(told)
+        return bool(told.item() > 0)
+
+    def together(self, values: Mapping[int, float], number: int) -> list[float]:
+        """A list of ``number`` figures, each known to one rank, completed on all of them."""
+        total = torch.zeros(number, dtype=torch.float64, device=self.ranks.device)
+        for index, value in values.items():
+            total[index] = value
+        dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def reduce(self, total: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks."""
+        dist.all_reduce(total)
+        return total
+
+    def finish(self, outputs: Mapping[str, bool], rows: Mapping[str, int] | None = None) -> None:
+        """Publish the result (rank 0); the other ranks wait for it."""
+        if self.ranks.first:
+            self.stats["seconds"] = round(time.monotonic() - self.started, 1)
+            finish(self.request, outputs, self.stats, rows)
+        dist.barrier()
+
+
+def run_job(
+    work: Callable[[Job[Settings]], None], config: type[Settings], arguments: Sequence[str] | None = None
+) -> None:
+    """A job's main: never returns normally but by exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--request", type=Path, required=True)
+    request = load_request(parser.parse_args(arguments).request)
+    stop = StopSignal()
+    try:
+        with distributed() as ranks:
+            tokenizer = Tokenizer.load(request.inputs["tokenizer"].local("data"))
+            check_special_tokens(tokenizer)
+            work(Job(request, config.model_validate(request.config), ranks, tokenizer, stop))
+    except Preempted:
+        sys.exit(EXIT_PREEMPTED)
+    except HeadwaterError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+class MetricsLog:
+    """One JSON object a step. After a resume the steps that will be taken again are forgotten."""
+
+    def __init__(self, path: Path, first: bool, next_step: int) -> None:
+        self._path, self._first = path, first
+        if first and path.exists():
+            rows = [row for row in _whole_lines(path) if row["step"] < next_step]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def append(self, step: int, figures: Mapping[str, float]) -> None:
+        if self._first:
+            with self._path.open("a") as stream:
+                stream.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        return list(_whole_lines(self._path)) if self._path.exists() else []
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole: a kill may have torn the last."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,71 @@
+"""Models in and out of a job: from input datasets, and into the stage's own ``data/model``."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from alignment.job import Job
+from alignment.replies import RewardModel
+from training.engine import Engine
+from training.hub_format import load_model, load_reward_model, save_model
+from training.model import Decoder
+
+Model = TypeVar("Model", bound=nn.Module)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def base_model(job: Job[Any], role: str) -> Decoder:
+    """The model of an input, to be trained further."""
+    return load_model(job.data(role) / "model", DTYPES[job.config.dtype], job.ranks.device)
+
+
+def reward_model(job: Job[Any]) -> RewardModel:
+    """The reward stage's model with the scale of its scores."""
+    folder = job.data("reward")
+    figures = json.loads((folder / "reward.json").read_text())
+    decoder, score = load_reward_model(folder / "model", DTYPES[job.config.dtype], job.ranks.device)
+    return RewardModel(decoder, score, figures["mean"], figures["std"])
+
+
+def frozen(model: Model) -> Model:
+    """A model that only judges."""
+    return model.eval().requires_grad_(False)
+
+
+def save_policy(job: Job[Any], engine: Engine, policy: Callable[[Any], Decoder], **more: bool) -> None:
+    """Write the trained decoder and the metrics, and finish the job."""
+    outputs: dict[str, bool] = dict(more)
+    if job.ranks.first:
+        outputs |= model_outputs(job, save_model(policy(engine.model), _folder(job), job.data("tokenizer")))
+        outputs |= keep_metrics(job)
+    job.finish(outputs)
+
+
+def save_reward(job: Job[Any], engine: Engine, **more: bool) -> None:
+    """Write the reward model and the metrics, and finish the job."""
+    outputs: dict[str, bool] = dict(more)
+    if job.ranks.first:
+        reward: RewardModel = engine.model  # type: ignore[assignment]
+        names = save_model(reward.decoder, _folder(job), job.data("tokenizer"), score=reward.score.weight)
+        outputs |= model_outputs(job, names) | keep_metrics(job)
+    job.finish(outputs)
+
+
+def _folder(job: Job[Any]) -> Path:
+    return job.request.data_dir / "model"
+
+
+def model_outputs(job: Job[Any], names: list[str]) -> dict[str, bool]:
+    return {f"data/model/{name}": True for name in names}
+
+
+def keep_metrics(job: Job[Any]) -> dict[str, bool]:
+    """Copy the log of the steps beside the model."""
+    source = job.request.work_dir / "metrics.jsonl"
+    shutil.copyfile(source, job.request.data_dir / "metrics.jsonl")
+    return {"data/metrics.jsonl": False}

@@ -1,0 +1,299 @@
+"""PPO: the policy tries replies, the reward model scores them, and what scored well becomes likelier.
+
+Each round samples replies to training prompts, prices their distance from the fine-tuned model (KL) and takes a few
+clipped steps (``alignment.ppo_update``). At the end policy and fine-tuned model answer the same held-out prompts with the
+same random numbers, and their mean rewards are compared pair by pair: the stage's figure.
+
+Rounds, prompts and random numbers are functions of (seed, round), so a resumed job goes on as if nothing had happened.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field
+
+from alignment.advantages import KlController
+from alignment.conversations import render_prompt, stop_ids
+from alignment.job import Job, MetricsLog, Preempted, run_job
+from alignment.loop import open_checkpoints
+from alignment.losses import kl_k1
+from alignment.models import base_model, frozen, reward_model, save_policy
+from alignment.order import chunks, seed_of, share, step_indices
+from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
+from alignment.preferences import read_pairs
+from alignment.replies import reply_log_probs
+from alignment.rollouts import Experience, Prompt, ReplySettings, sample
+from alignment.settings import TrainingConfig
+from alignment.statistics import bootstrap_mean
+from infra.config import Execution
+from infra.errors import ConfigError
+from infra.stage import JobStage
+from infra.store.files import write_json
+from training.engine import StepResult, create_engine
+from training.model import Decoder
+
+
+class PpoConfig(TrainingConfig):
+    """Reinforcement learning from the reward model."""
+
+    rounds: int = Field(default=100, ge=1)
+    """Rounds of sampling and updating."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts of one round, over all ranks; one reply each."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Prompts sampled together and rows of one forward and backward pass."""
+    update_epochs: int = Field(default=2, ge=1)
+    """Passes over the replies of a round."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimizer steps of one pass."""
+    lr: float = Field(default=5e-5, gt=0)
+    """Peak learning rate of the policy. 7B models: 1e-6 to 1e-5."""
+    critic_lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of the value function."""
+    critic_rounds: int = Field(default=2, ge=0)
+    """First rounds in which only the value function learns."""
+    max_reply_tokens: int = Field(default=48, ge=4)
+    """Longest sampled reply."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the policy."""
+    kl_coefficient: float = Field(default=0.05, ge=0)
+    """Price of one nat of KL from the fine-tuned model, in standard deviations of the reward."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """KL of a whole reply to steer towards by moving the price; none keeps the price fixed."""
+    kl_horizon: float = Field(default=1000.0, gt=0)
+    """Replies over which the price follows the target."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount from token to token."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Weight of longer returns in the advantages."""
+    policy_clip: float = Field(default=0.2, gt=0)
+    """Furthest a token's probability ratio is pushed in one round."""
+    value_clip: float = Field(default=0.5, gt=0)
+    """Furthest a value is pushed in one round."""
+    value_weight: float = Field(default=0.1, gt=0)
+    """Weight of the value function's loss."""
+    reward_clip: float = Field(default=5.0, gt=0)
+    """Largest normalised reward."""
+    missing_end_penalty: float = Field(default=1.0, ge=0)
+    """Taken from the reward of a reply that reaches the length limit without ending."""
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    """Reward for keeping the distribution wide."""
+    evaluation_prompts: int = Field(default=256, ge=1)
+    """Held-out prompts on which the policy is compared with the fine-tuned model."""
+    checkpoint_every: Annotated[int, Execution()] = Field(default=20, ge=1)
+    """Rounds between checkpoints."""
+
+    def rules(self) -> PpoRules:
+        return PpoRules(
+            gamma=self.gamma,
+            lam=self.gae_lambda,
+            clip=self.policy_clip,
+            value_clip=self.value_clip,
+            value_weight=self.value_weight,
+            reward_clip=self.reward_clip,
+            missing_end_penalty=self.missing_end_penalty,
+            entropy_bonus=self.entropy_bonus,
+            epochs=self.update_epochs,
+            minibatches=self.minibatches,
+        )
+
+
+STAGE = JobStage(
+    name="ppo",
+    code_version=1,
+    config=PpoConfig,
+    inputs=lambda config: {"sft": "sft", "reward": "reward", "tokenizer": "tokenizer", "preferences": "preferences"},
+    job=lambda config: config.job_spec("alignment.ppo"),
+    code=(
+        "alignment.ppo",
+        "alignment.ppo_update",
+        "alignment.rollouts",
+        "alignment.advantages",
+        "alignment.losses",
+        "alignment.replies",
+        "alignment.order",
+    ),
+    description="Reinforcement learning from the reward model, held to the fine-tuned model by KL.",
+)
+
+
+def train(job: Job[PpoConfig]) -> None:
+    config, rules = job.config, job.config.rules()
+    prompts, held_out = read_prompts(job)
+    mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
+    check_shares(config, job.ranks.world_size)
+    reference, judge = frozen(base_model(job, "sft")), frozen(reward_model(job))
+    both = ActorCritic(base_model(job, "sft"), reward_model(job), config.critic_lr / config.lr)
+    steps = config.rounds * steps_of_round(len(mine), rules)
+    engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    models = PpoModels(engine, reference, judge)
+    price = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
+    settings = reply_settings(job)
+
+    checkpoints = open_checkpoints(job, engine)
+    loaded = checkpoints.load_newest()
+    begin = loaded.state["round"] if loaded else 0
+    price.coefficient = loaded.state["kl_coefficient"] if loaded else price.coefficient
+    metrics = MetricsLog(job.request.work_dir / "metrics.jsonl", job.ranks.first, begin)
+    for number in range(begin, config.rounds):
+        chosen = step_indices(len(prompts), config.batch_size, config.seed, number)
+        experiences = [
+            collect(
+                models,
+                [prompts[chosen[index]] for index in part],
+                settings,
+                rules,
+                seed_of(config.seed, "ppo", number, chunk),
+            )
+            for chunk, part in mine
+        ]
+        learns = number >= config.critic_rounds
+        result = update(engine, experiences, rules, config.temperature, price.coefficient, job.reduce, learns)
+        figures = round_figures(job, experiences, result, price.coefficient)
+        price.update(figures["kl"], config.batch_size)
+        metrics.append(number, figures)
+        job.progress(number + 1, config.rounds, **figures)
+        stopping = job.must_stop()
+        done = number + 1
+        if stopping or done % config.checkpoint_every == 0 or done == config.rounds:
+            state = {"round": done, "kl_coefficient": price.coefficient}
+            checkpoints.save(state, wait=stopping or done == config.rounds)
+        if stopping:
+            raise Preempted
+    evaluate(job, models, held_out, settings)
+    save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})
+
+
+def check_shares(config: PpoConfig, world_size: int) -> None:
+    """Every rank must have the same number of chunks, at least one a minibatch."""
+    number = -(-config.batch_size // config.micro_batch)
+    if number % world_size or number // world_size < config.minibatches:
+        raise ConfigError(
+            f"{number} chunks of {config.micro_batch} prompts cannot be shared by {world_size} ranks in "
+            f"{config.minibatches} minibatches",
+            where="batch_size",
+            remedy="Make batch_size a multiple of micro_batch × ranks × minibatches.",
+        )
+
+
+def read_prompts(job: Job[Any]) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on and to measure, each once."""
+    path = job.data("preferences") / "pairs.parquet"
+
+    def unique(split: str) -> list[Prompt]:
+        rendered = (tuple(render_prompt(job.tokenizer, pair.prompt)) for pair in read_pairs(path, split))
+        return list(dict.fromkeys(rendered))
+
+    return unique("train"), unique("held_out")[: job.config.evaluation_prompts]
+
+
+def reply_settings(job: Job[Any]) -> ReplySettings:
+    ends = tuple(stop_ids(job.tokenizer))
+    return ReplySettings(job.config.max_reply_tokens, job.config.temperature, ends, job.tokenizer.pad_id)
+
+
+def round_figures(
+    job: Job[Any], experiences: list[Experience], result: StepResult, kl_coefficient: float
+) -> dict[str, float]:
+    """Means over the replies of all ranks, and the last update's losses."""
+    sums = sum(
+        torch.stack(
+            [
+                torch.tensor(float(len(experience.scores)), device=job.ranks.device).double(),
+                experience.scores.double().sum(),
+                experience.rewarded.double().sum(),
+                experience.kl.double().sum(),
+                experience.sampled.finished.double().sum(),
+                torch.tensor(float(experience.batch.tokens), device=job.ranks.device).double(),
+                (experience.values - experience.returns)[experience.batch.mask].double().square().sum(),
+            ]
+        )
+        for experience in experiences
+    )
+    assert isinstance(sums, torch.Tensor)
+    count, scores, rewards, kl, finished, tokens, error = job.reduce(sums).tolist()
+    return {
+        "reward": scores / count,
+        "reward_with_penalty": rewards / count,
+        "kl": kl / count,
+        "kl_per_token": kl / tokens,
+        "finished": finished / count,
+        "reply_tokens": tokens / count,
+        "value_error": error / tokens,
+        "kl_coefficient": kl_coefficient,
+        **{name: value for name, value in result.losses.items() if name != "loss"},
+        "grad_norm": result.grad_norm,
+        "lr": result.lr,
+    }
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How a policy did on the held-out prompts, one entry a prompt."""
+
+    rewards: list[float]
+    kl: list[float]
+    tokens: list[float]
+    finished: list[float]
+
+
+def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: list[Prompt], settings: ReplySettings) -> None:
+    """Both models answer the held-out prompts; the difference of their mean rewards with its interval."""
+    job.phase("evaluating")
+    trained = answers(job, models, prompts, settings, lambda use: models.engine.evaluate(lambda both: use(both.policy)))
+    original = answers(job, models, prompts, settings, lambda use: use(models.reference))
+    gain = np.subtract(trained.rewards, original.rewards)
+    seed = job.config.seed
+    figures = {
+        "reward": {
+            "sft": bootstrap_mean(original.rewards, seed).as_dict(),
+            "ppo": bootstrap_mean(trained.rewards, seed).as_dict(),
+            "gain": bootstrap_mean(gain.tolist(), seed).as_dict(),
+        },
+        "kl": bootstrap_mean(trained.kl, seed).as_dict(),
+        "reply_tokens": {"sft": float(np.mean(original.tokens)), "ppo": float(np.mean(trained.tokens))},
+        "finished": {"sft": float(np.mean(original.finished)), "ppo": float(np.mean(trained.finished))},
+    }
+    job.stats |= figures | {"rounds": job.config.rounds}
+    if job.ranks.first:
+        write_json(job.request.data_dir / "reward_eval.json", figures)
+    dist.barrier()
+
+
+@torch.no_grad()
+def answers(
+    job: Job[Any],
+    models: PpoModels,
+    prompts: list[Prompt],
+    settings: ReplySettings,
+    apply: Callable[[Callable[[Decoder], Any]], Any],
+) -> Answers:
+    """Sampled replies to the prompts and what the reward model says, shared among the ranks and known to all."""
+    number, found = len(prompts), dict[int, float]()
+    for chunk, part in share(list(chunks(number, job.config.micro_batch)), job.ranks.rank, job.ranks.world_size):
+        seed = seed_of(job.config.seed, "evaluation", chunk)
+        some = [prompts[index] for index in part]
+        sampled = apply(partial(sample, prompts=some, settings=settings, seed=seed))
+        batch = sampled.batch
+        own = apply(partial(reply_log_probs, batch=batch, temperature=settings.temperature))
+        known = reply_log_probs(models.reference, batch, settings.temperature)
+        columns = (
+            models.reward.judge(batch),
+            (kl_k1(own, known) * batch.mask).sum(1),
+            batch.mask.sum(1),
+            sampled.finished,
+        )
+        for column, values in enumerate(columns):
+            for index, value in zip(part, values.tolist(), strict=True):
+                found[column * number + index] = float(value)
+    every = job.together(found, 4 * number)
+    return Answers(*(every[column * number : (column + 1) * number] for column in range(4)))
+
+
+if __name__ == "__main__":
+    run_job(train, PpoConfig)

@@ -1,0 +1,136 @@
+"""One round of PPO (arXiv 1707.06347) for language models (arXiv 1909.08593), without files or processes.
+
+    sample replies -> score them -> price of KL, advantages -> a few clipped updates of policy and critic
+
+Policy and critic are separate networks under one engine, so that one checkpoint holds both or neither. All
+log-probabilities that are compared come from the same kind of forward pass, never from the sampler, whose cached
+attention rounds differently.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignment.losses import clipped_policy, clipped_value
+from alignment.replies import RewardModel, reply_log_probs, reply_log_probs_and_entropy
+from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
+from training.engine import Engine, StepResult
+from training.model import Decoder
+
+
+class ActorCritic(nn.Module):
+    """The two networks that learn. The critic's learning rate is ``critic_lr_scale`` times the policy's."""
+
+    def __init__(self, policy: Decoder, critic: RewardModel, critic_lr_scale: float) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+        for parameter in critic.parameters():
+            parameter.lr_scale = critic_lr_scale  # type: ignore[attr-defined]  # read by training.optimizer
+
+
+@dataclass(frozen=True)
+class PpoRules:
+    """The numbers of the algorithm."""
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip: float = 0.2
+    value_clip: float = 0.5
+    value_weight: float = 0.1
+    reward_clip: float = 5.0
+    missing_end_penalty: float = 1.0
+    entropy_bonus: float = 0.0
+    epochs: int = 2
+    minibatches: int = 1
+
+
+@dataclass(frozen=True)
+class PpoModels:
+    """An engine over an ``ActorCritic``, and the two models that do not learn."""
+
+    engine: Engine
+    reference: Decoder
+    reward: RewardModel
+
+
+@torch.no_grad()
+def collect(
+    models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings, rules: PpoRules, seed: int
+) -> Experience:
+    """Sample one chunk of replies and look at them with all four models."""
+    sampled = models.engine.evaluate(lambda both: sample(both.policy, prompts, settings, seed))
+    batch = sampled.batch
+    scores = models.reward.judge(batch)
+    nothing = torch.zeros(batch.mask.shape, device=batch.mask.device)
+    return Experience(
+        sampled,
+        scores,
+        rewarded(scores, sampled.finished, rules.missing_end_penalty, rules.reward_clip),
+        log_probs=models.engine.evaluate(lambda both: reply_log_probs(both.policy, batch, settings.temperature)),
+        reference=reply_log_probs(models.reference, batch, settings.temperature),
+        values=models.engine.evaluate(lambda both: both.critic.values(batch)),
+        advantages=nothing,
+        returns=nothing,
+    )
+
+
+def update(
+    engine: Engine,
+    experiences: Sequence[Experience],
+    rules: PpoRules,
+    temperature: float,
+    kl_coefficient: float,
+    reduce: Callable[[Tensor], Tensor],
+    policy_learns: bool = True,
+) -> StepResult:
+    """A few passes over the experiences of a round. Returns the last step's figures."""
+    for experience in experiences:
+        estimate(experience, kl_coefficient, rules.gamma, rules.lam)
+    whiten_together(experiences, reduce)
+    losses = ppo_losses(rules, temperature, policy_learns)
+    size = -(-len(experiences) // rules.minibatches)
+    for _ in range(rules.epochs):
+        for start in range(0, len(experiences), size):
+            result = engine.train_step(experiences[start : start + size], losses, _tokens)
+    return result
+
+
+def steps_of_round(chunks: int, rules: PpoRules) -> int:
+    """Optimizer steps of one round with so many chunks on each rank."""
+    size = -(-chunks // rules.minibatches)
+    return rules.epochs * -(-chunks // size)
+
+
+def ppo_losses(
+    rules: PpoRules, temperature: float, policy_learns: bool
+) -> Callable[[Any, Experience], dict[str, Tensor]]:
+    """The loss function of an update step: sums over reply tokens."""
+
+    def losses(both: ActorCritic, experience: Experience) -> dict[str, Tensor]:
+        batch = experience.batch
+        if rules.entropy_bonus:
+            log_probs, entropy = reply_log_probs_and_entropy(both.policy, batch, temperature)
+        else:
+            log_probs, entropy = reply_log_probs(both.policy, batch, temperature), torch.zeros(())
+        terms = clipped_policy(log_probs, experience.log_probs, experience.advantages, batch.mask, rules.clip)
+        values = both.critic.values(batch)
+        value = clipped_value(values, experience.values, experience.returns, batch.mask, rules.value_clip)
+        policy = terms.loss - rules.entropy_bonus * entropy.sum().to(terms.loss.device)
+        # While only the critic learns, the policy still takes part with gradient 0: every rank must reduce every tensor.
+        loss = policy * float(policy_learns) + rules.value_weight * value
+        return {
+            "loss": loss,
+            "policy_loss": terms.loss,
+            "value_loss": value,
+            "clipped": terms.clipped.float(),
+            "moved": terms.moved,
+        }
+
+    return losses
+
+
+def _tokens(experience: Experience) -> float:
+    return experience.batch.tokens

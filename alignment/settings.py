@@ -1,0 +1,64 @@
+"""What every alignment stage can be told."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from infra.config import Config, Execution
+from infra.launch.spec import JobSpec
+from training.engine import ParallelConfig
+from training.optimizer import OptimizerConfig
+from training.schedule import ScheduleConfig
+
+
+class JobConfig(Config):
+    """The process group of a stage."""
+
+    ranks: Annotated[int, Execution()] = Field(default=2, ge=1)
+    """Processes, one a device."""
+    threads_per_rank: Annotated[int, Execution()] = Field(default=1, ge=1)
+    """CPU threads of each process."""
+    time_limit_s: Annotated[int | None, Execution()] = Field(default=None, ge=1)
+    """Wall-clock limit of one attempt, in seconds; none by default."""
+    seed: int = 0
+    """Decides order, sampling and fresh weights."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Precision of weights in forward and backward; master weights are always fp32."""
+
+    def job_spec(self, module: str) -> JobSpec:
+        return JobSpec(module, self.ranks, threads_per_rank=self.threads_per_rank, time_limit_s=self.time_limit_s)
+
+
+class TrainingConfig(JobConfig):
+    """A stage that updates weights."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
+    warmup_fraction: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps over which the rate rises."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Lowest rate as a fraction of the peak; a cosine leads there."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of weight matrices."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0: no clipping."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows, pairs or prompts of one step, over all ranks."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Rows a rank takes through one forward and backward pass."""
+    zero_stage: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage of the optimizer."""
+    checkpoint_every: Annotated[int, Execution()] = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+
+    def optimizer(self, total_steps: int, lr: float | None = None) -> OptimizerConfig:
+        warmup = round(self.warmup_fraction * total_steps)
+        return OptimizerConfig(
+            lr=lr or self.lr,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, min_lr_ratio=self.min_lr_ratio),
+        )
+
+    def parallel(self) -> ParallelConfig:
+        return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
