@@ -60,3 +60,7 @@ class Launcher(Protocol):
     def attach(self, handle: JobHandle) -> bool:
         """True if the job is still running and can be waited for."""
         ...
+
+    def dump_stacks(self, handle: JobHandle) -> None:
+        """Ask every rank to write the stacks of its threads to its log; best effort."""
+        ...

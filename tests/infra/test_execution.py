@@ -176,7 +176,12 @@ list(LocalExecutor(workers=2).run(task(folder), units))
 
 @pytest.mark.parametrize(
     ("how", "kind"),
-    [(signal.SIGKILL, "sleep"), (signal.SIGKILL, "stuck"), (signal.SIGTERM, "sleep"), (signal.SIGINT, "stuck")],
+    [
+        (signal.SIGKILL, "stuck"),
+        (signal.SIGINT, "stuck"),
+        pytest.param(signal.SIGKILL, "sleep", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "sleep", marks=pytest.mark.slow),
+    ],
 )
 def test_workers_end_with_their_driver(tmp_path: Path, how: signal.Signals, kind: str) -> None:
     driver = subprocess.Popen(
