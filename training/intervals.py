@@ -19,35 +19,25 @@ class Interval:
     n: int
 
 
-def ratio_interval(
-    numerators: np.ndarray, denominators: np.ndarray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, how: Resampling) -> Interval:
     """``sum(numerators) / sum(denominators)`` with its percentile bootstrap interval over the rows."""
-    weights = _weights(len(numerators), resamples, seed)
-    ratios = (weights @ numerators) / (weights @ denominators)
-    return _interval(float(numerators.sum() / denominators.sum()), ratios, confidence, len(numerators))
+    rows = len(numerators)
+    draws = np.random.default_rng(how.seed).multinomial(rows, np.full(rows, 1 / rows), size=how.resamples)
+    weights = draws.astype(np.float64)
+    outside = (1 - how.confidence) / 2
+    low, high = np.quantile((weights @ numerators) / (weights @ denominators), [outside, 1 - outside])
+    return Interval(float(numerators.sum() / denominators.sum()), float(low), float(high), rows)
 
 
-def paired_difference(
-    left: np.ndarray,
-    right: np.ndarray,
-    denominators: np.ndarray,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
+def paired_difference(left: np.ndarray, right: np.ndarray, denominators: np.ndarray, how: Resampling) -> Interval:
     """``(sum(left) - sum(right)) / sum(denominators)`` with both models on the same resampled rows."""
-    return ratio_interval(left - right, denominators, resamples=resamples, confidence=confidence, seed=seed)
-
-
-def _weights(rows: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each row occurs in each resample. Some row with a positive denominator occurs in every one."""
-    draws = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples)
-    return draws.astype(np.float64)
-
-
-def _interval(value: float, resampled: np.ndarray, confidence: float, rows: int) -> Interval:
-    outside = (1 - confidence) / 2
-    low, high = np.nanquantile(resampled, [outside, 1 - outside])
-    return Interval(value, float(low), float(high), rows)
+    return ratio_interval(left - right, denominators, how)

@@ -78,11 +78,34 @@ def score_rows(
 
 
 @torch.no_grad()
-def continuation_nats(model: Decoder, context: Sequence[int], continuation: Sequence[int]) -> float:
-    """Loss (nats) of a continuation after its context; the context's beginning gives way if both are too long."""
-    room = model.config.max_position + 1 - len(continuation)
-    tokens = [*context[max(0, len(context) - room) :], *continuation]
-    row = torch.tensor([tokens], device=model.device)
-    hidden = model(row[:, :-1])
-    log_probs = token_log_probs(hidden, model.output_weight, row[:, 1:])
-    return -float(log_probs[0, -len(continuation) :].sum(dtype=torch.float64))
+def continuation_nats(
+    model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 8
+) -> np.ndarray:
+    """Loss (nats) of each (context, continuation), the continuation's tokens only.
+
+    Where both are longer than the model's context, the context's beginning gives way, then the continuation's end.
+    """
+    rows = [_fit(context, continuation, model.config.max_position + 1) for context, continuation in pairs]
+    nats = np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = max(len(rows[index][0]) for index in chosen)
+        ids = torch.zeros(len(chosen), width, dtype=torch.int64)
+        mask = torch.zeros(len(chosen), width, dtype=torch.bool)
+        for place, index in enumerate(chosen):
+            tokens, first = rows[index]
+            ids[place, : len(tokens)] = torch.tensor(tokens)
+            mask[place, first : len(tokens)] = True
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        # Padding is on the right, where causal attention keeps it from being seen.
+        log_probs = token_log_probs(model(ids[:, :-1]), model.output_weight, ids[:, 1:])
+        nats[chosen] = -(log_probs * mask[:, 1:]).sum(1, dtype=torch.float64).cpu().numpy()
+    return nats
+
+
+def _fit(context: Sequence[int], continuation: Sequence[int], limit: int) -> tuple[list[int], int]:
+    """The tokens of both, at most ``limit``, and where the continuation begins (at least one token comes before)."""
+    continuation = continuation[: limit - 1]
+    kept = context[max(0, len(context) - (limit - len(continuation))) :]
+    return [*kept, *continuation], len(kept)

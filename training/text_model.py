@@ -30,13 +30,12 @@ class TextModel:
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Token ids, nothing added. ``control`` reads ``<|user|>`` and the like as the tokens they name."""
-        if not control:
-            text = self.without_control(text)
+        self.tokenizer.encode_special_tokens = not control
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def without_control(self, text: str) -> str:
-        """The text with the names of control tokens broken up by a space after their first character."""
+        """The text with a space inside the names of control tokens, for where it will be read with ``control``."""
         for token in self.tokenizer.get_added_tokens_decoder().values():
             text = text.replace(token.content, f"{token.content[0]} {token.content[1:]}")
         return text

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.training.folders import tiny_model
-from training.intervals import paired_difference, ratio_interval
+from training.intervals import Resampling, paired_difference, ratio_interval
 from training.scoring import continuation_nats, row_segments, score_rows
 
 
@@ -45,10 +45,11 @@ def test_a_continuation_is_scored_after_its_context() -> None:
     model = tiny_model()
     context, continuation = [2, 10, 20, 30], [40, 50, 60]
     whole = nats_alone(model, np.array(context + continuation))
-    assert continuation_nats(model, context, continuation) == pytest.approx(
-        whole - nats_alone(model, np.array(context)), rel=1e-4
-    )
-    assert math.isfinite(continuation_nats(model, [2] * 500, continuation))
+    other = ([2, 9], [11, 12, 13, 14, 15])
+    nats = continuation_nats(model, [(context, continuation), other, ([2] * 500, continuation)], batch_size=2)
+    assert nats[0] == pytest.approx(whole - nats_alone(model, np.array(context)), rel=1e-4)
+    assert nats[1] == pytest.approx(continuation_nats(model, [other])[0], rel=1e-4)
+    assert math.isfinite(nats[2])
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -57,7 +58,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     for trial in range(200):
         sizes = random.integers(50, 150, 80).astype(float)
         values = sizes * random.normal(2.0, 0.5, 80)
-        interval = ratio_interval(values, sizes, resamples=300, seed=trial)
+        interval = ratio_interval(values, sizes, Resampling(300, seed=trial))
         covered += interval.low <= 2.0 <= interval.high
     assert 175 <= covered <= 198
 
@@ -67,8 +68,8 @@ def test_pairing_sees_a_difference_that_separate_intervals_do_not() -> None:
     sizes = np.full(60, 100.0)
     left = sizes * random.normal(2.0, 0.8, 60)
     right = left - sizes * random.normal(0.05, 0.02, 60)
-    apart = [ratio_interval(values, sizes) for values in (left, right)]
+    apart = [ratio_interval(values, sizes, Resampling()) for values in (left, right)]
     assert apart[0].low < apart[1].high, "the intervals overlap"
-    difference = paired_difference(left, right, sizes)
+    difference = paired_difference(left, right, sizes, Resampling())
     assert 0 < difference.low < difference.value < difference.high
-    assert ratio_interval(left, sizes, seed=3) == ratio_interval(left, sizes, seed=3)
+    assert ratio_interval(left, sizes, Resampling(seed=3)) == ratio_interval(left, sizes, Resampling(seed=3))

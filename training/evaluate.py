@@ -1,0 +1,299 @@
+"""The stage ``evaluate``, and the measures behind it.
+
+    bits per byte by domain      held-out rows of each source, with bootstrap intervals over rows
+    bits per byte of solutions   HumanEval's canonical solutions after their prompts: smooth where passing is still rare
+    comparisons                  each model with the one it was made from, on the same rows
+    the reward model's figures   what the stages ``reward`` and ``ppo`` measured, carried over
+
+Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. The unigram
+baseline is what a model would reach that knows nothing but how often each token occurs.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from infra.config import Config, Execution
+from infra.errors import HeadwaterError, InputError
+from infra.job import JobRequest, emit, finish, load_request
+from infra.launch.spec import JobSpec
+from infra.stage import JobStage
+from infra.store.files import write_json
+from pipeline.shards.reader import ShardSet
+from training.intervals import Interval, Resampling, paired_difference, ratio_interval
+from training.scoring import RowScores, continuation_nats, score_rows
+from training.text_model import TextModel, load_text_model
+
+ModelStage = Literal["pretrain", "sft", "ppo", "dpo"]
+SAMPLE = "dataset://sample/"
+HUMANEVAL = "humaneval"
+BEFORE: Mapping[str, str] = {"sft": "pretrain", "ppo": "sft", "dpo": "sft"}
+"""Which model each was made from: what it is compared with."""
+
+
+class EvaluateConfig(Config):
+    """What is measured of which models."""
+
+    models: tuple[ModelStage, ...] = ("pretrain", "sft", "ppo", "dpo")
+    """Models to measure, in the order in which they were made."""
+    max_rows: int = Field(default=64, ge=1)
+    """Held-out rows of each source, taken evenly from all of them."""
+    humaneval: str = f"{SAMPLE}eval/humaneval.jsonl"
+    """HumanEval's problems: a path, a file of the sample dataset, or empty for none."""
+    humaneval_items: int = Field(default=164, ge=1)
+    """Problems scored, from the first on."""
+    resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples behind each interval."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    seed: int = 0
+    """Seed of the resampling."""
+    batch_size: Annotated[int, Execution()] = Field(default=8, ge=1)
+    """Rows scored at a time."""
+    threads: Annotated[int, Execution()] = Field(default=2, ge=1)
+    """Threads of the process."""
+
+
+def inputs(config: EvaluateConfig) -> Mapping[str, str]:
+    roles = {"shards", "tokenizer", *config.models}
+    if "ppo" in config.models:
+        roles.add("reward")
+    if config.humaneval.startswith(SAMPLE):
+        roles.add("sample")
+    return {role: role for role in sorted(roles)}
+
+
+STAGE = JobStage(
+    name="evaluate",
+    code_version=1,
+    config=EvaluateConfig,
+    inputs=inputs,
+    job=lambda config: JobSpec("training.evaluate", ranks=1, threads_per_rank=config.threads),
+    code=("training.evaluate", "training.intervals", "training.loss", "training.model", "training.scoring"),
+    description="Measures the models on held-out text with intervals, and compares them.",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One figure with its interval."""
+
+    model: str
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, model: str, task: str, metric: str, interval: Interval) -> "Task":
+        # Rounded: the last digits depend on the number of threads, and would change the dataset's digest.
+        value, low, high = (round(figure, 5) for figure in (interval.value, interval.low, interval.high))
+        return cls(model, task, metric, value, low, high, interval.n)
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What models are measured on."""
+
+    sources: Mapping[str, ShardSet]
+    problems: Sequence[tuple[str, str]]
+    """HumanEval: prompt and canonical solution."""
+    unigram_nats: float | None
+    """Entropy of the training shards' token frequencies, nats a token."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's scores by task: losses (nats) and bytes of each row or problem."""
+
+    name: str
+    scores: Mapping[str, RowScores]
+
+
+def open_heldout(shards: Path | None, humaneval: Path | None, items: int = 164) -> Heldout:
+    """The validation rows of a shards dataset's ``data`` and the problems of a HumanEval file."""
+    sources: dict[str, ShardSet] = {}
+    unigram: float | None = None
+    if shards is not None:
+        names = sorted(path.stem.removeprefix("validation-") for path in shards.glob("validation-*.arrow"))
+        sources = {name: ShardSet.open(shards, f"validation-{name}", None) for name in names}
+        sources = {name: rows for name, rows in sources.items() if len(rows)}
+        unigram = json.loads((shards / "stats.json").read_text()).get("unigram_entropy")
+        if not sources:
+            raise InputError("the shards hold no validation rows", where=str(shards))
+    return Heldout(sources, read_humaneval(humaneval)[:items] if humaneval else [], unigram)
+
+
+def read_humaneval(path: Path) -> list[tuple[str, str]]:
+    """Prompt and canonical solution of each problem."""
+    if not path.exists():
+        raise InputError("there is no such file of HumanEval problems", where=str(path))
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [(row["prompt"], row["canonical_solution"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"not a file of HumanEval problems: {error!r}", where=str(path)) from error
+
+
+def measure(
+    name: str,
+    model: TextModel,
+    heldout: Heldout,
+    *,
+    max_rows: int,
+    batch_size: int = 8,
+    on_task: Callable[[str], None] = lambda task: None,
+) -> Measured:
+    """All scores of one model."""
+    scores: dict[str, RowScores] = {}
+    for source, shards in heldout.sources.items():
+        on_task(source)
+        rows = shards.rows(np.unique(np.linspace(0, len(shards) - 1, max_rows).round().astype(np.int64)))
+        if rows.bytes is None:
+            raise InputError(f"the validation rows of {source} do not say how many bytes they stand for")
+        scores[source] = score_rows(
+            model.decoder, rows.input_ids, rows.lengths, rows.boundaries, rows.bytes, batch_size
+        )
+    if heldout.problems:
+        on_task(HUMANEVAL)
+        scores[HUMANEVAL] = score_solutions(model, heldout.problems, batch_size)
+    return Measured(name, scores)
+
+
+def score_solutions(model: TextModel, problems: Sequence[tuple[str, str]], batch_size: int) -> RowScores:
+    """Losses of the canonical solutions after their prompts.
+
+    Prompt and solution are encoded as one text, as a model would meet them; what the prompt alone encodes to equally
+    is the context.
+    """
+    pairs = []
+    for prompt, solution in problems:
+        alone, whole = model.encode(prompt), model.encode(prompt + solution)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False)))
+        pairs.append(([model.special.bos, *whole[:shared]], whole[shared:]))
+    return RowScores(
+        continuation_nats(model.decoder, pairs, batch_size),
+        np.array([len(continuation) for _, continuation in pairs]),
+        np.array([len(solution.encode()) for _, solution in problems]),
+    )
+
+
+def tasks_of(measured: Measured, how: Resampling) -> list[Task]:
+    """Bits per byte of each task, and the loss per token over all held-out rows."""
+    tasks = []
+    for task, scores in measured.scores.items():
+        interval = ratio_interval(scores.nats / math.log(2), scores.bytes, how)
+        tasks.append(Task.of(measured.name, task, "bits_per_byte", interval))
+    text = [scores for task, scores in measured.scores.items() if task != HUMANEVAL]
+    if text:
+        nats = np.concatenate([scores.nats for scores in text])
+        targets = np.concatenate([scores.targets for scores in text])
+        tasks.append(Task.of(measured.name, "heldout", "nats_per_token", ratio_interval(nats, targets, how)))
+    return tasks
+
+
+def compare(left: Measured, right: Measured, how: Resampling) -> list[Task]:
+    """Bits per byte of ``left`` less those of ``right`` on the same rows: below zero, ``left`` predicts better."""
+    tasks = []
+    for task in sorted(left.scores.keys() & right.scores.keys()):
+        ours, theirs = left.scores[task], right.scores[task]
+        interval = paired_difference(ours.nats / math.log(2), theirs.nats / math.log(2), ours.bytes, how)
+        tasks.append(Task.of(f"{left.name} - {right.name}", task, "bits_per_byte", interval))
+    return tasks
+
+
+def evaluate_model(
+    folder: Path, *, shards: Path | None = None, humaneval: Path | None = None, max_rows: int = 64, name: str = ""
+) -> dict[str, Any]:
+    """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}]}``.
+
+    ``shards`` is the ``data`` folder of a shards dataset, ``humaneval`` a file of problems; at least one is needed.
+    """
+    if shards is None and humaneval is None:
+        raise InputError("there is nothing to measure on", remedy="Give a shards dataset or a file of problems.")
+    model = load_text_model(folder)
+    measured = measure(name or str(folder), model, open_heldout(shards, humaneval), max_rows=max_rows)
+    tasks = [asdict(task) for task in tasks_of(measured, Resampling())]
+    for task in tasks:
+        del task["model"]
+    return {"model": measured.name, "tasks": tasks}
+
+
+def run(request: JobRequest) -> None:
+    config = EvaluateConfig.model_validate(request.config)
+    emit(request, "phase", name="evaluate")
+    heldout = open_heldout(
+        request.inputs["shards"].local("data"), humaneval_file(request, config), config.humaneval_items
+    )
+    steps = len(config.models) * (len(heldout.sources) + bool(heldout.problems))
+    done = itertools.count()
+    how = Resampling(config.resamples, config.confidence, config.seed)
+
+    def measured(name: str) -> Measured:
+        def announce(task: str) -> None:
+            emit(request, "progress", done=next(done), total=steps, model=name, task=task)
+
+        model = load_text_model(request.inputs[name].local("data/model"))
+        return measure(name, model, heldout, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
+
+    models: dict[str, Measured] = {name: measured(name) for name in config.models}
+    tasks = baseline_tasks(heldout, list(models.values()))
+    tasks += [task for each in models.values() for task in tasks_of(each, how)]
+    pairs = [(name, BEFORE[name]) for name in config.models if BEFORE.get(name) in models]
+    comparisons = [task for newer, older in pairs for task in compare(models[newer], models[older], how)]
+    rows = [asdict(task) for task in tasks] + carried_over(request)
+    write_json(
+        request.data_dir / "evaluation.json",
+        {"models": list(config.models), "tasks": rows, "comparisons": [asdict(task) for task in comparisons]},
+    )
+    stats = {f"{task.model}/{task.task}": task.value for task in tasks if task.metric == "bits_per_byte"}
+    finish(request, {"data/evaluation.json": True}, stats, rows={"data/evaluation.json": len(rows)})
+
+
+def baseline_tasks(heldout: Heldout, measured: Sequence[Measured]) -> list[Task]:
+    """The unigram baseline next to the models' loss per token."""
+    if heldout.unigram_nats is None or not measured:
+        return []
+    rows = sum(len(scores.nats) for task, scores in measured[0].scores.items() if task != HUMANEVAL)
+    value = heldout.unigram_nats
+    return [Task.of("unigram", "heldout", "nats_per_token", Interval(value, value, value, rows))]
+
+
+def carried_over(request: JobRequest) -> list[dict[str, Any]]:
+    """What the reward model's stage and the policy's measured themselves, as rows of the same table."""
+    rows: list[dict[str, Any]] = []
+    for role, name in (("reward", "reward.json"), ("ppo", "reward_eval.json")):
+        path = request.inputs[role].local(f"data/{name}") if role in request.inputs else None
+        if path is not None and path.exists():
+            rows += json.loads(path.read_text()).get("tasks", [])
+    return rows
+
+
+def humaneval_file(request: JobRequest, config: EvaluateConfig) -> Path | None:
+    if config.humaneval.startswith(SAMPLE):
+        return request.inputs["sample"].local(f"data/{config.humaneval.removeprefix(SAMPLE)}")
+    return Path(config.humaneval) if config.humaneval else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--request", type=Path, required=True)
+    try:
+        run(load_request(parser.parse_args().request))
+    except HeadwaterError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
