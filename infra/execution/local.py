@@ -250,9 +250,7 @@ class _Run:
 
     def _after(self, attempt: _Try, death: Death) -> UnitOutcome | None:
         """What becomes of a unit whose worker died."""
-        blamed = death.document and (
-            death.cause == "document timeout" or death.document == attempt.last_document
-        )
+        blamed = death.document and (death.cause == "document timeout" or death.document == attempt.last_document)
         if blamed and len(attempt.quarantine) < MAX_QUARANTINE:
             quarantine = attempt.quarantine | {death.document}
             self._again(replace(attempt, quarantine=quarantine, last_document=""))
