@@ -21,12 +21,12 @@ from pipeline.sample.packages import cache_folder
 class SampleConfig(Config):
     """How much of the sample is made. The packages' digests are part of the stage, the Python version of its identity."""
 
-    pages: int = Field(0, ge=0, description="Web pages to take; 0 takes all 954.")
-    code_files: int = Field(0, ge=0, description="Files of the standard library to take; 0 takes all.")
-    conversations: int = Field(0, ge=0, description="Conversations to take; 0 takes all.")
-    texts: bool = Field(True, description="Also take some 1,600 short texts (a 46 MB package).")
+    pages: int = Field(default=0, ge=0, description="Web pages to take; 0 takes all 954.")
+    code_files: int = Field(default=0, ge=0, description="Files of the standard library to take; 0 takes all.")
+    conversations: int = Field(default=0, ge=0, description="Conversations to take; 0 takes all.")
+    texts: bool = Field(default=True, description="Also take some 1,600 short texts (a 46 MB package).")
     python: str = Field(default_factory=platform.python_version, description="Whose standard library it is.")
-    cache: Annotated[str, Execution()] = Field("", description="Where downloads are kept ($HEADWATER_CACHE).")
+    cache: Annotated[str, Execution()] = Field(default="", description="Where downloads are kept ($HEADWATER_CACHE).")
 
 
 def chosen_items(config: SampleConfig) -> list[Item]:
@@ -83,6 +83,6 @@ STAGE = ShardStage(
     inputs=lambda _config: {},
     steps=(Step("make", units, process),),
     finalize=finalize,
-    code=("pipeline.sample", "pipeline.sample.items", "pipeline.sample.packages", "pipeline.sample.warc_writer"),
+    code=("pipeline.sample",),
     description="The demo's real input, made from pinned packages.",
 )

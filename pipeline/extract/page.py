@@ -1,0 +1,166 @@
+"""One HTTP response in, one text out, or a reason why not.
+
+The order is by cost. Status, type and size cost nothing; a payload seen before in this unit costs a dictionary look-up;
+decoding and the language of the raw text cost a millisecond or two; only then comes trafilatura, some forty. Each
+costly step runs under the document's time limit, and a page on which trafilatura fails or hangs is given to
+resiliparse before it is given up.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from infra.config import Config
+from infra.execution.limits import DocumentLost, time_limit
+from pipeline.extract.clean import clean_line, clean_text
+from pipeline.extract.decode import decode, unpack
+from pipeline.extract.extractors import Extractor, Mode, page_title, raw_text, with_resiliparse, with_trafilatura
+from pipeline.extract.language_gate import LanguageGate
+from pipeline.extract.refusal import Refused
+
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xhtml"})
+TEXT_TYPES = frozenset({"text/plain"})
+SNIFF_BYTES = 1024
+
+
+class ExtractConfig(Config):
+    """How pages become text."""
+
+    extractor: Extractor = "trafilatura"
+    """trafilatura (best text) or resiliparse (ten times faster, more boilerplate)."""
+    mode: Mode = "fast"
+    """trafilatura's setting: fast, standard, precision, recall."""
+    tables: bool = True
+    """Keep the text of tables."""
+    comments: bool = True
+    """Keep readers' comments."""
+    languages: tuple[str, ...] = ()
+    """Extract only pages that may be in these languages (ISO 639-1); empty extracts all."""
+    language_threshold: float = Field(default=0.2, ge=0, le=1)
+    """Least probability of the wanted languages on the raw text."""
+    max_page_bytes: int = Field(default=8_000_000, ge=1_000)
+    """Larger bodies, packed or unpacked, are dropped."""
+    max_elements: int = Field(default=100_000, ge=100)
+    """Pages with more tags go to resiliparse, whose time grows linearly."""
+    seconds: float = Field(default=20.0, gt=0, le=600)
+    """Time limit for one page and extractor."""
+    min_characters: int = Field(default=1, ge=1)
+    """Shorter texts are dropped."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A response as stored: headers in lower case."""
+
+    id: bytes
+    url: str
+    body: bytes
+    status: int = 200
+    content_type: str = ""
+    charset: str = ""
+    content_encoding: str = ""
+    transfer_encoding: str = ""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    text: str
+    title: str | None
+    extractor: str
+
+
+@dataclass
+class PageExtractor:
+    """The chain for one unit. ``seen`` is per unit, so that the result never depends on what a worker did before."""
+
+    config: ExtractConfig
+    gate: LanguageGate | None = None
+    seen: dict[bytes, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, config: ExtractConfig, language_model: Path | None) -> "PageExtractor":
+        wanted = frozenset(config.languages)
+        return cls(config, LanguageGate(language_model, wanted) if wanted and language_model else None)
+
+    def extract(self, page: Page) -> Extracted:
+        """The page's text. Raises ``Refused`` with the reason."""
+        kind = self._check(page)
+        html = self._decode(page, kind)
+        if kind == "text":
+            return self._accept(html, None, "plain text")
+        text, extractor = self._main_text(page, html)
+        return self._accept(text, page_title(html), extractor)
+
+    def _check(self, page: Page) -> str:
+        """Everything that can be told without looking into the body. Returns ``html`` or ``text``."""
+        if page.status != 200:
+            raise Refused("dropped", "http_status", score=float(page.status), threshold=200.0)
+        if not page.body.strip():
+            raise Refused("dropped", "empty_payload")
+        if len(page.body) > self.config.max_page_bytes:
+            raise Refused(
+                "dropped", "page_too_large", score=float(len(page.body)), threshold=float(self.config.max_page_bytes)
+            )
+        declared = page.content_type.split(";", 1)[0].strip().lower()
+        if declared in TEXT_TYPES:
+            kind = "text"
+        elif declared in HTML_TYPES or (not declared and b"<" in page.body[:SNIFF_BYTES]):
+            kind = "html"
+        else:
+            raise Refused("dropped", "content_type", detail=declared[:100] or "none declared, no markup found")
+        digest = hashlib.blake2b(page.body, digest_size=16).digest()
+        if (first := self.seen.setdefault(digest, page.id)) != page.id:
+            raise Refused("dropped", "payload_seen", "the same bytes under another address", survivor=first)
+        return kind
+
+    def _decode(self, page: Page, kind: str) -> str:
+        body = unpack(page.body, page.content_encoding, page.transfer_encoding, self.config.max_page_bytes)
+        if b"\0" in body[:SNIFF_BYTES] and not body.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
+            raise Refused("dropped", "content_type", detail="binary data under a text type")
+        return decode(body, page.charset, html=kind == "html").text
+
+    def _main_text(self, page: Page, html: str) -> tuple[str, str]:
+        name = page.id.hex()
+        if self.gate:
+            self._check_language(name, html)
+        if self.config.extractor == "trafilatura" and html.count("<") <= self.config.max_elements:
+            text = self._by_trafilatura(name, html)
+            if text is not None:
+                return text, "trafilatura"
+        return self._fall_back(name, html), "resiliparse"
+
+    def _by_trafilatura(self, name: str, html: str) -> str | None:
+        """None where trafilatura or lxml cannot handle the page: resiliparse parses by other code."""
+        config = self.config
+        try:
+            with time_limit(config.seconds, document=name):
+                return with_trafilatura(html, mode=config.mode, tables=config.tables, comments=config.comments)
+        except (DocumentLost, RecursionError, ValueError, TypeError, LookupError, AttributeError):
+            return None
+
+    def _fall_back(self, name: str, html: str) -> str:
+        try:
+            with time_limit(self.config.seconds, document=f"{name}-fallback"):
+                return with_resiliparse(html, comments=self.config.comments)
+        except DocumentLost as lost:
+            raise Refused("failed", f"extraction_{lost.rule}", str(lost)) from None
+        except Exception as error:
+            raise Refused("failed", "extraction_error", f"{type(error).__name__}: {error}"[:200]) from None
+
+    def _check_language(self, name: str, html: str) -> None:
+        assert self.gate is not None
+        try:
+            with time_limit(self.config.seconds, document=f"{name}-raw"):
+                share = self.gate.wanted_share(raw_text(html))
+        except DocumentLost as lost:
+            raise Refused("failed", f"extraction_{lost.rule}", str(lost)) from None
+        if share < self.config.language_threshold:
+            raise Refused("dropped", "raw_language", score=share, threshold=self.config.language_threshold)
+
+    def _accept(self, text: str, title: str | None, extractor: str) -> Extracted:
+        text = clean_text(text)
+        if len(text) < self.config.min_characters:
+            raise Refused("dropped", "no_text", score=float(len(text)), threshold=float(self.config.min_characters))
+        return Extracted(text, clean_line(title)[:500] if title else None, extractor)

@@ -1,0 +1,123 @@
+"""Stage ``ingest``: archives become documents.
+
+Every source of the recipe is a list of archives, cut into parts (``pipeline/sources``). A part is one unit: its documents
+are written to ``data/<source>/<unit>.parquet`` and the fate of every record that did not become one to
+``ledger/<source>/<unit>.parquet``, so that all records of an archive are accounted for.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from infra.config import Config
+from infra.errors import ConfigError, InputError
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.dataset import Dataset
+from pipeline.document import document_writer
+from pipeline.extract.page import ExtractConfig
+from pipeline.ledger import ledger_writer
+from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
+from pipeline.sources.files import dataset_role, find_archives
+from pipeline.sources.registry import SOURCES
+
+SAMPLE_SOURCES = (
+    SourceConfig(name="web", kind="warc", address="dataset://sample/web/pages.warc.gz", part_bytes=2_000_000),
+    SourceConfig(name="wikipedia", kind="wikipedia", address="dataset://sample/wikipedia/enwiki.xml.bz2"),
+    SourceConfig(name="code", kind="code", address="dataset://sample/code/stdlib.tar.gz", license="PSF-2.0"),
+    SourceConfig(name="texts", kind="jsonl", address="dataset://sample/texts/*.jsonl", id_column="id", language="en"),
+)
+
+
+class IngestConfig(Config):
+    """Where documents come from and how pages become text."""
+
+    sources: tuple[SourceConfig, ...] = Field(default=SAMPLE_SOURCES, min_length=1, description="The sources to read.")
+    extract: ExtractConfig = Field(default=ExtractConfig(), description="How pages become text.")
+    language_model: str = Field(
+        default="dataset://sample/lid.176.ftz",
+        description="fastText language identifier; read only if extract.languages names languages.",
+    )
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "IngestConfig":
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have the same name")
+        return self
+
+
+def inputs(config: IngestConfig) -> Mapping[str, str]:
+    """The datasets that addresses refer to."""
+    addresses = [source.address for source in config.sources]
+    if config.extract.languages:
+        addresses.append(config.language_model)
+    roles = {role for address in addresses if (role := dataset_role(address)) is not None}
+    if "" in roles:
+        raise ConfigError("an address names no dataset", where="dataset://", remedy="Write dataset://sample/path.")
+    return {role: role for role in sorted(roles)}
+
+
+def units(context: StageContext) -> Iterator[Unit]:
+    config: IngestConfig = context.config
+    for source in config.sources:
+        archives = find_archives(source.address, context.inputs, folders=source.kind == "code")
+        for part in SOURCES[source.kind].parts(source, archives):
+            archive = part.archive
+            yield Unit(
+                unit_id(source.name, archive.name, archive.size, archive.digest, part.start, part.end),
+                {"source": source.name, "part": part.to_json()},
+                weight=max(1, part.end - part.start),
+            )
+
+
+def process(unit: Unit, context: UnitContext) -> Counts:
+    config: IngestConfig = context.config
+    source = next(source for source in config.sources if source.name == unit.payload["source"])
+    reading = Reading(source, config.extract, _language_model(config, context.inputs))
+    path = f"{source.name}/{unit.id}.parquet"
+    kept = failed = 0
+    dropped: Counter[str] = Counter()
+    with (
+        context.output(f"data/{path}") as data,
+        context.output(f"ledger/{path}") as ledger,
+        document_writer(data) as documents,
+        ledger_writer(ledger) as fates,
+    ):
+        for outcome in SOURCES[source.kind].read(Part.from_json(unit.payload["part"]), reading):
+            if not is_fate(outcome):
+                documents.write(outcome)
+                kept += 1
+                continue
+            fates.write(outcome)
+            if outcome["verdict"] == "failed":
+                failed += 1
+            else:
+                dropped[outcome["rule"]] += 1
+    return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
+
+
+def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset]) -> Path | None:
+    if not config.extract.languages:
+        return None
+    (archive,) = find_archives(config.language_model, inputs)
+    path = Path(archive.url.removeprefix("file://"))
+    if not path.is_file():
+        raise InputError(
+            "the language model is not on a local disk", where=archive.url, remedy="Copy it to this machine."
+        )
+    return path
+
+
+STAGE = ShardStage(
+    name="ingest",
+    code_version=1,
+    config=IngestConfig,
+    reference="pipeline.ingest:STAGE",
+    inputs=inputs,
+    steps=(Step("read", units, process),),
+    ledgered=True,
+    code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources"),
+    description="Archives become documents; what does not is in the ledger.",
+)

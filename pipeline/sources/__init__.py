@@ -1,0 +1,1 @@
+"""Where documents come from: crawl archives, Wikipedia dumps, source code, tables."""

@@ -1,0 +1,142 @@
+"""What a source is: a way to cut its archives into parts, and a function that reads one part.
+
+    parts(config, archives)  ->  Part, Part, …      a part is one unit of work, named by its content
+    read(part, reading)      ->  Document or Fate, one for every record that could have become a document
+
+A reader yields a ``Fate`` for whatever does not become a document, so that nothing disappears; it raises ``InputError``
+only when the whole part cannot be read. Adding a source is one file with these two functions and one line in
+``pipeline/sources/registry.py`` (docs/adding-a-source.md).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypeIs
+
+from infra.config import Config, Json
+from pipeline.document import Document
+from pipeline.extract.page import ExtractConfig
+from pipeline.ledger import Fate
+
+STAGE_NAME = "ingest"
+
+Outcome = Document | Fate
+Verdict = Literal["dropped", "failed"]
+Kind = Literal["warc", "wet", "wikipedia", "code", "jsonl", "parquet"]
+
+
+class SourceConfig(Config):
+    """One source of a recipe. Options that a kind does not use are ignored by it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The source's name in documents and folders.")
+    kind: Kind = Field(description="What the archives are.")
+    address: str = Field(min_length=1, description="File, glob, fsspec URL or dataset://sample/…")
+    part_bytes: int = Field(
+        default=64_000_000, ge=100_000, description="WARC: archives larger than this are read as several units."
+    )
+    license: str | None = Field(default=None, description="SPDX identifier for documents that do not say their own.")
+    language: str | None = Field(default=None, description="ISO 639-1 code where the whole source is in one language.")
+    text_column: str = Field(default="text", description="jsonl, parquet: the column with the text.")
+    id_column: str | None = Field(
+        default=None, description="jsonl, parquet: the record's own id; default its position."
+    )
+    url_column: str | None = Field(default=None, description="jsonl, parquet: the URL.")
+    title_column: str | None = Field(default=None, description="jsonl, parquet: the title.")
+    date_column: str | None = Field(default=None, description="jsonl, parquet: the date.")
+    license_column: str | None = Field(default=None, description="jsonl, parquet: the licence.")
+    programming_languages: tuple[str, ...] = Field(
+        default=(), description="code: keep only these languages; empty keeps all."
+    )
+    licenses: tuple[str, ...] = Field(
+        default=(), description="code: keep only files under these SPDX licences; empty keeps all."
+    )
+    max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code: larger files are dropped.")
+    max_record_bytes: int = Field(
+        default=64_000_000, ge=10_000, description="WARC, dumps: larger records are not read."
+    )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One input file or folder: ``name`` is its name inside the source, ``digest`` identifies its content."""
+
+    name: str
+    url: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes ``[start, end)`` of an archive: the records that begin there. One unit of work."""
+
+    archive: Archive
+    start: int = 0
+    end: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0 and self.end >= self.archive.size
+
+    def to_json(self) -> dict[str, Json]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, payload: Any) -> "Part":
+        return cls(Archive(**payload["archive"]), payload["start"], payload["end"])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader may need beside the part."""
+
+    source: SourceConfig
+    extract: ExtractConfig
+    language_model: Path | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of source."""
+
+    parts: Callable[[SourceConfig, list[Archive]], Iterable[Part]]
+    read: Callable[[Part, Reading], Iterator[Outcome]]
+
+
+def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
+    """One part an archive: for formats that can only be read from their beginning."""
+    return [Part(archive, 0, archive.size) for archive in archives]
+
+
+def is_fate(outcome: Outcome) -> TypeIs[Fate]:
+    return "verdict" in outcome
+
+
+def lost(
+    identity: bytes,
+    source: str,
+    verdict: Verdict,
+    rule: str,
+    *,
+    url: str | None = None,
+    detail: str | None = None,
+    score: float | None = None,
+    threshold: float | None = None,
+    survivor: bytes | None = None,
+) -> Fate:
+    """The ledger row of a record that does not become a document."""
+    return Fate(
+        id=identity,
+        stage=STAGE_NAME,
+        verdict=verdict,
+        rule=rule,
+        url=url,
+        source=source,
+        score=score,
+        threshold=threshold,
+        survivor_id=survivor,
+        detail=detail or None,
+    )

@@ -1,0 +1,144 @@
+"""Finding a source's archives and opening them, wherever they lie.
+
+An address is a path, a glob, a folder or any fsspec URL; ``dataset://sample/web/x.warc.gz`` means the file
+``data/web/x.warc.gz`` of the input dataset ``sample``. An archive's identity comes from its name, its
+size and a digest of its content (or the store's own checksum), never from times or the folder it lies in.
+"""
+
+import glob
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from infra.errors import InputError
+from infra.store.dataset import Dataset
+from infra.store.files import CHUNK, filesystem
+from pipeline.sources.contract import Archive
+
+DATASET_SCHEME = "dataset://"
+WHOLE_DIGEST_BYTES = 256 << 20
+EDGE_BYTES = 1 << 20
+CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
+
+
+def dataset_role(address: str) -> str | None:
+    """The input dataset an address refers to, if it is one."""
+    return address.removeprefix(DATASET_SCHEME).split("/", 1)[0] if address.startswith(DATASET_SCHEME) else None
+
+
+def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool = False) -> list[Archive]:
+    """All archives of an address, in the order of their names. Raises InputError where there is none.
+
+    ``folders``: a folder is itself an archive (source code) instead of a place with archives in it.
+    """
+    if dataset_role(address) is not None:
+        archives = _of_dataset(address, inputs)
+    else:
+        fs, path = filesystem(address)
+        local = isinstance(fs, LocalFileSystem)
+        archives = _local(path, folders) if local else _remote(fs, address, path)
+    if not archives:
+        raise InputError("there is no file", where=address, remedy="Check the source's address.")
+    return sorted(archives, key=lambda archive: (archive.name, archive.digest))
+
+
+def open_archive(archive: Archive) -> BinaryIO:
+    """The stored bytes, seekable."""
+    try:
+        stream = fsspec.open(archive.url, "rb").open()
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be opened: {error}", where=archive.url, remedy="Check that it is still there."
+        ) from error
+    return cast(BinaryIO, stream)
+
+
+def _of_dataset(address: str, inputs: Mapping[str, Dataset]) -> list[Archive]:
+    role, _, pattern = address.removeprefix(DATASET_SCHEME).partition("/")
+    if role not in inputs:
+        raise InputError(f"there is no input dataset {role}", where=address, remedy="Known: " + ", ".join(inputs) + ".")
+    dataset = inputs[role]
+    return [
+        Archive(output.path.removeprefix("data/"), dataset.url(output.path), output.bytes, output.digest)
+        for output in dataset.files()
+        if Path(output.path.removeprefix("data/")).match(pattern) or output.path == f"data/{pattern}"
+    ]
+
+
+def _local(path: str, folders: bool) -> list[Archive]:
+    top = Path(path).expanduser()
+    if top.is_dir():
+        if folders:
+            return [_folder_archive(top)]
+        found = sorted(item for item in top.rglob("*") if item.is_file())
+        return [_file_archive(item, item.relative_to(top).as_posix()) for item in found]
+    if top.is_file():
+        return [_file_archive(top, top.name)]
+    matches = [Path(match) for match in sorted(glob.glob(str(top), recursive=True))]
+    if folders:
+        return [_folder_archive(match) if match.is_dir() else _file_archive(match, match.name) for match in matches]
+    base = Path(*_fixed_parts(top))
+    return [_file_archive(match, match.relative_to(base).as_posix()) for match in matches if match.is_file()]
+
+
+def _fixed_parts(pattern: Path) -> list[str]:
+    """The folders before the first wildcard: names inside a source are relative to them."""
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _file_archive(path: Path, name: str) -> Archive:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        if size <= WHOLE_DIGEST_BYTES:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        else:
+            digest.update(stream.read(EDGE_BYTES))
+            stream.seek(-EDGE_BYTES, io.SEEK_END)
+            digest.update(stream.read(EDGE_BYTES))
+    return Archive(name, str(path), size, digest.hexdigest())
+
+
+def _folder_archive(folder: Path) -> Archive:
+    """A folder's identity: names, sizes and content of its files."""
+    digest = hashlib.sha256()
+    size = 0
+    for path in sorted(item for item in folder.rglob("*") if item.is_file() and not item.is_symlink()):
+        digest.update(
+            f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape")
+        )
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        size += path.stat().st_size
+    return Archive(folder.name, str(folder), size, digest.hexdigest())
+
+
+def _remote(fs: fsspec.AbstractFileSystem, address: str, path: str) -> list[Archive]:
+    try:
+        if glob.has_magic(path):
+            infos = [info for info in fs.glob(path, detail=True).values() if info["type"] == "file"]
+        elif fs.isdir(path):
+            infos = list(fs.find(path, detail=True).values())
+        else:
+            infos = [fs.info(path)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"the source cannot be listed: {error}", where=address, remedy="Check the address.") from error
+    base = path.split("*", 1)[0].rsplit("/", 1)[0]
+    return [_remote_archive(fs, info, base) for info in infos]
+
+
+def _remote_archive(fs: fsspec.AbstractFileSystem, info: dict[str, object], base: str) -> Archive:
+    path = str(info["name"])
+    checksum = next((str(info[key]) for key in CHECKSUM_KEYS if info.get(key)), "")
+    name = path.removeprefix(base).lstrip("/") or path.rsplit("/", 1)[-1]
+    return Archive(name, str(fs.unstrip_protocol(path)), int(cast(int, info.get("size") or 0)), checksum)

@@ -1,0 +1,116 @@
+"""JSON lines and Parquet files whose rows already hold text; the source's column map says where."""
+
+import contextlib
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import InputError
+from pipeline.document import Document, Origin, document_id
+from pipeline.extract.clean import clean_line, clean_text
+from pipeline.sources.contract import Outcome, Part, Reading, SourceConfig, lost
+from pipeline.sources.files import open_archive
+from pipeline.sources.warc import payload_digest
+
+MAX_LINE_BYTES = 64 << 20
+BATCH_ROWS = 512
+
+
+def read_jsonl(part: Part, reading: Reading) -> Iterator[Outcome]:
+    """One document a line. A line that is no JSON object costs that line; a cut gzip file costs its tail."""
+    source, archive = reading.source, part.archive
+    offset = 0
+    packed = archive.name.endswith(".gz")
+    with open_archive(archive) as raw, contextlib.closing(gzip.GzipFile(fileobj=raw) if packed else raw) as lines:
+        while True:
+            try:
+                line = lines.readline(MAX_LINE_BYTES)
+            except (EOFError, OSError) as error:
+                yield _unreadable(source, archive.name, offset, "truncated_file", str(error))
+                return
+            if not line:
+                break
+            place, offset = offset, offset + len(line)
+            if line.strip():
+                yield _from_line(line, archive.name, place, source)
+    if not offset:
+        raise InputError("the file is empty", where=archive.url, remedy="Check the source's address.")
+
+
+def _from_line(line: bytes, archive: str, offset: int, source: SourceConfig) -> Outcome:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return _unreadable(source, archive, offset, "bad_json", str(error))
+    if not isinstance(row, dict):
+        return _unreadable(source, archive, offset, "bad_json", "the line is not an object")
+    return _from_row(row, archive, offset, len(line), source)
+
+
+def read_parquet(part: Part, reading: Reading) -> Iterator[Outcome]:
+    """One document a row; only the mapped columns are read."""
+    source, archive = reading.source, part.archive
+    with open_archive(archive) as stream:
+        try:
+            table = pq.ParquetFile(stream)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(
+                "the file is not Parquet, or is cut short", where=archive.url, remedy="Check the source's kind."
+            ) from error
+        names = set(table.schema_arrow.names)
+        if source.text_column not in names:
+            raise InputError(
+                f"there is no column {source.text_column}",
+                where=archive.url,
+                remedy=f"Set text_column to one of: {', '.join(sorted(names))}.",
+            )
+        position = 0
+        for batch in table.iter_batches(BATCH_ROWS, columns=[name for name in _columns(source) if name in names]):
+            for row in batch.to_pylist():
+                yield _from_row(row, archive.name, position, 1, source)
+                position += 1
+
+
+def _columns(source: SourceConfig) -> list[str]:
+    mapped = (source.id_column, source.url_column, source.title_column, source.date_column, source.license_column)
+    return [source.text_column, *(name for name in mapped if name)]
+
+
+def _from_row(row: dict[str, Any], archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+    raw = row.get(source.text_column)
+    url = _cell(row, source.url_column)
+    record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
+    digest = payload_digest(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else ""
+    identity = document_id(source.name, url or "", record_id, digest)
+    text = clean_text(raw) if isinstance(raw, str) else ""
+    if not text:
+        why = "" if isinstance(raw, str) else f"{source.text_column} is {type(raw).__name__}"
+        return lost(identity, source.name, "dropped", "no_text", url=url, detail=why, score=0.0, threshold=1.0)
+    title = _cell(row, source.title_column)
+    return Document(
+        id=identity,
+        text=text,
+        source=source.name,
+        url=url,
+        title=clean_line(title) if title else None,
+        language=source.language,
+        license=_cell(row, source.license_column) or source.license,
+        date=_cell(row, source.date_column),
+        origin=Origin(archive=archive, offset=offset, length=length, record_id=record_id, digest=digest),
+    )
+
+
+def _cell(row: dict[str, Any], column: str | None) -> str | None:
+    value = row.get(column) if column else None
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) else str(value)
+
+
+def _unreadable(source: SourceConfig, archive: str, offset: int, rule: str, why: str) -> Outcome:
+    identity = document_id(source.name, "", f"{archive}@{offset}", "")
+    return lost(identity, source.name, "failed", rule, detail=f"{archive} byte {offset}: {why[:150]}")

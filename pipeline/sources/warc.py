@@ -1,0 +1,263 @@
+"""Crawl archives: WARC, WET and ARC files become documents.
+
+``records.py`` cuts the file into records; FastWARC reads a record's headers; ``pipeline.extract`` makes text of a
+response. A record that could have become a document and does not is in the ledger with the place of its bytes.
+``request``, ``metadata`` and ``warcinfo`` records describe others and are passed over; a ``revisit`` only points to a
+payload stored elsewhere and is dropped as such; ``conversion`` records (WET) hold text already.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from fastwarc.warc import ArchiveIterator, WarcRecord
+
+from infra.errors import InputError
+from pipeline.document import Document, Origin, document_id
+from pipeline.extract.clean import clean_text
+from pipeline.extract.decode import decode
+from pipeline.extract.page import Extracted, Page, PageExtractor
+from pipeline.extract.refusal import Refused
+from pipeline.ledger import Fate
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, Verdict, lost
+from pipeline.sources.files import open_archive
+from pipeline.sources.records import (
+    ARC_LINE,
+    GZIP_MAGIC,
+    Damage,
+    NotAnArchive,
+    RawRecord,
+    first_bytes,
+    read_records,
+)
+
+DOCUMENT_TYPES = frozenset({"response", "resource", "conversion", "revisit"})
+DAMAGE_RULES: dict[Damage, str] = {
+    "truncated": "truncated_record",
+    "corrupt": "corrupt_record",
+    "too_large": "record_too_large",
+}
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A record that could become a document: what its headers say and where it lies."""
+
+    kind: str
+    id: bytes
+    url: str
+    date: str
+    origin: Origin
+    payload: bytes
+    status: int = 200
+    content_type: str = ""
+    charset: str = ""
+    content_encoding: str = ""
+    transfer_encoding: str = ""
+    refers_to: str = ""
+
+
+def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
+    """Compressed archives in byte ranges of ``part_bytes``; others whole (they can only be cut from their start)."""
+    for archive in archives:
+        step = config.part_bytes
+        if archive.size <= step or first_bytes(open_archive(archive)) != GZIP_MAGIC:
+            yield Part(archive, 0, archive.size)
+            continue
+        for start in range(0, archive.size, step):
+            yield Part(archive, start, min(start + step, archive.size))
+
+
+def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+    """The documents of one part, and the fate of every other response in it."""
+    pages = PageExtractor.create(reading.extract, reading.language_model)
+    archive = part.archive
+    with open_archive(archive) as stream:
+        try:
+            for raw in read_records(stream, part.start, part.end, reading.source.max_record_bytes):
+                outcome = _outcome(raw, archive.name, reading.source, pages)
+                if outcome is not None:
+                    yield outcome
+        except NotAnArchive:
+            raise InputError(
+                "the file is empty" if not archive.size else "the file is not a WARC or ARC archive",
+                where=archive.url,
+                remedy="Check the source's address and kind.",
+            ) from None
+        except OSError as error:
+            raise InputError(f"the archive cannot be read: {error}", where=archive.url) from error
+
+
+def _outcome(raw: RawRecord, archive: str, source: SourceConfig, pages: PageExtractor) -> Outcome | None:
+    place = f"{archive} bytes {raw.offset}+{raw.length}"
+    if raw.damage:
+        return _damaged(raw, archive, source, place)
+    try:
+        record = _parse(raw, archive, source.name)
+    except (OSError, ValueError, StopIteration, LookupError) as error:
+        identity = document_id(source.name, "", f"{archive}@{raw.offset}", "")
+        detail = f"{place}: {str(error)[:150] or 'no record found'}"
+        return lost(identity, source.name, "failed", "unreadable_record", detail=detail)
+    if record is None:
+        return None
+    try:
+        extracted = _text(record, pages)
+    except Refused as refused:
+        return _refusal(record, refused, source.name, place)
+    return _document(record, extracted, source)
+
+
+def _damaged(raw: RawRecord, archive: str, source: SourceConfig, place: str) -> Fate:
+    """Records of which not even the header is certain all count: each may have been a page."""
+    identity = document_id(source.name, "", f"{archive}@{raw.offset}", "")
+    verdict: Verdict = "dropped" if raw.damage == "too_large" else "failed"
+    threshold = float(source.max_record_bytes) if raw.damage == "too_large" else None
+    url = _url_of_head(raw.data)
+    return lost(identity, source.name, verdict, DAMAGE_RULES[raw.damage], url=url, detail=place, threshold=threshold)
+
+
+def _url_of_head(data: bytes) -> str | None:
+    for line in data[:8192].splitlines():
+        if line.lower().startswith(b"warc-target-uri:"):
+            return line.split(b":", 1)[1].strip(b" <>\t").decode("utf-8", "replace")
+    return None
+
+
+def _refusal(record: _Record, refused: Refused, source: str, place: str) -> Fate:
+    detail = f"{place}: {refused.detail}" if refused.verdict == "failed" else refused.detail
+    return lost(
+        record.id,
+        source,
+        refused.verdict,
+        refused.rule,
+        url=record.url,
+        detail=detail,
+        score=refused.score,
+        threshold=refused.threshold,
+        survivor=refused.survivor,
+    )
+
+
+def _document(record: _Record, extracted: Extracted, source: SourceConfig) -> Document:
+    return Document(
+        id=record.id,
+        text=extracted.text,
+        source=source.name,
+        url=record.url or None,
+        title=extracted.title,
+        language=source.language,
+        license=source.license,
+        date=record.date or None,
+        origin=record.origin,
+    )
+
+
+def _text(record: _Record, pages: PageExtractor) -> Extracted:
+    if record.kind == "revisit":
+        raise Refused("dropped", "revisit", f"the payload is stored with {record.refers_to or 'another capture'}")
+    if record.kind == "conversion":
+        text = clean_text(decode(record.payload, "utf-8", html=False).text)
+        if not text:
+            raise Refused("dropped", "no_text", score=0.0, threshold=1.0)
+        return Extracted(text, None, "conversion")
+    return pages.extract(
+        Page(
+            id=record.id,
+            url=record.url,
+            body=record.payload,
+            status=record.status,
+            content_type=record.content_type,
+            charset=record.charset,
+            content_encoding=record.content_encoding,
+            transfer_encoding=record.transfer_encoding,
+        )
+    )
+
+
+def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
+    """None for records that are no documents. Raises ValueError for what cannot be read."""
+    data = _as_warc(raw.data)
+    if data is None:
+        return None
+    record: WarcRecord = next(iter(ArchiveIterator(io.BytesIO(data), parse_http=False, quirks_mode=True)))
+    headers = {name.lower(): value for name, value in record.headers.items()}
+    kind = headers.get("warc-type", "").strip().lower()
+    if kind not in DOCUMENT_TYPES:
+        return None
+    if not raw.checked:
+        _verify_digest(data, headers.get("warc-block-digest", ""))
+    url = headers.get("warc-target-uri", "").strip("<> \t")
+    status, http = 200, {}
+    if record.is_http:
+        record.parse_http()
+        if record.http_headers is None or record.http_headers.status_code is None:
+            raise ValueError("no HTTP status line")
+        status = int(record.http_headers.status_code)
+        http = {name.lower(): value for name, value in record.http_headers.items()}
+    elif kind == "response" and not url.lower().startswith("http"):
+        return None  # dns: and ftp: exchanges
+    payload = record.reader.read()
+    record_id = headers.get("warc-record-id", "").strip("<> \t") or f"{archive}@{raw.offset}"
+    digest = payload_digest(payload)
+    content_type = http.get("content-type", "") if record.is_http else headers.get("content-type", "")
+    return _Record(
+        kind=kind,
+        id=document_id(source, url, record_id, digest),
+        url=url,
+        date=headers.get("warc-date", ""),
+        origin=Origin(archive=archive, offset=raw.offset, length=raw.length, record_id=record_id, digest=digest),
+        payload=payload,
+        status=status,
+        content_type=content_type,
+        charset=(record.http_charset or "") if record.is_http else "",
+        content_encoding=http.get("content-encoding", ""),
+        transfer_encoding=http.get("transfer-encoding", ""),
+        refers_to=headers.get("warc-refers-to-target-uri", "") or headers.get("warc-refers-to", ""),
+    )
+
+
+def payload_digest(payload: bytes) -> str:
+    """``sha1:`` and base 32, as crawlers write it."""
+    return "sha1:" + base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest()).decode()
+
+
+def _verify_digest(data: bytes, declared: str) -> None:
+    """In an uncompressed file the block digest is the only witness against damage.
+
+    Some crawls (ClueWeb) wrote the payload's digest in its place: either will do.
+    """
+    algorithm, _, expected = declared.strip().lower().partition(":")
+    if algorithm not in ("sha1", "sha256", "md5") or not expected:
+        return
+    _, _, block = data.partition(b"\r\n\r\n")
+    _, _, payload = block.partition(b"\r\n\r\n")
+    for content in (block, payload):
+        found = hashlib.new(algorithm, content, usedforsecurity=False)
+        if expected in (found.hexdigest(), base64.b32encode(found.digest()).decode().lower()):
+            return
+    raise ValueError("the block's digest does not match")
+
+
+def _as_warc(data: bytes) -> bytes | None:
+    """An ARC record in the clothes of a WARC record; a WARC record as it is; None for an ARC's own description."""
+    arc = ARC_LINE.match(data)
+    if not arc:
+        return data
+    if arc["url"].startswith(b"filedesc:"):
+        return None
+    block = data[arc.end() :]
+    is_http = block[:5] == b"HTTP/"
+    stamp = arc["date"].decode()[:14].ljust(14, "0")
+    date = f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]}T{stamp[8:10]}:{stamp[10:12]}:{stamp[12:14]}Z"
+    content_type = b"application/http; msgtype=response" if is_http else arc["type"]
+    lines = [
+        b"WARC/1.0",
+        b"WARC-Type: response",
+        b"WARC-Target-URI: " + arc["url"],
+        b"WARC-Date: " + date.encode(),
+        b"Content-Type: " + content_type,
+        b"Content-Length: " + str(len(block)).encode(),
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + block
