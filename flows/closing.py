@@ -25,21 +25,20 @@ def closing_words(result: RunResult, out: Console) -> None:
 
 
 def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:
-    """One entry a model: ``{model, tasks: [{task, metric, value, low, high, n}]}``."""
+    """One row a figure: ``{model, task, metric, value, low, high, n}``."""
     raw = json.loads(dataset.local("data/evaluation.json").read_text())
-    return list(raw["models"]) if "models" in raw else [raw]
+    return list(raw["tasks"])
 
 
-def evaluation_table(models: list[dict[str, Any]]) -> Table:
+def evaluation_table(tasks: list[dict[str, Any]]) -> Table:
     table = Table(title="Evaluation", title_justify="left", box=None, pad_edge=False)
     for heading in ("model", "task", "metric", "value", "95 % interval", "n"):
         table.add_column(heading, justify="right" if heading in ("value", "95 % interval", "n") else "left")
-    for model in models:
-        for task in model["tasks"]:
-            low, high = task.get("low"), task.get("high")
-            interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
-            count = f"{task['n']:,}" if task.get("n") is not None else ""
-            table.add_row(model["model"], task["task"], task["metric"], f"{task['value']:.3f}", interval, count)
+    for task in tasks:
+        low, high = task.get("low"), task.get("high")
+        interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
+        count = f"{task['n']:,}" if task.get("n") is not None else ""
+        table.add_row(task.get("model", ""), task["task"], task["metric"], f"{task['value']:.3f}", interval, count)
     return table
 
 
@@ -47,7 +46,7 @@ def _chat(export: Dataset, out: Console) -> None:
     from training.chat import ChatSession  # imports torch: only where a model is at hand
 
     out.print("Chat")
-    session = ChatSession(export.local("data"))
     for opening in OPENINGS:
+        session = ChatSession.open(export.local("data"))
         reply = session.reply(opening)
         out.print(f"  you    {opening}\n  model  {' '.join(reply.split())}", markup=False)

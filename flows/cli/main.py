@@ -37,7 +37,8 @@ def build_app() -> typer.Typer:
     )
     for name, summary in COMMANDS:
         module = importlib.import_module(f"flows.cli.{name}")
-        app.command(name, help=summary)(module.command)
+        settings = {"ignore_unknown_options": True} if name == "bench" else {}
+        app.command(name, help=summary, context_settings=settings)(module.command)
     return app
 
 

@@ -1,0 +1,96 @@
+"""``headwater trace``: a training step's documents, a URL's steps, a model's data."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.lineage import lineage_json
+from flows.models import model_dataset
+from infra.errors import ConfigError, InputError
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+
+
+def command(
+    step: Annotated[int | None, typer.Option(min=1, help="Training step; its documents are listed.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's part of the batch.")] = None,
+    url: Annotated[str | None, typer.Option(help="The shards and steps that saw this URL.")] = None,
+    model: Annotated[str | None, typer.Option(help="Every dataset and parameter behind a model.")] = None,
+    label: LabelOption = "latest",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    if sum(choice is not None for choice in (step, url)) + (model is not None and step is None and url is None) != 1:
+        raise ConfigError("say what to trace", remedy="Give one of --step N, --url U or --model M.")
+    store = open_store(workspace)
+    if step is not None or url is not None:
+        pretrain = store.resolve(model or "pretrain", label)
+        shards = _shards_of(store, pretrain)
+        if step is not None:
+            _trace_step(pretrain, shards, step, rank, json)
+        else:
+            _trace_url(pretrain, shards, str(url), json)
+    else:
+        view = lineage_json(store, model_dataset(store, str(model), label))
+        if json:
+            print_json(view)
+        else:
+            _show_lineage(view)
+
+
+def _shards_of(store: Store, pretrain: Dataset) -> Dataset:
+    record = next((record for record in pretrain.manifest.inputs if record.name == "shards"), None)
+    shards = store.find(record.name, record.fingerprint) if record else None
+    if shards is None:
+        raise InputError(
+            f"the shards behind {pretrain.name} are not in the store",
+            where=pretrain.root,
+            remedy="Name a pretraining dataset whose shards are still there.",
+        )
+    return shards
+
+
+def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None, json: bool) -> None:
+    from training.trace import trace_step
+
+    view = trace_step(pretrain, shards, step, rank)
+    if json:
+        print_json(view)
+        return
+    table = Table(title=f"Documents of step {view['step']}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("rank", "source", "url", "archive", "offset", "quality"):
+        table.add_column(heading, overflow="fold")
+    for row in view["documents"]:
+        quality = row.get("quality")
+        table.add_row(
+            str(row["rank"]), row["source"], row["url"] or "", row["archive"], str(row["offset"]),
+            f"{quality:.3f}" if quality is not None else "",
+        )  # fmt: skip
+    console().print(table)
+
+
+def _trace_url(pretrain: Dataset, shards: Dataset, url: str, json: bool) -> None:
+    from training.trace import trace_url
+
+    view = trace_url(pretrain, shards, url)
+    if json:
+        print_json(view)
+        return
+    out = console()
+    out.print(f"{view['url']}", markup=False)
+    for shard in view["shards"]:
+        out.print(f"  {shard}", markup=False)
+    out.print(f"  steps: {', '.join(map(str, view['steps'])) or 'none'}")
+
+
+def _show_lineage(view: dict[str, object]) -> None:
+    out = console()
+    out.print(f"[bold]{view['model']}[/] was made from")
+    for node in view["datasets"]:  # type: ignore[attr-defined]
+        if not node["present"]:
+            out.print(f"  {node['name']}/{node['fingerprint']} (no longer in the store)")
+            continue
+        uses = ", ".join(f"{record['name']}/{record['fingerprint']}" for record in node["inputs"])
+        out.print(f"  {node['name']}/{node['fingerprint']}  digest {node['digest'][:12]}" + (f"  from {uses}" if uses else ""))
