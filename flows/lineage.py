@@ -2,31 +2,13 @@
 
 from typing import Any
 
+from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset
-from infra.store.store import Store
 
 
-def ancestry(store: Store, dataset: Dataset) -> list[Dataset]:
-    """The dataset and all it was made from, each once, inputs before what uses them."""
-    ordered: dict[tuple[str, str], Dataset] = {}
-
-    def visit(node: Dataset) -> None:
-        key = (node.name, node.manifest.fingerprint)
-        if key in ordered:
-            return
-        for record in node.manifest.inputs:
-            source = store.find(record.name, record.fingerprint)
-            if source is not None:
-                visit(source)
-        ordered[key] = node
-
-    visit(dataset)
-    return list(ordered.values())
-
-
-def lineage_json(store: Store, dataset: Dataset) -> dict[str, Any]:
+def lineage_json(dataset: Dataset) -> dict[str, Any]:
     """``{model, datasets: [...]}``; an input that is no longer in the store is named with ``present: false``."""
-    nodes = ancestry(store, dataset)
+    nodes = ancestry(dataset)
     known = {(node.name, node.manifest.fingerprint) for node in nodes}
     missing = {
         (record.name, record.fingerprint, record.digest)

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.launch.local import LocalLauncher
-
 from flows.execute import RunResult, run_recipe
 from flows.recipe import Recipe
 from infra.execution.local import LocalExecutor
+from infra.launch.local import LocalLauncher
 from infra.planning import Selection
 from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
@@ -25,7 +24,7 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
         label=recipe.name,
         executor=LocalExecutor(
             workers=settings.workers,
-            memory_mb=settings.memory_per_worker_mb,
+            memory_bytes=settings.memory_per_worker_mb << 20,
             unit_timeout_s=settings.unit_timeout_s,
         ),
         launcher=LocalLauncher(),

@@ -23,11 +23,12 @@ from infra.errors import ConfigError, HeadwaterError, InputError
 from infra.job import JobRequest, emit, finish, load_request
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
+from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset
 from infra.store.files import read_json, sha256_file, write_bytes, write_json
 from training.hub_format import chat_template, load_config, load_model, save_model
 from training.model import Decoder
-from training.model_card import ancestry, lineage, model_card
+from training.model_card import lineage, model_card
 
 CARD = "README.md"
 LINEAGE = "lineage.json"

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from infra.store.dataset import Dataset
 from infra.store.files import exists, read_json
-from infra.store.manifest import MANIFEST
 from training.model import ModelConfig, parameter_count
 
 UNKNOWN = "not stated"
@@ -27,23 +26,6 @@ class Corpus:
     documents: Mapping[str, int]
     licences: Mapping[str, Mapping[str, int]]
     """source -> licence -> documents."""
-
-
-def ancestry(dataset: Dataset) -> list[Dataset]:
-    """The dataset and all it was made from, inputs before what uses them. Datasets no longer stored are left out."""
-    ordered: dict[str, Dataset] = {}
-
-    def visit(node: Dataset) -> None:
-        if node.root in ordered:
-            return
-        for record in node.manifest.inputs:
-            root = f"{PurePosixPath(node.root).parent.parent}/{record.name}/{record.fingerprint}"
-            if exists(f"{root}/{MANIFEST}"):
-                visit(Dataset.open(root))
-        ordered[node.root] = node
-
-    visit(dataset)
-    return list(ordered.values())
 
 
 def lineage(datasets: Sequence[Dataset]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def command(
         else:
             _trace_url(pretrain, shards, str(url), json)
     else:
-        view = lineage_json(store, model_dataset(store, str(model), label))
+        view = lineage_json(model_dataset(store, str(model), label))
         if json:
             print_json(view)
         else:
@@ -93,4 +93,5 @@ def _show_lineage(view: dict[str, object]) -> None:
             out.print(f"  {node['name']}/{node['fingerprint']} (no longer in the store)")
             continue
         uses = ", ".join(f"{record['name']}/{record['fingerprint']}" for record in node["inputs"])
-        out.print(f"  {node['name']}/{node['fingerprint']}  digest {node['digest'][:12]}" + (f"  from {uses}" if uses else ""))
+        line = f"  {node['name']}/{node['fingerprint']}  digest {node['digest'][:12]}"
+        out.print(line + (f"  from {uses}" if uses else ""))
