@@ -1,0 +1,59 @@
+"""Deduplication that is verified, explained, out of core and incremental.
+
+Levels, each with its survivor on record: same URL, same text, near duplicates. MinHash only nominates pairs; the true
+shingles decide. The work is a chain of steps, each a map over independent units that fit a fixed memory budget:
+
+    sign      every file        texts → cards, signatures, shingles; records by URL and by text
+    urls      every key range   same address → the better stays
+    copies    every key range   same text → the better stays
+    bands     every file        signatures → one key a band
+    nominate  every key range   same key → (document, better document)
+    verify    every block       true similarity of the nominated pairs
+    settle    every block       who stays; in rounds, until all is decided
+    fates     every block       every dropped document's survivor
+    select    every file        documents, ledger, index
+
+Regrouping is done by files cut into partitions (``exchange``); documents are known by number (``corpus``).
+"""
+
+from infra.stage import ShardStage, Step
+from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.fates import fate_unit, fate_units
+from pipeline.dedup.levels import copy_unit, copy_units, url_unit, url_units
+from pipeline.dedup.nominate import band_unit, band_units, nominate_unit, nominate_units
+from pipeline.dedup.report import finalize
+from pipeline.dedup.select import select_unit, select_units
+from pipeline.dedup.settle import settle_steps
+from pipeline.dedup.sign import sign_unit, sign_units
+from pipeline.dedup.verify import verify_unit, verify_units
+
+
+def _inputs(config: DedupConfig) -> dict[str, str]:
+    return {"quality": "quality"}
+
+
+STAGE = ShardStage(
+    name="dedup",
+    code_version=1,
+    config=DedupConfig,
+    reference="pipeline.dedup:STAGE",
+    inputs=_inputs,
+    steps=(
+        Step("sign", sign_units, sign_unit),
+        Step("urls", url_units, url_unit),
+        Step("copies", copy_units, copy_unit),
+        Step("bands", band_units, band_unit),
+        Step("nominate", nominate_units, nominate_unit),
+        Step("verify", verify_units, verify_unit),
+        *settle_steps(),
+        Step("fates", fate_units, fate_unit),
+        Step("select", select_units, select_unit),
+    ),
+    finalize=finalize,
+    consumes="quality",
+    ledgered=True,
+    code=("pipeline.dedup", "pipeline.words", "pipeline.kernels"),
+    description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",
+)
+
+__all__ = ["STAGE", "DedupConfig"]

@@ -1,0 +1,85 @@
+"""What the dedup stage can be told."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from infra.config import Config, Execution
+
+Criterion = Literal["source", "quality", "length", "date", "id"]
+
+PRESETS: dict[str, tuple[int, int]] = {"14x8": (14, 8), "26x11": (26, 11), "20x13": (20, 13)}
+"""Bands × rows: 14 × 8 as in FineWeb, 26 × 11 for higher similarity, 20 × 13 for near identity (NeMo Curator's default)."""
+
+
+class DedupConfig(Config):
+    """Levels, thresholds and the choice of the survivor."""
+
+    url: bool = True
+    """Drop documents whose normalised URL another document has."""
+
+    exact: bool = True
+    """Drop documents whose text another document has, whitespace aside."""
+
+    near: bool = True
+    """Drop near duplicates: nominated by MinHash-LSH, verified on the true shingles."""
+
+    ngram: int = Field(5, ge=1, le=50)
+    """Words in a shingle."""
+
+    preset: Literal["14x8", "26x11", "20x13", "custom"] = "14x8"
+    """Bands × rows of the MinHash signature; ``custom`` takes ``bands`` and ``rows``."""
+
+    bands: int = Field(14, ge=1, le=256)
+    rows: int = Field(8, ge=1, le=64)
+
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    """Seed of the MinHash permutations, as in ``datasketch.MinHash(seed=…)``."""
+
+    measure: Literal["jaccard", "containment"] = "jaccard"
+    """What a nominated pair must reach: Jaccard similarity, or the share of the shorter one's shingles in the other."""
+
+    threshold: float = Field(0.8, gt=0.0, le=1.0)
+
+    max_characters: int = Field(500_000, ge=1_000, le=50_000_000)
+    """A text is shingled up to here; exact copies are compared whole."""
+
+    survivor: tuple[Criterion, ...] = ("source", "quality", "length", "date", "id")
+    """Which of several copies stays: by source priority, then the higher quality, the longer, the earlier date, the id."""
+
+    source_priority: tuple[str, ...] = ()
+    """Sources from the most to the least wanted; sources not named come last."""
+
+    per_language_code: bool = True
+    """Compare source code only with code in the same programming language."""
+
+    scope: Literal["within", "all"] = "all"
+    """``within``: compare only the documents of this run. ``all``: also with the datasets in ``previous``."""
+
+    previous: tuple[str, ...] = ()
+    """Earlier dedup datasets whose documents count as already kept: ``dedup/<fingerprint>`` in the same store, or the
+    address of a dataset's folder. Leave one out to remove its snapshot from the comparison."""
+
+    index: bool = True
+    """Keep signatures and shingles of the kept documents, so that later runs can name this dataset in ``previous``."""
+
+    memory_mb: Annotated[int, Execution()] = Field(1024, ge=128)
+    """Memory a worker may use, in MiB. Decides how the work is cut, never the result."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Bands and rows in force."""
+        return PRESETS.get(self.preset, (self.bands, self.rows))
+
+    @property
+    def budget(self) -> int:
+        """Bytes one step may hold in its largest arrays: the rest is left to the interpreter and Arrow."""
+        return max(16, (self.memory_mb - 256) // 4) << 20
+
+    @model_validator(mode="after")
+    def _some_level(self) -> "DedupConfig":
+        if not (self.url or self.exact or self.near):
+            raise ValueError("url, exact and near are all off: choose at least one level")
+        if len(set(self.survivor)) != len(self.survivor):
+            raise ValueError("survivor names a criterion twice")
+        return self

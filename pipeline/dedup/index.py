@@ -1,0 +1,104 @@
+"""The index: what later runs need to know of the documents this run kept.
+
+``index/<file>.cards``, ``.signatures`` and ``.shingles`` hold the flat arrays (``pipeline.dedup.corpus``) of the kept
+documents of one data file; ``index/format.json`` holds the format's version and the parameters they were computed with.
+A later run reads them as if it had computed them itself, without the texts. An index of another format or of other
+parameters is refused: its signatures would silently match nothing.
+
+A dataset's index covers its own documents only. What a run compares against is the list of datasets it is given, so
+a snapshot is added or removed by naming it or not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infra.errors import ConfigError, InputError
+from infra.store.dataset import Dataset
+from infra.store.files import read_json
+from pipeline.dedup.config import DedupConfig
+
+INDEX_FORMAT = 1
+FORMAT_FILE = "index/format.json"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An index that a run compares against."""
+
+    root: str
+    snapshot: str
+    pieces: tuple[tuple[str, int], ...]
+
+
+def parameters(config: DedupConfig) -> dict[str, Any]:
+    """What signatures and shingles depend on."""
+    from pipeline.words import NORMALISATION_VERSION
+
+    bands, rows = config.shape
+    return {
+        "normalisation": NORMALISATION_VERSION,
+        "hash": "xxh32",
+        "scheme": "affine32",
+        "ngram": config.ngram,
+        "permutations": bands * rows,
+        "seed": config.seed,
+        "max_characters": config.max_characters,
+        "per_language_code": config.per_language_code,
+    }
+
+
+def format_record(config: DedupConfig) -> dict[str, Any]:
+    return {"format": INDEX_FORMAT, "parameters": parameters(config)}
+
+
+def open_previous(config: DedupConfig, input_root: str) -> list[Earlier]:
+    """The indexes in force, in the configured order. Raises where one cannot be used."""
+    if config.scope == "within":
+        return []
+    found = [_open(config, resolve(address, input_root)) for address in config.previous]
+    snapshots = [earlier.snapshot for earlier in found]
+    if len(set(snapshots)) != len(snapshots):
+        raise ConfigError("a dataset is named twice", where="dedup.previous", remedy="Name each snapshot once.")
+    return found
+
+
+def resolve(address: str, input_root: str) -> str:
+    """``dedup/<fingerprint>`` means the dataset beside the input in the same store."""
+    name, slash, fingerprint = address.partition("/")
+    if slash and name and "/" not in fingerprint and len(fingerprint) == 12:
+        return f"{input_root.rstrip('/').rsplit('/', 2)[0]}/{address}"
+    return address.rstrip("/")
+
+
+def _open(config: DedupConfig, root: str) -> Earlier:
+    dataset = Dataset.open(root)
+    try:
+        record: Mapping[str, Any] = read_json(dataset.url(FORMAT_FILE))
+    except FileNotFoundError:
+        raise InputError(
+            "the dataset has no dedup index",
+            where=root,
+            remedy="Build it with index: true, or leave it out of previous.",
+        ) from None
+    if record.get("format") != INDEX_FORMAT:
+        raise InputError(
+            f"the dedup index has format {record.get('format')}; this version reads {INDEX_FORMAT}",
+            where=root,
+            remedy="Rebuild that dataset with this version, or leave it out of previous.",
+        )
+    wanted, got = parameters(config), record.get("parameters", {})
+    other = [
+        f"{key} is {got.get(key)!r} there and {wanted[key]!r} here" for key in wanted if got.get(key) != wanted[key]
+    ]
+    if other:
+        raise ConfigError(
+            f"the dedup index was built with other parameters: {'; '.join(other)}",
+            where=root,
+            remedy="Use the same parameters, or rebuild that dataset with these.",
+        )
+    pieces = tuple(
+        (file.path.removeprefix("index/").removesuffix(".cards"), file.rows or 0)
+        for file in dataset.files("index/", ".cards")
+    )
+    return Earlier(root, f"{dataset.name}/{dataset.manifest.fingerprint}", pieces)

@@ -1,0 +1,116 @@
+"""Steps ``bands`` and ``nominate``: pairs that may be near duplicates.
+
+``bands`` turns the signatures of every document still in the comparison into one key a band, by partition of the key;
+``nominate`` groups them and writes each member of a group with the group's centres: ``nominate/<p>.pairs`` holds
+(document, better document), by block of the document. A pair that meets in several bands comes several times.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
+from infra.store.files import exists
+from pipeline.dedup import corpus as c
+from pipeline.dedup.corpus import BLOCK, Piece, corpus_of, number_in
+from pipeline.dedup.exchange import ExchangeWriter, partition_bytes, partitions_of, read_partition
+from pipeline.dedup.flat import RangeReader, read_rows
+from pipeline.dedup.levels import block_of, gone_documents, key_partition_units
+from pipeline.dedup.sign import key_partitions, keyed_file, partition_of
+
+BANDED = 4
+"""Width of a band record: key, rank in two words, document."""
+CENTRES = 2
+"""Centres of a group: the second one pairs members that resemble each other but not the best of their group."""
+_ROWS = 1 << 14
+
+
+def band_units(context: StageContext) -> Iterable[Unit]:
+    if not context.config.near:
+        return
+    corpus = corpus_of(context.config, context.inputs, context.work_root)
+    bands, _ = context.config.shape
+    partitions = key_partitions(context.config, corpus.total * bands * BANDED * 8)
+    copies = sum(1 for file in context.step_files("copies") if file.endswith(".gone"))
+    signed = set(context.step_files("sign"))
+    for piece in corpus.pieces:
+        if keyed_file(context.work_root, "exact", piece) in signed:
+            payload = {"piece": piece.name, "snapshot": piece.snapshot, "partitions": partitions, "copies": copies}
+            yield Unit(unit_id("bands", piece.snapshot, piece.name), payload, weight=piece.rows)
+
+
+def band_file(work_root: str, piece: Piece) -> str:
+    return keyed_file(work_root, "bands", piece).replace("/steps/sign/", "/steps/bands/")
+
+
+def band_unit(unit: Unit, context: UnitContext) -> Counts:
+    from pipeline.dedup.minhash import band_keys
+
+    corpus = corpus_of(context.config, context.inputs, context.work_root)
+    piece = corpus.piece_of(unit)
+    partitions = number_in(unit, "partitions")
+    blocks = range(piece.base // BLOCK, (piece.base + piece.rows - 1) // BLOCK + 1)
+    gone = gone_documents(context, blocks, number_in(unit, "copies"))
+    bands, rows = context.config.shape
+    relative = band_file("", piece).removeprefix("/steps/bands/")
+    with (
+        context.intermediate(relative) as path,
+        ExchangeWriter(path, BANDED, partitions, context.config.budget // 2) as writer,
+    ):
+        for documents, cards, signatures in _remaining(piece, gone, bands * rows):
+            keys = np.empty((len(cards), bands), np.uint64)
+            band_keys(signatures, cards[:, c.GROUP].copy(), rows, keys)
+            rank_a, rank_b, number = (
+                np.repeat(column, bands) for column in (cards[:, c.RANK_A], cards[:, c.RANK_B], documents)
+            )
+            records = np.stack([keys.ravel(), rank_a, rank_b, number], axis=1)
+            writer.add(records, partition_of(records[:, 0], partitions))
+    return Counts()
+
+
+def _remaining(
+    piece: Piece, gone: NDArray[np.uint64], permutations: int
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32]]]:
+    """Documents, cards and signatures of those that have words and were not dropped yet."""
+    with (
+        RangeReader(f"{piece.arrays}.cards") as cards_file,
+        RangeReader(f"{piece.arrays}.signatures") as signature_file,
+    ):
+        for begin in range(0, piece.rows, _ROWS):
+            end = min(begin + _ROWS, piece.rows)
+            documents = np.arange(piece.base + begin, piece.base + end, dtype=np.uint64)
+            cards = read_rows(cards_file, np.uint64, c.CARD, begin, end).astype(np.uint64, copy=False)
+            signatures = read_rows(signature_file, np.uint32, permutations, begin, end)
+            stays = (cards[:, c.COUNT] > 0) & ~np.isin(documents, gone)
+            yield documents[stays], cards[stays], signatures[stays]  # type: ignore[misc]
+
+
+def nominate_units(context: StageContext) -> Iterable[Unit]:
+    yield from key_partition_units(context, "nominate", context.step_files("bands"))
+
+
+def nominate_unit(unit: Unit, context: UnitContext) -> Counts:
+    from pipeline.dedup.stars import DOCUMENT, Stars, star_pairs
+
+    number = number_in(unit, "partition")
+    corpus = corpus_of(context.config, context.inputs, context.work_root)
+    files = [file for piece in corpus.pieces if exists(file := band_file(context.work_root, piece))]
+    rule = Stars(corpus.new, CENTRES, False, context.config.budget)
+    pairs_found = 0
+    with (
+        context.intermediate(f"{number:05}.pairs") as path,
+        ExchangeWriter(path, 2, corpus.blocks, context.config.budget // 4) as writer,
+    ):
+        size = partition_bytes(files, number)
+        for pairs in star_pairs(lambda: read_partition(files, number), size, BANDED, rule, context.scratch):
+            ends = pairs[:, [DOCUMENT, BANDED + DOCUMENT]]
+            writer.add(ends, block_of(ends[:, 0]))
+            pairs_found += len(ends)
+    context.metrics["nominations"] = float(pairs_found)
+    return Counts()
+
+
+def nominated_partitions(context: StageContext) -> int:
+    files = context.step_files("bands")
+    return partitions_of(files[0]) if files else 0
