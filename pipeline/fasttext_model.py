@@ -6,23 +6,30 @@ drop them would glue words together).
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InputError
-from infra.store.files import is_local, read_bytes
+from infra.store.files import is_local
 
 PREFIX = "__label__"
 
 
-@lru_cache(maxsize=4)
 def load_model(path: Path) -> Any:
-    """The compiled model behind a file, kept for the worker's lifetime. Published files never change."""
+    """The compiled model behind a file, kept for the worker's lifetime."""
+    status = path.stat()
+    return _load(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, changed: int, size: int) -> Any:
     from fasttext.FastText import _FastText
 
     try:
@@ -61,25 +68,27 @@ def one_line(text: str) -> str:
 
 
 def local_copy(url: str, scratch: Path) -> Path:
-    """A file as a local path: itself, or a copy where it lies on an object store."""
+    """A model file as a local path: itself, or a copy where it lies on an object store."""
     if is_local(url):
         path = Path(url.removeprefix("file://"))
         if not path.is_file():
             raise _absent(url)
         return path
     scratch.mkdir(parents=True, exist_ok=True)
-    content = read_model(url)
-    path = scratch / f"{hashlib.sha256(content).hexdigest()}{Path(url).suffix}"
-    path.write_bytes(content)
+    path = scratch / f"{digest_of(url)}{Path(url).suffix}"
+    with fsspec.open(url, "rb") as source, path.open("wb") as target:
+        shutil.copyfileobj(source, target)
     return path
 
 
-def read_model(url: str) -> bytes:
+def digest_of(url: str) -> str:
+    """SHA-256 of a file at any address."""
     try:
-        return read_bytes(url)
+        with fsspec.open(url, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise _absent(url) from None
 
 
 def _absent(url: str) -> InputError:
-    return InputError("there is no such model", where=url, remedy="Check the address in the recipe.")
+    return InputError("there is no such file", where=url, remedy="Check the address in the recipe.")

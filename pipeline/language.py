@@ -4,7 +4,6 @@ The model is a file of the ``sample`` dataset (``dataset://sample/lid.176.ftz``)
 decides what is kept, so the digest of a model from outside the store enters the fingerprint of the stages that use it.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from infra.config import Config
 from infra.store.dataset import Dataset
-from pipeline.fasttext_model import best_label, load_model, local_copy, read_model
+from pipeline.fasttext_model import best_label, digest_of, load_model, local_copy
 
 SAMPLE = "dataset://sample/"
 
@@ -22,7 +21,7 @@ class LanguageConfig(Config):
 
     model: str = SAMPLE + "lid.176.ftz"
     """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address."""
-    characters: int = Field(1000, ge=100)
+    characters: int = Field(default=1000, ge=100)
     """Longest excerpt that is looked at: half from the beginning, half from the middle of the text."""
 
     @property
@@ -37,7 +36,7 @@ def language_inputs(config: LanguageConfig) -> dict[str, str]:
 
 def language_external(config: LanguageConfig) -> dict[str, str]:
     """The identity of a model from outside the store: its digest."""
-    return {"language_model": hashlib.sha256(read_model(config.model)).hexdigest()} if config.from_outside else {}
+    return {"language_model": digest_of(config.model)} if config.from_outside else {}
 
 
 class LanguageDetector:

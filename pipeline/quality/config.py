@@ -16,7 +16,7 @@ class SourceRules(Config):
     """Name of the source as in the recipe; * and ? stand for anything."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes that are kept; none: all of them."""
-    language_score: float = Field(0.65, ge=0, le=1)
+    language_score: float = Field(default=0.65, ge=0, le=1)
     """Least certainty about the language, where languages are given."""
     presets: tuple[Preset, ...] = ()
     """Sets of rules, applied in this order."""
@@ -24,7 +24,7 @@ class SourceRules(Config):
     """Rules of those presets to leave out, such as c4_curly_brackets where pages about code are wanted."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Other thresholds for single rules: {"gopher_words_min": 30}."""
-    keep_fraction: float | None = Field(None, gt=0, le=1)
+    keep_fraction: float | None = Field(default=None, gt=0, le=1)
     """Of the documents that pass the rules, the share with the best classifier scores that is kept; none: all."""
 
     def rules(self) -> tuple[Rule, ...]:

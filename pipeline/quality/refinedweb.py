@@ -30,7 +30,8 @@ def navigation_lines(text: TextView) -> Flags:
     calling = np.zeros(len(words), np.bool_)
     for call in CALLS:
         calling |= text.lines_with_phrase(call)
-    return shouting | numeric | counter | (words == 1) | (calling & (words <= SHORT_LINE_WORDS))
+    found: Flags = shouting | numeric | counter | (words == 1) | (calling & (words <= SHORT_LINE_WORDS))
+    return found
 
 
 def _has_word(text: TextView, vocabulary: tuple[str, ...]) -> Flags:

@@ -1,0 +1,58 @@
+"""What the quality classifier is trained on, and how."""
+
+from pydantic import Field, model_validator
+
+from infra.config import Config
+
+
+class TextSet(Config):
+    """A set of texts: the documents of a source of this run, or a file."""
+
+    source: str = ""
+    """Name of a source of the ingest dataset; * and ? stand for anything."""
+    file: str = ""
+    """Or the address of a .jsonl, .jsonl.gz or .parquet file from outside."""
+    column: str = "text"
+    """Its column with the text."""
+    where: str = ""
+    """Only rows of the file for which this column = value holds: label=1."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "TextSet":
+        if bool(self.source) == bool(self.file):
+            raise ValueError("a text set names either a source or a file")
+        return self
+
+
+class ClassifierConfig(Config):
+    """Sets of texts, how they are cut and balanced, and fastText's own settings."""
+
+    positives: tuple[TextSet, ...] = Field(default=(TextSet(source="wiki*"),), min_length=1)
+    """Text as it should be."""
+    negatives: tuple[TextSet, ...] = Field(default=(TextSet(source="web*"),), min_length=1)
+    """Text as it comes."""
+    documents: int = Field(default=200_000, ge=10)
+    """Most documents a side, chosen by a hash of their ids."""
+    passage_words: int = Field(default=200, ge=20)
+    """Documents are cut into passages of so many words, so that their length teaches nothing."""
+    passages_per_document: int = Field(default=8, ge=1)
+    """Most passages taken from one document, spread over it."""
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the documents that the report is measured on."""
+    keep_fraction: float = Field(default=0.1, gt=0, le=1)
+    """The report shows the documents around the threshold that keeps this share of the negatives."""
+    seed: int = 0
+    """Chooses documents and the order of training."""
+
+    dimension: int = Field(default=32, ge=1)
+    """Size of the word vectors."""
+    epochs: int = Field(default=5, ge=1)
+    """Passes over the passages."""
+    learning_rate: float = Field(default=0.1, gt=0)
+    """fastText's initial learning rate."""
+    word_ngrams: int = Field(default=2, ge=1, le=5)
+    """Longest word n-gram that is a feature; 2 as in DCLM."""
+    buckets: int = Field(default=200_000, ge=1_000)
+    """Hash buckets of the n-grams: model size is about (words + buckets) x dimension x 4 bytes."""
+    min_count: int = Field(default=1, ge=1)
+    """Words that occur less often are not features."""

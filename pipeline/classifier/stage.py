@@ -1,0 +1,154 @@
+"""The classifier stage: from named sets of texts to ``data/quality.bin`` and the report that says how far to trust it.
+
+sample   from every file of a set, the documents with the lowest ranks
+train    joins them, takes out what both sides share, cuts and balances passages, trains, and measures the model on
+         documents held out
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from infra.config import Json
+from infra.errors import InputError
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.files import sha256_file
+from pipeline.classifier import corpus, sources
+from pipeline.classifier.config import ClassifierConfig, TextSet
+from pipeline.classifier.figures import Scored, report
+from pipeline.classifier.model import MODEL_FILE, QualityModel
+from pipeline.fasttext_model import digest_of, load_model
+
+FEWEST_PASSAGES = 20
+REPORT_FILE = "data/report.json"
+
+
+def inputs(config: ClassifierConfig) -> Mapping[str, str]:
+    return {"ingest": "ingest"}
+
+
+def external(config: ClassifierConfig) -> Json:
+    """Digests of the files from outside."""
+    files = {texts.file for texts in (*config.positives, *config.negatives) if texts.file}
+    return {file: digest_of(file) for file in sorted(files)} or None
+
+
+def sample_units(context: StageContext) -> Iterable[Unit]:
+    config: ClassifierConfig = context.config
+    for good, side in ((True, config.positives), (False, config.negatives)):
+        for texts in side:
+            if texts.file:
+                payload: dict[str, Json] = {"good": good, "texts": texts.model_dump(mode="json")}
+                yield Unit(unit_id(payload), payload)
+                continue
+            found = [
+                file
+                for file in context.inputs["ingest"].files(suffix=".parquet")
+                if fnmatchcase(file.path.split("/")[1], texts.source)
+            ]
+            if not found:
+                raise InputError(
+                    f"the classifier wants documents of a source {texts.source!r}, and ingest has none",
+                    where=context.inputs["ingest"].root,
+                    remedy="Name other positives or negatives, or add that source.",
+                )
+            for file in found:
+                payload = {"good": good, "path": file.path}
+                yield Unit(unit_id(payload, file.digest), payload, weight=file.bytes)
+
+
+def sample_process(unit: Unit, context: UnitContext) -> Counts:
+    config: ClassifierConfig = context.config
+    good = bool(unit.payload["good"])
+    if "texts" in unit.payload:
+        found = sources.texts_of_file(TextSet.model_validate(unit.payload["texts"]), good, config.seed)
+    else:
+        found = sources.documents(context.inputs["ingest"].url(str(unit.payload["path"])), good, config.seed)
+    with context.intermediate(f"{unit.id}.parquet") as target:
+        sources.write_samples(sources.smallest(found, config.documents), target)
+    return Counts()
+
+
+def train_units(context: StageContext) -> Iterable[Unit]:
+    yield Unit(unit_id("train"), {"samples": list(context.step_files("sample"))})
+
+
+def train_process(unit: Unit, context: UnitContext) -> Counts:
+    from pipeline.classifier.train import train
+
+    config: ClassifierConfig = context.config
+    addresses = [str(address) for address in unit.payload["samples"]]  # type: ignore[union-attr]
+    samples, overlap = corpus.without_overlap(
+        sample
+        for good in (True, False)
+        for sample in sources.smallest(
+            (sample for address in addresses for sample in sources.read_samples(address) if sample.good == good),
+            config.documents,
+        )
+    )
+    testing = [sample for sample in samples if corpus.held_out(sample, config.held_out)]
+    training = [sample for sample in samples if not corpus.held_out(sample, config.held_out)]
+    passages = corpus.balanced(
+        [
+            passage
+            for sample in training
+            for passage in corpus.passages(sample, config.passage_words, config.passages_per_document)
+        ],
+        config.passage_words,
+    )
+    if len(passages) < FEWEST_PASSAGES:
+        raise InputError(
+            f"only {len(passages)} passages are left to train the quality classifier on",
+            remedy="Give larger sets of positives and negatives, or shorter passage_words.",
+        )
+    with context.output(MODEL_FILE) as target:
+        train(passages, config, context.scratch, target)
+        digest = sha256_file(target)
+        scores = QualityModel(load_model(target)).score([sample.text for sample in testing])
+    figures = {
+        "model_sha256": digest,
+        "material": {
+            "good_documents": sum(sample.good for sample in training),
+            "ordinary_documents": sum(not sample.good for sample in training),
+            "passages_each_side": len(passages) // 2,
+            "taken_out_as_overlap": overlap,
+        },
+        **report(
+            [Scored(sample, float(score)) for sample, score in zip(testing, scores, strict=True)],
+            config.keep_fraction,
+            config.seed,
+        ),
+    }
+    with context.output(REPORT_FILE) as target:
+        target.write_text(json.dumps(figures, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Counts()
+
+
+def finalize(context: StageContext) -> None:
+    from infra.store.files import read_json
+
+    figures = read_json(f"{context.dataset_root}/{REPORT_FILE}")
+    context.stats.update({key: figures[key] for key in ("auc", "auc_95", "calibration_error", "material")})
+
+
+STAGE = ShardStage(
+    name="classifier",
+    code_version=1,
+    config=ClassifierConfig,
+    reference="pipeline.classifier:STAGE",
+    inputs=inputs,
+    steps=(Step("sample", sample_units, sample_process), Step("train", train_units, train_process)),
+    finalize=finalize,
+    external=external,
+    code=(
+        "pipeline.classifier.config",
+        "pipeline.classifier.corpus",
+        "pipeline.classifier.figures",
+        "pipeline.classifier.model",
+        "pipeline.classifier.sources",
+        "pipeline.classifier.stage",
+        "pipeline.classifier.train",
+        "pipeline.fasttext_model",
+    ),
+    description="Train the quality classifier on good and ordinary text.",
+)
