@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -26,8 +27,10 @@ COMMANDS = (
 )
 
 
-def build_app() -> typer.Typer:
-    """The command tree. Modules are imported here, heavy libraries only inside the commands that need them."""
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command tree; of a known command only its own branch, so that no command pays for the others' imports."""
+    known = {name for name, _ in COMMANDS}
+    wanted = {arguments[0]} if arguments and arguments[0] in known else known
     app = typer.Typer(
         name="headwater",
         help="From the crawl to a chat model: every document's fate and every token's origin on record.",
@@ -35,7 +38,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
+    app.callback()(lambda: None)  # keeps a single branch a subcommand
     for name, summary in COMMANDS:
+        if name not in wanted:
+            continue
         module = importlib.import_module(f"flows.cli.{name}")
         settings = {"ignore_unknown_options": True} if name == "bench" else {}
         app.command(name, help=summary, context_settings=settings)(module.command)
@@ -45,7 +51,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Entry point of the ``headwater`` script."""
     try:
-        build_app()()
+        build_app(sys.argv[1:])()
     except HeadwaterError as error:
         report_error(error)
         sys.exit(1)
