@@ -198,6 +198,21 @@ class Engine:
         means = {name: value / total if total else 0.0 for name, value in zip(sums, values, strict=True)}
         return self._update(means, total)
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank: how ranks agree to stop."""
+        return self._sum_over_ranks([float(flag)])[0] > 0
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[nn.Module]:
+        """The model with every weight in full, in the precision of the forward pass. Collective."""
+        if self.parallel.zero_stage < 3:
+            yield self.model
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
+            yield self.model
+
     def grad_norm(self) -> float:
         """Global norm of the gradient before clipping, as of the last update."""
         return self._norm if self._norm is not None else float(self.deepspeed.optimizer._global_grad_norm)
