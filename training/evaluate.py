@@ -27,8 +27,10 @@ from infra.errors import HeadwaterError, InputError
 from infra.job import JobRequest, emit, finish, load_request
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
-from infra.store.files import write_json
-from pipeline.shards.reader import ShardSet
+from infra.store.files import read_json, write_json
+from pipeline.shards.format import TRAIN, validation_split
+from pipeline.shards.reader import ShardSet, splits
+from pipeline.tokenizer import Tokenizer
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
@@ -121,17 +123,24 @@ class Measured:
     scores: Mapping[str, RowScores]
 
 
-def open_heldout(shards: Path | None, humaneval: Path | None, items: int = 164) -> Heldout:
-    """The validation rows of a shards dataset's ``data`` and the problems of a HumanEval file."""
+def open_heldout(
+    shards: Path | None, tokenizer_digest: str | None, humaneval: Path | None, items: int = 164
+) -> Heldout:
+    """The validation rows of a shards dataset's ``data`` and the problems of a HumanEval file.
+
+    Shards of another tokenizer than the models' are refused: their ids mean other text.
+    """
     sources: dict[str, ShardSet] = {}
     unigram: float | None = None
     if shards is not None:
-        names = sorted(path.stem.removeprefix("validation-") for path in shards.glob("validation-*.arrow"))
-        sources = {name: ShardSet.open(shards, f"validation-{name}", None) for name in names}
-        sources = {name: rows for name, rows in sources.items() if len(rows)}
-        unigram = json.loads((shards / "stats.json").read_text()).get("unigram_entropy")
+        names = [split for split in splits(shards) if split != TRAIN]
+        opened = {name: ShardSet.open(shards, name, tokenizer_digest) for name in names}
+        sources = {name.removeprefix(validation_split("")): rows for name, rows in opened.items() if len(rows)}
+        unigram = read_json(shards / "stats.json").get("unigram_entropy_nats")
         if not sources:
-            raise InputError("the shards hold no validation rows", where=str(shards))
+            raise InputError(
+                "the shards hold no validation rows", where=str(shards), remedy="Raise shards.validation_fraction."
+            )
     return Heldout(sources, read_humaneval(humaneval)[:items] if humaneval else [], unigram)
 
 
@@ -160,11 +169,7 @@ def measure(
     for source, shards in heldout.sources.items():
         on_task(source)
         rows = shards.rows(np.unique(np.linspace(0, len(shards) - 1, max_rows).round().astype(np.int64)))
-        if rows.bytes is None:
-            raise InputError(f"the validation rows of {source} do not say how many bytes they stand for")
-        scores[source] = score_rows(
-            model.decoder, rows.input_ids, rows.lengths, rows.boundaries, rows.bytes, batch_size
-        )
+        scores[source] = score_rows(model.decoder, rows, batch_size)
     if heldout.problems:
         on_task(HUMANEVAL)
         scores[HUMANEVAL] = score_solutions(model, heldout.problems, batch_size)
@@ -223,7 +228,9 @@ def evaluate_model(
     if shards is None and humaneval is None:
         raise InputError("there is nothing to measure on", remedy="Give a shards dataset or a file of problems.")
     model = load_text_model(folder)
-    measured = measure(name or str(folder), model, open_heldout(shards, humaneval), max_rows=max_rows)
+    digest = Tokenizer.load(folder).digest if shards is not None else None
+    heldout = open_heldout(shards, digest, humaneval)
+    measured = measure(name or str(folder), model, heldout, max_rows=max_rows)
     tasks = [asdict(task) for task in tasks_of(measured, Resampling())]
     for task in tasks:
         del task["model"]
@@ -234,7 +241,10 @@ def run(request: JobRequest) -> None:
     config = EvaluateConfig.model_validate(request.config)
     emit(request, "phase", name="evaluate")
     heldout = open_heldout(
-        request.inputs["shards"].local("data"), humaneval_file(request, config), config.humaneval_items
+        request.inputs["shards"].local("data"),
+        Tokenizer.load(request.inputs["tokenizer"].local("data")).digest,
+        humaneval_file(request, config),
+        config.humaneval_items,
     )
     steps = len(config.models) * (len(heldout.sources) + bool(heldout.problems))
     done = itertools.count()
@@ -252,10 +262,12 @@ def run(request: JobRequest) -> None:
     tasks += [task for each in models.values() for task in tasks_of(each, how)]
     pairs = [(name, BEFORE[name]) for name in config.models if BEFORE.get(name) in models]
     comparisons = [task for newer, older in pairs for task in compare(models[newer], models[older], how)]
-    rows = [asdict(task) for task in tasks] + carried_over(request)
+    reported, reported_differences = carried_over(request)
+    rows = [asdict(task) for task in [*tasks, *reported]]
+    differences = [asdict(task) for task in [*comparisons, *reported_differences]]
     write_json(
         request.data_dir / "evaluation.json",
-        {"models": list(config.models), "tasks": rows, "comparisons": [asdict(task) for task in comparisons]},
+        {"models": list(config.models), "tasks": rows, "comparisons": differences},
     )
     stats = {f"{task.model}/{task.task}": task.value for task in tasks if task.metric == "bits_per_byte"}
     finish(request, {"data/evaluation.json": True}, stats, rows={"data/evaluation.json": len(rows)})
@@ -270,14 +282,18 @@ def baseline_tasks(heldout: Heldout, measured: Sequence[Measured]) -> list[Task]
     return [Task.of("unigram", "heldout", "nats_per_token", Interval(value, value, value, rows))]
 
 
-def carried_over(request: JobRequest) -> list[dict[str, Any]]:
-    """What the reward model's stage and the policy's measured themselves, as rows of the same table."""
-    rows: list[dict[str, Any]] = []
-    for role, name in (("reward", "reward.json"), ("ppo", "reward_eval.json")):
-        path = request.inputs[role].local(f"data/{name}") if role in request.inputs else None
-        if path is not None and path.exists():
-            rows += json.loads(path.read_text()).get("tasks", [])
-    return rows
+def carried_over(request: JobRequest) -> tuple[list[Task], list[Task]]:
+    """Figures and comparisons that the reward model's stage and the policy's measured themselves."""
+    tasks: list[Task] = []
+    comparisons: list[Task] = []
+    if "reward" in request.inputs:
+        figures = read_json(request.inputs["reward"].local("data/reward.json"))
+        tasks.append(Task.of("reward", "held-out pairs", "accuracy", Interval(**figures["accuracy"])))
+    if "ppo" in request.inputs:
+        reward = read_json(request.inputs["ppo"].local("data/reward_eval.json"))["reward"]
+        tasks += [Task.of(name, "held-out prompts", "reward", Interval(**reward[name])) for name in ("sft", "ppo")]
+        comparisons.append(Task.of("ppo - sft", "held-out prompts", "reward", Interval(**reward["gain"])))
+    return tasks, comparisons
 
 
 def humaneval_file(request: JobRequest, config: EvaluateConfig) -> Path | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from infra.errors import InputError
+from pipeline.shards.reader import RowBatch
+from training.loader import micro_batch
 from training.loss import token_log_probs
 from training.model import Decoder
 
@@ -34,47 +36,26 @@ class RowScores:
         return float(self.nats.sum() / self.targets.sum())
 
 
-def row_segments(boundaries: Sequence[np.ndarray], lengths: np.ndarray, width: int) -> np.ndarray:
-    """The document number of each position of each row: 1, 2, …, and 0 on padding."""
-    segments = np.zeros((len(lengths), width), dtype=np.int64)
-    for row, (starts, length) in enumerate(zip(boundaries, lengths, strict=True)):
-        segments[row, starts[starts < width]] = 1
-        np.cumsum(segments[row], out=segments[row])
-        segments[row, length:] = 0
-    return segments
-
-
-def target_mask(segments: Tensor) -> Tensor:
-    """Which positions ``1…`` are predicted from the position before: same document, not padding."""
-    return (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-
-
 @torch.no_grad()
-def score_rows(
-    model: Decoder,
-    input_ids: np.ndarray,
-    lengths: np.ndarray,
-    boundaries: Sequence[np.ndarray],
-    row_bytes: np.ndarray,
-    batch_size: int = 8,
-) -> RowScores:
-    """Score all rows, a batch at a time. The model's mode is left as it was."""
-    segments = torch.from_numpy(row_segments(boundaries, lengths, input_ids.shape[1]))
-    ids = torch.from_numpy(input_ids.astype(np.int64, copy=False))
+def score_rows(model: Decoder, rows: RowBatch, batch_size: int = 8) -> RowScores:
+    """Score validation rows, a batch at a time. The model's mode is left as it was."""
+    if rows.bytes is None:
+        raise InputError("the rows do not say how many bytes they stand for", remedy="Score a validation split.")
     nats, targets = [], []
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(ids), batch_size):
-            rows, places = (part[start : start + batch_size].to(model.device) for part in (ids, segments))
-            mask = target_mask(places)
-            hidden = model(rows[:, :-1], segments=places[:, :-1])
-            log_probs = token_log_probs(hidden, model.output_weight, rows[:, 1:])
-            nats.append(-(log_probs * mask).sum(1, dtype=torch.float64).cpu().numpy())
-            targets.append(mask.sum(1).cpu().numpy())
+        for start in range(0, len(rows.lengths), batch_size):
+            part = slice(start, start + batch_size)
+            few = RowBatch(rows.input_ids[part], rows.lengths[part], rows.boundaries[part], None)
+            batch = micro_batch(few, model.device, mask_documents=True)
+            hidden = model(batch.input_ids, segments=batch.segments)
+            log_probs = token_log_probs(hidden, model.output_weight, batch.targets)
+            nats.append(-(log_probs * batch.mask).sum(1, dtype=torch.float64).cpu().numpy())
+            targets.append(batch.mask.sum(1).cpu().numpy())
     finally:
         model.train(was_training)
-    return RowScores(np.concatenate(nats), np.concatenate(targets), row_bytes.astype(np.int64))
+    return RowScores(np.concatenate(nats), np.concatenate(targets).astype(np.int64), rows.bytes)
 
 
 @torch.no_grad()

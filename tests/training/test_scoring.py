@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.shards.reader import RowBatch
 from tests.training.folders import tiny_model
 from training.intervals import Resampling, paired_difference, ratio_interval
-from training.scoring import continuation_nats, row_segments, score_rows
+from training.scoring import continuation_nats, score_rows
 
 
 def nats_alone(model: torch.nn.Module, document: np.ndarray) -> float:
@@ -23,22 +24,14 @@ def test_a_packed_row_scores_as_its_documents_do_alone() -> None:
     documents = [random.integers(8, 264, size) for size in (7, 12, 4)]
     row = np.concatenate([*documents, np.zeros(5, dtype=np.int64)])
     full = random.integers(8, 264, 28)
-    scores = score_rows(
-        model,
-        np.stack([row, full]),
-        np.array([23, 28]),
-        [np.array([0, 7, 19]), np.array([0])],
-        np.array([60, 90]),
+    rows = RowBatch(
+        np.stack([row, full]), np.array([23, 28]), [np.array([0, 7, 19]), np.array([0])], np.array([60, 90])
     )
+    scores = score_rows(model, rows, batch_size=1)
     assert scores.targets.tolist() == [6 + 11 + 3, 27]
     assert scores.nats[0] == pytest.approx(sum(nats_alone(model, document) for document in documents), rel=1e-5)
     assert scores.nats[1] == pytest.approx(nats_alone(model, full), rel=1e-5)
     assert scores.bits_per_byte == pytest.approx(scores.nats.sum() / math.log(2) / 150)
-
-
-def test_segments() -> None:
-    segments = row_segments([np.array([0, 3]), np.array([0])], np.array([5, 6]), 6)
-    assert segments.tolist() == [[1, 1, 1, 2, 2, 0], [1] * 6]
 
 
 def test_a_continuation_is_scored_after_its_context() -> None:

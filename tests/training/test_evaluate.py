@@ -1,0 +1,141 @@
+"""The evaluation stage on models that differ in a known way."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infra.errors import InputError
+from infra.job import JobRequest, load_request, load_result, write_request
+from infra.store.dataset import Dataset
+from pipeline.shards.format import Row, shard_schema, write_shard
+from pipeline.tokenizer import Tokenizer
+from pipeline.tokenizer.hugging_face import hub_files
+from pipeline.tokenizer.train import train_model
+from tests.support import write_dataset
+from tests.training.folders import tiny_config, tiny_model
+from training.evaluate import EvaluateConfig, evaluate_model, inputs, read_humaneval, run
+from training.hub_format import save_model
+from training.model import Decoder, build_model
+
+VOCABULARY = 400
+PROBLEMS = [
+    {"task_id": f"T/{number}", "prompt": f"def f{number}(x):\n", "canonical_solution": f"    return x + {number}\n"}
+    for number in range(6)
+]
+
+
+def real_tokenizer(folder: Path) -> Tokenizer:
+    """A small tokenizer as the pipeline makes it."""
+    letters = random.Random(0)
+    texts = [" ".join("".join(letters.choices("abcdefghij", k=5)) for _ in range(2000)) for _ in range(5)]
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(train_model(texts, VOCABULARY, 1.0, 16))
+    tokenizer = Tokenizer.load(folder)
+    for name, content in hub_files(tokenizer).items():
+        (folder / name).write_bytes(content)
+    return tokenizer
+
+
+def write_shards(folder: Path, digest: str) -> None:
+    """Validation rows of two sources, 30 tokens and 40 bytes each; ``web`` holds one token only."""
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for source in ("web", "code"):
+        schema = shard_schema(VOCABULARY, 32, {"tokenizer_digest": digest, "mixture": {}}, with_bytes=True)
+        rows = []
+        for _ in range(12):
+            tokens = np.full(30, 50) if source == "web" else draw.integers(8, VOCABULARY, 30)
+            rows.append(Row([np.array([2, *tokens, 3])], 40))
+        write_shard(folder / f"validation-{source}.arrow", schema, iter(rows), 0)
+    (folder / "stats.json").write_text(json.dumps({"unigram_entropy_nats": 5.0, "tokens": {}}))
+
+
+def uniform_model() -> Decoder:
+    """All logits equal: the same bits a token, whatever the text."""
+    model = build_model(tiny_config(tie_embeddings=False, vocab_size=VOCABULARY), 0)
+    assert model.lm_head is not None
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    return model
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    tokenizer = root / "tokenizer" / "data"
+    write_shards(root / "shards" / "data", real_tokenizer(tokenizer).digest)
+    save_model(uniform_model(), root / "pretrain" / "data" / "model", tokenizer)
+    save_model(tiny_model(vocab_size=VOCABULARY), root / "sft" / "data" / "model", tokenizer)
+    (root / "humaneval.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
+    return root
+
+
+def test_a_uniform_model_has_the_bits_of_its_vocabulary(home: Path) -> None:
+    result = evaluate_model(
+        home / "pretrain" / "data" / "model", shards=home / "shards" / "data", humaneval=home / "humaneval.jsonl"
+    )
+    figures = {task["task"]: task for task in result["tasks"]}
+    # 31 targets (30 tokens and the end) stand for 40 bytes.
+    assert figures["web"]["value"] == pytest.approx(math.log2(VOCABULARY) * 31 / 40, abs=1e-4)
+    assert figures["code"]["value"] == pytest.approx(figures["web"]["value"], abs=1e-4)
+    assert 0 < figures["humaneval"]["value"] <= math.log2(VOCABULARY) + 1e-4, "a token is a byte or more"
+    assert figures["heldout"]["value"] == pytest.approx(math.log(VOCABULARY), abs=1e-4)
+    assert [figures[name]["n"] for name in ("web", "humaneval")] == [12, 6]
+    assert set(figures["web"]) == {"task", "metric", "value", "low", "high", "n"}
+
+
+def test_the_stage(home: Path, tmp_path: Path) -> None:
+    estimate = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 8}
+    reward_eval = {"reward": {"sft": estimate, "ppo": estimate, "gain": estimate}}
+    write_dataset(tmp_path / "reward", "reward", {"data/reward.json": json.dumps({"accuracy": estimate}).encode()})
+    ppo_files = {
+        f"data/model/{path.name}": path.read_bytes() for path in (home / "sft" / "data" / "model").iterdir()
+    } | {"data/reward_eval.json": json.dumps(reward_eval).encode()}
+    write_dataset(tmp_path / "ppo", "ppo", ppo_files)
+    roles = {name: write_dataset(home / name, name, {}) for name in ("shards", "pretrain", "sft", "tokenizer")}
+    roles |= {name: Dataset.open(str(tmp_path / name)) for name in ("reward", "ppo")}
+    config = {"models": ["pretrain", "sft", "ppo"], "humaneval": str(home / "humaneval.jsonl"), "max_rows": 8}
+    request = JobRequest("evaluate", "0" * 12, config, roles, tmp_path / "out", tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    run(load_request(write_request(request)))
+
+    table = json.loads((tmp_path / "out" / "data" / "evaluation.json").read_text())
+    rows = {(row["model"], row["task"]): row for row in table["tasks"]}
+    assert rows["unigram", "heldout"]["value"] == 5.0
+    assert rows["reward", "held-out pairs"]["value"] == 0.5
+    assert rows["ppo", "held-out prompts"]["metric"] == "reward"
+    for row in rows.values():
+        assert row["low"] <= row["value"] <= row["high"]
+    differences = {(row["model"], row["task"]): row for row in table["comparisons"]}
+    assert differences["ppo - sft", "web"]["value"] == 0, "the same weights"
+    known = differences["sft - pretrain", "code"]
+    assert known["value"] == pytest.approx(rows["sft", "code"]["value"] - rows["pretrain", "code"]["value"], abs=2e-5)
+    result = load_result(tmp_path / "work")
+    assert result is not None
+    assert [output.path for output in result.outputs] == ["data/evaluation.json"]
+
+
+def test_inputs_follow_the_configuration() -> None:
+    assert set(inputs(EvaluateConfig())) == {"shards", "tokenizer", "sample", "pretrain", "sft", "reward", "ppo", "dpo"}
+    assert set(inputs(EvaluateConfig(models=("pretrain",), humaneval=""))) == {"shards", "tokenizer", "pretrain"}
+
+
+def test_bad_problems_are_explained(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n')
+    with pytest.raises(InputError, match="not a file of HumanEval problems"):
+        read_humaneval(tmp_path / "bad.jsonl")
+    with pytest.raises(InputError, match="no such file"):
+        read_humaneval(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="nothing to measure"):
+        evaluate_model(home / "sft" / "data" / "model")
+
+
+def test_shards_of_another_tokenizer_are_refused(home: Path, tmp_path: Path) -> None:
+    write_shards(tmp_path / "other", "0" * 64)
+    with pytest.raises(InputError, match="tokenizer"):
+        evaluate_model(home / "sft" / "data" / "model", shards=tmp_path / "other")
