@@ -1,0 +1,318 @@
+"""The shards stage: tokenise, mix, shuffle, pack, and account for every document.
+
+    tokenise    a group of one source's files  ->  its tokens, sorted by place on the ring     (work/, not published)
+    pack        a bucket of the ring           ->  data/train-00000.arrow + lineage + ledger
+                a source's held-out documents  ->  data/validation-<source>.arrow + lineage
+    finalize    data/stats.json, and the balance of documents over both steps
+
+The mixture and the number of buckets are decided between the two steps, when the tokens are counted. Memory holds one
+group or one bucket at a time.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from infra.config import Config, Execution, Json
+from infra.errors import HeadwaterError, InputError
+from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.dataset import Dataset
+from infra.store.files import OutputFile, write_bytes
+from pipeline.shards.bucket import (
+    MIXTURE_CAP,
+    Packed,
+    gather,
+    gather_held_out,
+    pack_documents,
+    shard_rows,
+    write_fates,
+    write_lineage,
+)
+from pipeline.shards.format import LINEAGE_SUFFIX, shard_schema, validation_split, write_shard
+from pipeline.shards.mixing import SourcePlan, SourceWeight, plan_mixture
+from pipeline.shards.tokenise import TOO_FEW_TOKENS, TokenFile, Tokenised, tokenise, write_sorted
+from pipeline.tokenizer.model import Tokenizer
+
+TOKENISE, PACK = "tokenise", "pack"
+
+
+class ShardsConfig(Config):
+    """How documents become training rows."""
+
+    seq_len: int = Field(1024, ge=8, le=1 << 20)
+    """Tokens a model reads at once; a row holds one more."""
+    mixture: tuple[SourceWeight, ...] = ()
+    """Weight of each source. Empty: every document once. With weights, sources that are not named are left out."""
+    total_tokens: int | None = Field(None, ge=1)
+    """Upper limit of training tokens over all sources."""
+    validation_fraction: float = Field(0.02, ge=0, lt=1)
+    """Share of each source's documents that is held out, chosen by the hash of their id."""
+    min_tokens: int = Field(8, ge=1)
+    """Documents with fewer tokens are dropped."""
+    seed: int = Field(0, ge=0)
+    """Seed of the shuffle and of the choice of documents."""
+    bucket_tokens: int = Field(1 << 25, ge=1 << 10)
+    """About how many tokens a shard holds. A shard is packed in memory."""
+    group_megabytes: Annotated[float, Execution()] = Field(64.0, gt=0)
+    """Compressed documents that one unit of the first step reads."""
+
+
+# ---- tokenise -------------------------------------------------------------------------------------------------------
+
+
+def _groups(files: Sequence[OutputFile], limit: float) -> Iterator[tuple[str, list[OutputFile]]]:
+    """Files of one source in groups of about ``limit`` bytes."""
+    group: list[OutputFile] = []
+    for file in files:
+        if group and (_source(file) != _source(group[0]) or sum(entry.bytes for entry in group) + file.bytes > limit):
+            yield _source(group[0]), group
+            group = []
+        group.append(file)
+    if group:
+        yield _source(group[0]), group
+
+
+def _source(file: OutputFile) -> str:
+    return PurePosixPath(file.path).parts[1]
+
+
+def _tokenise_units(context: StageContext) -> Iterator[Unit]:
+    config: ShardsConfig = context.config
+    for source, group in _groups(context.inputs["redact"].files("data/", ".parquet"), config.group_megabytes * 1e6):
+        yield Unit(
+            unit_id([part for file in group for part in (file.path, file.digest)]),
+            {"source": source, "paths": [file.path for file in group]},
+            sum(file.bytes for file in group),
+            sum(file.rows or 0 for file in group),
+        )
+
+
+def _tokenise(unit: Unit, context: UnitContext) -> Counts:
+    config: ShardsConfig = context.config
+    tokenizer = _tokenizer(context.inputs)
+    source, paths = str(unit.payload["source"]), unit.payload["paths"]
+    assert isinstance(paths, list)
+    work = Tokenised(source, config.seed, config.validation_fraction, config.min_tokens)
+    dropped = 0
+    for path in map(str, paths):
+        fates = tokenise(context.inputs["redact"].url(path), tokenizer, work)
+        # Named after the document file, not after the unit: how files are grouped must not be seen in the dataset.
+        with context.output(path.replace("data/", "ledger/", 1)) as ledger:
+            write_fates(fates, ledger)
+        dropped += len(fates)
+    # Last of all: the next step takes every file it finds, so a unit that fails must not have left one.
+    with context.intermediate(f"{source}/{unit.id}.arrow") as tokens:
+        write_sorted(work, tokenizer.vocab_size, tokens)
+    context.metrics[f"train_tokens:{source}"] = work.train_tokens
+    return Counts(work.incoming, work.incoming - dropped, {TOO_FEW_TOKENS: dropped} if dropped else {})
+
+
+# ---- pack -----------------------------------------------------------------------------------------------------------
+
+
+def _sum_metrics(receipts: Sequence[Receipt], prefix: str) -> dict[str, int]:
+    """Totals of the metrics named ``prefix:<key>``, by key."""
+    totals: dict[str, int] = {}
+    for receipt in receipts:
+        for name, value in receipt.metrics.items():
+            if name.startswith(prefix + ":"):
+                key = name.removeprefix(prefix + ":")
+                totals[key] = totals.get(key, 0) + int(value)
+    return dict(sorted(totals.items()))
+
+
+def _mixture(context: StageContext) -> dict[str, SourcePlan]:
+    config: ShardsConfig = context.config
+    available = _sum_metrics(context.receipts[TOKENISE], "train_tokens")
+    return plan_mixture(available, config.mixture, config.total_tokens)
+
+
+def _pack_units(context: StageContext) -> Iterator[Unit]:
+    config: ShardsConfig = context.config
+    plan = _mixture(context)
+    planned = int(sum(entry.tokens for entry in plan.values()))
+    if planned == 0:
+        raise InputError(
+            "no training tokens are left to pack",
+            where="shards",
+            remedy="Loosen the filters, or lower shards.validation_fraction or shards.min_tokens.",
+        )
+    buckets = -(-planned // config.bucket_tokens)
+    rates: dict[str, Json] = {source: entry.rate for source, entry in plan.items()}
+    shares: dict[str, Json] = {source: round(entry.share, 6) for source, entry in plan.items()}
+    for bucket in range(buckets):
+        payload: dict[str, Json] = {"bucket": bucket, "buckets": buckets, "rates": rates, "mixture": shares}
+        yield Unit(unit_id(PACK, bucket, buckets), payload, planned // buckets)
+    if config.validation_fraction:
+        for source in plan:
+            yield Unit(unit_id(PACK, validation_split(source)), {"source": source, "mixture": shares}, 1)
+
+
+def _pack(unit: Unit, context: UnitContext) -> Counts:
+    if "bucket" in unit.payload:
+        return _pack_bucket(unit, context)
+    _pack_validation(unit, context)
+    return Counts()
+
+
+def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
+    config: ShardsConfig = context.config
+    tokenizer = _tokenizer(context.inputs)
+    bucket, buckets, rates = unit.payload["bucket"], unit.payload["buckets"], unit.payload["rates"]
+    assert isinstance(bucket, int)
+    assert isinstance(buckets, int)
+    assert isinstance(rates, dict)
+    gathered, left_out = gather(_token_files(context), bucket, buckets, {key: float(str(rates[key])) for key in rates})
+    packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, bucket)
+    context.metrics["buckets"] = buckets
+    name = f"train-{bucket:05d}"
+    _write(name, packed, tokenizer, unit, context)
+    with context.output(f"ledger/{name}.parquet") as path:
+        write_fates(left_out, path)
+    with context.intermediate(f"{name}.npy") as path, path.open("wb") as stream:
+        tokens = packed.tokens if packed is not None else np.zeros(0, np.int64)
+        np.save(stream, np.bincount(tokens, minlength=tokenizer.vocab_size))
+    # Dropped documents were counted as kept by the first step; finalize draws the balance of both.
+    return Counts(len(left_out), 0, {MIXTURE_CAP: len(left_out)} if left_out else {})
+
+
+def _pack_validation(unit: Unit, context: UnitContext) -> None:
+    config: ShardsConfig = context.config
+    tokenizer = _tokenizer(context.inputs)
+    source = str(unit.payload["source"])
+    packed = pack_documents(gather_held_out(_token_files(context, source)).documents(), config.seq_len + 1, config.seed)
+    if packed is None:
+        return
+    sizes = np.array([len(entry) for entry in tokenizer.token_bytes])
+    context.metrics[f"validation_documents:{source}"] = packed.documents.num_rows
+    context.metrics[f"validation_bytes:{source}"] = sum(row.bytes or 0 for row in shard_rows(packed, sizes))
+    _write(validation_split(source), packed, tokenizer, unit, context, sizes)
+
+
+def _write(
+    name: str,
+    packed: Packed | None,
+    tokenizer: Tokenizer,
+    unit: Unit,
+    context: UnitContext,
+    token_bytes: np.ndarray | None = None,
+) -> None:
+    split = name.split("-")[0]
+    metadata = {"tokenizer_digest": tokenizer.digest, "mixture": unit.payload["mixture"]}
+    schema = shard_schema(tokenizer.vocab_size, context.config.seq_len, metadata, token_bytes is not None)
+    rows = shard_rows(packed, token_bytes) if packed is not None else iter(())
+    count = len(packed.rows) if packed is not None else 0
+    with context.output(f"data/{name}.arrow", rows=count) as path:
+        write_shard(path, schema, rows, tokenizer.pad_id)
+    with context.output(f"data/{name}{LINEAGE_SUFFIX}") as path:
+        write_lineage(packed, path)
+    context.metrics[f"sequences:{split}"] = count
+    if packed is not None:
+        for source, tokens in packed.row_sources().items():
+            context.metrics[f"{split}_tokens:{source}"] = tokens
+
+
+def _tokenizer(inputs: Mapping[str, Dataset]) -> Tokenizer:
+    return Tokenizer.load(inputs["tokenizer"].local("data"))
+
+
+def _token_files(context: UnitContext, source: str = "*") -> list[TokenFile]:
+    folder = Path(context.work_root) / "steps" / TOKENISE
+    return [TokenFile(path) for path in sorted(folder.glob(f"{source}/*.arrow"))]
+
+
+# ---- finalize -------------------------------------------------------------------------------------------------------
+
+
+def _finalize(context: StageContext) -> None:
+    config: ShardsConfig = context.config
+    packed = context.receipts[PACK]
+    _require_every_bucket(packed)
+    tokenised = sum((receipt.counts for receipt in context.receipts[TOKENISE]), Counts())
+    left_out = sum((receipt.counts for receipt in packed), Counts())
+    dropped = (tokenised + left_out).dropped
+    kept = tokenised.incoming - tokenised.failed - sum(dropped.values())
+    context.counts = Counts(tokenised.incoming, kept, dropped, tokenised.failed)
+    tokenizer = _tokenizer(context.inputs)
+    tokens = _sum_metrics(packed, "train_tokens")
+    total = sum(tokens.values())
+    sequences = _sum_metrics(packed, "sequences")
+    stats = {
+        "tokens": tokens,
+        "total_tokens": total,
+        "sequences": sequences.get("train", 0),
+        "seq_len": config.seq_len,
+        "packing_efficiency": total / (sequences["train"] * (config.seq_len + 1)),
+        "unigram_entropy_nats": _entropy(context.step_files(PACK)),
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer_digest": tokenizer.digest,
+        "mixture": {
+            source: {
+                "available_tokens": entry.available,
+                "rate": entry.rate,
+                "planned_share": entry.share,
+                "share": tokens.get(source, 0) / total,
+            }
+            for source, entry in _mixture(context).items()
+        },
+        "validation": {
+            source: {
+                "documents": _sum_metrics(packed, "validation_documents")[source],
+                "tokens": count,
+                "bytes": _sum_metrics(packed, "validation_bytes")[source],
+            }
+            for source, count in _sum_metrics(packed, "validation_tokens").items()
+        },
+    }
+    with context.output("data/stats.json") as path:
+        write_bytes(path, (json.dumps(stats, indent=1, sort_keys=True) + "\n").encode())
+    context.stats.update(stats)
+
+
+def _require_every_bucket(packed: Sequence[Receipt]) -> None:
+    """A bucket that failed holds documents of every source: unlike a failed file, it cannot be left out."""
+    trained = [receipt for receipt in packed if "buckets" in receipt.metrics]
+    if not trained:
+        raise HeadwaterError("no shard was packed", where="shards", remedy="Look at the failed units.")
+    if len(trained) < trained[0].metrics["buckets"]:
+        raise HeadwaterError(
+            f"{len(trained)} of {trained[0].metrics['buckets']:.0f} shards were packed",
+            where="shards",
+            remedy="Mend the cause of the failed units and run again.",
+        )
+
+
+def _entropy(files: Sequence[str]) -> float:
+    """Entropy of single tokens in nats: the loss of a model that knows frequencies and nothing else."""
+    counts = sum(np.load(path) for path in files)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+STAGE = ShardStage(
+    name="shards",
+    code_version=1,
+    config=ShardsConfig,
+    reference="pipeline.shards:STAGE",
+    inputs=lambda config: {"redact": "redact", "tokenizer": "tokenizer"},
+    steps=(Step(TOKENISE, _tokenise_units, _tokenise), Step(PACK, _pack_units, _pack)),
+    finalize=_finalize,
+    consumes="redact",
+    ledgered=True,
+    code=(
+        "pipeline.shards.stage",
+        "pipeline.shards.tokenise",
+        "pipeline.shards.bucket",
+        "pipeline.shards.packing",
+        "pipeline.shards.mixing",
+        "pipeline.shards.keys",
+        "pipeline.shards.order",
+        "pipeline.shards.format",
+        "pipeline.tokenizer.model",
+    ),
+    description="Tokenises, mixes, shuffles and packs the corpus into memory-mapped rows with their lineage.",
+)

@@ -1,0 +1,160 @@
+"""First step: documents to token arrays, sorted by their place on the ring.
+
+A unit takes a group of document files of one source and writes one file. Because it is sorted by ``key``, the next
+step finds a bucket's documents in it as one slice, and the number of buckets can wait until the tokens are counted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.document import read_batches
+from pipeline.ledger import Fate
+from pipeline.shards.format import token_type
+from pipeline.shards.keys import held_out, ring_keys
+from pipeline.tokenizer.model import Tokenizer
+
+STAGE_NAME = "shards"
+BATCH_DOCUMENTS = 512
+"""Documents to a record batch: what a bucket's reader must touch at its ends."""
+
+TOO_FEW_TOKENS = "too_few_tokens"
+COLUMNS = ["id", "text", "url", "origin", "quality"]
+
+
+def tokens_schema(vocab_size: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("key", pa.uint64(), nullable=False),
+            pa.field("choice", pa.uint64(), nullable=False),
+            pa.field("held", pa.bool_(), nullable=False),
+            pa.field("id", pa.binary(16), nullable=False),
+            pa.field("url", pa.string()),
+            pa.field("archive", pa.string()),
+            pa.field("archive_offset", pa.int64()),
+            pa.field("quality", pa.float32()),
+            pa.field("tokens", pa.large_list(token_type(vocab_size)), nullable=False),
+        ]
+    )
+
+
+@dataclass
+class Tokenised:
+    """A group's documents as they come, before they are sorted."""
+
+    source: str
+    seed: int
+    validation_fraction: float
+    min_tokens: int
+    tables: list[pa.Table] = field(default_factory=list)
+    incoming: int = 0
+    train_tokens: int = 0
+
+    def add(self, batch: pa.RecordBatch, tokenizer: Tokenizer) -> list[Fate]:
+        """Encode a batch of documents; returns the fates of those with too little in them."""
+        self.incoming += batch.num_rows
+        encoded = tokenizer.encode_batch(batch.column("text").to_pylist())
+        ids, urls = batch.column("id").to_pylist(), batch.column("url").to_pylist()
+        kept = [index for index, tokens in enumerate(encoded) if len(tokens) >= self.min_tokens]
+        if kept:
+            self._keep(batch.take(pa.array(kept)), [encoded[index] for index in kept], tokenizer)
+        return [
+            self._too_few(ids[index], urls[index], len(encoded[index]))
+            for index in sorted(set(range(len(ids))) - set(kept))
+        ]
+
+    def _keep(self, batch: pa.RecordBatch, encoded: list[list[int]], tokenizer: Tokenizer) -> None:
+        ids = batch.column("id").to_pylist()
+        key, choice = ring_keys(ids, self.seed)
+        held = [held_out(document, self.validation_fraction) for document in ids]
+        whole = [[tokenizer.bos_id, *tokens, tokenizer.eos_id] for tokens in encoded]
+        self.train_tokens += sum(len(tokens) for tokens, out in zip(whole, held, strict=True) if not out)
+        origin = batch.column("origin")
+        schema = tokens_schema(tokenizer.vocab_size)
+        self.tables.append(
+            pa.table(
+                {
+                    "key": key,
+                    "choice": choice,
+                    "held": held,
+                    "id": batch.column("id"),
+                    "url": batch.column("url"),
+                    "archive": origin.field("archive"),
+                    "archive_offset": origin.field("offset"),
+                    "quality": batch.column("quality"),
+                    "tokens": pa.array(whole, schema.field("tokens").type),
+                },
+                schema=schema,
+            )
+        )
+
+    def _too_few(self, document: bytes, url: str | None, tokens: int) -> Fate:
+        return {
+            "id": document,
+            "url": url,
+            "source": self.source,
+            "stage": STAGE_NAME,
+            "verdict": "dropped",
+            "rule": TOO_FEW_TOKENS,
+            "score": tokens,
+            "threshold": self.min_tokens,
+        }
+
+
+def tokenise(url: str, tokenizer: Tokenizer, into: Tokenised) -> list[Fate]:
+    """Add the documents of a file; returns the fates of those left out."""
+    batches = read_batches(url, columns=COLUMNS, batch_rows=BATCH_DOCUMENTS)
+    return [fate for batch in batches for fate in into.add(batch, tokenizer)]
+
+
+def write_sorted(tokenised: Tokenised, vocab_size: int, path: Path) -> None:
+    """Write the group sorted by (key, id)."""
+    schema = tokens_schema(vocab_size)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        if tokenised.tables:
+            table = pa.concat_tables(tokenised.tables)
+            order = table.select(["key", "id"]).append_column("at", pa.array(np.arange(table.num_rows)))
+            order = order.sort_by([("key", "ascending"), ("id", "ascending")]).column("at")
+            for start in range(0, table.num_rows, BATCH_DOCUMENTS):
+                part = table.take(order.slice(start, BATCH_DOCUMENTS)).combine_chunks()
+                writer.write_table(part)
+
+
+class TokenFile:
+    """A sorted file, mapped into memory: only the batches that are asked for are touched."""
+
+    def __init__(self, path: Path) -> None:
+        self.source = path.parent.name
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+
+    def slices(self, low: int, high: int) -> Iterator[pa.RecordBatch]:
+        """The documents with ``low <= key < high``, in order."""
+        index = self._first_batch(low)
+        while index < self._reader.num_record_batches:
+            batch = self._reader.get_batch(index)
+            keys = batch.column("key").to_numpy()
+            begin = int(np.searchsorted(keys, np.uint64(low)))
+            end = len(keys) if high > int(keys[-1]) else int(np.searchsorted(keys, np.uint64(high)))
+            if end > begin:
+                yield batch.slice(begin, end - begin)
+            if end < len(keys):
+                return
+            index += 1
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for index in range(self._reader.num_record_batches):
+            yield self._reader.get_batch(index)
+
+    def _first_batch(self, low: int) -> int:
+        """The first batch whose last key is not below ``low``."""
+        begin, end = 0, self._reader.num_record_batches
+        while begin < end:
+            middle = (begin + end) // 2
+            if int(self._reader.get_batch(middle).column("key")[-1].as_py()) < low:
+                begin = middle + 1
+            else:
+                end = middle
+        return begin
