@@ -26,7 +26,13 @@ class RunResult:
     datasets: dict[str, Dataset] = field(default_factory=dict)
 
 
-def run_recipe(recipe: Recipe, selection: Selection, run: RunContext, run_one: RunOne = run_directly) -> RunResult:
+def run_recipe(
+    recipe: Recipe,
+    selection: Selection,
+    run: RunContext,
+    run_one: RunOne = run_directly,
+    on_plan: Callable[[list[StagePlan]], None] | None = None,
+) -> RunResult:
     """Plan, then run what is selected, each stage on the datasets of the stages before it.
 
     ``run_one`` says how a stage is run: in this process, as a Prefect flow, or by its deployment.
@@ -34,10 +40,12 @@ def run_recipe(recipe: Recipe, selection: Selection, run: RunContext, run_one: R
     plans = plan(recipe.nodes, run.store, selection, run.label)
     result = RunResult(run.record.id, plans)
     run.record.save_plan({"recipe": recipe.name, "stages": [entry.as_dict() for entry in plans]})
+    if on_plan is not None:
+        on_plan(plans)
     try:
         for node, entry in zip(recipe.nodes, plans, strict=True):
             if entry.selected:
-                inputs = _inputs(node, result.datasets)
+                inputs = resolve_inputs(node, result.datasets)
                 outcome = run_one(node, inputs, run, node.name in selection.force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
@@ -51,7 +59,8 @@ def run_recipe(recipe: Recipe, selection: Selection, run: RunContext, run_one: R
     return result
 
 
-def _inputs(node: StageNode, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+def resolve_inputs(node: StageNode, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The datasets a stage reads, by role. Raises Blocked where one is not published."""
     inputs = {}
     for role, upstream in node.upstream.items():
         if upstream not in datasets:

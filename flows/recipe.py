@@ -14,7 +14,7 @@ the allowed values.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -54,6 +54,14 @@ class Recipe:
     execution: ExecutionSettings
     nodes: tuple[StageNode, ...]
     origin: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """What to call ``load_recipe`` with to get it again, also from another process: a bundled name, or a path."""
+        stem = Path(self.origin).stem
+        bundled = stem in recipe_names() and _find(stem) == Path(self.origin)
+        return stem if bundled else str(Path(self.origin).resolve())
 
     def node(self, name: str) -> StageNode:
         return next(node for node in self.nodes if node.name == name)
@@ -69,7 +77,20 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     raw, origin = _read(name_or_path)
     for override in overrides:
         _apply_override(raw, override)
-    return build_recipe(raw, origin)
+    return replace(build_recipe(raw, origin), overrides=tuple(overrides))
+
+
+def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
+    """The recipe with another configuration for one of its stages."""
+    if stage not in {node.name for node in recipe.nodes}:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no stage {stage!r}",
+            where=recipe.origin,
+            remedy=f"Its stages are: {', '.join(node.name for node in recipe.nodes)}.",
+        )
+    nodes = tuple(StageNode(node.stage, config) if node.name == stage else node for node in recipe.nodes)
+    check_graph(nodes)
+    return replace(recipe, nodes=nodes)
 
 
 def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:

@@ -1,0 +1,104 @@
+"""The forms: what the Prefect UI asks for before it runs the whole path or one stage.
+
+* Every field has a default, a title, a description and bounds, so *Quick run* works and a wrong value is refused before
+  anything starts.
+* A stage's form holds the stage's own configuration, field by field. Its deployment fills in the recipe's values.
+* Forms stay simple: no unions of models and no free-form dictionaries, which the UI cannot draw. Nor does a module of
+  forms postpone the evaluation of annotations: Prefect builds the schema from them.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from flows.recipe import Recipe, load_recipe, replace_config
+from flows.stages import STAGE_NAMES, load_stage
+from infra.planning import Selection
+
+StageName = Literal[*STAGE_NAMES]  # type: ignore[valid-type]
+
+
+class RecipeParams(BaseModel):
+    """What every form asks: which recipe, where."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str = Field(
+        "demo", title="Recipe", description="A bundled recipe's name, or the path of a YAML file where the flow runs."
+    )
+    overrides: list[str] = Field(
+        [],
+        title="Overrides",
+        description="Single fields of any stage, one key=value a line: dedup.bands=20, execution.workers=8.",
+    )
+    workspace: str = Field(
+        "",
+        title="Workspace",
+        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
+    )
+
+    def load(self) -> Recipe:
+        return load_recipe(self.recipe, self.overrides)
+
+
+class PipelineParams(RecipeParams):
+    """The whole path."""
+
+    start_at: StageName | None = Field(
+        None, title="Start at", description="First stage to consider; the ones before it must be published."
+    )
+    stop_after: StageName | None = Field(None, title="Stop after", description="Last stage to consider.")
+    only: list[StageName] = Field(
+        [], title="Only", description="Consider these stages and no others; wins over start at and stop after."
+    )
+    force: list[StageName] = Field(
+        [], title="Force", description="Build these again though they are published; what follows only if bytes change."
+    )
+    dry_run: bool = Field(False, title="Dry run", description="Publish the plan and run nothing.")
+    dispatch: Literal["inline", "deployments"] = Field(
+        "inline",
+        title="Dispatch",
+        description="Run the stages in this flow's process, or each through its deployment on its own work pool.",
+    )
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.start_at, self.stop_after, tuple(self.only), tuple(self.force))
+
+
+class StageParams(RecipeParams):
+    """One stage. Forms derive from it and add ``config``, the stage's own configuration."""
+
+    force: bool = Field(False, title="Force", description="Build the dataset again though it is published.")
+    run: str = Field("", title="Run", description="The run this stage is a part of. Empty: a run of its own.")
+
+    def load_with_config(self, stage: str) -> Recipe:
+        """The recipe, with this form's configuration for the stage if the form was filled in."""
+        recipe = self.load()
+        if "config" in self.model_fields_set:
+            return replace_config(recipe, stage, self.config)  # type: ignore[attr-defined]
+        return recipe
+
+
+def stage_params(name: str) -> type[StageParams]:
+    """The form of one stage."""
+    config = load_stage(name).config
+    described = Field(
+        default_factory=config, title="Configuration", description=f"Settings of stage {name}; the recipe's if absent."
+    )
+    fields: dict[str, Any] = {"config": (config, described)}
+    title = "".join(part.capitalize() for part in name.split("_"))
+    return create_model(f"{title}Params", __base__=StageParams, __doc__=f"Stage {name}.", **fields)
+
+
+def pipeline_params(recipe: Recipe, selection: Selection, workspace: str) -> PipelineParams:
+    """The form that says the same as a recipe given on the command line."""
+    return PipelineParams(
+        recipe=recipe.address,
+        overrides=list(recipe.overrides),
+        workspace=workspace,
+        start_at=selection.start_at,
+        stop_after=selection.stop_after,
+        only=list(selection.only),
+        force=list(selection.force),
+    )
