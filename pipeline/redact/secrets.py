@@ -1,0 +1,75 @@
+"""Keys, tokens and passwords: by the marks their issuers put on them, and by what they are assigned to.
+
+A pattern runs only on texts that contain one of its markers. The span is the secret itself: the name that it is
+assigned to stays, so that code remains code.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """``group`` of the expression is the secret; ``least_entropy`` (bits a character) tells random text from words."""
+
+    markers: tuple[str, ...]
+    expression: re.Pattern[str]
+    group: int = 0
+    least_entropy: float = 0.0
+
+
+_KEY_BLOCK = r"(?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+
+PATTERNS = (
+    Pattern(("PRIVATE KEY",), re.compile(rf"-----BEGIN {_KEY_BLOCK}[\s\S]{{16,8192}}?-----END {_KEY_BLOCK}")),
+    Pattern(("AKIA", "ASIA"), re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Z0-9])")),
+    Pattern(("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"(?<!\w)gh[pousr]_[A-Za-z0-9]{36,255}(?!\w)")),
+    Pattern(("github_pat_",), re.compile(r"(?<!\w)github_pat_\w{50,255}(?!\w)")),
+    Pattern(("glpat-",), re.compile(r"(?<!\w)glpat-[\w-]{20,64}(?!\w)")),
+    Pattern(("xox",), re.compile(r"(?<!\w)xox[abeprs]-[A-Za-z0-9-]{10,250}(?!\w)")),
+    Pattern(("AIza",), re.compile(r"(?<!\w)AIza[\w-]{35}(?![\w-])")),
+    Pattern(("_live_",), re.compile(r"(?<!\w)[sr]k_live_[A-Za-z0-9]{16,255}(?!\w)")),
+    Pattern(("sk-",), re.compile(r"(?<![\w-])sk-(?:[a-z]{2,8}-){0,2}[A-Za-z0-9_-]{20,255}(?!\w)"), least_entropy=3.5),
+    Pattern(("npm_",), re.compile(r"(?<!\w)npm_[A-Za-z0-9]{36}(?!\w)")),
+    Pattern(("pypi-AgE",), re.compile(r"(?<!\w)pypi-AgE[\w-]{50,512}(?!\w)")),
+    Pattern(("hf_",), re.compile(r"(?<!\w)hf_[A-Za-z0-9]{30,64}(?!\w)"), least_entropy=3.5),
+    Pattern(("eyJ",), re.compile(r"(?<!\w)eyJ[\w-]{10,2048}\.eyJ[\w-]{10,4096}\.[\w-]{10,1024}")),
+    Pattern(("://",), re.compile(r"://[^\s/:@\"'<>]{1,64}:([^\s/@\"'<>${}]{3,128})@[\w.-]"), group=1),
+)
+
+_QUOTED = re.compile(r"([\"'])([^\s\"'<>${}()]{16,256})\1")
+_ASSIGNED_TO = re.compile(
+    r"(?:(?:api|access|auth|client|private|secret|signing|encryption)[_-]?(?:key|token|secret)|secret|token|passwd|password)"
+    r"[\"']?\s{0,4}(?::=|=>|[:=])\s{0,4}\Z",
+    re.IGNORECASE,
+)
+_BEFORE = 40
+_RANDOM = 3.5
+
+
+def find_secrets(text: str) -> Iterator[tuple[int, int]]:
+    for pattern in PATTERNS:
+        if any(marker in text for marker in pattern.markers):
+            for found in pattern.expression.finditer(text):
+                if not pattern.least_entropy or _is_random(found[pattern.group], pattern.least_entropy):
+                    yield found.span(pattern.group)
+    yield from _find_assigned(text)
+
+
+def _find_assigned(text: str) -> Iterator[tuple[int, int]]:
+    """Quoted random strings given to something that is called a key, a token or a password."""
+    for found in _QUOTED.finditer(text):
+        before = text[max(0, found.start() - _BEFORE) : found.start()]
+        if _ASSIGNED_TO.search(before) and _is_random(found[2], _RANDOM):
+            yield found.span(2)
+
+
+def _is_random(value: str, least_entropy: float) -> bool:
+    """Letters and digits mixed, with little repetition: neither a word, a path nor a placeholder."""
+    if not any(c.isdigit() for c in value) or not any(c.isalpha() for c in value):
+        return False
+    counts = Counter(value).values()
+    return -sum(n / len(value) * math.log2(n / len(value)) for n in counts) >= least_entropy

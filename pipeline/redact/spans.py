@@ -1,0 +1,61 @@
+"""Spans of a text that should not be learnt, found, resolved and masked.
+
+A finder yields spans of one kind. Where spans overlap, the one of the kind that stands first in ``KINDS`` stays (a
+private key may contain digits that look like a telephone number, never the other way round).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.redact.banking import find_credit_cards, find_ibans
+from pipeline.redact.contact import find_emails, find_ips, find_phones
+from pipeline.redact.secrets import find_secrets
+
+Finder = Callable[[str], Iterator[tuple[int, int]]]
+
+FINDERS: Mapping[str, Finder] = {
+    "secret": find_secrets,
+    "email": find_emails,
+    "iban": find_ibans,
+    "credit_card": find_credit_cards,
+    "ip": find_ips,
+    "phone": find_phones,
+}
+KINDS = tuple(FINDERS)
+MASKS = {
+    "secret": "<SECRET>",
+    "email": "<EMAIL>",
+    "iban": "<IBAN>",
+    "credit_card": "<CREDIT_CARD>",
+    "ip": "<IP_ADDRESS>",
+    "phone": "<PHONE>",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Code points ``start`` to ``end`` of the text as it came."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def find_spans(text: str, kinds: tuple[str, ...] = KINDS) -> list[Span]:
+    """The spans of these kinds, without overlaps, in the order of the text."""
+    taken: list[Span] = []
+    for kind in KINDS:
+        if kind in kinds:
+            for start, end in FINDERS[kind](text):
+                if all(end <= span.start or start >= span.end for span in taken):
+                    taken.append(Span(start, end, kind))
+    return sorted(taken)
+
+
+def mask(text: str, spans: list[Span]) -> str:
+    """The text with every span replaced by the name of its kind."""
+    pieces, position = [], 0
+    for span in spans:
+        pieces += [text[position : span.start], MASKS[span.kind]]
+        position = span.end
+    return "".join([*pieces, text[position:]])
