@@ -16,6 +16,7 @@ import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.kernels import kernel
@@ -216,6 +217,16 @@ def split_words(data, begin, stop, max_characters, folds, text, start, end, sour
         source_end[words] = position - begin
         words += _ONE
     return np.int64(words)
+
+
+def text_buffers(column: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The UTF-8 bytes of a column of texts and where each text begins, without copying."""
+    column = column.cast(pa.large_string())
+    if len(column) == 0:
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    _, offsets, data = column.buffers()
+    begins = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(data, np.uint8) if data and data.size else np.empty(0, np.uint8), begins
 
 
 def normalised_words(text: str) -> list[str]:

@@ -129,6 +129,8 @@ def _new_cards(piece: Piece, context: UnitContext, corpus: Corpus) -> Iterator[N
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut a batch so that the texts of a part stay around 4 MB (one long text may exceed it)."""
+    from pipeline.words import text_buffers
+
     _, offsets = text_buffers(batch["text"])
     begin = 0
     while begin < batch.num_rows:
@@ -136,16 +138,6 @@ def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         end = min(max(end, begin + 1), batch.num_rows)
         yield batch.slice(begin, end - begin)
         begin = end
-
-
-def text_buffers(column: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The UTF-8 bytes of a column of texts and where each text begins, without copying."""
-    column = column.cast(pa.large_string())
-    if len(column) == 0:
-        return np.empty(0, np.uint8), np.zeros(1, np.int64)
-    _, offsets, data = column.buffers()
-    begins = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(data, np.uint8) if data and data.size else np.empty(0, np.uint8), begins
 
 
 @dataclass
@@ -177,6 +169,7 @@ class Signer:
 
     def sign(self, batch: pa.RecordBatch) -> Signed:
         from pipeline.dedup.policy import ranks, text_lengths
+        from pipeline.words import text_buffers
 
         data, offsets = text_buffers(batch["text"])
         shingles, counts = self.shingles(data, offsets)

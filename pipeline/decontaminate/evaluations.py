@@ -1,0 +1,110 @@
+"""Reading evaluation sets: items with an id and some named texts."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from infra.errors import ConfigError, InputError
+from infra.store.dataset import Dataset
+from pipeline.decontaminate.config import EvaluationSet
+from pipeline.document import read_batches
+
+_DATASET = "dataset://"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One field of one item."""
+
+    evaluation: str
+    item: str
+    field: str
+    text: str
+
+
+def upstream_stages(evaluations: tuple[EvaluationSet, ...]) -> list[str]:
+    """The stages whose datasets hold evaluation sets."""
+    stages = (
+        evaluation.address.removeprefix(_DATASET).partition("/")[0]
+        for evaluation in evaluations
+        if evaluation.address.startswith(_DATASET)
+    )
+    return sorted(set(stages))
+
+
+def read_texts(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[Text]:
+    """Every text of an evaluation set. Raises InputError where the set or its fields are not there."""
+    number = found = 0
+    keys: list[str] = []
+    for number, item in enumerate(_rows(evaluation, inputs), start=1):
+        keys = keys or sorted(item)
+        name = _value(item, evaluation.id_field) or str(number)
+        for field in evaluation.fields:
+            text = _value(item, field)
+            if text:
+                found += 1
+                yield Text(evaluation.name, name, field, text)
+    if not found:
+        reason = f"its items have {', '.join(keys)}" if number else "it has no items"
+        raise ConfigError(
+            f"evaluation {evaluation.name!r} has no text in {', '.join(evaluation.fields)}: {reason}",
+            where=evaluation.address,
+            remedy="Correct its fields in the recipe (decontaminate.evaluations).",
+        )
+
+
+def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[Mapping[str, Any]]:
+    address = evaluation.address
+    if address.startswith(_DATASET):
+        stage, _, path = address.removeprefix(_DATASET).partition("/")
+        address = inputs[stage].url(f"data/{path}")
+    try:
+        if address.startswith("hf://"):
+            yield from _hugging_face(address)
+        elif address.endswith(".parquet"):
+            for batch in read_batches(address):
+                yield from batch.to_pylist()
+        else:
+            yield from _json_lines(address)
+    except FileNotFoundError:
+        raise InputError(
+            f"evaluation {evaluation.name!r} is not there", where=address, remedy="Correct its address in the recipe."
+        ) from None
+
+
+def _json_lines(address: str) -> Iterator[Mapping[str, Any]]:
+    with fsspec.open(address, "rb", compression="infer") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"line {number} is not JSON: {error}", where=address) from None
+            if not isinstance(item, dict):
+                raise InputError(f"line {number} is not a JSON object", where=address)
+            yield item
+
+
+def _hugging_face(address: str) -> Iterator[Mapping[str, Any]]:
+    """``hf://owner/name[:configuration]@split``, by way of the ``datasets`` library."""
+    import datasets
+
+    name, _, split = address.removeprefix("hf://").partition("@")
+    name, _, configuration = name.partition(":")
+    try:
+        yield from datasets.load_dataset(name, configuration or None, split=split or "test", streaming=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the dataset cannot be loaded: {error}", where=address) from error
+
+
+def _value(item: Mapping[str, Any], path: str) -> str:
+    value: Any = item
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, (list, tuple)):
+        return "\n".join(str(part) for part in value)
+    return "" if value is None else str(value)
