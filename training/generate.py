@@ -211,26 +211,29 @@ def _choose(logits: Tensor, batch: _Batch, sampling: Sampling, position: int) ->
 
 
 def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw by the inverse of the cumulative distribution, likeliest token first.
+    """Draw by the inverse of the cumulative distribution.
 
     In float64: a float32 cumulative sum over a large vocabulary can end below the number drawn.
     """
-    probabilities, order = logits.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    probabilities = _filter(probabilities, sampling)
+    probabilities = logits.double().softmax(-1)
+    order = None
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
+        kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+        probabilities, order = probabilities.topk(kept, dim=-1)
+        probabilities = _filter(probabilities, sampling)
     cumulative = probabilities.cumsum(-1)
     target = uniforms.to(logits.device).unsqueeze(1) * cumulative[:, -1:]
-    choice = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-    # Rounding at the far end must not land on a token that was filtered out.
-    choice = torch.minimum(choice, (probabilities > 0).sum(-1, keepdim=True) - 1)
+    choice = torch.searchsorted(cumulative, target, right=True)
+    # Rounding at the far end must not land on a token that cannot be drawn.
+    last = (probabilities > 0).int().cumsum(-1).argmax(-1, keepdim=True)
+    choice = torch.minimum(choice, last)
     chosen = probabilities.gather(1, choice).squeeze(1)
-    return order.gather(1, choice).squeeze(1), (chosen / cumulative[:, -1]).log().float()
+    tokens = choice if order is None else order.gather(1, choice)
+    return tokens.squeeze(1), (chosen / cumulative[:, -1]).log().float()
 
 
 def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
-    """Zero what top-k, top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
-    if sampling.top_k:
-        probabilities = probabilities.clone()
-        probabilities[:, sampling.top_k :] = 0
+    """Zero what top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
     if sampling.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= sampling.top_p * probabilities.sum(-1, keepdim=True), 0)

@@ -73,8 +73,9 @@ def test_frequencies_follow_the_model(model: Decoder) -> None:
     counts = torch.bincount(torch.tensor([tokens[0] for tokens in made.tokens]), minlength=264) / rows
     with torch.no_grad():
         wanted = model.logits(model(torch.tensor([PROMPTS[0]]))[0, -1]).softmax(-1)
-    assert (counts - wanted).abs().sum() < 0.25
-    assert abs(counts[wanted.argmax()] - wanted.max()) < 4 * (wanted.max() / rows) ** 0.5
+    deviation = (wanted * (1 - wanted) / rows).sqrt()
+    assert ((counts - wanted).abs() < 5 * deviation + 1 / rows).all()
+    assert (counts - wanted).abs().sum() < 0.35, "about what chance alone gives with this many draws"
 
 
 @pytest.mark.parametrize(
