@@ -80,12 +80,12 @@ class MetricsLog:
         self._wandb = _wandb(wandb_project, run)
 
     def rewind(self, step: int) -> None:
-        """Forget lines of steps that a resumed run is going to take again (and a line torn by a kill)."""
+        """Keep the lines of the first ``step`` steps: a resumed run takes the others again. A torn line goes, too."""
         self._stream.close()
         kept = []
         for line in self.path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] < step:
+                if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except ValueError:
                 continue

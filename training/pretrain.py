@@ -51,7 +51,8 @@ STEPS_SCHEMA = pa.schema(
         pa.field("applied", pa.bool_(), nullable=False),
     ]
 )
-"""``first`` to ``last`` (inclusive) are running numbers of consumed sequences; ``epoch`` is that of the first."""
+"""``step`` is counted from 1. ``first`` to ``last`` (inclusive) are running numbers of consumed sequences, from 0 on;
+``epoch`` is that of the first; ``applied`` is false where the update was held back."""
 
 
 class PretrainConfig(Config):
@@ -254,7 +255,7 @@ def describe_held(config: PretrainConfig, data: Data, result: StepResult, batch:
     rows = rows_of(config.seed, consumed, len(data.train))
     names = sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"step {result.step} was not applied: {result.held}; its batch held {', '.join(names[:20])}{more}"
+    return f"step {result.step + 1} was not applied: {result.held}; its batch held {', '.join(names[:20])}{more}"
 
 
 def publish(request: JobRequest, loop: Loop, reporter: Reporter, sequences: int) -> None:
@@ -283,7 +284,7 @@ def write_steps(path: Path, loop: Loop, sequences: int) -> None:
     first = [loop.progress.consumed(step) for step in steps]
     table = pa.table(
         {
-            "step": list(steps),
+            "step": [step + 1 for step in steps],
             "epoch": [position // sequences for position in first],
             "first": first,
             "last": [position + loop.progress.batch - 1 for position in first],

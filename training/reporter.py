@@ -1,6 +1,6 @@
 """What a run says while it trains: events for the runner, a line of figures a step, and the summary at the end.
 
-Rank 0 speaks; on the other ranks every method does nothing.
+Rank 0 speaks; on the other ranks every method does nothing. Steps are counted from 1, as everywhere outside the engine.
 """
 
 import json
@@ -40,7 +40,7 @@ class Reporter:
         self._open_window(0.0)
 
     def begin(self, step: int) -> None:
-        """The run starts or resumes at ``step``."""
+        """The run starts, or resumes behind ``step`` steps."""
         if self.log is not None:
             self.log.rewind(step)
         self.phase("training")
@@ -71,10 +71,11 @@ class Reporter:
         }
         if result.held:
             figures["held"] = result.held
-        self.log.write(result.step, figures)
+        done = result.step + 1
+        self.log.write(done, figures)
         self._tokens += result.weight
         elapsed = time.perf_counter() - self._opened
-        if elapsed >= INTERVAL_S or result.step + 1 == total:
+        if elapsed >= INTERVAL_S or done == total:
             speed = self._tokens / elapsed
             figures |= {
                 "tokens_per_s": round(speed, 1),
@@ -82,7 +83,7 @@ class Reporter:
                 "data_wait": round((waited - self._waited) / elapsed, 4),
                 "memory_gb": round(memory_gb(), 3),
             }
-            self.emit("progress", done=result.step + 1, total=total, **figures)
+            self.emit("progress", done=done, total=total, **figures)
             self._open_window(waited)
 
     def validation(self, step: int, bits_per_byte: Mapping[str, float]) -> None:

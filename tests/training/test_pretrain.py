@@ -1,0 +1,126 @@
+"""A pretraining job learns, publishes the same bytes whatever is killed, and can be traced to its documents."""
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from infra.job import load_result
+from infra.job_main import PREEMPTED_EXIT
+from infra.store.dataset import Dataset
+from pipeline.shards.order import rows_of
+from pipeline.shards.reader import ShardSet
+from tests.support import adopt_dataset
+from tests.training.pretraining import PretrainJob, build_inputs, small_config
+from training.checkpoint import list_checkpoints
+from training.hub_format import load_model
+from training.trace import trace_step, trace_url
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return build_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """One uninterrupted run on two ranks, with a validation on the way."""
+    job = PretrainJob(tmp_path_factory.mktemp("finished"), inputs, small_config(eval_every=10))
+    job.run()
+    return job
+
+
+def published(job: PretrainJob) -> Dataset:
+    result = load_result(job.request.work_dir)
+    dataset = adopt_dataset(job.request.dataset_root, "pretrain", result.outputs)
+    manifest = dataset.manifest.model_copy(update={"config": job.request.config, "stats": result.stats})
+    return Dataset(dataset.root, manifest)
+
+
+def wait_for(condition, timeout=120.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def kill_everything(process):
+    """As a machine that loses power: launcher and ranks at once."""
+    parent = psutil.Process(process.pid)
+    for victim in [*parent.children(recursive=True), parent]:
+        victim.kill()
+    process.wait(30)
+
+
+def test_it_learns_and_publishes_a_model(finished, inputs):
+    result = load_result(finished.request.work_dir)
+    entropy = json.loads(inputs["shards"].local("data/stats.json").read_text())["unigram_entropy_nats"]
+    assert result.stats["loss_last"] < entropy < result.stats["loss_first"]
+    assert set(result.stats["bits_per_byte"]) == {"web", "code"}
+    assert [event["step"] for event in finished.events("validation")] == [10, 20, 24]
+    model = load_model(finished.request.data_dir / "model")
+    assert model.config.vocab_size == 512
+    assert model(torch.tensor([[2, 100, 101]])).isfinite().all()
+    undigested = {output.path for output in result.outputs if not output.digested}
+    assert "data/metrics.jsonl" in undigested and "data/steps.parquet" not in undigested
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
+    job = PretrainJob(tmp_path, inputs, small_config(checkpoint_every=4))
+    process = job.start()
+    wait_for(lambda: list_checkpoints(job.request.checkpoint_dir))
+    kill_everything(process)
+    assert load_result(job.request.work_dir) is None
+    job.run()
+    assert job.digest() == finished.digest()
+    assert job.losses() == finished.losses()
+
+
+@pytest.mark.slow
+def test_a_preempted_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
+    job = PretrainJob(tmp_path, inputs, small_config(checkpoint_every=100))
+    process = job.start()
+    wait_for(lambda: (job.request.data_dir / "metrics.jsonl").exists() and len(job.losses()) > 3)
+    for rank in psutil.Process(process.pid).children(recursive=True):
+        os.kill(rank.pid, signal.SIGTERM)
+    process.wait(60)
+    assert load_result(job.request.work_dir) is None
+    assert f"exitcode  : {PREEMPTED_EXIT}" in (tmp_path / "log.txt").read_text()
+    assert list_checkpoints(job.request.checkpoint_dir), "it left no checkpoint"
+    job.run()
+    assert job.digest() == finished.digest()
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_gives_the_same_losses_within_rounding(finished, inputs, tmp_path):
+    job = PretrainJob(tmp_path, inputs, small_config(elastic_ranks=1))
+    job.run(ranks=1)
+    assert job.losses() == pytest.approx(finished.losses(), rel=1e-3)
+    ours, theirs = (pq.read_table(run.request.data_dir / "steps.parquet") for run in (job, finished))
+    assert ours.equals(theirs)
+
+
+def test_steps_and_urls_find_each_other(finished, inputs):
+    pretrain, shards = published(finished), inputs["shards"]
+    view = trace_step(pretrain, shards, 3)
+    assert {entry["rank"] for entry in view["documents"]} == {0, 1}
+    train = ShardSet.open(shards.local("data"), "train")
+    rows = rows_of(0, range(16, 24), len(train))
+    expected = {span.url for row in rows for span in train.documents(int(row))}
+    assert {entry["url"] for entry in view["documents"]} == expected
+    assert trace_step(pretrain, shards, 3, rank=1)["documents"] == [
+        entry for entry in view["documents"] if entry["rank"] == 1
+    ]
+    for entry in view["documents"][:5]:
+        assert entry["archive"] and entry["offset"] is not None
+        back = trace_url(pretrain, shards, entry["url"])
+        assert 3 in back["steps"] and back["shards"]
+        for step in back["steps"]:
+            urls = {document["url"] for document in trace_step(pretrain, shards, step)["documents"]}
+            assert entry["url"] in urls
+    assert trace_url(pretrain, shards, "https://nowhere.example/")["steps"] == []
