@@ -40,6 +40,8 @@ class ChatTokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
     def token_id(self, name: str) -> int: ...
 
 
@@ -136,17 +138,19 @@ def stop_ids(tokenizer: ChatTokenizer) -> list[int]:
     return [tokenizer.token_id(END), tokenizer.eos_id]
 
 
-def render_message(tokenizer: ChatTokenizer, message: Message) -> Rendered:
-    """One turn: the role, the words, the end. Only what an assistant says, and its end, is taught."""
-    words = [*tokenizer.encode(message.content.strip()), tokenizer.token_id(END)]
-    return Rendered(
-        [tokenizer.token_id(f"<|{message.role}|>"), *words], [False] + [message.role == "assistant"] * len(words)
-    )
+def render_messages(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> Iterator[Rendered]:
+    """Turn by turn: the role, the words, the end. Only what an assistant says, and its end, is taught."""
+    end = tokenizer.token_id(END)
+    # One call for all: the tokenizer's cost a call exceeds that of a short message.
+    encoded = tokenizer.encode_batch([message.content.strip() for message in messages])
+    for message, words in zip(messages, encoded, strict=True):
+        taught = message.role == "assistant"
+        yield Rendered([tokenizer.token_id(f"<|{message.role}|>"), *words, end], [False] + [taught] * (len(words) + 1))
 
 
 def render_prompt(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[int]:
     """What the model sees before it replies."""
-    turns = [token for message in messages for token in render_message(tokenizer, message).ids]
+    turns = [token for turn in render_messages(tokenizer, messages) for token in turn.ids]
     return [tokenizer.bos_id, *turns, tokenizer.token_id("<|assistant|>")]
 
 
@@ -155,11 +159,17 @@ def fitting(tokenizer: ChatTokenizer, messages: Sequence[Message], max_length: i
     stays, and a user opens. None if not even the last turn fits."""
     opening = messages[:1] if messages and messages[0].role == "system" else messages[:0]
     turns = messages[len(opening) :]
-    for start in range(len(turns)):
-        kept = (*opening, *turns[start:])
-        if turns[start].role == "user" and len(render_prompt(tokenizer, kept)) <= max_length:
-            return kept
-    return None
+    length = len(render_prompt(tokenizer, opening))
+    start = None
+    # From the last turn backwards: of a long conversation only the part that fits is ever encoded.
+    for index in range(len(turns) - 1, -1, -1):
+        (turn,) = render_messages(tokenizer, turns[index : index + 1])
+        length += len(turn.ids)
+        if length > max_length:
+            break
+        if turns[index].role == "user":
+            start = index
+    return None if start is None else (*opening, *turns[start:])
 
 
 def render_reply(tokenizer: ChatTokenizer, reply: str) -> list[int]:
@@ -174,8 +184,8 @@ def render_pieces(tokenizer: ChatTokenizer, conversation: Conversation, max_leng
     fit even alone ends its piece and is left out.
     """
     ids, taught = [tokenizer.bos_id], [False]
-    for message in conversation.messages:
-        turn = render_message(tokenizer, message)
+    turns = render_messages(tokenizer, conversation.messages)
+    for message, turn in zip(conversation.messages, turns, strict=True):
         if len(ids) + len(turn.ids) > max_length:
             yield from _finished(ids, taught)
             ids, taught = [tokenizer.bos_id], [False]

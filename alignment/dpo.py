@@ -18,7 +18,7 @@ from alignment.loop import Plan, optimise
 from alignment.losses import dpo
 from alignment.models import base_model, save_policy
 from alignment.order import micro_batches, step_indices, steps_for
-from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, tokenize_pairs
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, tokenize_pairs
 from alignment.preferences import read_pairs
 from alignment.replies import reply_log_probs
 from alignment.settings import TrainingConfig
@@ -66,6 +66,7 @@ def train(job: Job[DpoConfig]) -> None:
     config, device = job.config, job.ranks.device
     pairs_file = job.data("preferences") / "pairs.parquet"
     training, held_out = (tokenize_pairs(job.tokenizer, read_pairs(pairs_file, s)) for s in ("train", "held_out"))
+    lengths = pair_lengths(training)
     steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
     model = base_model(job, "sft")
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
@@ -76,7 +77,7 @@ def train(job: Job[DpoConfig]) -> None:
 
     def batches(step: int) -> list[PairBatch]:
         indices = step_indices(len(training), config.batch_size, config.seed, step)
-        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size)
+        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size, lengths)
         return [pair_batch(training, part, job.tokenizer.pad_id, device) for part in shares]
 
     def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
@@ -136,7 +137,7 @@ def reference_log_probs(job: Job[DpoConfig], engine: Engine, pairs: list[PairTok
 def log_probs_of(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.ndarray:
     """Log-probability [pairs, 2] of chosen and rejected replies, shared among the ranks and known to all."""
     mine: dict[int, float] = {}
-    indices = np.arange(len(pairs))[job.ranks.rank :: job.ranks.world_size]
+    indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
     for start in range(0, len(indices), job.config.micro_batch):
         part = indices[start : start + job.config.micro_batch]
         batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)

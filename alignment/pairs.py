@@ -19,6 +19,11 @@ class PairTokens:
     chosen: list[int]
     rejected: list[int]
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longer of the two rows."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -41,6 +46,10 @@ def tokenize_pairs(tokenizer: ChatTokenizer, pairs: Sequence[Pair]) -> list[Pair
         )
         for pair in pairs
     ]
+
+
+def pair_lengths(pairs: Sequence[PairTokens]) -> np.ndarray:
+    return np.array([pair.length for pair in pairs])
 
 
 def pair_batch(pairs: Sequence[PairTokens], indices: np.ndarray, pad_id: int, device: torch.device) -> PairBatch:

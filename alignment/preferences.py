@@ -135,6 +135,8 @@ def candidates(
     seen: set[tuple[str, str]] = set()
     chosen: list[Candidate] = []
     for exchange in sorted(found, key=lambda exchange: _rank(exchange, config.seed)):
+        if not any(limits.values()):
+            break
         split = "held_out" if is_held_out(exchange.conversation, config.held_out_fraction) else "train"
         if limits[split] == 0 or taken.get(exchange.conversation.id, 0) >= config.prompts_per_conversation:
             continue

@@ -16,7 +16,7 @@ from alignment.loop import Plan, optimise
 from alignment.losses import pairwise_logistic
 from alignment.models import base_model, save_reward
 from alignment.order import micro_batches, step_indices, steps_for
-from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, tokenize_pairs
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, tokenize_pairs
 from alignment.preferences import read_pairs
 from alignment.replies import RewardModel
 from alignment.settings import TrainingConfig
@@ -60,13 +60,14 @@ def train(job: Job[RewardConfig]) -> None:
     config, device = job.config, job.ranks.device
     pairs_file = job.data("preferences") / "pairs.parquet"
     training, held_out = (tokenize_pairs(job.tokenizer, read_pairs(pairs_file, s)) for s in ("train", "held_out"))
+    lengths = pair_lengths(training)
     steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
     model = RewardModel(base_model(job, "sft"))
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
 
     def batches(step: int) -> list[PairBatch]:
         indices = step_indices(len(training), config.batch_size, config.seed, step)
-        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size)
+        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size, lengths)
         return [pair_batch(training, part, job.tokenizer.pad_id, device) for part in shares]
 
     def validate() -> dict[str, float]:
@@ -84,7 +85,7 @@ def train(job: Job[RewardConfig]) -> None:
     )
     optimise(job, engine, plan)
     job.phase("measuring")
-    seen = pair_scores(job, engine, training[: 8 * len(held_out)])
+    seen = pair_scores(job, engine, training[: len(held_out)])
     figures = report(pair_scores(job, engine, held_out), held_out, seen)
     job.stats |= figures | {"steps": steps, "training_pairs": len(training)}
     if job.ranks.first:
@@ -95,7 +96,7 @@ def train(job: Job[RewardConfig]) -> None:
 def pair_scores(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.ndarray:
     """Scores [pairs, 2] of chosen and rejected replies, shared among the ranks and known to all."""
     mine: dict[int, float] = {}
-    indices = np.arange(len(pairs))[job.ranks.rank :: job.ranks.world_size]
+    indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
     for start in range(0, len(indices), job.config.micro_batch):
         part = indices[start : start + job.config.micro_batch]
         batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)

@@ -17,6 +17,9 @@ class LetterTokenizer:
     def encode(self, text: str) -> list[int]:
         return [len(SPECIALS) + LETTERS.index(letter) if letter in LETTERS else self.unk_id for letter in text.lower()]
 
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids: list[int]) -> str:
         return "".join(LETTERS[i - len(SPECIALS)] for i in ids if i >= len(SPECIALS))
 
