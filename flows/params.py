@@ -7,6 +7,7 @@
   forms postpone the evaluation of annotations: Prefect builds the schema from them.
 """
 
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -80,8 +81,9 @@ class StageParams(RecipeParams):
         return recipe
 
 
+@cache
 def stage_params(name: str) -> type[StageParams]:
-    """The form of one stage."""
+    """The form of one stage: always the same class, because a flow accepts no other."""
     config = load_stage(name).config
     described = Field(
         default_factory=config, title="Configuration", description=f"Settings of stage {name}; the recipe's if absent."

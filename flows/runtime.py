@@ -1,11 +1,13 @@
 """Putting a run together: the workspace's executor, launcher and reporter around a recipe."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.execute import RunResult, run_recipe
 from flows.recipe import Recipe
+from flows.server import configure, running_server
 from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
 from infra.planning import Selection
@@ -13,6 +15,11 @@ from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
 from infra.runs import RunRecord
 from infra.store.store import Store
+
+
+def open_store(workspace: str | None) -> Store:
+    """The workspace that was named, or $HEADWATER_HOME, or ./workspace."""
+    return Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
 
 
 def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
@@ -37,7 +44,19 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
 def run_in_workspace(
     recipe: Recipe, selection: Selection, store: Store, *, use_prefect: bool | None = None, quiet: bool = False
 ) -> RunResult:
-    """Run a recipe in a workspace, as a Prefect flow or (``use_prefect=False``) without any server."""
+    """Run a recipe in a workspace.
+
+    As a Prefect flow if the workspace's server answers (``headwater up``, or ``PREFECT_API_URL``), so that the run is
+    seen there. Without a server the same stages are run directly and ``runs/`` in the store is the only record: starting
+    a server for one run costs half a minute. ``use_prefect=True`` does that all the same, ``False`` never looks for one.
+    """
+    if use_prefect is not False:
+        address = running_server(store)
+        if address is not None or use_prefect:
+            configure(store, address)
+            from flows.pipeline import run_as_flow  # imports Prefect, which must be configured before
+
+            return run_as_flow(recipe, selection, store)
     with _terminal_reporter(quiet) as reporter:
         record = RunRecord.start(store, recipe.name)
         return run_recipe(recipe, selection, run_context(recipe, store, record, reporter))

@@ -1,7 +1,6 @@
 """Options that several commands share, and how commands speak: tables for people, JSON for programs."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from flows.funnel import DOCUMENT_STAGES
+from flows.runtime import open_store as open_store
 from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -24,10 +24,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: dedup.bands=20, execution.workers=8. Repeatable.")
 ]
 LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
-
-
-def open_store(workspace: str | None) -> Store:
-    return Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
 
 
 def console() -> Console:

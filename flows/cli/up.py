@@ -1,0 +1,47 @@
+"""``headwater up``: Prefect server, workers and all deployments on this machine."""
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import SetOption, WorkspaceOption, console, open_store
+from flows.recipe import load_recipe
+from flows.up import DEFAULT_PORT, serve
+
+
+def command(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="A recipe to deploy, by name or file. Repeatable; default demo."),
+    ] = None,
+    set_: SetOption = None,
+    workspace: WorkspaceOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server and its UI.")] = DEFAULT_PORT,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWATER_DATABASE_URL",
+            help="PostgreSQL URL of the server's database. Default: SQLite below the workspace.",
+        ),
+    ] = None,
+) -> None:
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    recipes = [load_recipe(name, set_ or ()) for name in recipe or ["demo"]]
+    out = console()
+    out.print("Starting the Prefect server. The first start in a workspace takes about half a minute.")
+
+    def ready(ui: str, deployments: list[str]) -> None:
+        out.print(f"{len(deployments)} deployments: {', '.join(deployments)}", markup=False)
+        out.print(f"\nPrefect UI   {ui}\n\nCtrl-C ends server and workers.", markup=False)
+
+    try:
+        serve(recipes, open_store(workspace), port=port, database_url=database_url, ready=ready)
+    except KeyboardInterrupt:
+        out.print("Stopped.")
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """A polite TERM ends everything as Ctrl-C does."""
+    raise KeyboardInterrupt

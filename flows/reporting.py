@@ -1,0 +1,217 @@
+"""What a run shows in the Prefect UI: its plan, progress, funnel, samples and lineage, as artifacts.
+
+Artifacts are for looking at. The store holds the truth, so everything here is best effort: a server that goes away
+costs the picture and never the run. Sizes are capped, because artifacts live in the server's database.
+"""
+
+import html
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.funnel import funnel
+from flows.samples import dropped_samples, kept_samples
+from infra.planning import StagePlan
+from infra.progress import describe_progress
+from infra.store.ancestry import ancestry
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+
+TABLE_ROWS = 200
+MARKDOWN_BYTES = 64_000
+SAMPLE_CHARACTERS = 500
+SAMPLES = 5
+PROGRESS_EVERY_S = 5.0
+PROGRESS_STEP = 1.0
+LOG_EVERY_S = 30.0
+
+log = logging.getLogger("headwater")
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def artifact_key(*parts: str) -> str:
+    """Prefect allows lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+# ---- while a stage runs ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LogReporter:
+    """Messages and now and then the progress, in the flow run's own log."""
+
+    logger: Logger
+    every_s: float = LOG_EVERY_S
+    _last: float = field(default_factory=time.monotonic)
+
+    def stage_started(self, stage: str, action: str) -> None:
+        self.logger.info("%s: %s", stage, action)
+
+    def progress(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
+        if time.monotonic() - self._last >= self.every_s:
+            self._last = time.monotonic()
+            self.logger.info("%s: %s", stage, describe_progress(done, total, figures, eta))
+
+    def message(self, stage: str, text: str) -> None:
+        self.logger.info("%s: %s", stage, text)
+
+    def stage_ended(self, stage: str, text: str) -> None:
+        self.logger.info("%s: %s", stage, text)
+
+
+@dataclass
+class ProgressReporter:
+    """One progress artifact a stage (and step), brought up to date at most every few seconds and every percent."""
+
+    every_s: float = PROGRESS_EVERY_S
+    _artifacts: dict[str, UUID] = field(default_factory=dict)
+    _shown: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def stage_started(self, stage: str, action: str) -> None:
+        self._show(stage, 0.0, action)
+
+    def progress(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
+        percent = 100.0 * done / total if total else 0.0
+        now = time.monotonic()
+        when, before = self._shown.get(stage, (float("-inf"), float("-inf")))
+        if percent < 100.0 and (now - when < self.every_s or percent - before < PROGRESS_STEP):
+            return
+        self._show(stage, percent, describe_progress(done, total, figures, eta))
+
+    def message(self, stage: str, text: str) -> None:
+        return
+
+    def stage_ended(self, stage: str, text: str) -> None:
+        if text != "failed":
+            self._show(stage, 100.0, text)
+
+    def _show(self, stage: str, percent: float, text: str) -> None:
+        self._shown[stage] = (time.monotonic(), percent)
+        percent = min(100.0, max(0.0, percent))
+        artifact = self._artifacts.get(stage)
+        if artifact is None:
+            created = create_progress_artifact(percent, key=artifact_key(stage, "progress"), description=text)
+            self._artifacts[stage] = _sync(created)
+        else:
+            update_progress_artifact(artifact, progress=percent, description=text)
+
+
+def _sync(value: Any) -> Any:
+    """Prefect declares these functions as maybe-coroutines; in a synchronous flow they return the value."""
+    return value
+
+
+# ---- before and after -----------------------------------------------------------------------------------------------
+
+
+def best_effort(publish: Callable[[], None]) -> None:
+    """Publish an artifact, or say in the log that it could not be."""
+    try:
+        publish()
+    except Exception as error:
+        log.warning("an artifact could not be published: %s", error)
+
+
+def publish_plan(plans: Iterable[StagePlan]) -> None:
+    rows = [
+        {
+            "stage": plan.stage,
+            "action": plan.action.value if plan.selected else f"{plan.action.value} (not selected)",
+            "reason": plan.reason,
+            "fingerprint": plan.fingerprint or "not known yet",
+        }
+        for plan in plans
+    ]
+    create_table_artifact(rows[:TABLE_ROWS], key="plan", description="What this run does, stage by stage, and why.")
+
+
+def publish_funnel(datasets: Iterable[Dataset]) -> None:
+    rows = [
+        {
+            "stage": row.stage,
+            "in": row.incoming,
+            "kept": row.kept,
+            "kept %": round(100 * row.kept_share, 1),
+            "dropped": sum(number for _, number in row.dropped),
+            "failed": row.failed,
+            "most by": ", ".join(f"{rule} {number}" for rule, number in row.dropped[:5]),
+        }
+        for row in funnel(datasets)
+    ]
+    if rows:
+        create_table_artifact(rows[:TABLE_ROWS], key="funnel", description="Documents in, kept and dropped.")
+
+
+def publish_samples(store: Store, dataset: Dataset) -> None:
+    """A few documents kept and dropped by a stage that counts documents."""
+    if not dataset.manifest.counts.incoming or not dataset.files("ledger/"):
+        return
+    parts = [f"# {dataset.name}: a few documents", "## Kept"]
+    for row in kept_samples(dataset, SAMPLES):
+        if "text" not in row:
+            return
+        parts += [f"**{_inline(row.get('url') or row['id'].hex())}**", fenced(row["text"])]
+    parts.append("## Dropped")
+    for row in dropped_samples(store, dataset, None, SAMPLES):
+        score = f" (score {row['score']:.4g}, threshold {row['threshold']:.4g})" if _scored(row) else ""
+        parts.append(f"**{_inline(row.get('url') or row['id'].hex())}**: {_inline(row['rule'])}{score}")
+        if row.get("text"):
+            parts.append(fenced(row["text"]))
+    create_markdown_artifact(capped("\n\n".join(parts)), key=artifact_key(dataset.name, "samples"))
+
+
+def publish_lineage(dataset: Dataset) -> None:
+    """The graph of datasets behind a dataset."""
+    create_markdown_artifact(
+        capped(f"```mermaid\n{lineage_graph(dataset)}\n```"),
+        key="lineage",
+        description=f"Every dataset behind {dataset.name} {dataset.manifest.fingerprint}.",
+    )
+
+
+def lineage_graph(dataset: Dataset) -> str:
+    lines = ["graph LR"]
+    nodes = ancestry(dataset)
+    for node in nodes:
+        name = f"{node.name}_{node.manifest.fingerprint}"
+        lines.append(f'  {name}["{node.name}<br/>{node.manifest.fingerprint}<br/>{node.manifest.rows:,} rows"]')
+    for node in nodes:
+        for record in node.manifest.inputs:
+            lines.append(f"  {record.name}_{record.fingerprint} --> {node.name}_{node.manifest.fingerprint}")
+    return "\n".join(lines)
+
+
+def fenced(text: str) -> str:
+    """Foreign text as a code block that it cannot close: the fence is longer than any run of backticks in it."""
+    shown = text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown}\n{fence}"
+
+
+def capped(markdown: str) -> str:
+    encoded = markdown.encode()
+    if len(encoded) <= MARKDOWN_BYTES:
+        return markdown
+    return encoded[:MARKDOWN_BYTES].decode(errors="ignore") + "\n\n… cut here; the dataset holds the rest."
+
+
+def _inline(text: str) -> str:
+    """Foreign text inside a line: no markup."""
+    return html.escape(re.sub(r"([\\`*_\[\]|!#])", r"\\\1", " ".join(text.split())[:300]))
+
+
+def _scored(row: Mapping[str, Any]) -> bool:
+    return row.get("score") is not None and row.get("threshold") is not None
