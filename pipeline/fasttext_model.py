@@ -43,7 +43,8 @@ def _load(path: Path, changed: int, size: int) -> Any:
 def best_label(model: Any, texts: Sequence[str]) -> Iterator[tuple[str | None, float]]:
     """The most probable label of each text (None for a text without words) and its probability."""
     for text in texts:
-        found = model.predict(one_line(text), 1, 0.0, "strict")
+        # A line without words still has fastText's end-of-line word, and so a label: the language of nothing.
+        found = model.predict(one_line(text), 1, 0.0, "strict") if text and not text.isspace() else None
         if found:
             probability, label = found[0]
             yield label.removeprefix(PREFIX), min(1.0, probability)

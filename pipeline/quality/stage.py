@@ -111,17 +111,20 @@ def _side_by_side(
     if measured:
         tables = list(read_batches(inputs["attributes"].url(path)))
         attributes = pa.Table.from_batches(tables) if tables else None
+    mismatch = InputError(
+        "attributes and documents do not have the same rows",
+        where=inputs["attributes"].url(path),
+        remedy="Run the stage attributes again with --force.",
+    )
     start = 0
     for documents in read_batches(inputs["ingest"].url(path), batch_rows=BATCH_ROWS):
         rows = attributes.slice(start, documents.num_rows) if attributes is not None else None
         if rows is not None and not rows.column("id").combine_chunks().equals(documents.column("id")):
-            raise InputError(
-                "attributes and documents do not have the same rows",
-                where=inputs["attributes"].url(path),
-                remedy="Run the stage attributes again with --force.",
-            )
+            raise mismatch
         yield documents, rows
         start += documents.num_rows
+    if attributes is not None and start != attributes.num_rows:
+        raise mismatch
 
 
 def source_of(path: str) -> str:

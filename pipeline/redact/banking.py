@@ -59,7 +59,7 @@ def find_credit_cards(text: str) -> Iterator[tuple[int, int]]:
 
 def _is_card(digits: str) -> bool:
     issued = any(prefix.match(digits) and len(digits) in lengths for prefix, lengths in _CARD_PREFIXES)
-    return issued and len(set(digits)) > 2 and _luhn(digits)
+    return issued and len(set(digits)) > 1 and _luhn(digits)
 
 
 def _luhn(digits: str) -> bool:

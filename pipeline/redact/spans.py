@@ -4,6 +4,7 @@ A finder yields spans of one kind. Where spans overlap, the one of the kind that
 private key may contain digits that look like a telephone number, never the other way round).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -47,9 +48,12 @@ def find_spans(text: str, kinds: tuple[str, ...] = KINDS) -> list[Span]:
     for kind in KINDS:
         if kind in kinds:
             for start, end in FINDERS[kind](text):
-                if all(end <= span.start or start >= span.end for span in taken):
-                    taken.append(Span(start, end, kind))
-    return sorted(taken)
+                place = bisect_left(
+                    taken, start, key=lambda span: span.end - 1
+                )  # the first span that ends behind start
+                if place == len(taken) or taken[place].start >= end:
+                    taken.insert(place, Span(start, end, kind))
+    return taken
 
 
 def mask(text: str, spans: list[Span]) -> str:

@@ -1,0 +1,109 @@
+"""Training the classifier: deterministic, balanced, and honest about what it learnt."""
+
+import json
+import random
+
+import pytest
+from pydantic import ValidationError
+
+from infra.errors import InputError
+from pipeline.classifier import STAGE
+from pipeline.classifier.config import ClassifierConfig, TextSet
+from pipeline.classifier.model import QualityModel
+from tests.pipeline.corpus import document, prose, publish_documents
+from tests.support import run_shard_stage
+
+NAVIGATION = """
+    home cart login share tweet subscribe newsletter click here offer buy cheap price shipping sale deal
+""".split()  # noqa: SIM905
+SMALL = {"buckets": 2000, "dimension": 8, "passage_words": 50}
+
+
+def article(rng):
+    return prose(rng, rng.randint(60, 300))
+
+
+def listing(rng):
+    return " ".join(rng.choice(NAVIGATION) for _ in range(rng.randint(60, 300)))
+
+
+@pytest.fixture(scope="module")
+def ingest(tmp_path_factory):
+    rng = random.Random(1)
+    documents = [document("wikipedia", n, article(rng)) for n in range(80)]
+    documents += [document("web", n, listing(rng) if n % 2 else article(rng)) for n in range(160)]
+    documents += [document("web", 1000 + n, documents[n]["text"].upper()) for n in range(5)]  # on both sides
+    return publish_documents(tmp_path_factory.mktemp("ingest"), documents, "ingest")
+
+
+@pytest.fixture(scope="module")
+def trained(ingest, tmp_path_factory):
+    return run_shard_stage(STAGE, ClassifierConfig(**SMALL), {"ingest": ingest}, tmp_path_factory.mktemp("trained"))
+
+
+def report_of(dataset):
+    return json.loads(dataset.local("data/report.json").read_text())
+
+
+def test_same_sets_give_the_same_bytes(ingest, trained, tmp_path):
+    again = run_shard_stage(STAGE, ClassifierConfig(**SMALL), {"ingest": ingest}, tmp_path, reverse=True)
+    assert again.digest == trained.digest
+
+
+def test_it_tells_articles_from_listings(trained, tmp_path):
+    rng = random.Random(2)
+    model = QualityModel.open(trained, tmp_path)
+    good = model.score([article(rng) for _ in range(20)])
+    ordinary = model.score([listing(rng) for _ in range(20)])
+    assert good.min() > ordinary.max()
+
+
+def test_the_report_says_how_far_to_trust_it(trained):
+    report = report_of(trained)
+    assert report["auc"] > 0.6  # half of the web documents are articles like the others
+    low, high = report["auc_95"]
+    assert low <= report["auc"] <= high
+    assert sum(band["documents"] for band in report["calibration"]) == sum(report["held_out"].values())
+    assert len(report["nearest_threshold"]) == 20
+    assert report["nearest_threshold"][0]["url"].startswith("https://web.example/")
+    assert {group["group"] for group in report["by_domain"]} == {"web.example"}
+    assert trained.manifest.stats["auc"] == report["auc"]
+
+
+def test_what_both_sides_share_is_taken_out(trained):
+    assert report_of(trained)["material"]["taken_out_as_overlap"] >= 10
+
+
+def test_sets_from_files(ingest, tmp_path):
+    rng = random.Random(3)
+    lines = [{"body": listing(rng), "label": n % 2} for n in range(100)]
+    file = tmp_path / "bad.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    negatives = TextSet(file=str(file), column="body", where="label=0")
+    config = ClassifierConfig(negatives=(negatives,), **SMALL)
+    before = STAGE.external(config)
+    trained = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "out")
+    assert report_of(trained)["auc"] == 1
+    material = report_of(trained)["material"]
+    assert material["ordinary_documents"] + report_of(trained)["held_out"]["ordinary"] == 50
+    file.write_text(file.read_text() + "\n")
+    assert STAGE.external(config) != before
+
+
+def test_bad_sets_are_refused_with_their_remedy(ingest, tmp_path):
+    with pytest.raises(ValidationError, match="either a source or a file"):
+        TextSet(source="web", file="x.jsonl")
+    with pytest.raises(InputError, match="documents of a source 'books'"):
+        config = ClassifierConfig(positives=(TextSet(source="books"),))
+        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "a")
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"text": "fine"}\nnot json\n')
+    config = ClassifierConfig(negatives=(TextSet(file=str(file)),))
+    with pytest.raises(InputError, match=r"line 2 is not JSON"):
+        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "b")
+    file.write_text('{"body": "text"}\n')
+    with pytest.raises(InputError, match="no text in column 'text'"):
+        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "c")
+    file.write_text('{"text": "only a few words"}\n')
+    with pytest.raises(InputError, match="only 0 passages are left"):
+        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "d")

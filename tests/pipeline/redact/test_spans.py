@@ -1,0 +1,90 @@
+"""What is found, what is left alone, and that nothing is left after masking."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.redact.spans import KINDS, find_spans, mask
+
+KEY = (
+    "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEA7bq0123456789abcdefg\n" * 3 + "-----END RSA PRIVATE KEY-----"
+)
+FOUND = [
+    ("email", "Write to jane.doe+news@mail.example-firm.co.uk.", "jane.doe+news@mail.example-firm.co.uk"),
+    ("email", "<a href=mailto:jörg@straße.de>", "jörg@straße.de"),
+    ("email", "git@github.com:", "git@github.com"),
+    ("ip", "from 93.184.216.34, port 80", "93.184.216.34"),
+    ("ip", "peer 2606:2800:220:1:248:1893:25c8:1946 up", "2606:2800:220:1:248:1893:25c8:1946"),
+    ("ip", "peer 2a00:1450::200e.", "2a00:1450::200e"),
+    ("phone", "Call +49 30 901820 now", "+49 30 901820"),
+    ("phone", "Call (212) 555-0187.", "(212) 555-0187"),
+    ("phone", "Tel 212-555-0187", "212-555-0187"),
+    ("phone", "Fax: +44 (0)20 7946 0958", "+44 (0)20 7946 0958"),
+    ("iban", "Konto DE89 3704 0044 0532 0130 00 bitte", "DE89 3704 0044 0532 0130 00"),
+    ("iban", "GB82WEST12345698765432", "GB82WEST12345698765432"),
+    ("iban", "NO93 8601 1117 947", "NO93 8601 1117 947"),
+    ("credit_card", "card 4111 1111 1111 1111 exp", "4111 1111 1111 1111"),
+    ("credit_card", "378282246310005", "378282246310005"),
+    ("secret", 'aws = "AKIAIOSFODNN7EXAMPLE"', "AKIAIOSFODNN7EXAMPLE"),
+    ("secret", "token ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
+    ("secret", KEY, KEY),
+    ("secret", "postgres://app:s3cr3t@db.internal/x", "s3cr3t"),
+    ("secret", 'api_key = "9f8A7c6B5d4E3f2A1b0C"', "9f8A7c6B5d4E3f2A1b0C"),
+]
+LEFT_ALONE = [
+    "someone@example.com and root@localhost and @handle and a@b",
+    "127.0.0.1 192.168.1.10 10.0.0.1 0.0.0.0 256.300.1.1 version 91.12.13.14 v93.1.2.3 3.0.5.3 1.2.3.4.5",
+    "::1 fe80::1 std::vector 12:30:45 aa:bb",
+    "2024-01-15 12:30:45, 1,234,567.89, ISBN 978-3-16-148410-0, 100-200-300",
+    "DE89 3704 0044 0532 0130 01 XX12 3456 7890 1234 5678",  # wrong checksum, unknown country
+    "4111 1111 1111 1112, 1234567890123456, order/4111111111111111, EAN 4013389466813",
+    'password = "correct horse battery staple"; token = os.environ["TOKEN_NAME_12345678"]; secret = "${SECRET_FROM_1}"',
+    "AKIA is a prefix, sk-learn-contrib-something-long-here, http://host:8080/path@x",
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "expected"), FOUND)
+def test_found(kind, text, expected):
+    assert [(span.kind, text[span.start : span.end]) for span in find_spans(text)] == [(kind, expected)]
+
+
+@pytest.mark.parametrize("text", LEFT_ALONE)
+def test_left_alone(text):
+    assert [(span.kind, text[span.start : span.end]) for span in find_spans(text)] == []
+
+
+def test_masking_keeps_the_rest():
+    text = "Mail jane@firm.de or call +49 30 901820, thanks."
+    assert mask(text, find_spans(text)) == "Mail <EMAIL> or call <PHONE>, thanks."
+
+
+def test_only_the_kinds_asked_for():
+    text = "jane@firm.de +49 30 901820"
+    assert [span.kind for span in find_spans(text, ("phone",))] == ["phone"]
+
+
+PIECES = st.one_of(
+    st.sampled_from([text for _, text, _ in FOUND] + LEFT_ALONE),
+    st.text(st.sampled_from("0123456789 .-+()@:/abcdefABCDEF\n\"'=_"), max_size=40),
+    st.text(max_size=20),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=6), st.sampled_from(["", " ", "\n", ", "]))
+def test_spans_are_in_order_without_overlap(pieces, joint):
+    text = joint.join(pieces)
+    spans = find_spans(text)
+    assert all(0 <= span.start < span.end <= len(text) for span in spans)
+    assert all(left.end <= right.start for left, right in pairwise(spans))
+    assert {span.kind for span in spans} <= set(KINDS)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "unit", ["1", "1.", "a@", "1 ", "::", "a.", "-", "+1", "(", "DE12 ", "'a=", "eyJ", "sk-", "://a:"]
+)
+def test_no_pattern_is_slow_on_a_long_line(unit):
+    find_spans(unit * (200_000 // len(unit)))
