@@ -11,7 +11,6 @@ baseline is what a model would reach that knows nothing but how often each token
 
 import argparse
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from infra.store.files import read_json, write_json
 from pipeline.shards.format import TRAIN, validation_split
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
+from training.humaneval import Problem, read_problems
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
@@ -109,8 +109,7 @@ class Heldout:
     """What models are measured on."""
 
     sources: Mapping[str, ShardSet]
-    problems: Sequence[tuple[str, str]]
-    """HumanEval: prompt and canonical solution."""
+    problems: Sequence[Problem]
     unigram_nats: float | None
     """Entropy of the training shards' token frequencies, nats a token."""
 
@@ -141,18 +140,7 @@ def open_heldout(
             raise InputError(
                 "the shards hold no validation rows", where=str(shards), remedy="Raise shards.validation_fraction."
             )
-    return Heldout(sources, read_humaneval(humaneval)[:items] if humaneval else [], unigram)
-
-
-def read_humaneval(path: Path) -> list[tuple[str, str]]:
-    """Prompt and canonical solution of each problem."""
-    if not path.exists():
-        raise InputError("there is no such file of HumanEval problems", where=str(path))
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [(row["prompt"], row["canonical_solution"]) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not a file of HumanEval problems: {error!r}", where=str(path)) from error
+    return Heldout(sources, read_problems(humaneval)[:items] if humaneval else [], unigram)
 
 
 def measure(
@@ -176,21 +164,21 @@ def measure(
     return Measured(name, scores)
 
 
-def score_solutions(model: TextModel, problems: Sequence[tuple[str, str]], batch_size: int) -> RowScores:
+def score_solutions(model: TextModel, problems: Sequence[Problem], batch_size: int) -> RowScores:
     """Losses of the canonical solutions after their prompts.
 
     Prompt and solution are encoded as one text, as a model would meet them; what the prompt alone encodes to equally
     is the context.
     """
     pairs = []
-    for prompt, solution in problems:
-        alone, whole = model.encode(prompt), model.encode(prompt + solution)
+    for problem in problems:
+        alone, whole = model.encode(problem.prompt), model.encode(problem.prompt + problem.solution)
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False)))
         pairs.append(([model.special.bos, *whole[:shared]], whole[shared:]))
     return RowScores(
         continuation_nats(model.decoder, pairs, batch_size),
         np.array([len(continuation) for _, continuation in pairs]),
-        np.array([len(solution.encode()) for _, solution in problems]),
+        np.array([len(problem.solution.encode()) for problem in problems]),
     )
 
 

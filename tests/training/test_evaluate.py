@@ -18,13 +18,14 @@ from pipeline.tokenizer.hugging_face import hub_files
 from pipeline.tokenizer.train import train_model
 from tests.support import write_dataset
 from tests.training.folders import tiny_config, tiny_model
-from training.evaluate import EvaluateConfig, evaluate_model, inputs, read_humaneval, run
+from training.evaluate import EvaluateConfig, evaluate_model, inputs, run
 from training.hub_format import save_model
 from training.model import Decoder, build_model
 
 VOCABULARY = 400
 PROBLEMS = [
     {"task_id": f"T/{number}", "prompt": f"def f{number}(x):\n", "canonical_solution": f"    return x + {number}\n"}
+    | {"test": "", "entry_point": f"f{number}"}
     for number in range(6)
 ]
 
@@ -125,12 +126,7 @@ def test_inputs_follow_the_configuration() -> None:
     assert set(inputs(EvaluateConfig(models=("pretrain",), humaneval=""))) == {"shards", "tokenizer", "pretrain"}
 
 
-def test_bad_problems_are_explained(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n')
-    with pytest.raises(InputError, match="not a file of HumanEval problems"):
-        read_humaneval(tmp_path / "bad.jsonl")
-    with pytest.raises(InputError, match="no such file"):
-        read_humaneval(tmp_path / "none.jsonl")
+def test_there_must_be_something_to_measure_on(home: Path) -> None:
     with pytest.raises(InputError, match="nothing to measure"):
         evaluate_model(home / "sft" / "data" / "model")
 

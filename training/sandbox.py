@@ -1,0 +1,118 @@
+"""Running code that a model wrote.
+
+Each program runs in a process of its own, in an empty folder that is deleted afterwards, behind the kernel's own
+barriers (see ``sandbox_child``): no network, no other processes, no files but its own, bounded time and memory. It has
+passed when it ran to its end without an exception, and only then.
+
+A machine on which the system-call filter cannot be set up runs nothing, unless it is said to be trusted.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import HeadwaterError
+
+CHILD = Path(__file__).with_name("sandbox_child.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+
+    seconds: int = 5
+    megabytes: int = 512
+    trusted: bool = False
+    """Run also where the system-call filter is not available."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended. ``reason`` is empty for one that passed, otherwise the last line of what went wrong."""
+
+    passed: bool
+    reason: str
+    files_restricted: bool
+    calls_restricted: bool
+
+
+def run_program(program: str, limits: Limits | None = None) -> Outcome:
+    """Run one program to its end or its limits."""
+    limits = limits or Limits()
+    token = secrets.token_hex(16)
+    task = json.dumps({"program": program, "token": token, "trusted": limits.trusted})
+    with tempfile.TemporaryDirectory(prefix="headwater-sandbox-") as folder:
+        reader, writer = os.pipe()
+        try:
+            timed_out, code = _run_child(folder, task, writer, limits)
+        finally:
+            os.close(writer)
+        with os.fdopen(reader, "rb") as stream:
+            messages = _messages(stream.read(1 << 16))
+    layers: dict[str, object] = next((message for message in messages if "calls" in message), {})
+    files, calls = bool(layers.get("files")), bool(layers.get("calls"))
+    if not calls and not limits.trusted and not timed_out:
+        raise HeadwaterError(
+            "this machine cannot confine programs (seccomp is not available)",
+            remedy="Run the evaluation where it is, or mark the machine as trusted.",
+        )
+    passed = any(message.get("token") == token for message in messages) and not timed_out
+    return Outcome(passed, "" if passed else _reason(messages, timed_out, code), files, calls)
+
+
+def run_programs(programs: Sequence[str], limits: Limits | None = None, workers: int = 2) -> list[Outcome]:
+    """Run many programs, ``workers`` at a time; outcomes in the order of the programs."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda program: run_program(program, limits), programs))
+
+
+def _run_child(folder: str, task: str, writer: int, limits: Limits) -> tuple[bool, int]:
+    """Whether it ran out of time, and its exit code."""
+    numbers = map(str, (limits.seconds, limits.megabytes, writer))
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-B", str(CHILD), folder, *numbers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
+        pass_fds=(writer,),
+        start_new_session=True,
+    )
+    try:
+        child.communicate(task.encode(), timeout=limits.seconds + 2)
+    except subprocess.TimeoutExpired:
+        return True, -9
+    finally:
+        # It cannot have children of its own: ending it ends everything.
+        child.kill()
+        child.wait()
+    return False, child.returncode
+
+
+def _messages(raw: bytes) -> list[dict[str, object]]:
+    """The child's lines; a program that writes to the pipe itself can only add lines that mean nothing."""
+    found = []
+    for line in raw.splitlines():
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(message, dict):
+            found.append(message)
+    return found
+
+
+def _reason(messages: list[dict[str, object]], timed_out: bool, code: int) -> str:
+    if timed_out:
+        return "time limit"
+    for message in messages:
+        if isinstance(message.get("error"), str):
+            return str(message["error"]).strip().splitlines()[-1][:200]
+    return f"ended early (code {code})"
