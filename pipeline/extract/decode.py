@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from itertools import islice
 
-from fastwarc.stream_io import BrotliReader, ChunkedReader
+from fastwarc.stream_io import BrotliReader
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 from pipeline.extract.refusal import Refused
@@ -84,18 +84,21 @@ def _inflate(body: bytes, window_bits: int, max_bytes: int, name: str) -> bytes:
 
 def _deflate(body: bytes, max_bytes: int) -> bytes:
     """``deflate`` means zlib, but many servers send a raw stream; and archives store plain text under that header."""
-    if _looks_like_text(body):
-        return body
     is_zlib = len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
-    return _inflate(body, 15 if is_zlib else -15, max_bytes, "deflate")
+    try:
+        return _inflate(body, 15 if is_zlib else -15, max_bytes, "deflate")
+    except Refused as refused:
+        if refused.verdict == "failed" and _looks_like_text(body):
+            return body
+        raise
 
 
 def _brotli(body: bytes, max_bytes: int) -> bytes:
-    if _looks_like_text(body):
-        return body
     try:
-        data: bytes = _read_up_to(BrotliReader(io.BytesIO(body)), max_bytes + 1)
+        data = _read_up_to(BrotliReader(io.BytesIO(body)), max_bytes + 1)
     except OSError as error:
+        if _looks_like_text(body):
+            return body
         raise Refused("failed", "content_encoding", f"damaged br body: {error}") from None
     if len(data) > max_bytes:
         raise _bomb(len(body), max_bytes)
@@ -103,13 +106,23 @@ def _brotli(body: bytes, max_bytes: int) -> bytes:
 
 
 def _dechunk(body: bytes, max_bytes: int) -> bytes:
-    try:
-        return _read_up_to(ChunkedReader(io.BytesIO(body)), max_bytes + 1)
-    except OSError:
-        return body  # stored without its chunks after all: the text merely begins like one
+    """Chunks joined; what a cut transfer left of the last one counts. Not chunks after all: the body as it is."""
+    pieces: list[bytes] = []
+    at = total = 0
+    while head := CHUNK_HEAD.match(body, at):
+        size = int(head[0].split(b";", 1)[0], 16)
+        if not size:
+            return b"".join(pieces)
+        pieces.append(body[head.end() : head.end() + size])
+        total += len(pieces[-1])
+        at = head.end() + size
+        at += 2 if body[at : at + 2] == b"\r\n" else 1
+        if total > max_bytes:
+            break
+    return b"".join(pieces) if at >= len(body) or total > max_bytes else body
 
 
-def _read_up_to(reader: BrotliReader | ChunkedReader, size: int) -> bytes:
+def _read_up_to(reader: BrotliReader, size: int) -> bytes:
     pieces = []
     while size > 0 and (piece := reader.read(min(size, 1 << 20))):
         pieces.append(piece)

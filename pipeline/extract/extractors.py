@@ -7,6 +7,7 @@ times faster, keeps more boilerplate, and is what remains when trafilatura canno
 """
 
 import html as html_entities
+import logging
 import re
 from typing import Literal
 
@@ -18,6 +19,11 @@ Mode = Literal["fast", "standard", "precision", "recall"]
 
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
 TITLE_WINDOW = 131_072
+
+
+def silence_trafilatura() -> None:
+    """It logs a warning for every page without text; the ledger already says so."""
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 
 def with_trafilatura(html: str, *, mode: Mode = "fast", tables: bool = True, comments: bool = True) -> str:

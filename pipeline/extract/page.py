@@ -16,7 +16,15 @@ from infra.config import Config
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, unpack
-from pipeline.extract.extractors import Extractor, Mode, page_title, raw_text, with_resiliparse, with_trafilatura
+from pipeline.extract.extractors import (
+    Extractor,
+    Mode,
+    page_title,
+    raw_text,
+    silence_trafilatura,
+    with_resiliparse,
+    with_trafilatura,
+)
 from pipeline.extract.language_gate import LanguageGate
 from pipeline.extract.refusal import Refused
 
@@ -81,6 +89,7 @@ class PageExtractor:
 
     @classmethod
     def create(cls, config: ExtractConfig, language_model: Path | None) -> "PageExtractor":
+        silence_trafilatura()
         wanted = frozenset(config.languages)
         return cls(config, LanguageGate(language_model, wanted) if wanted and language_model else None)
 

@@ -142,9 +142,11 @@ def _turns(groups: list[list[dict[str, Any]]]) -> list[dict[str, str]]:
     for utterance in (utterance for group in groups for utterance in group):
         text = " ".join(utterance["text"].split())
         role = roles.setdefault(utterance["sender"], "user" if not roles else "assistant")
+        if not text:
+            continue
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += f" {text}"
-        elif text:
+        else:
             turns.append({"role": role, "content": text})
     return turns if len(roles) == 2 else []
 

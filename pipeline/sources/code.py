@@ -75,10 +75,10 @@ def _outcome(entry: Entry, language: str, licenses: dict[str, str], archive: str
         return dropped("no_text", 0.0, 1.0)
     if generated(entry.path, text):
         return dropped("generated")
-    if minified(entry.path, text):
-        return dropped("minified")
     if (share := encoded_share(text)) > MAX_ENCODED_SHARE:
         return dropped("encoded_data", share, MAX_ENCODED_SHARE)
+    if minified(entry.path, text):
+        return dropped("minified")
     license_id = license_in_header(text) or nearest_license(entry.path, licenses) or source.license
     if source.licenses and license_id not in source.licenses:
         return dropped("license", detail=license_id or "no licence found")

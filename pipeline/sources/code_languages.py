@@ -89,7 +89,7 @@ INTERPRETERS = {
     "rscript": "R",
     "julia": "Julia",
 }
-SHEBANG = re.compile(rb"#![ \t]*\S*?([\w.+-]+)(?:[ \t]+(?:-\S+[ \t]+)*(?:\w+=\S+[ \t]+)*([\w.+-]+))?")
+SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?([\w.+-]+)(?:[ \t]+(?:-\S+[ \t]+)*(?:\w+=\S+[ \t]+)*([\w.+-]+))?")
 
 
 def language_of(path: str, content: bytes) -> str | None:

@@ -31,6 +31,30 @@ MEDIA_NAMES = {
     "he": ("קובץ", "תמונה", "קטגוריה"),
 }
 MEDIA_ALIASES = frozenset(name for names in MEDIA_NAMES.values() for name in names)
+# Closing sections that list sources and links.
+APPARATUS = {
+    "en": (
+        "references",
+        "external links",
+        "see also",
+        "notes",
+        "further reading",
+        "bibliography",
+        "footnotes",
+        "sources",
+    ),
+    "de": ("einzelnachweise", "weblinks", "siehe auch", "literatur", "anmerkungen", "quellen"),
+    "fr": ("références", "liens externes", "voir aussi", "notes et références", "bibliographie", "notes"),
+    "es": ("referencias", "enlaces externos", "véase también", "bibliografía", "notas"),
+    "it": ("note", "collegamenti esterni", "voci correlate", "bibliografia", "altri progetti"),
+    "pt": ("referências", "ligações externas", "ver também", "bibliografia"),
+    "nl": ("bronnen, noten en/of referenties", "externe links", "zie ook", "externe link"),
+    "pl": ("przypisy", "linki zewnętrzne", "zobacz też", "bibliografia"),
+    "ru": ("примечания", "ссылки", "см. также", "литература"),
+    "ja": ("脚注", "外部リンク", "関連項目", "参考文献"),
+    "zh": ("参考文献", "外部链接", "参见", "參考文獻", "外部連結"),
+}
+APPARATUS_TITLES = frozenset(title for titles in APPARATUS.values() for title in titles)
 DROPPED_TAGS = frozenset(
     [
         "ref",
@@ -61,7 +85,9 @@ INTERWIKI = re.compile(
 MAGIC_WORDS = re.compile(r"__[A-Z]{3,25}__")
 HEADING_MARK = "\x01"
 LIST_MARK = "\x02"
+QUOTES = re.compile(r"'{2,5}")
 SPACES = re.compile(r"[ \t\xa0]+")
+BLANK_LINES = re.compile(r"\n{3,}")
 EMPTY_BRACKETS = re.compile(r"\(\s*[;,:\s]*\)|\[\s*\]")
 
 
@@ -131,23 +157,31 @@ def _layout(raw: str) -> str:
     """Lines: list items with a dash, single spaces, headings only where text follows them."""
     lines: list[str] = []
     waiting: list[tuple[int, str]] = []
+    skipping = 0
     for line in raw.split("\n"):
         line = SPACES.sub(" ", line).strip()
         if line.startswith(HEADING_MARK):
-            level, title = int(line[1]), line[2:].replace(HEADING_MARK, "").strip(" =")
-            # A heading replaces those before it that are as deep: they had no text.
-            waiting = [(depth, name) for depth, name in waiting if depth < level]
-            if title:
-                waiting.append((level, title))
-            continue
-        items = len(line) - len(line.lstrip(LIST_MARK + " "))
-        content = EMPTY_BRACKETS.sub("", line[items:].replace(LIST_MARK, "")).strip()
-        content = SPACES.sub(" ", content).replace(" ,", ",").replace(" .", ".")
-        if not content or not any(character.isalnum() for character in content):
-            lines.append("")
-            continue
-        for _, title in waiting:
-            lines += ["", title, ""]
-        waiting = []
-        lines.append(f"- {content}" if LIST_MARK in line[:items] else content)
-    return "\n".join(lines)
+            level, title = int(line[1]), QUOTES.sub("", line[2:]).replace(HEADING_MARK, "").strip(" =")
+            if not skipping or level <= skipping:
+                skipping = level if title.lower() in APPARATUS_TITLES else 0
+                # A heading replaces those before it that are as deep: they had no text.
+                waiting = [(depth, name) for depth, name in waiting if depth < level]
+                if title:
+                    waiting.append((level, title))
+        elif not skipping:
+            content = _line(line)
+            if content and waiting:
+                lines += [part for _, title in waiting for part in ("", title, "")]
+                waiting = []
+            lines.append(content)
+    return BLANK_LINES.sub("\n\n", "\n".join(lines))
+
+
+def _line(line: str) -> str:
+    """One line of text; empty where nothing readable is left of it."""
+    item = len(line) - len(line.lstrip(LIST_MARK + " "))
+    content = EMPTY_BRACKETS.sub("", QUOTES.sub("", line[item:].replace(LIST_MARK, "")))
+    content = SPACES.sub(" ", content).strip().replace(" ,", ",").replace(" .", ".").lstrip(":;, ")
+    if not any(character.isalnum() for character in content):
+        return ""
+    return f"- {content}" if LIST_MARK in line[:item] else content

@@ -1,0 +1,112 @@
+"""Dumps become readable articles, also in other languages and when they end early."""
+
+import bz2
+from pathlib import Path
+
+import pytest
+
+from infra.errors import InputError
+from pipeline.sample.items import WIKIPEDIA_MEMBER
+from pipeline.sample.packages import GENSIM, read_member
+from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
+from tests.pipeline.packages import package_wheel
+from tests.pipeline.sources.archives import documents, fates, read_source, rules
+from tests.support import shared_data
+
+HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="ltg"><siteinfo>
+<base>https://ltg.wikipedia.org/wiki/Suoku_puslopa</base><namespaces>
+<namespace key="6">Fails</namespace><namespace key="14">Kategoreja</namespace></namespaces></siteinfo>"""
+
+
+def page(title: str, text: str, ns: int = 0, redirect: str = "") -> str:
+    target = f'<redirect title="{redirect}" />' if redirect else ""
+    return (
+        f"<page><title>{title}</title><ns>{ns}</ns><id>{len(title)}</id>{target}<revision><id>7</id>"
+        f"<timestamp>2020-01-02T03:04:05Z</timestamp><text>{text}</text></revision></page>"
+    )
+
+
+def dump(path: Path, *pages: str, tail: str = "</mediawiki>") -> Path:
+    data = (HEAD + "".join(pages) + tail).encode()
+    path.write_bytes(bz2.compress(data) if path.suffix == ".bz2" else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("'''Bold''' and ''slanted'' [[link|words]] and [[Target]]", "Bold and slanted words and Target"),
+        ("a{{Infobox|x=[[y]]}}b<ref>source</ref>c<ref name=q />d", "abcd"),
+        ("before\n{| class=wikitable\n! head\n|-\n| cell\n|}\nafter", "before\n\nafter"),
+        ("[[File:a.jpg|thumb|A [[caption]] here]]text[[Category:Things]]", "text"),
+        ("[[:Category:Things]]", "Category:Things"),
+        ("[[de:Ding]] x", "x"),
+        ("* one\n** two\n# three", "- one\n- two\n- three"),
+        ("[http://example.org a label] [http://example.org]", "a label"),
+        ("== Kept ==\ntext\n== Empty ==\n=== Deeper ===\n== Last ==\nend", "\nKept\n\ntext\n\nLast\n\nend"),
+        ("text\n== References ==\n* a book\n=== Web ===\nsite\n== More ==\nend", "text\n\nMore\n\nend"),
+        ("Thus <math>e^{i\\pi} = -1</math>.", "Thus e^{i\\pi} = -1."),
+        ("a &amp; b&nbsp;c<!-- hidden -->__NOTOC__", "a & b c"),
+    ],
+)
+def test_markup_becomes_what_a_reader_reads(markup: str, text: str) -> None:
+    assert readable_text(markup, MEDIA_ALIASES).strip("\n") == text.strip("\n")
+
+
+@pytest.mark.parametrize("markup", ["{{" * 3000, "[[" * 3000, "''" * 3000, "<div>" * 3000, "{|" * 500, "&#x110000;"])
+def test_hostile_markup_ends(markup: str) -> None:
+    assert isinstance(readable_text(markup), str)
+
+
+def test_articles_are_kept_and_everything_else_has_a_reason(tmp_path: Path) -> None:
+    path = dump(
+        tmp_path / "ltgwiki.xml.bz2",
+        page("Reiga", "[[Fails:a.jpg|mozs]]Reiga ir [[Latveja|Latvejis]] golvysmīsts.[[Kategoreja:Mīsti]]"),
+        page("Riga", "#REDIRECT [[Reiga]]", redirect="Reiga"),
+        page("Talk:Reiga", "chat", ns=1),
+        page("Nothing", "{{stub}}"),
+    )
+    outcomes = read_source(path, "wikipedia")
+    (article,) = documents(outcomes)
+    assert article["text"] == "Reiga ir Latvejis golvysmīsts."
+    assert (article["url"], article["language"]) == ("https://ltg.wikipedia.org/wiki/Reiga", "ltg")
+    assert (article["license"], article["date"]) == ("CC-BY-SA-4.0", "2020-01-02T03:04:05Z")
+    assert rules(outcomes) == ["namespace", "no_text", "redirect"]
+
+
+@pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2"])
+def test_a_dump_that_ends_early_costs_its_tail(tmp_path: Path, name: str) -> None:
+    path = dump(tmp_path / name, page("A", "text a"), page("B", "text b"), tail="<page><title>C</tit")
+    outcomes = read_source(path, "wikipedia")
+    assert [document["title"] for document in documents(outcomes)] == ["A", "B"]
+    (fate,) = fates(outcomes)
+    assert (fate["verdict"], fate["rule"]) == ("failed", "truncated_dump")
+    assert "after page 2" in str(fate["detail"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not xml", b"<html></html>", b"BZh91AY&SY"])
+def test_what_is_no_dump_is_said_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "d.xml.bz2").write_bytes(content)
+    with pytest.raises(InputError, match=r"empty|not a MediaWiki dump"):
+        read_source(tmp_path / "d.xml.bz2", "wikipedia")
+
+
+def test_the_packaged_excerpt_of_the_english_dump(tmp_path: Path) -> None:
+    data = read_member(package_wheel(GENSIM), WIKIPEDIA_MEMBER)
+    (tmp_path / "enwiki.xml.bz2").write_bytes(data[:400_000])
+    outcomes = read_source(tmp_path / "enwiki.xml.bz2", "wikipedia")
+    articles = {document["title"]: document["text"] for document in documents(outcomes)}
+    assert articles["Anarchism"].startswith(
+        "Anarchism is a political philosophy that advocates self-governed societies"
+    )
+    leftovers = ("{{cite", "{{Infobox", "[[", "<ref", "__NOTOC__", "{|", "'''", "Category:")
+    dirty = [title for title, text in articles.items() if any(mark in text for mark in leftovers)]
+    assert not dirty
+    assert rules(outcomes).count("truncated_dump") == 1
+
+
+def test_a_small_wikipedia_in_another_language() -> None:
+    outcomes = read_source(shared_data("wiki/tinywiki-latest-pages-articles.xml"), "wikipedia")
+    assert all(document["language"] == "ltg" for document in documents(outcomes))
+    assert documents(outcomes)
+    assert not [fate for fate in fates(outcomes) if fate["verdict"] == "failed"]
