@@ -13,6 +13,7 @@ shingles decide. The work is a chain of steps, each a map over independent units
     fates     every block       every dropped document's survivor
     select    every file        documents, ledger, index
 
+A corpus of one block goes through the middle steps in one unit (``small``).
 Regrouping is done by files cut into partitions (``exchange``); documents are known by number (``corpus``).
 """
 
@@ -25,6 +26,7 @@ from pipeline.dedup.report import finalize
 from pipeline.dedup.select import select_unit, select_units
 from pipeline.dedup.settle import settle_steps
 from pipeline.dedup.sign import sign_unit, sign_units
+from pipeline.dedup.small import compare_step, when_large
 from pipeline.dedup.verify import verify_unit, verify_units
 
 
@@ -32,21 +34,26 @@ def _inputs(config: DedupConfig) -> dict[str, str]:
     return {"quality": "quality"}
 
 
+_BETWEEN = (
+    Step("urls", url_units, url_unit),
+    Step("copies", copy_units, copy_unit),
+    Step("bands", band_units, band_unit),
+    Step("nominate", nominate_units, nominate_unit),
+    Step("verify", verify_units, verify_unit),
+    *settle_steps(),
+    Step("fates", fate_units, fate_unit),
+)
+
 STAGE = ShardStage(
     name="dedup",
     code_version=1,
     config=DedupConfig,
-    reference="pipeline.dedup:STAGE",
+    reference="pipeline.dedup.compiled:STAGE",
     inputs=_inputs,
     steps=(
         Step("sign", sign_units, sign_unit),
-        Step("urls", url_units, url_unit),
-        Step("copies", copy_units, copy_unit),
-        Step("bands", band_units, band_unit),
-        Step("nominate", nominate_units, nominate_unit),
-        Step("verify", verify_units, verify_unit),
-        *settle_steps(),
-        Step("fates", fate_units, fate_unit),
+        compare_step(_BETWEEN),
+        *(when_large(step) for step in _BETWEEN),
         Step("select", select_units, select_unit),
     ),
     finalize=finalize,

@@ -63,6 +63,10 @@ class DedupConfig(Config):
     index: bool = True
     """Keep signatures and shingles of the kept documents, so that later runs can name this dataset in ``previous``."""
 
+    block_documents: int = Field(65_536, ge=1)
+    """Documents in a block, the unit of all work that is grouped by document. Never changes the result, but the files
+    between steps depend on it."""
+
     memory_mb: Annotated[int, Execution()] = Field(1024, ge=128)
     """Memory a worker may use, in MiB. Decides how the work is cut, never the result."""
 

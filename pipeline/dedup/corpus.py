@@ -17,13 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.stage import Unit
+from infra.stage import StageContext, Unit
 from infra.store.dataset import Dataset
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.flat import RangeReader, read_ranges
 from pipeline.dedup.index import open_previous
-
-BLOCK = 1 << 16
 
 ID_A, ID_B, RANK_A, RANK_B, URL_A, URL_B, EXACT_A, EXACT_B, GROUP, FIRST, COUNT, LENGTH = range(12)
 CARD = 12
@@ -49,15 +47,25 @@ class Corpus:
     new: int
     """Documents numbered below this are new."""
     total: int
+    block: int
+    """Documents in a block."""
 
     @property
     def blocks(self) -> int:
         """Blocks that hold new documents."""
-        return -(-self.new // BLOCK)
+        return -(-self.new // self.block)
 
     @property
     def all_blocks(self) -> int:
-        return -(-self.total // BLOCK)
+        return -(-self.total // self.block)
+
+    def block_of(self, documents: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The block each document is in."""
+        return (documents // np.uint64(self.block)).astype(np.int64)
+
+    def blocks_of(self, piece: Piece) -> range:
+        """The blocks a piece reaches into."""
+        return range(piece.base // self.block, (piece.base + piece.rows - 1) // self.block + 1)
 
     def piece_of(self, unit: Unit) -> Piece:
         """The piece a unit is about (``piece`` and, for earlier ones, ``snapshot`` in its payload)."""
@@ -96,6 +104,18 @@ class Corpus:
         return [(self.pieces[where[low]], slice(int(low), int(high))) for low, high in itertools.pairwise(cuts)]
 
 
+def files_of(context: StageContext, step: str, suffix: str) -> list[str]:
+    """The files of an earlier step, whether it ran by itself or inside ``compare`` (``pipeline.dedup.small``)."""
+    prefix = f"steps/{step}/"
+    return sorted(
+        f"{context.work_root}/{output.path}"
+        for receipts in (context.receipts.get(step, ()), context.receipts.get("compare", ()))
+        for receipt in receipts
+        for output in receipt.outputs
+        if output.path.startswith(prefix) and output.path.endswith(suffix)
+    )
+
+
 def number_in(unit: Unit, name: str) -> int:
     """A whole number in a unit's payload."""
     value = unit.payload[name]
@@ -123,4 +143,4 @@ def _number(config: DedupConfig, root: str, work_root: str) -> Corpus:
             pieces.append(Piece(name, total, rows, f"{earlier.root}/index/{name}", earlier.snapshot))
             total += rows
     # Empty pieces would share their base with the next one, which searchsorted could not tell apart.
-    return Corpus(tuple(piece for piece in pieces if piece.rows), new, total)
+    return Corpus(tuple(piece for piece in pieces if piece.rows), new, total, config.block_documents)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
-from pipeline.dedup.corpus import corpus_of, number_in
+from pipeline.dedup.corpus import Corpus, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
-from pipeline.dedup.levels import EXACT, NEAR, URL, block_of, partition_files
+from pipeline.dedup.levels import EXACT, NEAR, URL, partition_files
 from pipeline.dedup.settle import DROPPED, load_state
 
 FATE = 4
@@ -24,7 +24,7 @@ FATE = 4
 
 def fate_units(context: StageContext) -> Iterable[Unit]:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
-    copies = sum(1 for file in context.step_files("copies") if file.endswith(".follow"))
+    copies = len(files_of(context, "copies", ".follow"))
     for block in range(corpus.all_blocks):
         yield Unit(unit_id("fates", block), {"block": block, "copies": copies})
 
@@ -37,7 +37,7 @@ def fate_unit(unit: Unit, context: UnitContext) -> Counts:
         context.intermediate(f"{block:05}.fates") as path,
         ExchangeWriter(path, FATE, corpus.blocks, context.config.budget // 4) as writer,
     ):
-        _write(writer, dropped, survivor, score, np.full(len(dropped), NEAR, np.uint64))
+        _write(corpus, writer, dropped, survivor, score, np.full(len(dropped), NEAR, np.uint64))
         for chunk in read_partition(partition_files(context.work_root, "copies", "follow", copies), block):
             target, similarity = chunk[:, 1].copy(), np.ones(len(chunk))
             if len(dropped):
@@ -45,7 +45,7 @@ def fate_unit(unit: Unit, context: UnitContext) -> Counts:
                 moved = dropped[at] == target
                 target[moved], similarity[moved] = survivor[at[moved]], score[at[moved]]
             _compare_urls(context, chunk[:, 0], target, similarity, chunk[:, 2])
-            _write(writer, chunk[:, 0], target, similarity, chunk[:, 2])
+            _write(corpus, writer, chunk[:, 0], target, similarity, chunk[:, 2])
     return Counts()
 
 
@@ -79,6 +79,7 @@ def _compare_urls(
 
 
 def _write(
+    corpus: Corpus,
     writer: ExchangeWriter,
     document: NDArray[np.uint64],
     survivor: NDArray[np.uint64],
@@ -86,7 +87,7 @@ def _write(
     level: NDArray[np.uint64],
 ) -> None:
     rows = np.stack([document, survivor, np.ascontiguousarray(score).view(np.uint64), level], axis=1)
-    writer.add(rows, block_of(document))
+    writer.add(rows, corpus.block_of(document))
 
 
 def fates_of(context: UnitContext, begin: int, end: int, blocks: range, files: int) -> NDArray[np.uint64]:

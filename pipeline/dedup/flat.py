@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.store.files import filesystem, is_local
-from pipeline.kernels import kernel
 
 _GAP = 64 << 10
 _RUN = 16 << 20
@@ -71,6 +70,8 @@ def read_ranges(
     reader: RangeReader, dtype: type[np.generic], begin: NDArray[np.int64], size: NDArray[np.int64]
 ) -> NDArray[np.generic]:
     """Items ``begin[i]:begin[i] + size[i]`` of a flat array, one after another. ``begin`` ascends."""
+    from pipeline.dedup.gather import copy_ranges
+
     out = np.empty(int(size.sum()), dtype)
     if len(begin) == 0:
         return out
@@ -84,14 +85,6 @@ def read_ranges(
         low, high = int(begin[first]), int(end[first:last].max())
         if high > low:
             data = np.frombuffer(reader.read(low * item, (high - low) * item), dtype)
-            _copy(data, begin[first:last] - low, size[first:last], out[filled:])
+            copy_ranges(data, begin[first:last] - low, size[first:last], out[filled:])
         filled += int(size[first:last].sum())
     return out
-
-
-@kernel
-def _copy(data, begin, size, out):  # type: ignore[no-untyped-def]
-    filled = 0
-    for i in range(len(begin)):
-        out[filled : filled + size[i]] = data[begin[i] : begin[i] + size[i]]
-        filled += size[i]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
-from pipeline.dedup.corpus import BLOCK, Corpus, corpus_of, number_in
+from pipeline.dedup.corpus import Corpus, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.sign import KEYED, keyed_file, partition_of
 
@@ -38,11 +38,11 @@ def key_partition_units(context: StageContext, step: str, files: list[str]) -> I
 
 def url_units(context: StageContext) -> Iterable[Unit]:
     if context.config.url:
-        yield from key_partition_units(context, "urls", [f for f in context.step_files("sign") if f.endswith(".url")])
+        yield from key_partition_units(context, "urls", files_of(context, "sign", ".url"))
 
 
 def copy_units(context: StageContext) -> Iterable[Unit]:
-    yield from key_partition_units(context, "copies", [f for f in context.step_files("sign") if f.endswith(".exact")])
+    yield from key_partition_units(context, "copies", files_of(context, "sign", ".exact"))
 
 
 def keyed_files(corpus: Corpus, work_root: str, level: str) -> list[str]:
@@ -86,14 +86,14 @@ def copy_unit(unit: Unit, context: UnitContext) -> Counts:
         ExchangeWriter(gone_path, 1, corpus.all_blocks, context.config.budget // 8) as gone,
         ExchangeWriter(follow_path, 3, corpus.all_blocks, context.config.budget // 8) as follow,
     ):
-        gone.add(gone_before[:, None], block_of(gone_before))
+        gone.add(gone_before[:, None], corpus.block_of(gone_before))
         if context.config.exact:
             for pairs in _best_pairs(files, number, corpus.new, context, gone_before):
                 dropped, target = pairs[:, _DOCUMENT], pairs[:, KEYED + _DOCUMENT]
-                gone.add(dropped[:, None], block_of(dropped))
-                _follow(follow, dropped, target, EXACT)
+                gone.add(dropped[:, None], corpus.block_of(dropped))
+                _follow(corpus, follow, dropped, target, EXACT)
                 following = _redirect(following, dropped, target)
-        _follow(follow, following[:, 0], following[:, 1], URL)
+        _follow(corpus, follow, following[:, 0], following[:, 1], URL)
     return Counts()
 
 
@@ -134,13 +134,11 @@ def _redirect(
     return moved
 
 
-def _follow(writer: ExchangeWriter, document: NDArray[np.uint64], target: NDArray[np.uint64], level: int) -> None:
+def _follow(
+    corpus: Corpus, writer: ExchangeWriter, document: NDArray[np.uint64], target: NDArray[np.uint64], level: int
+) -> None:
     levels = np.full(len(document), level, np.uint64)
-    writer.add(np.stack([document, target, levels], axis=1), block_of(target))
-
-
-def block_of(documents: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (documents // np.uint64(BLOCK)).astype(np.int64)
+    writer.add(np.stack([document, target, levels], axis=1), corpus.block_of(target))
 
 
 def gone_documents(context: UnitContext, blocks: range, partitions: int) -> NDArray[np.uint64]:

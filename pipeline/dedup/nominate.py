@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
-from pipeline.dedup.corpus import BLOCK, Piece, corpus_of, number_in
+from pipeline.dedup.corpus import Piece, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.flat import RangeReader, read_rows
-from pipeline.dedup.levels import block_of, gone_documents, key_partition_units
+from pipeline.dedup.levels import gone_documents, key_partition_units
 from pipeline.dedup.sign import key_partitions, keyed_file, partition_of
 
 BANDED = 4
@@ -32,8 +32,8 @@ def band_units(context: StageContext) -> Iterable[Unit]:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     bands, _ = context.config.shape
     partitions = key_partitions(context.config, corpus.total * bands * BANDED * 8)
-    copies = sum(1 for file in context.step_files("copies") if file.endswith(".gone"))
-    signed = set(context.step_files("sign"))
+    copies = len(files_of(context, "copies", ".gone"))
+    signed = set(files_of(context, "sign", ".exact"))
     for piece in corpus.pieces:
         if keyed_file(context.work_root, "exact", piece) in signed:
             payload = {"piece": piece.name, "snapshot": piece.snapshot, "partitions": partitions, "copies": copies}
@@ -50,7 +50,7 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     piece = corpus.piece_of(unit)
     partitions = number_in(unit, "partitions")
-    blocks = range(piece.base // BLOCK, (piece.base + piece.rows - 1) // BLOCK + 1)
+    blocks = corpus.blocks_of(piece)
     gone = gone_documents(context, blocks, number_in(unit, "copies"))
     bands, rows = context.config.shape
     relative = band_file("", piece).removeprefix("/steps/bands/")
@@ -87,7 +87,7 @@ def _remaining(
 
 
 def nominate_units(context: StageContext) -> Iterable[Unit]:
-    yield from key_partition_units(context, "nominate", context.step_files("bands"))
+    yield from key_partition_units(context, "nominate", files_of(context, "bands", ".bands"))
 
 
 def nominate_unit(unit: Unit, context: UnitContext) -> Counts:
@@ -105,12 +105,12 @@ def nominate_unit(unit: Unit, context: UnitContext) -> Counts:
         size = partition_bytes(files, number)
         for pairs in star_pairs(lambda: read_partition(files, number), size, BANDED, rule, context.scratch):
             ends = pairs[:, [DOCUMENT, BANDED + DOCUMENT]]
-            writer.add(ends, block_of(ends[:, 0]))
+            writer.add(ends, corpus.block_of(ends[:, 0]))
             pairs_found += len(ends)
     context.metrics["nominations"] = float(pairs_found)
     return Counts()
 
 
 def nominated_partitions(context: StageContext) -> int:
-    files = context.step_files("bands")
+    files = files_of(context, "bands", ".bands")
     return partitions_of(files[0]) if files else 0

@@ -5,6 +5,7 @@ from infra.store.files import write_json
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.index import FORMAT_FILE, format_record
 from pipeline.dedup.settle import ROUNDS
+from pipeline.dedup.small import COMPARE
 
 CURVE = tuple(round(0.30 + 0.05 * i, 2) for i in range(15))
 
@@ -38,10 +39,11 @@ def finalize(context: StageContext) -> None:
 
 
 def _sum(context: StageContext, step: str, metric: str) -> int:
-    return int(sum(receipt.metrics.get(metric, 0.0) for receipt in context.receipts.get(step, ())))
+    alone = sum(receipt.metrics.get(metric, 0.0) for receipt in context.receipts.get(step, ()))
+    inside = sum(receipt.metrics.get(f"{step}.{metric}", 0.0) for receipt in context.receipts.get(COMPARE, ()))
+    return int(alone + inside)
 
 
 def _undecided(context: StageContext) -> int:
     """Documents whose chains were longer than the rounds: they stay."""
-    last = context.receipts.get(f"settle-{ROUNDS - 1:02}", ())
-    return int(sum(receipt.metrics["waiting"] for receipt in last))
+    return _sum(context, f"settle-{ROUNDS - 1:02}", "waiting")

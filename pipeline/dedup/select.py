@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
-from pipeline.dedup.corpus import BLOCK, Corpus, Piece, corpus_of, number_in
+from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
 from pipeline.dedup.flat import RangeReader, read_ranges, read_rows
 from pipeline.dedup.levels import EXACT, NEAR, URL
@@ -21,8 +21,8 @@ _ROWS = 1 << 13
 
 def select_units(context: StageContext) -> Iterable[Unit]:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
-    files = len([file for file in context.step_files("fates") if file.endswith(".fates")])
-    signed = {file.removesuffix(".cards") for file in context.step_files("sign")}
+    files = len(files_of(context, "fates", ".fates"))
+    signed = {file.removesuffix(".cards") for file in files_of(context, "sign", ".cards")}
     sizes = {file.path: file.bytes for file in context.inputs["quality"].files("data/", ".parquet")}
     for piece in corpus.pieces:
         # A file that could not be signed was recorded as failed there, with its documents.
@@ -39,7 +39,7 @@ def select_units(context: StageContext) -> Iterable[Unit]:
 def select_unit(unit: Unit, context: UnitContext) -> Counts:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     piece = corpus.piece_of(unit)
-    blocks = range(piece.base // BLOCK, (piece.base + piece.rows - 1) // BLOCK + 1)
+    blocks = corpus.blocks_of(piece)
     end = piece.base + piece.rows
     fates = fates_of(context, piece.base, end, blocks, number_in(unit, "fates"))
     dropped = np.zeros(piece.rows, np.bool_)

@@ -30,7 +30,7 @@ from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.corpus import Corpus, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
 from pipeline.dedup.flat import RangeReader, read_rows
-from pipeline.dedup.levels import block_of, partition_files
+from pipeline.dedup.levels import partition_files
 
 ROUNDS = 16
 WAITS, STAYS, DROPPED = 0, 1, 2
@@ -97,9 +97,9 @@ def settle_unit(unit: Unit, context: UnitContext) -> Counts:
     ):
         for chunk in read_partition(into, block):
             at = np.searchsorted(state.documents, chunk[:, 0])
-            news = decided[at] & (block_of(chunk[:, 1]) != block)
+            news = decided[at] & (corpus.block_of(chunk[:, 1]) != block)
             verdict = np.where(state.state[at] == STAYS, chunk[:, 0], state.survivor[at])
-            writer.add(np.stack([chunk[:, 1], chunk[:, 0], verdict], axis=1)[news], block_of(chunk[news, 1]))
+            writer.add(np.stack([chunk[:, 1], chunk[:, 0], verdict], axis=1)[news], corpus.block_of(chunk[news, 1]))
     with context.intermediate(f"{block:05}.state") as path, path.open("wb") as stream:
         np.savez(stream, **{field.name: getattr(state, field.name) for field in fields(State)})
     context.metrics.update(block=float(block), waiting=float((state.state == WAITS).sum()))

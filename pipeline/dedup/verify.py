@@ -14,7 +14,7 @@ from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
 from pipeline.dedup.corpus import Corpus, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition
-from pipeline.dedup.levels import block_of, partition_files
+from pipeline.dedup.levels import partition_files
 from pipeline.dedup.nominate import nominated_partitions
 
 ENOUGH = 4
@@ -49,7 +49,7 @@ def verify_unit(unit: Unit, context: UnitContext) -> Counts:
         ExchangeWriter(path, 2, corpus.blocks, config.budget // 4) as writer,
     ):
         told = edges[edges[:, 1] < corpus.new]  # documents of earlier runs stay: nobody waits for them
-        writer.add(told[:, [1, 0]], block_of(told[:, 1]))
+        writer.add(told[:, [1, 0]], corpus.block_of(told[:, 1]))
     context.metrics.update(block=float(block), pairs=float(len(pairs)), verified=float(len(edges)))
     return Counts()
 

@@ -86,6 +86,17 @@ def test_order_of_work_and_memory_do_not_change_a_byte(tmp_path: Path, mixed: di
     assert index == [(file.path, file.digest) for file in second.files("index/")]
 
 
+@pytest.mark.parametrize("block_documents", [40, 150])
+def test_the_cut_into_blocks_does_not_change_a_byte(
+    tmp_path: Path, mixed: dict[str, list[Document]], block_documents: int
+) -> None:
+    """One block goes through the steps in one unit; many blocks settle who stays by telling each other."""
+    whole = run(tmp_path / "1", mixed)
+    cut = run(tmp_path / "2", mixed, block_documents=block_documents, reverse=True)
+    assert [(f.path, f.digest) for f in whole.files("")] == [(f.path, f.digest) for f in cut.files("")]
+    assert cut.manifest.stats["verification"] == whole.manifest.stats["verification"]
+
+
 def test_where_a_document_is_filed_does_not_decide_its_fate(tmp_path: Path, mixed: dict[str, list[Document]]) -> None:
     every = [row for name in sorted(mixed) for row in mixed[name]]
     random.Random(1).shuffle(every)
