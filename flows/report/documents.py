@@ -1,0 +1,223 @@
+"""What became of the documents: counts by stage, rule and source, and a few documents to read.
+
+Ledgers are read in a stream and samples are taken from the fronts of a few files, so the page costs the same for ten
+thousand documents and for ten billion.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.fates import find_rows
+from flows.funnel import DOCUMENT_STAGES
+from flows.report.river import Station
+from infra.store.dataset import Dataset
+
+UNKNOWN = "(unknown)"
+FILES_READ = 32
+EXCERPT = 420
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that ended at this stage."""
+
+    rule: str
+    verdict: str
+    url: str
+    source: str
+    score: float | None
+    threshold: float | None
+    survivor: str
+    detail: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A document that got through everything."""
+
+    url: str
+    source: str
+    title: str
+    quality: float | None
+    excerpt: str
+
+
+@dataclass
+class StageFates:
+    """One document stage. ``rules`` is by rule and source; failed records have their own rules."""
+
+    name: str
+    incoming: int
+    kept: int
+    failed: int
+    rules: dict[str, Counter[str]]
+    kept_by_source: Counter[str]
+    samples: list[Dropped] = field(default_factory=list)
+
+    @property
+    def gone(self) -> int:
+        return self.incoming - self.kept
+
+    @property
+    def share(self) -> float:
+        return self.kept / self.incoming if self.incoming else 0.0
+
+    @property
+    def ranked(self) -> list[tuple[str, int]]:
+        """Rules with their counts, the most frequent first."""
+        totals = [(rule, sum(sources.values())) for rule, sources in self.rules.items()]
+        return sorted(totals, key=lambda item: (-item[1], item[0]))
+
+    def lost_by_source(self) -> Counter[str]:
+        return sum(self.rules.values(), Counter())
+
+
+def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFates]:
+    """Every document stage there is, in path order."""
+    found: list[StageFates] = []
+    for name in DOCUMENT_STAGES:
+        if name in datasets:
+            dataset = datasets[name]
+            counts = dataset.manifest.counts
+            rules = _rules(dataset)
+            fates = StageFates(name, counts.incoming, counts.kept, counts.failed, rules, Counter())
+            if name == "shards" and found:
+                # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
+                fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
+            else:
+                fates.kept_by_source = _rows_by_source(dataset)
+            fates.samples = list(_dropped_samples(dataset, datasets, samples))
+            found.append(fates)
+    return found
+
+
+def stations(fates: Sequence[StageFates]) -> list[Station]:
+    """The river's view of the stages: arrivals and departures by source, largest source first."""
+    order = source_order(fates)
+    found = []
+    for stage in fates:
+        lost = stage.lost_by_source()
+        kept = {source: stage.kept_by_source[source] for source in order}
+        incoming = {source: kept[source] + lost[source] for source in order}
+        top = stage.ranked[0][0] if stage.ranked else ""
+        more = f" +{len(stage.ranked) - 1} rules" if len(stage.ranked) > 1 else ""
+        found.append(Station(stage.name, incoming, kept, top[: 24 - len(more)] + more))
+    return found
+
+
+def source_order(fates: Sequence[StageFates]) -> list[str]:
+    """Every source that was ever seen, the largest first."""
+    seen: Counter[str] = Counter()
+    for stage in fates:
+        for source, number in (stage.kept_by_source + stage.lost_by_source()).items():
+            seen[source] = max(seen[source], number)
+    return [source for source, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def kept_samples(dataset: Dataset, number: int) -> list[Kept]:
+    """The first documents of each source's first file: always the same ones."""
+    files: dict[str, str] = {}
+    for output in dataset.files("data/", ".parquet"):
+        if output.rows:
+            files.setdefault(PurePosixPath(output.path).parts[1], output.path)
+    found = []
+    for source, path in files.items():
+        columns = ["url", "title", "quality", "text"]
+        batches = pq.ParquetFile(dataset.local(path)).iter_batches(batch_size=max(1, number), columns=columns)
+        for row in next(batches).to_pylist()[:number]:
+            found.append(Kept(row["url"] or "", source, row["title"] or "", row["quality"], excerpt(row["text"])))
+    return found
+
+
+def excerpt(text: str | None) -> str:
+    """The beginning of a text, on few lines."""
+    if not text:
+        return ""
+    lines = [" ".join(line.split()) for line in text[: EXCERPT * 2].splitlines()]
+    short = "\n".join(line for line in lines if line)
+    return short if len(text) <= EXCERPT and len(short) <= EXCERPT else short[:EXCERPT].rstrip() + " …"
+
+
+def _rules(dataset: Dataset) -> dict[str, Counter[str]]:
+    rules: dict[str, Counter[str]] = defaultdict(Counter)
+    for output in dataset.files("ledger/", ".parquet"):
+        if not output.rows:
+            continue
+        for batch in pq.ParquetFile(dataset.local(output.path)).iter_batches(1 << 16, columns=["rule", "source"]):
+            pairs = batch.column("rule").to_pylist(), batch.column("source").to_pylist()
+            for (rule, source), number in Counter(zip(*pairs, strict=True)).items():
+                rules[rule][source or UNKNOWN] += number
+    return dict(rules)
+
+
+def _rows_by_source(dataset: Dataset) -> Counter[str]:
+    rows: Counter[str] = Counter()
+    for output in dataset.files("data/", ".parquet"):
+        parts = PurePosixPath(output.path).parts
+        if len(parts) == 3:
+            rows[parts[1]] += output.rows or 0
+    return rows
+
+
+def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[Dropped]:
+    """Up to ``number`` records of each rule, with the text they came with where a file of the same name holds it."""
+    taken: Counter[str] = Counter()
+    before = _before(dataset, datasets)
+    for path in _spread([output.path for output in dataset.files("ledger/", ".parquet") if output.rows]):
+        batch = next(pq.ParquetFile(dataset.local(path)).iter_batches(4096))
+        chosen = []
+        for row in batch.to_pylist():
+            if taken[row["rule"]] < number:
+                taken[row["rule"]] += 1
+                chosen.append(row)
+        texts = _texts(before, path, [row["id"] for row in chosen])
+        survivors = _survivors(dataset, [row["survivor_id"] for row in chosen if row["survivor_id"]])
+        for row in chosen:
+            yield Dropped(
+                row["rule"],
+                row["verdict"],
+                row["url"] or row["id"].hex(),
+                row["source"] or UNKNOWN,
+                row["score"],
+                row["threshold"],
+                survivors.get(row["survivor_id"], row["survivor_id"].hex()) if row["survivor_id"] else "",
+                row["detail"] or "",
+                excerpt(texts.get(row["id"])),
+            )
+
+
+def _spread(paths: Sequence[str]) -> list[str]:
+    """At most ``FILES_READ`` of the paths, evenly chosen."""
+    step = max(1.0, len(paths) / FILES_READ)
+    return [paths[int(index * step)] for index in range(min(len(paths), FILES_READ))]
+
+
+def _before(dataset: Dataset, datasets: Mapping[str, Dataset]) -> Dataset | None:
+    names = [record.name for record in dataset.manifest.inputs if record.name in DOCUMENT_STAGES]
+    return datasets.get(names[0]) if names else None
+
+
+def _texts(before: Dataset | None, ledger: str, ids: list[bytes]) -> dict[bytes, str]:
+    path = ledger.replace("ledger/", "data/", 1)
+    if before is None or not ids or not any(output.path == path for output in before.files(path)):
+        return {}
+    rows = find_rows(before, path, pc.field("id").isin(ids), ["id", "text"])
+    return {row["id"]: row["text"] for row in rows if row.get("text")}
+
+
+def _survivors(dataset: Dataset, ids: list[bytes]) -> dict[bytes, str]:
+    """URLs of the documents that stayed in the place of others, looked for in this stage's own data."""
+    if not ids:
+        return {}
+    found: dict[bytes, str] = {}
+    for path in _spread([output.path for output in dataset.files("data/", ".parquet") if output.rows]):
+        rows: list[dict[str, Any]] = find_rows(dataset, path, pc.field("id").isin(ids), ["id", "url"])
+        found |= {row["id"]: row["url"] for row in rows if row["url"]}
+    return found

@@ -1,0 +1,156 @@
+"""What the models learnt: curves and figures read from the files that the training and alignment stages publish."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from flows.report.charts import Level, Point, Series, interval_bar, line_chart, smooth
+from infra.store.dataset import Dataset
+
+Line = dict[str, Any]
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The figures of each step; none where the file does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def curve(lines: Sequence[Line], key: str) -> list[Point]:
+    return [(line["step"], line[key]) for line in lines if isinstance(line.get(key), (int, float))]
+
+
+def metrics_of(dataset: Dataset) -> list[Line]:
+    return read_lines(dataset.local("data/metrics.jsonl"))
+
+
+def read_json_if(dataset: Dataset | None, path: str) -> Any:
+    """A JSON file of a dataset; None where either is missing."""
+    if dataset is None or not any(output.path == path for output in dataset.manifest.outputs):
+        return None
+    return json.loads(dataset.local(path).read_text())
+
+
+def first_rows(path: Path, number: int) -> list[dict[str, Any]]:
+    """The first rows of a Parquet file."""
+    rows: list[dict[str, Any]] = next(pq.ParquetFile(path).iter_batches(max(1, number))).to_pylist()
+    return rows[:number]
+
+
+# ---- pretraining ----------------------------------------------------------------------------------------------------
+
+
+def loss_chart(lines: Sequence[Line], entropy: float | None) -> Markup:
+    losses = curve(lines, "loss")
+    levels = [Level(f"unigram entropy {entropy:.2f}", entropy)] if entropy is not None else []
+    series = [Series("loss of the step", losses, 0, faint=True), Series("training loss", smooth(losses, 0.9), 0)]
+    return line_chart(series, x="step", y="nats per token", describe="Training loss by step", levels=levels)
+
+
+def validation_chart(lines: Sequence[Line]) -> Markup:
+    names = sorted({key for line in lines for key in line if key.startswith("bits_per_byte/")})
+    series = [
+        Series(name.partition("/")[2], curve(lines, name), index % 6, dots=True) for index, name in enumerate(names)
+    ]
+    return line_chart(series, x="step", y="bits per byte", describe="Bits per byte of held-out text by source")
+
+
+# ---- alignment ------------------------------------------------------------------------------------------------------
+
+
+def training_chart(dataset: Dataset, keys: Sequence[tuple[str, str]], y: str, describe: str) -> Markup:
+    """Curves of some figures, noisy ones smoothed over their own trace."""
+    lines = metrics_of(dataset)
+    series: list[Series] = []
+    for index, (key, name) in enumerate(keys):
+        points = curve(lines, key)
+        if len(points) > 30:
+            series += [Series(name, points, index, faint=True), Series(name, smooth(points, 0.85), index)]
+        else:
+            series.append(Series(name, points, index, dots=True))
+    return line_chart(series, x="step", y=y, describe=describe)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt with the human's reply and the model's own."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def preference_samples(preferences: Dataset, number: int) -> list[Exchange]:
+    path = preferences.local("data/pairs.parquet")
+    if number == 0 or not path.exists():
+        return []
+    table = next(pq.ParquetFile(path).iter_batches(256, columns=["prompt", "chosen", "rejected"]))
+    step = max(1, table.num_rows // number)
+    rows = table.take(list(range(0, table.num_rows, step))[:number]).to_pylist()
+    return [Exchange(_last_words(row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
+
+
+def _last_words(prompt: str) -> str:
+    messages = json.loads(prompt)
+    return str(messages[-1]["content"]) if messages else ""
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the evaluation, with its drawing."""
+
+    model: str
+    value: float
+    low: float
+    high: float
+    n: int
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """All models on one task."""
+
+    task: str
+    metric: str
+    rows: list[Measured]
+
+
+METRICS = {
+    "bits_per_byte": "bits per byte, lower is better",
+    "nats_per_token": "nats per token, lower is better",
+    "accuracy": "accuracy",
+    "reward": "reward, higher is better",
+}
+
+
+def task_tables(rows: Iterable[Mapping[str, Any]], mark: float | None = None) -> list[TaskTable]:
+    """Rows grouped by task; the intervals of one task share a scale."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["metric"]), []).append(row)
+    return [_task_table(task, metric, group, mark) for (task, metric), group in groups.items()]
+
+
+def _task_table(task: str, metric: str, group: Sequence[Mapping[str, Any]], mark: float | None) -> TaskTable:
+    if metric == "accuracy":
+        mark, span = 0.5, (0.0, 1.0)
+    else:
+        ends = [row[key] for row in group for key in ("low", "high", "value")] + ([mark] if mark is not None else [])
+        gap = (max(ends) - min(ends)) * 0.08 or abs(max(ends)) * 0.1 or 1.0
+        span = (min(ends) - gap, max(ends) + gap)
+    measured = [
+        Measured(
+            row["model"], row["value"], row["low"], row["high"], row["n"],
+            interval_bar(row["value"], row["low"], row["high"], span, mark),
+        )
+        for row in group
+    ]  # fmt: skip
+    return TaskTable(task, METRICS.get(metric, metric.replace("_", " ")), measured)

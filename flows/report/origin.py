@@ -1,0 +1,100 @@
+"""Where everything came from: the graph of datasets, what each cost, and with what it was made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from flows.report.graph import Node, lineage_graph
+from flows.stages import STAGE_NAMES
+from infra.store.dataset import Dataset
+
+KINDS = {"document": 0, "model": 1, "figure": 2}
+MODEL_STAGES = ("pretrain", "sft", "preferences", "reward", "ppo", "dpo", "export")
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """A dataset in the table of origins."""
+
+    name: str
+    fingerprint: str
+    digest: str
+    inputs: list[str]
+    rows: int
+    bytes: int
+    seconds: float
+    commit: str
+    config: dict[str, object]
+
+
+def in_path_order(datasets: Mapping[str, Dataset]) -> list[Dataset]:
+    return [datasets[name] for name in STAGE_NAMES if name in datasets]
+
+
+def graph(datasets: Mapping[str, Dataset]) -> Markup:
+    nodes = [
+        Node(
+            dataset.name,
+            dataset.manifest.fingerprint,
+            [record.name for record in dataset.manifest.inputs],
+            _kind(dataset.name),
+        )
+        for dataset in in_path_order(datasets)
+    ]
+    return lineage_graph(nodes)
+
+
+def _kind(name: str) -> int:
+    if name in MODEL_STAGES:
+        return KINDS["model"]
+    return KINDS["figure"] if name in ("evaluate", "classifier", "tokenizer") else KINDS["document"]
+
+
+def dataset_rows(datasets: Mapping[str, Dataset]) -> list[DatasetRow]:
+    return [
+        DatasetRow(
+            dataset.name,
+            dataset.manifest.fingerprint,
+            dataset.digest,
+            [f"{record.name}/{record.fingerprint}" for record in dataset.manifest.inputs],
+            dataset.manifest.rows,
+            dataset.manifest.bytes,
+            seconds_of(dataset),
+            dataset.manifest.provenance.git_commit,
+            dict(dataset.manifest.config),
+        )
+        for dataset in in_path_order(datasets)
+    ]
+
+
+def seconds_of(dataset: Dataset) -> float:
+    made = dataset.manifest.provenance
+    return max(0.0, made.ended - made.started)
+
+
+@dataclass(frozen=True)
+class Making:
+    """With what the newest of the datasets was made."""
+
+    recipe: str
+    run: str
+    finished: str
+    commit: str
+    dirty: bool
+    host: str
+    python: str
+    packages: dict[str, str]
+
+
+def making(datasets: Mapping[str, Dataset]) -> Making | None:
+    if not datasets:
+        return None
+    made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
+    # A run's id is <recipe>-<date>-<time>-<random>.
+    recipe = made.run.rsplit("-", 3)[0] if made.run.count("-") >= 3 else made.run
+    finished = datetime.fromtimestamp(made.ended, UTC).strftime("%Y-%m-%d %H:%M UTC") if made.ended else ""
+    return Making(
+        recipe, made.run, finished, made.git_commit, made.git_dirty, made.host, made.python, dict(made.packages)
+    )
