@@ -30,7 +30,8 @@ from infra.store.files import read_json, write_json
 from pipeline.shards.format import TRAIN, validation_split
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
-from training.humaneval import Problem, read_problems
+from training.generate import Sampling
+from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
@@ -53,6 +54,8 @@ class EvaluateConfig(Config):
     """HumanEval's problems: a path, a file of the sample dataset, or empty for none."""
     humaneval_items: int = Field(default=164, ge=1)
     """Problems scored, from the first on."""
+    humaneval_samples: int = Field(default=0, ge=0)
+    """Completions of each problem that are run in the sandbox; 0: none, only the solutions' bits per byte."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -120,6 +123,8 @@ class Measured:
 
     name: str
     scores: Mapping[str, RowScores]
+    attempts: Sequence[Sequence[Attempt]] = ()
+    """Completions of HumanEval that were run."""
 
 
 def open_heldout(
@@ -150,9 +155,11 @@ def measure(
     *,
     max_rows: int,
     batch_size: int = 8,
+    samples: int = 0,
+    seed: int = 0,
     on_task: Callable[[str], None] = lambda task: None,
 ) -> Measured:
-    """All scores of one model."""
+    """All scores of one model; ``samples`` completions of each problem are run."""
     scores: dict[str, RowScores] = {}
     for source, shards in heldout.sources.items():
         on_task(source)
@@ -161,7 +168,12 @@ def measure(
     if heldout.problems:
         on_task(HUMANEVAL)
         scores[HUMANEVAL] = score_solutions(model, heldout.problems, batch_size)
-    return Measured(name, scores)
+    if not heldout.problems or not samples:
+        return Measured(name, scores)
+    on_task("humaneval programs")
+    sampling = Sampling(max_new_tokens=256, temperature=0 if samples == 1 else 0.8, seed=seed)
+    completions = complete_problems(model, heldout.problems, sampling, samples)
+    return Measured(name, scores, run_attempts(heldout.problems, completions))
 
 
 def score_solutions(model: TextModel, problems: Sequence[Problem], batch_size: int) -> RowScores:
@@ -193,6 +205,8 @@ def tasks_of(measured: Measured, how: Resampling) -> list[Task]:
         nats = np.concatenate([scores.nats for scores in text])
         targets = np.concatenate([scores.targets for scores in text])
         tasks.append(Task.of(measured.name, "heldout", "nats_per_token", ratio_interval(nats, targets, how)))
+    if measured.attempts:
+        tasks.append(Task.of(measured.name, HUMANEVAL, "pass@1", pass_at_k(measured.attempts, 1, how)))
     return tasks
 
 
@@ -207,7 +221,13 @@ def compare(left: Measured, right: Measured, how: Resampling) -> list[Task]:
 
 
 def evaluate_model(
-    folder: Path, *, shards: Path | None = None, humaneval: Path | None = None, max_rows: int = 64, name: str = ""
+    folder: Path,
+    *,
+    shards: Path | None = None,
+    humaneval: Path | None = None,
+    max_rows: int = 64,
+    samples: int = 0,
+    name: str = "",
 ) -> dict[str, Any]:
     """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}]}``.
 
@@ -218,7 +238,7 @@ def evaluate_model(
     model = load_text_model(folder)
     digest = Tokenizer.load(folder).digest if shards is not None else None
     heldout = open_heldout(shards, digest, humaneval)
-    measured = measure(name or str(folder), model, heldout, max_rows=max_rows)
+    measured = measure(name or str(folder), model, heldout, max_rows=max_rows, samples=samples)
     tasks = [asdict(task) for task in tasks_of(measured, Resampling())]
     for task in tasks:
         del task["model"]
@@ -234,7 +254,8 @@ def run(request: JobRequest) -> None:
         humaneval_file(request, config),
         config.humaneval_items,
     )
-    steps = len(config.models) * (len(heldout.sources) + bool(heldout.problems))
+    per_model = len(heldout.sources) + bool(heldout.problems) * (1 + bool(config.humaneval_samples))
+    steps = len(config.models) * per_model
     done = itertools.count()
     how = Resampling(config.resamples, config.confidence, config.seed)
 
