@@ -26,7 +26,7 @@ def silence_trafilatura() -> None:
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 
-def with_trafilatura(html: str, *, mode: Mode = "fast", tables: bool = True, comments: bool = True) -> str:
+def with_trafilatura(html: str, *, mode: Mode = "fast", tables: bool = True, comments: bool = False) -> str:
     """Main text by trafilatura; empty where it finds none."""
     text = trafilatura.extract(
         html,
@@ -42,7 +42,7 @@ def with_trafilatura(html: str, *, mode: Mode = "fast", tables: bool = True, com
     return text or ""
 
 
-def with_resiliparse(html: str, *, comments: bool = True) -> str:
+def with_resiliparse(html: str, *, comments: bool = False) -> str:
     """Main content by resiliparse's rules."""
     return extract_plain_text(html, preserve_formatting=True, main_content=True, alt_texts=False, comments=comments)
 

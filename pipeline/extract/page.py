@@ -42,7 +42,7 @@ class ExtractConfig(Config):
     """trafilatura's setting: fast, standard, precision, recall."""
     tables: bool = True
     """Keep the text of tables."""
-    comments: bool = True
+    comments: bool = False
     """Keep readers' comments."""
     languages: tuple[str, ...] = ()
     """Extract only pages that may be in these languages (ISO 639-1); empty extracts all."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import InputError
+from pipeline.extract.page import ExtractConfig
 from tests.pipeline.sources.archives import (
     PROSE,
     documents,
@@ -152,6 +153,6 @@ def test_a_missing_file_is_said_in_one_sentence(tmp_path: Path) -> None:
     ],
 )
 def test_real_archives_with_their_oddities(name: str, total: int, kept: int) -> None:
-    outcomes = read_source(shared_data(f"warc_samples/{name}"))
+    outcomes = read_source(shared_data(f"warc_samples/{name}"), extract=ExtractConfig(extractor="resiliparse"))
     assert (len(outcomes), len(documents(outcomes))) == (total, kept)
     assert not [fate for fate in fates(outcomes) if fate["verdict"] == "failed"]
