@@ -22,7 +22,7 @@ from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_leng
 from alignment.preferences import read_pairs
 from alignment.replies import reply_log_probs
 from alignment.settings import TrainingConfig
-from alignment.statistics import bootstrap_mean, wilson
+from alignment.statistics import mean_interval, wilson
 from infra.stage import JobStage
 from infra.store.files import write_json
 from training.engine import Engine, create_engine
@@ -112,8 +112,8 @@ def train(job: Job[DpoConfig]) -> None:
     optimise(job, engine, plan)
     margin = margins()
     figures = {
-        "accuracy": wilson(int((margin > 0).sum()), len(margin)).as_dict(),
-        "margin": bootstrap_mean(margin.tolist(), config.seed).as_dict(),
+        "accuracy": wilson(int((margin > 0).sum()), len(margin)),
+        "margin": mean_interval(margin, config.seed),
     }
     job.stats |= figures | {"steps": steps, "training_pairs": len(training)}
     if job.ranks.first:
@@ -144,7 +144,7 @@ def log_probs_of(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.n
         chosen, rejected = halves(engine.evaluate(reply_totals, batch))
         for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
             mine[2 * index], mine[2 * index + 1] = better, worse
-    return np.array(job.together(mine, 2 * len(pairs))).reshape(-1, 2)
+    return job.together(mine, 2 * len(pairs)).reshape(-1, 2)
 
 
 def _save_whole(path: Path, values: np.ndarray) -> None:

@@ -2,38 +2,32 @@
 
     python -m alignment.sft --request FILE          (started by torchrun, one process a rank)
 
-A job ends in one of three ways: its result is written; it was told to stop (SIGTERM) and leaves a checkpoint and exit
-code 75, to be started again at once; or it fails with one sentence. All ranks stop at the same step, because they ask
-each other.
+A job ends in one of three ways: its result is written; it was told to stop (SIGTERM) and leaves a checkpoint, to be
+started again at once; or it fails with one sentence (``infra.job_main``). All ranks stop at the same step, because they
+ask each other.
 """
 
-import argparse
 import json
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from alignment.conversations import check_special_tokens
 from alignment.settings import JobConfig
-from infra.errors import HeadwaterError
-from infra.job import JobRequest, emit, finish, load_request
+from infra.job import JobRequest, emit, finish
+from infra.job_main import Preempted, job_main
 from pipeline.tokenizer import Tokenizer
 from training.engine import Ranks, distributed
 
-EXIT_PREEMPTED = 75
 Settings = TypeVar("Settings", bound=JobConfig)
-
-
-class Preempted(Exception):
-    """The job was told to stop and has saved its state."""
 
 
 class StopSignal:
@@ -73,19 +67,21 @@ class Job(Generic[Settings]):
     def phase(self, name: str) -> None:
         self.emit("phase", name=name)
 
-    def must_stop(self) -> bool:
-        """True on every rank once any of them was told to stop."""
-        told = torch.tensor([float(self.stop.received)], device=self.ranks.device)
+    def leave_if_told(self, save: Callable[[], None]) -> None:
+        """Save and leave, on every rank at once, if any of them was told to stop."""
+        told = torch.tensor(float(self.stop.received), device=self.ranks.device)
         dist.all_reduce(told)
-        return bool(told.item() > 0)
+        if told.item() > 0:
+            save()
+            raise Preempted
 
-    def together(self, values: Mapping[int, float], number: int) -> list[float]:
-        """A list of ``number`` figures, each known to one rank, completed on all of them."""
+    def together(self, values: Mapping[int, float], number: int) -> np.ndarray:
+        """``number`` figures, each known to one rank, completed on all of them."""
         total = torch.zeros(number, dtype=torch.float64, device=self.ranks.device)
         for index, value in values.items():
             total[index] = value
         dist.all_reduce(total)
-        return [float(value) for value in total.tolist()]
+        return total.cpu().numpy()
 
     def reduce(self, total: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all ranks."""
@@ -100,24 +96,19 @@ class Job(Generic[Settings]):
         dist.barrier()
 
 
-def run_job(
-    work: Callable[[Job[Settings]], None], config: type[Settings], arguments: Sequence[str] | None = None
-) -> None:
-    """A job's main: never returns normally but by exit code."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--request", type=Path, required=True)
-    request = load_request(parser.parse_args(arguments).request)
+def run_job(work: Callable[[Job[Settings]], None], config: type[Settings]) -> None:
+    """A job's main."""
+    job_main(lambda request: _run(work, config, request))
+
+
+def _run(work: Callable[[Job[Settings]], None], config: type[Settings], request: JobRequest) -> None:
+    settings = config.model_validate(request.config)
+    torch.set_num_threads(settings.threads_per_rank)
     stop = StopSignal()
-    try:
-        with distributed() as ranks:
-            tokenizer = Tokenizer.load(request.inputs["tokenizer"].local("data"))
-            check_special_tokens(tokenizer)
-            work(Job(request, config.model_validate(request.config), ranks, tokenizer, stop))
-    except Preempted:
-        sys.exit(EXIT_PREEMPTED)
-    except HeadwaterError as error:
-        print(error, file=sys.stderr, flush=True)
-        sys.exit(1)
+    tokenizer = Tokenizer.load(request.inputs["tokenizer"].local("data"))
+    check_special_tokens(tokenizer)
+    with distributed() as ranks:
+        work(Job(request, settings, ranks, tokenizer, stop))
 
 
 class MetricsLog:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from alignment.job import Job, MetricsLog, Preempted
+from alignment.job import Job, MetricsLog
 from infra.config import Json
 from training.checkpoint import Checkpoints
 from training.engine import Engine
@@ -44,11 +45,9 @@ def optimise(job: Job[Any], engine: Engine, plan: Plan[Batch]) -> dict[str, Json
             figures |= measured
         metrics.append(result.step, figures)
         job.progress(engine.step, plan.steps, **figures)
-        stopping = job.must_stop()
-        if stopping or (engine.step % plan.checkpoint_every == 0 and engine.step < plan.steps):
-            checkpoints.save({"validation": validation}, wait=stopping)
-        if stopping:
-            raise Preempted
+        job.leave_if_told(partial(checkpoints.save, {"validation": validation}, wait=True))
+        if engine.step % plan.checkpoint_every == 0 and engine.step < plan.steps:
+            checkpoints.save({"validation": validation})
     checkpoints.save({"validation": validation}, wait=True)
     return validation
 

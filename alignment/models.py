@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignment.job import Job
 from alignment.replies import RewardModel
@@ -39,28 +38,29 @@ def frozen(model: Model) -> Model:
 
 def save_policy(job: Job[Any], engine: Engine, policy: Callable[[Any], Decoder], **more: bool) -> None:
     """Write the trained decoder and the metrics, and finish the job."""
-    outputs: dict[str, bool] = dict(more)
-    if job.ranks.first:
-        outputs |= model_outputs(job, save_model(policy(engine.model), _folder(job), job.data("tokenizer")))
-        outputs |= keep_metrics(job)
-    job.finish(outputs)
+    _save(job, engine, lambda model: (policy(model), None), more)
 
 
 def save_reward(job: Job[Any], engine: Engine, **more: bool) -> None:
     """Write the reward model and the metrics, and finish the job."""
-    outputs: dict[str, bool] = dict(more)
-    if job.ranks.first:
-        reward: RewardModel = engine.model  # type: ignore[assignment]
-        names = save_model(reward.decoder, _folder(job), job.data("tokenizer"), score=reward.score.weight)
-        outputs |= model_outputs(job, names) | keep_metrics(job)
+    _save(job, engine, lambda model: (model.decoder, model.score.weight), more)
+
+
+def _save(
+    job: Job[Any], engine: Engine, parts: Callable[[Any], tuple[Decoder, Tensor | None]], more: Mapping[str, bool]
+) -> None:
+    job.phase("publishing")
+    outputs = dict(more)
+    with engine.whole_model() as model:
+        if job.ranks.first:
+            decoder, score = parts(model)
+            folder = job.request.data_dir / "model"
+            outputs |= model_outputs(save_model(decoder, folder, job.data("tokenizer"), score=score))
+            outputs |= keep_metrics(job)
     job.finish(outputs)
 
 
-def _folder(job: Job[Any]) -> Path:
-    return job.request.data_dir / "model"
-
-
-def model_outputs(job: Job[Any], names: list[str]) -> dict[str, bool]:
+def model_outputs(names: list[str]) -> dict[str, bool]:
     return {f"data/model/{name}": True for name in names}
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from alignment.advantages import KlController
 from alignment.conversations import render_prompt, stop_ids
-from alignment.job import Job, MetricsLog, Preempted, run_job
+from alignment.job import Job, MetricsLog, run_job
 from alignment.loop import open_checkpoints
 from alignment.losses import kl_k1
 from alignment.models import base_model, frozen, reward_model, save_policy
@@ -29,8 +29,8 @@ from alignment.preferences import read_pairs
 from alignment.replies import reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, sample
 from alignment.settings import TrainingConfig
-from alignment.statistics import bootstrap_mean
-from infra.config import Execution
+from alignment.statistics import mean_interval
+from infra.config import Execution, Json
 from infra.errors import ConfigError
 from infra.stage import JobStage
 from infra.store.files import write_json
@@ -158,13 +158,11 @@ def train(job: Job[PpoConfig]) -> None:
         price.update(figures["kl"], config.batch_size)
         metrics.append(number, figures)
         job.progress(number + 1, config.rounds, **figures)
-        stopping = job.must_stop()
         done = number + 1
-        if stopping or done % config.checkpoint_every == 0 or done == config.rounds:
-            state = {"round": done, "kl_coefficient": price.coefficient}
-            checkpoints.save(state, wait=stopping or done == config.rounds)
-        if stopping:
-            raise Preempted
+        state: dict[str, Json] = {"round": done, "kl_coefficient": price.coefficient}
+        job.leave_if_told(partial(checkpoints.save, state, wait=True))
+        if done % config.checkpoint_every == 0 or done == config.rounds:
+            checkpoints.save(state, wait=done == config.rounds)
     evaluate(job, models, held_out, settings)
     save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})
 
@@ -236,10 +234,10 @@ def round_figures(
 class Answers:
     """How a policy did on the held-out prompts, one entry a prompt."""
 
-    rewards: list[float]
-    kl: list[float]
-    tokens: list[float]
-    finished: list[float]
+    rewards: np.ndarray
+    kl: np.ndarray
+    tokens: np.ndarray
+    finished: np.ndarray
 
 
 def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: list[Prompt], settings: ReplySettings) -> None:
@@ -247,15 +245,15 @@ def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: list[Prompt], sett
     job.phase("evaluating")
     trained = answers(job, models, prompts, settings, lambda use: models.engine.evaluate(lambda both: use(both.policy)))
     original = answers(job, models, prompts, settings, lambda use: use(models.reference))
-    gain = np.subtract(trained.rewards, original.rewards)
+    gain = trained.rewards - original.rewards
     seed = job.config.seed
     figures = {
         "reward": {
-            "sft": bootstrap_mean(original.rewards, seed).as_dict(),
-            "ppo": bootstrap_mean(trained.rewards, seed).as_dict(),
-            "gain": bootstrap_mean(gain.tolist(), seed).as_dict(),
+            "sft": mean_interval(original.rewards, seed),
+            "ppo": mean_interval(trained.rewards, seed),
+            "gain": mean_interval(gain, seed),
         },
-        "kl": bootstrap_mean(trained.kl, seed).as_dict(),
+        "kl": mean_interval(trained.kl, seed),
         "reply_tokens": {"sft": float(np.mean(original.tokens)), "ppo": float(np.mean(trained.tokens))},
         "finished": {"sft": float(np.mean(original.finished)), "ppo": float(np.mean(trained.finished))},
     }
@@ -291,8 +289,7 @@ def answers(
         for column, values in enumerate(columns):
             for index, value in zip(part, values.tolist(), strict=True):
                 found[column * number + index] = float(value)
-    every = job.together(found, 4 * number)
-    return Answers(*(every[column * number : (column + 1) * number] for column in range(4)))
+    return Answers(*np.split(job.together(found, 4 * number), 4))
 
 
 if __name__ == "__main__":

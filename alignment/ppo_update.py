@@ -9,13 +9,13 @@ attention rounds differently.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from alignment.losses import clipped_policy, clipped_value
-from alignment.replies import RewardModel, reply_log_probs, reply_log_probs_and_entropy
+from alignment.replies import Replies, RewardModel, reply_log_probs, reply_log_probs_and_entropy
 from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
 from training.engine import Engine, StepResult
 from training.model import Decoder
@@ -47,13 +47,19 @@ class PpoRules:
     minibatches: int = 1
 
 
+class Judge(Protocol):
+    """Scores whole replies: a reward model, or a rule."""
+
+    def judge(self, batch: Replies) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class PpoModels:
-    """An engine over an ``ActorCritic``, and the two models that do not learn."""
+    """An engine over an ``ActorCritic``, and the two that do not learn."""
 
     engine: Engine
     reference: Decoder
-    reward: RewardModel
+    reward: Judge
 
 
 @torch.no_grad()

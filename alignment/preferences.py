@@ -36,12 +36,13 @@ from alignment.conversations import (
     stop_ids,
 )
 from alignment.data import conversation_inputs, conversations_file
-from alignment.job import Job, Preempted, run_job
+from alignment.job import Job, run_job
 from alignment.models import base_model, frozen
 from alignment.order import chunks, seed_of, share
 from alignment.rollouts import ReplySettings, sample
 from alignment.settings import JobConfig
 from infra.errors import InputError
+from infra.job_main import Preempted
 from infra.stage import JobStage
 from infra.store.files import read_json, write_json
 

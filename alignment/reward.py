@@ -103,7 +103,7 @@ def pair_scores(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.nd
         chosen, rejected = halves(engine.evaluate(lambda model, batch=batch: model.judge(batch.replies)))
         for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
             mine[2 * index], mine[2 * index + 1] = better, worse
-    return np.array(job.together(mine, 2 * len(pairs))).reshape(-1, 2)
+    return job.together(mine, 2 * len(pairs)).reshape(-1, 2)
 
 
 def report(scores: np.ndarray, pairs: list[PairTokens], seen: np.ndarray) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def report(scores: np.ndarray, pairs: list[PairTokens], seen: np.ndarray) -> dic
     lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
     longer, shorter = lengths[:, 0] > lengths[:, 1], lengths[:, 0] < lengths[:, 1]
     return {
-        "accuracy": wilson(int(right.sum()), len(right)).as_dict(),
+        "accuracy": wilson(int(right.sum()), len(right)),
         "margin": float((scores[:, 0] - scores[:, 1]).mean()),
         "mean": float(seen.mean()),
         "std": max(float(seen.std()), 1e-6),

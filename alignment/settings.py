@@ -12,11 +12,14 @@ from training.schedule import ScheduleConfig
 
 
 class JobConfig(Config):
-    """The process group of a stage."""
+    """The process group of a stage.
 
-    ranks: Annotated[int, Execution()] = Field(default=2, ge=1)
+    The numbers of ranks and threads are part of the identity: sums taken in another order differ in their last bits.
+    """
+
+    ranks: int = Field(default=2, ge=1)
     """Processes, one a device."""
-    threads_per_rank: Annotated[int, Execution()] = Field(default=1, ge=1)
+    threads_per_rank: int = Field(default=1, ge=1)
     """CPU threads of each process."""
     time_limit_s: Annotated[int | None, Execution()] = Field(default=None, ge=1)
     """Wall-clock limit of one attempt, in seconds; none by default."""
