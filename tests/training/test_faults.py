@@ -1,0 +1,157 @@
+"""Harmful steps are held back without a trace in the weights; a run that got lost goes back and around the data."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from infra.errors import HeadwaterError
+from infra.job_main import Preempted
+from training.checkpoint import Checkpoints
+from training.engine import ParallelConfig, create_engine, init_distributed
+from training.faults import FaultConfig, SpikeGuard
+from training.loader import MicroBatch, StepData
+from training.loop import Events, Loop, Progress
+from training.optimizer import OptimizerConfig
+
+
+def primed(losses, **settings):
+    guard = SpikeGuard(FaultConfig(window=8, **settings))
+    for loss in losses:
+        guard.record(loss, 1.0, held=False)
+    return guard
+
+
+def test_a_spike_is_six_deviations_from_the_recent_mean():
+    guard = primed([4.0, 4.2, 3.8, 4.1, 3.9, 4.0])
+    assert guard.veto(4.5, 1.0) is None
+    assert "loss is 9" in guard.veto(9.0, 1.0)
+    assert "gradient norm" in guard.veto(4.0, 50.0)
+
+
+def test_nothing_is_a_spike_before_there_is_a_past():
+    assert primed([4.0, 4.0]).veto(100.0, 100.0) is None
+    assert primed([4.0] * 8, sigmas=0).veto(100.0, 100.0) is None
+
+
+def test_a_flat_past_does_not_make_noise_a_spike():
+    assert primed([4.0] * 8).veto(4.2, 1.05) is None
+
+
+def test_held_steps_leave_no_trace_in_the_past_and_survive_a_restart():
+    guard = primed([4.0] * 8, patience=2)
+    guard.record(1000.0, 1.0, held=True)
+    assert guard.veto(9.0, 1.0) is not None and not guard.exhausted
+    other = SpikeGuard(guard.config)
+    other.restore(guard.state())
+    other.record(1000.0, 1.0, held=True)
+    assert other.exhausted and other.veto(9.0, 1.0) == guard.veto(9.0, 1.0)
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.weight.weight)
+
+    def forward(self, inputs):
+        return self.weight(inputs)
+
+
+def squares(model, batch):
+    return {"loss": (model(batch.input_ids.float()) - batch.targets).square().sum()}
+
+
+class ScriptedLoader:
+    """Sequence n has target 1, except where the script says otherwise."""
+
+    def __init__(self, script):
+        self.script, self.wait_seconds = script, 0.0
+
+    def steps(self, consumed):
+        while True:
+            target = torch.tensor([[self.script.get(consumed, 1.0)]])
+            yield StepData(consumed, [MicroBatch(torch.ones(1, 1), target, torch.ones(1, 1), None)])
+            consumed += 1
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return init_distributed()
+
+
+def build(ranks, folder, script, steps=30, stage=1, **faults):
+    guard = SpikeGuard(FaultConfig(window=8, **faults))
+    engine = create_engine(
+        Line(),
+        OptimizerConfig(lr=0.01, weight_decay=0.0),
+        ParallelConfig(zero_stage=stage, dtype="fp32", micro_batch=1),
+        total_steps=steps,
+        ranks=ranks,
+        veto=guard.veto,
+    )
+    heard = []
+    events = Events(
+        step=lambda result, seconds: None,
+        held=lambda result, data: heard.append(("held", result.step, data.consumed)),
+        warning=lambda message: heard.append(("warning", message)),
+        evaluate=lambda step: None,
+    )
+    checkpoints = Checkpoints(engine, folder, lambda message: heard.append(("warning", message)))
+    return Loop(engine, ScriptedLoader(script), squares, guard, checkpoints, Progress(1), events, 5, 0), heard
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e4])
+def test_a_bad_batch_is_held_reported_and_stepped_over(ranks, tmp_path, bad):
+    loop, heard = build(ranks, tmp_path, {12: bad})
+    before = []
+    loop.events.step = lambda result, seconds: before.append(loop.engine.model.weight.weight.item())
+    loop.run()
+    assert heard == [("held", 12, 12)]
+    assert before[12] == before[11] and before[13] > before[12]
+    assert loop.progress.held == [12] and loop.engine.held_steps == 1 and loop.engine.step == 30
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_repeated_held_steps_roll_back_and_go_around_the_data(ranks, tmp_path, stage):
+    script = dict.fromkeys((12, 13, 14), math.nan)
+    loop, heard = build(ranks, tmp_path, script, stage=stage, patience=3)
+    loop.run()
+    assert [entry for entry in heard if entry[0] == "held"] == [("held", step, step) for step in (12, 13, 14)]
+    assert any("back to the checkpoint of step 10 from step 15" in entry[1] for entry in heard if entry[0] == "warning")
+    assert loop.progress.jumps == [[0, 0], [10, 15]]
+    assert [loop.progress.consumed(step) for step in (9, 10, 29)] == [9, 15, 34]
+    assert loop.engine.step == 30 and loop.progress.held == [] and loop.progress.rollbacks == 1
+    clean, _ = build(ranks, tmp_path / "clean", {}, stage=stage)
+    clean.run()  # all good batches are alike, so going back must end where nothing ever happened
+    with loop.engine.whole_model() as ours, clean.engine.whole_model() as theirs:
+        assert ours.weight.weight.item() == theirs.weight.weight.item()
+
+
+def test_a_run_that_never_recovers_is_given_up(ranks, tmp_path):
+    loop, _ = build(ranks, tmp_path, dict.fromkeys(range(12, 99), math.nan), patience=2, rollbacks=1)
+    with pytest.raises(HeadwaterError, match="does not recover"):
+        loop.run()
+
+
+def test_without_a_checkpoint_to_go_back_to(ranks, tmp_path):
+    loop, _ = build(ranks, tmp_path, dict.fromkeys(range(99), math.nan), patience=2)
+    with pytest.raises(HeadwaterError, match="no checkpoint to go back to"):
+        loop.run()
+
+
+def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path):
+    import signal
+
+    expected, _ = build(ranks, tmp_path / "straight", {7: math.nan})
+    expected.run()
+    loop, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
+    loop.events.step = lambda result, seconds: signal.raise_signal(signal.SIGTERM) if result.step == 12 else None
+    with pytest.raises(Preempted):
+        loop.run()
+    resumed, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
+    assert resumed.resume() and resumed.engine.step == 13 and resumed.progress.held == [7]
+    resumed.run()
+    assert torch.equal(resumed.engine.model.weight.weight, expected.engine.model.weight.weight)
+    assert resumed.progress == expected.progress
