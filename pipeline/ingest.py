@@ -11,15 +11,16 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from infra.config import Config
+from infra.config import Config, Json
 from infra.errors import ConfigError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
+from infra.store.files import is_local
 from pipeline.document import document_writer
 from pipeline.extract.page import ExtractConfig
 from pipeline.ledger import ledger_writer
 from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
-from pipeline.sources.files import dataset_role, find_archives
+from pipeline.sources.files import dataset_role, find_archives, local_archives
 from pipeline.sources.registry import SOURCES
 
 SAMPLE_SOURCES = (
@@ -57,6 +58,17 @@ def inputs(config: IngestConfig) -> Mapping[str, str]:
     if "" in roles:
         raise ConfigError("an address names no dataset", where="dataset://", remedy="Write dataset://sample/path.")
     return {role: role for role in sorted(roles)}
+
+
+def external(config: IngestConfig) -> Json:
+    """What local addresses hold now, so that a file added or changed is noticed. Remote stores are taken at their word:
+    listing them on every plan would need the network (change the address, or run with ``--force``)."""
+    found: dict[str, Json] = {}
+    for source in config.sources:
+        if dataset_role(source.address) is None and is_local(source.address):
+            archives = local_archives(source.address, folders=source.kind == "code")
+            found[source.name] = unit_id(*([archive.name, archive.size, archive.digest] for archive in archives))
+    return found or None
 
 
 def units(context: StageContext) -> Iterator[Unit]:
@@ -117,6 +129,7 @@ STAGE = ShardStage(
     reference="pipeline.ingest:STAGE",
     inputs=inputs,
     steps=(Step("read", units, process),),
+    external=external,
     ledgered=True,
     code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources"),
     description="Archives become documents; what does not is in the ledger.",

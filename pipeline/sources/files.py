@@ -21,7 +21,8 @@ from infra.store.files import CHUNK, filesystem
 from pipeline.sources.contract import Archive
 
 DATASET_SCHEME = "dataset://"
-WHOLE_DIGEST_BYTES = 256 << 20
+# Files up to here are digested whole, larger ones at both ends: their size and a gzip file's checksum are in it.
+WHOLE_DIGEST_BYTES = 16 << 20
 EDGE_BYTES = 1 << 20
 CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
 
@@ -41,7 +42,7 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
     else:
         fs, path = filesystem(address)
         local = isinstance(fs, LocalFileSystem)
-        archives = _local(path, folders) if local else _remote(fs, address, path)
+        archives = local_archives(address, folders=folders) if local else _remote(fs, address, path)
     if not archives:
         raise InputError("there is no file", where=address, remedy="Check the source's address.")
     return sorted(archives, key=lambda archive: (archive.name, archive.digest))
@@ -70,8 +71,12 @@ def _of_dataset(address: str, inputs: Mapping[str, Dataset]) -> list[Archive]:
     ]
 
 
-def _local(path: str, folders: bool) -> list[Archive]:
-    top = Path(path).expanduser()
+def local_archives(address: str, *, folders: bool = False) -> list[Archive]:
+    """The archives of a local address in the order of their names; none where there is nothing."""
+    return sorted(_local(Path(filesystem(address)[1]), folders), key=lambda archive: archive.name)
+
+
+def _local(top: Path, folders: bool) -> list[Archive]:
     if top.is_dir():
         if folders:
             return [_folder_archive(top)]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA
-from pipeline.ingest import STAGE, IngestConfig, inputs, units
+from pipeline.ingest import STAGE, IngestConfig, external, inputs, units
 from pipeline.sources.contract import SourceConfig
 from tests.pipeline.sources.archives import gzip_members, numbered_records, warc_record
 from tests.support import run_shard_stage, write_dataset
@@ -67,6 +67,18 @@ def test_units_are_named_by_content_not_by_place(tmp_path: Path) -> None:
     assert unit_ids(tmp_path / "one") == unit_ids(tmp_path / "two")
     (tmp_path / "two" / "c.warc.gz").write_bytes(b"".join(gzip_members(numbered_records(2))))
     assert unit_ids(tmp_path / "one") < unit_ids(tmp_path / "two")
+
+
+def test_a_file_added_or_changed_outside_the_store_is_noticed(tmp_path: Path) -> None:
+    config = make_sources(tmp_path / "in")
+    seen = [external(config), external(config)]
+    (tmp_path / "in" / "c.warc.gz").write_bytes(b"".join(gzip_members(numbered_records(2))))
+    seen.append(external(config))
+    (tmp_path / "in" / "t.jsonl").write_text('{"text": "other"}\n')
+    seen.append(external(config))
+    assert seen[0] == seen[1]
+    assert len({str(state) for state in seen}) == 3
+    assert external(IngestConfig()) is None, "what comes from the store has its own fingerprint"
 
 
 def test_addresses_of_datasets_are_inputs(tmp_path: Path) -> None:
