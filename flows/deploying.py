@@ -1,9 +1,10 @@
 """Work pools and deployments on a Prefect server, created or brought up to date through its API."""
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
+from prefect.workers.process import ProcessWorker
 
 from flows.deployments import POOL_LIMITS, POOLS, DeploymentSpec, deployments
 from flows.recipe import Recipe
@@ -18,14 +19,14 @@ def deploy(recipe: Recipe) -> list[str]:
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None:
-    limit = POOL_LIMITS[name]
-    existing = {pool.name for pool in client.read_work_pools()}
-    if name in existing:
-        client.update_work_pool(name, WorkPoolUpdate(description=description, concurrency_limit=limit))
-    else:
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type="process", description=description, concurrency_limit=limit)
-        )
+    pool = WorkPoolCreate(
+        name=name,
+        type="process",
+        description=description,
+        concurrency_limit=POOL_LIMITS[name],
+        base_job_template=ProcessWorker.get_default_base_job_template(),
+    )
+    client.create_work_pool(pool, overwrite=True)
 
 
 def _deploy_one(client: SyncPrefectClient, spec: DeploymentSpec) -> str:

@@ -12,7 +12,10 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from infra.store.files import write_json
+from infra.store.lease import is_alive
 from infra.store.store import Store
 
 HEALTH_TIMEOUT_S = 2.0
@@ -25,6 +28,8 @@ class ServerRecord:
     api_url: str
     ui_url: str
     pid: int
+    started: float
+    """When that process began: a number alone may belong to another process by now."""
 
 
 def prefect_home(store: Store) -> Path:
@@ -58,7 +63,9 @@ def settings(home: Path) -> dict[str, str]:
     }
 
 
-def record_server(store: Store, record: ServerRecord) -> None:
+def record_server(store: Store, api_url: str, ui_url: str) -> None:
+    """Called by the process whose life is the server's."""
+    record = ServerRecord(api_url, ui_url, os.getpid(), psutil.Process().create_time())
     write_json(_record_path(store), asdict(record))
 
 
@@ -82,9 +89,10 @@ def answers(api_url: str, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
 
 def _recorded_address(store: Store) -> str | None:
     try:
-        return str(json.loads(_record_path(store).read_text())["api_url"])
-    except (FileNotFoundError, ValueError, KeyError):
+        record = ServerRecord(**json.loads(_record_path(store).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
+    return record.api_url if is_alive(record.pid, record.started) else None
 
 
 def _record_path(store: Store) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.recipe import Recipe
-from flows.server import ServerRecord, answers, configure, forget_server, prefect_home, record_server, running_server
+from flows.server import answers, configure, forget_server, prefect_home, record_server, running_server
 from infra.errors import ConfigError, HeadwaterError
 from infra.store.store import Store
 
@@ -83,7 +83,7 @@ def serve(
 
         names = [name for recipe in recipes for name in deploy(recipe)]
         with _service("workers", ["-m", "flows.worker"], logs, WORKER_GRACE_S) as workers:
-            record_server(store, ServerRecord(api, ui, os.getpid()))
+            record_server(store, api, ui)
             try:
                 ready(ui, names)
                 while True:

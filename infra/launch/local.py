@@ -24,6 +24,7 @@ import psutil
 from infra.errors import ConfigError, HeadwaterError
 from infra.launch.spec import JobEnd, JobHandle, JobSpec
 from infra.store.files import write_json
+from infra.store.lease import is_alive
 
 KIND = "local"
 JOB_MARK = "HEADWATER_JOB"
@@ -106,11 +107,7 @@ class LocalLauncher:
         guard = self._guards.get(handle.id)
         if guard is not None:
             return guard.poll() is None
-        try:
-            process = psutil.Process(handle.detail["pid"])
-            return process.create_time() == handle.detail["started"] and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return is_alive(handle.detail["pid"], handle.detail["started"])
 
     def _signal(self, handle: JobHandle, number: signal.Signals) -> None:
         if self._running(handle):

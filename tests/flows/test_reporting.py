@@ -1,0 +1,55 @@
+"""What is shown in the Prefect UI is capped, cannot be marked up from inside, and never stops a run."""
+
+import logging
+import os
+import tempfile
+
+import pytest
+
+os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
+
+from flows.reporting import MARKDOWN_BYTES, LogReporter, artifact_key, best_effort, capped, fenced
+from infra.progress import Reporters
+
+
+@pytest.mark.parametrize("text", ["plain", "a ``` fence", "`````", "<script>alert(1)</script>"])
+def test_foreign_text_cannot_close_its_fence(text: str) -> None:
+    lines = fenced(text).splitlines()
+    fence = lines[-1]
+    assert set(fence) == {"`"}
+    assert lines[0] == f"{fence}text"
+    assert fence not in "\n".join(lines[1:-1])
+
+
+def test_long_texts_are_cut() -> None:
+    assert len(fenced("x" * 10_000)) < 600
+    assert len(capped("ü" * MARKDOWN_BYTES).encode()) < MARKDOWN_BYTES + 100
+
+
+def test_keys_have_the_form_prefect_wants() -> None:
+    assert artifact_key("dedup/signatures", "progress") == "dedup-signatures-progress"
+
+
+def test_a_reporter_that_fails_is_dropped_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> object:
+            raise ConnectionError("no route to the server")
+
+    logger = logging.getLogger("test")
+    reporters = Reporters([Gone(), LogReporter(logger)])  # type: ignore[list-item]
+    with caplog.at_level(logging.INFO):
+        reporters.stage_started("dedup", "RUN")
+        reporters.message("dedup", "half way")
+    assert [record.getMessage() for record in caplog.records if record.name == "test"] == [
+        "dedup: RUN",
+        "dedup: half way",
+    ]
+    assert sum("is gone" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_an_artifact_that_cannot_be_published_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ConnectionError("no route to the server")
+
+    best_effort(fail)
+    assert "could not be published" in caplog.text

@@ -1,0 +1,173 @@
+"""``headwater up``: a server, workers and deployments on this machine, from which a single stage is rerun."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import record_server, running_server
+from flows.up import async_url, check_port
+from infra.errors import ConfigError
+from infra.store.store import Store
+
+
+def test_a_port_in_use_is_said_with_another() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} is in use.*--port {port + 1}"):
+            check_port(port)
+    check_port(port)
+
+
+def test_database_urls_name_an_asynchronous_driver() -> None:
+    assert async_url("postgresql://me:secret@db/prefect") == "postgresql+asyncpg://me:secret@db/prefect"
+    with pytest.raises(ConfigError) as caught:
+        async_url("mysql://me:secret@db/prefect")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_record_of_a_dead_server_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    store = Store.at(tmp_path)
+    assert running_server(store) is None
+    record_server(store, "http://127.0.0.1:9/api", "http://127.0.0.1:9")
+    assert running_server(store) is None
+
+
+@dataclass(frozen=True)
+class Up:
+    """A running ``headwater up``."""
+
+    process: subprocess.Popen[str]
+    api: str
+    workspace: Path
+    recipe: Path
+
+    def call(self, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self.api + path, data, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+    def run(self, deployment: str, **changes: Any) -> dict[str, Any]:
+        """Run a deployment as the UI's form does, and wait for its end."""
+        found = self.call(f"/deployments/name/{deployment}")
+        form = found["parameters"]["params"] | changes
+        run = self.call(f"/deployments/{found['id']}/create_flow_run", {"parameters": {"params": form}})
+        for _ in range(240):
+            run = self.call(f"/flow_runs/{run['id']}")
+            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return dict(run)
+            time.sleep(0.5)
+        raise TimeoutError(run["state_name"])
+
+    def artifacts(self) -> set[str]:
+        return {artifact["key"] for artifact in self.call("/artifacts/latest/filter", {"limit": 100})}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    folder = tmp_path_factory.mktemp("up")
+    rows = [{"id": str(n), "text": f"Document {n} of a small source. " * 8} for n in range(20)]
+    (folder / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "small.yaml"
+    recipe.write_text(
+        "recipe: small\nstages:\n  ingest:\n    sources:\n"
+        f"      - {{name: texts, kind: jsonl, address: {folder}/source.jsonl, id_column: id, language: en}}\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "flows.cli.main", "up", "--recipe", str(recipe)),
+            *("--workspace", str(folder / "workspace"), "--port", str(port)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert any("Prefect UI" in line for line in process.stdout)
+    yield Up(process, f"http://127.0.0.1:{port}/api", folder / "workspace", recipe)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert len(family) > 4
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_a_single_stage_is_rerun_through_the_api(up: Up) -> None:
+    first = up.run("ingest/small")
+    assert first["state_name"] == "Completed"
+    assert first["name"] == f"ingest-small-{first['id'][:8]}"
+    dataset = Store.at(up.workspace).get_ref("ingest", "small")
+    assert dataset is not None
+    assert dataset.manifest.counts.kept == 20
+    forced = up.run("ingest/small", force=True)
+    assert forced["state_name"] == "Completed"
+    again = Store.at(up.workspace).get_ref("ingest", "small")
+    assert again is not None
+    assert again.digest == dataset.digest
+    assert again.manifest.provenance.started > dataset.manifest.provenance.ended
+    assert {"ingest-progress", "ingest-samples"} <= up.artifacts()
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_the_whole_path_runs_stages_by_their_deployments(up: Up) -> None:
+    run = up.run("pipeline/small", dispatch="deployments", force=["ingest"])
+    assert run["state_name"] == "Completed"
+    children = up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 20})
+    assert any(child["deployment_id"] and child["parent_task_run_id"] for child in children)
+    assert {"plan", "funnel", "lineage"} <= up.artifacts()
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_a_failed_child_fails_its_parent_with_the_cause(up: Up) -> None:
+    up.recipe.with_name("source.jsonl").rename(up.recipe.with_name("moved.jsonl"))
+    try:
+        failed = up.run("pipeline/small", dispatch="deployments", force=["ingest"])
+    finally:
+        up.recipe.with_name("moved.jsonl").rename(up.recipe.with_name("source.jsonl"))
+    assert failed["state_name"] == "Failed"
+    assert "stage 'ingest' did not complete (Failed): there is no file" in failed["state"]["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli.main",
+        "run",
+        str(up.recipe),
+        "--workspace",
+        str(up.workspace),
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert [stage["action"] for stage in json.loads(done.stdout)["stages"]] == ["SKIP"]
+    names = [run["name"] for run in up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 5})]
+    assert any(name.startswith("pipeline-small-") for name in names)
