@@ -9,21 +9,20 @@ Bits per byte do not depend on the tokenizer, so models with different vocabular
 baseline is what a model would reach that knows nothing but how often each token occurs.
 """
 
-import argparse
 import itertools
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from infra.config import Config, Execution
-from infra.errors import HeadwaterError, InputError
-from infra.job import JobRequest, emit, finish, load_request
+from infra.config import Config
+from infra.errors import InputError
+from infra.job import JobRequest, emit, finish
+from infra.job_main import job_main
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from infra.store.files import read_json, write_json
@@ -62,10 +61,10 @@ class EvaluateConfig(Config):
     """Coverage of the intervals."""
     seed: int = 0
     """Seed of the resampling."""
-    batch_size: Annotated[int, Execution()] = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Rows scored at a time."""
-    threads: Annotated[int, Execution()] = Field(default=2, ge=1)
-    """Threads of the process."""
+    threads: int = Field(default=2, ge=1)
+    """Threads of the process. Like the batch size it decides the order of sums, and so the last digits."""
 
 
 def inputs(config: EvaluateConfig) -> Mapping[str, str]:
@@ -102,7 +101,7 @@ class Task:
 
     @classmethod
     def of(cls, model: str, task: str, metric: str, interval: Interval) -> "Task":
-        # Rounded: the last digits depend on the number of threads, and would change the dataset's digest.
+        # Rounded to what the intervals make worth reading.
         value, low, high = (round(figure, 5) for figure in (interval.value, interval.low, interval.high))
         return cls(model, task, metric, value, low, high, interval.n)
 
@@ -311,14 +310,5 @@ def humaneval_file(request: JobRequest, config: EvaluateConfig) -> Path | None:
     return Path(config.humaneval) if config.humaneval else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--request", type=Path, required=True)
-    try:
-        run(load_request(parser.parse_args().request))
-    except HeadwaterError as error:
-        sys.exit(str(error))
-
-
 if __name__ == "__main__":
-    main()
+    job_main(run)

@@ -5,10 +5,8 @@ lists every dataset behind it. Before it is published it is loaded again and mus
 made from.
 """
 
-import argparse
 import os
 import shutil
-import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +18,8 @@ from torch import Tensor
 
 from infra.config import Config, Execution
 from infra.errors import ConfigError, HeadwaterError, InputError
-from infra.job import JobRequest, emit, finish, load_request
+from infra.job import JobRequest, emit, finish
+from infra.job_main import job_main
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from infra.store.ancestry import ancestry
@@ -155,14 +154,5 @@ def _holds(folder: Path, files: Mapping[str, tuple[Path, str]]) -> bool:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--request", type=Path, required=True)
-    try:
-        run(load_request(parser.parse_args().request))
-    except HeadwaterError as error:
-        sys.exit(str(error))
-
-
 if __name__ == "__main__":
-    main()
+    job_main(run)

@@ -1,0 +1,89 @@
+"""The dial: what comes out is a model of that size, follows the published rules, and says why."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra.errors import ConfigError
+from training.model import ModelConfig, parameter_count
+from training.optimizer import OptimizerConfig
+from training.scale import effective_parameters, memory_plan, plan_scale, show
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(math.log(3e6), math.log(2e11)))
+def test_the_shape_has_about_the_size_asked_for(log_size: float) -> None:
+    size = math.exp(log_size)
+    plan = plan_scale(parameters=size, vocab_size=4096)
+    assert plan.parameters == pytest.approx(size, rel=0.2)
+    assert plan.parameters == effective_parameters(plan.model)
+    assert plan.total_parameters == parameter_count(plan.model)
+    assert 16 < plan.model.hidden_size / plan.model.layers < 260
+
+
+def test_the_published_rules() -> None:
+    plan = plan_scale(parameters=108e6, vocab_size=32768)
+    ratio = plan.parameters / 108e6
+    assert plan.lr == pytest.approx(0.00235 * ratio ** (-1 / 3), rel=0.01)
+    assert plan.batch_sequences * plan.seq_len == pytest.approx(2048 * 160 * ratio ** (2 / 3), rel=0.05)
+    assert plan.tokens == pytest.approx(20 * plan.parameters, rel=1e-6)
+    assert plan.steps * plan.batch_sequences * plan.seq_len >= plan.tokens
+    assert plan.warmup_steps * plan.batch_sequences * plan.seq_len == pytest.approx(plan.parameters, rel=0.05)
+    assert (plan.beta2, plan_scale(parameters=1e9).beta2) == (0.99, 0.95)
+
+
+def test_a_budget_is_spent() -> None:
+    plan = plan_scale(budget_gpu_hours=100, gpu="H200", gpus=8, price_per_gpu_hour=3.0)
+    h200 = next(gpu for gpu in plan.gpus if gpu.gpu == "H200")
+    assert h200.gpu_hours == pytest.approx(100, rel=0.35), "attention's share comes on top of 6 N D"
+    assert h200.hours == pytest.approx(h200.gpu_hours / 8)
+    assert h200.cost == pytest.approx(3 * h200.gpu_hours)
+    assert plan_scale(budget_flops=4e19).parameters > plan_scale(budget_flops=1e19).parameters
+
+
+def test_memory_by_zero_stage() -> None:
+    model = ModelConfig(vocab_size=32768, hidden_size=1024, layers=24, heads=16, kv_heads=4, intermediate_size=2752)
+    weights = parameter_count(model)
+    states = [memory_plan(model, stage, 8, 4, 2048, False).states / weights for stage in range(4)]
+    assert states == pytest.approx([16, 5.5, 3.75, 2])
+    saved = memory_plan(model, 1, 8, 4, 2048, True).activations
+    assert saved < 0.25 * memory_plan(model, 1, 8, 4, 2048, False).activations
+
+
+def test_large_models_need_zero_3_on_small_gpus() -> None:
+    plan = plan_scale(parameters=8e9, gpus=8, activation_checkpointing=True)
+    fits = {gpu.gpu: gpu.fits for gpu in plan.gpus}
+    assert not fits["H100"][0]
+    assert fits["H200"][3]
+    assert not fits["RTX 4090"][1]
+
+
+def test_the_plan_is_a_recipe_and_explains_itself() -> None:
+    plan = plan_scale(parameters=125e6)
+    recipe = plan.recipe()
+    assert ModelConfig.model_validate(recipe["model"]).hidden_size == plan.model.hidden_size
+    assert OptimizerConfig.model_validate(recipe["optimizer"]).lr == plan.lr
+    names = {note.name for note in plan.derivation}
+    assert {"parameters", "depth × width", "tokens", "learning rate", "batch_sequences", "warm-up steps"} <= names
+    assert all(note.rule and note.source for note in plan.derivation)
+    lines: list[str] = []
+    show(plan, lines.append)
+    assert any("ZeRO 3" in line for line in lines)
+    assert any("H200" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give one of"),
+        ({"parameters": 1e8, "budget_flops": 1e18}, "give one of"),
+        ({"parameters": 10}, "outside"),
+        ({"parameters": 1e6, "vocab_size": 128256}, "vocabulary"),
+        ({"budget_gpu_hours": 5, "gpu": "abacus"}, "abacus"),
+    ],
+)
+def test_what_cannot_be_planned_is_explained(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_scale(**arguments)  # type: ignore[arg-type]
