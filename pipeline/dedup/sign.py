@@ -228,10 +228,10 @@ class Signer:
         return out[:filled], counts
 
     def signatures(self, shingles: NDArray[np.uint32], counts: NDArray[np.int64]) -> NDArray[np.uint32]:
-        from pipeline.dedup.minhash import sign
+        from pipeline.dedup.minhash import padded, sign
 
         signatures = np.empty((len(counts), len(self.a)), np.uint32)
-        sign(shingles, counts, self.a, self.b, np.empty(int(counts.max(initial=0)) + 1, np.uint32), signatures)
+        sign(shingles, counts, self.a, self.b, np.empty(padded(int(counts.max(initial=0))), np.uint32), signatures)
         return signatures
 
 
