@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 720, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 40
+WIDTH, HEIGHT = 560, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
 Point = tuple[float, float]
 
 
@@ -65,7 +65,8 @@ def line_chart(
     across = Scale(*(x_range or _span([p[0] for s in shown for p in s.points], 0.0)), LEFT, WIDTH - RIGHT)
     heights = [p[1] for s in shown for p in s.points] + [level.value for level in levels]
     up = Scale(*(y_range or _span(heights, 0.06)), HEIGHT - BOTTOM, TOP)
-    parts = [_axes(across, up, x, y)]
+    whole = all(float(p[0]).is_integer() for s in shown for p in s.points) and x_range is None
+    parts = [_axes(across, up, x, y, whole)]
     for number, level in enumerate(levels):
         at = up(level.value)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
@@ -97,8 +98,9 @@ def interval_bar(value: float, low: float, high: float, span: tuple[float, float
     )
 
 
-def smooth(points: Sequence[Point], weight: float) -> list[Point]:
-    """An exponential moving average that starts unbiased."""
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """An exponential moving average over about a fiftieth of the curve, unbiased at its start."""
+    weight = 1 - 1 / max(2.0, len(points) / 50)
     found: list[Point] = []
     total = mass = 0.0
     for x, y in points:
@@ -116,9 +118,9 @@ def thin(points: Sequence[Point], most: int = 600) -> list[Point]:
     return [points[round(index * step)] for index in range(most)]
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between two values."""
-    raw = (high - low) / about
+def ticks(low: float, high: float, about: int = 5, smallest: float = 0.0) -> list[float]:
+    """Round numbers between two values, at least ``smallest`` apart."""
+    raw = max((high - low) / about, smallest)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -137,14 +139,14 @@ def short(value: float) -> str:
     return f"{value:.6g}" if size >= 1e-4 or value == 0 else f"{value:.1e}"
 
 
-def _axes(across: Scale, up: Scale, x: str, y: str) -> str:
+def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool) -> str:
     bottom = HEIGHT - BOTTOM
     parts = []
     for value in ticks(up.low, up.high):
         at = up(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    for value in ticks(across.low, across.high, 7):
+    for value in ticks(across.low, across.high, 7, smallest=1.0 if whole else 0.0):
         at = across(value)
         parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{short(value)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')

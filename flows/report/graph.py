@@ -1,11 +1,17 @@
-"""The lineage as a drawing: a column for each distance from the sources, a line for each input."""
+"""The lineage as a drawing: a column for each distance from the sources, a line for each input.
 
-from collections.abc import Mapping, Sequence
+A long chain is broken into bands, as text into lines.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 44, 44, 18, 10
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 128, 44, 36, 16, 8
+BAND_COLUMNS, BAND_GAP = 6, 46
+Place = tuple[int, int]
+"""Column and row, before the columns are broken into bands."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,17 @@ def lineage_graph(nodes: Sequence[Node]) -> Markup:
     known = {node.name for node in nodes}
     inputs = {node.name: [name for name in node.inputs if name in known] for node in nodes}
     places = _places(nodes, inputs)
-    columns = max(column for column, _ in places.values()) + 1
-    rows = max(row for _, row in places.values()) + 1
+    tops, height = _bands(places.values())
+    columns = min(BAND_COLUMNS, max(column for column, _ in places.values()) + 1)
     width = MARGIN * 2 + columns * BOX_WIDTH + (columns - 1) * GAP_X
-    height = MARGIN * 2 + rows * (BOX_HEIGHT + GAP_Y) - GAP_Y
-    edges = "".join(_edge(places[source], places[node.name]) for node in nodes for source in _needed(node.name, inputs))
-    boxes = "".join(_box(node, places[node.name]) for node in nodes)
+    corners = {name: _corner(place, tops) for name, place in places.items()}
+    edges = "".join(
+        _edge(corners[source], corners[node.name]) for node in nodes for source in _needed(node.name, inputs)
+    )
+    boxes = "".join(_box(node, corners[node.name]) for node in nodes)
     sentence = "; ".join(f"{node.name} from {', '.join(inputs[node.name]) or 'outside'}" for node in nodes)
     return Markup(
-        f'<svg class="graph" viewBox="0 0 {width} {height:.0f}" style="min-width:{width * 0.62:.0f}px" role="img" '
+        f'<svg class="graph" viewBox="0 0 {width} {height}" style="min-width:{width * 0.62:.0f}px" role="img" '
         f'aria-label="Lineage: {escape(sentence)}">{edges}{boxes}</svg>'
     )
 
@@ -47,10 +55,10 @@ def _reaches(start: str, target: str, inputs: Mapping[str, Sequence[str]]) -> bo
     return any(source == target or _reaches(source, target, inputs) for source in inputs[start])
 
 
-def _places(nodes: Sequence[Node], inputs: Mapping[str, Sequence[str]]) -> dict[str, tuple[int, float]]:
+def _places(nodes: Sequence[Node], inputs: Mapping[str, Sequence[str]]) -> dict[str, Place]:
     """Column: the longest way from a source. Row: the mean row of the inputs, moved down where it is taken."""
     column: dict[str, int] = {}
-    row: dict[str, float] = {}
+    row: dict[str, int] = {}
     taken: dict[int, set[int]] = {}
     for node in nodes:
         column[node.name] = 1 + max((column[source] for source in inputs[node.name]), default=-1)
@@ -64,20 +72,39 @@ def _places(nodes: Sequence[Node], inputs: Mapping[str, Sequence[str]]) -> dict[
     return {name: (column[name], row[name]) for name in column}
 
 
-def _corner(place: tuple[int, float]) -> tuple[float, float]:
-    return MARGIN + place[0] * (BOX_WIDTH + GAP_X), MARGIN + place[1] * (BOX_HEIGHT + GAP_Y)
+def _bands(places: Iterable[Place]) -> tuple[list[int], int]:
+    """Where each band begins, and the height of all of them."""
+    rows: dict[int, int] = {}
+    for column, row in places:
+        band = column // BAND_COLUMNS
+        rows[band] = max(rows.get(band, 0), row + 1)
+    tops, top = [], MARGIN
+    for band in range(max(rows) + 1):
+        tops.append(top)
+        top += rows.get(band, 1) * (BOX_HEIGHT + GAP_Y) - GAP_Y + BAND_GAP
+    return tops, top - BAND_GAP + MARGIN
 
 
-def _edge(source: tuple[int, float], target: tuple[int, float]) -> str:
-    x1, y1 = _corner(source)
-    x2, y2 = _corner(target)
-    x1, y1, y2 = x1 + BOX_WIDTH, y1 + BOX_HEIGHT / 2, y2 + BOX_HEIGHT / 2
-    bend = max(GAP_X * 0.6, (x2 - x1) * 0.45)
-    return f'<path class="edge" d="M{x1} {y1} C{x1 + bend:.1f} {y1} {x2 - bend:.1f} {y2} {x2} {y2}"/>'
+def _corner(place: Place, tops: Sequence[int]) -> tuple[int, int]:
+    column, row = place
+    band, column = divmod(column, BAND_COLUMNS)
+    return MARGIN + column * (BOX_WIDTH + GAP_X), tops[band] + row * (BOX_HEIGHT + GAP_Y)
 
 
-def _box(node: Node, place: tuple[int, float]) -> str:
-    x, y = _corner(place)
+def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
+    (x1, y1), (x2, y2) = source, target
+    if x2 > x1:
+        x1, y1, y2 = x1 + BOX_WIDTH, y1 + BOX_HEIGHT // 2, y2 + BOX_HEIGHT // 2
+        bend = max(GAP_X * 0.6, (x2 - x1) * 0.45)
+        return f'<path class="edge" d="M{x1} {y1} C{x1 + bend:.1f} {y1} {x2 - bend:.1f} {y2} {x2} {y2}"/>'
+    # On to a lower band: out below the one box, into the other from above.
+    x1, x2, y1 = x1 + BOX_WIDTH // 2, x2 + BOX_WIDTH // 2, y1 + BOX_HEIGHT
+    bend = max(BAND_GAP * 0.7, (y2 - y1) * 0.5)
+    return f'<path class="edge" d="M{x1} {y1} C{x1} {y1 + bend:.1f} {x2} {y2 - bend:.1f} {x2} {y2}"/>'
+
+
+def _box(node: Node, corner: tuple[int, int]) -> str:
+    x, y = corner
     return (
         f'<g><rect class="box k{node.kind}" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8"/>'
         f'<text class="box-name" x="{x + 12}" y="{y + 19}">{escape(node.name)}</text>'

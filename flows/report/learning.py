@@ -47,15 +47,18 @@ def first_rows(path: Path, number: int) -> list[dict[str, Any]]:
 def loss_chart(lines: Sequence[Line], entropy: float | None) -> Markup:
     losses = curve(lines, "loss")
     levels = [Level(f"unigram entropy {entropy:.2f}", entropy)] if entropy is not None else []
-    series = [Series("loss of the step", losses, 0, faint=True), Series("training loss", smooth(losses, 0.9), 0)]
+    series = [Series("loss of the step", losses, 0, faint=True), Series("training loss", smooth(losses), 0)]
     return line_chart(series, x="step", y="nats per token", describe="Training loss by step", levels=levels)
 
 
 def validation_chart(lines: Sequence[Line]) -> Markup:
+    """Curves by source; empty where there was only one measurement, which needs no drawing."""
     names = sorted({key for line in lines for key in line if key.startswith("bits_per_byte/")})
     series = [
         Series(name.partition("/")[2], curve(lines, name), index % 6, dots=True) for index, name in enumerate(names)
     ]
+    if max((len(each.points) for each in series), default=0) < 2:
+        return Markup("")
     return line_chart(series, x="step", y="bits per byte", describe="Bits per byte of held-out text by source")
 
 
@@ -69,7 +72,7 @@ def training_chart(dataset: Dataset, keys: Sequence[tuple[str, str]], y: str, de
     for index, (key, name) in enumerate(keys):
         points = curve(lines, key)
         if len(points) > 30:
-            series += [Series(name, points, index, faint=True), Series(name, smooth(points, 0.85), index)]
+            series += [Series(name, points, index, faint=True), Series(name, smooth(points), index)]
         else:
             series.append(Series(name, points, index, dots=True))
     return line_chart(series, x="step", y=y, describe=describe)

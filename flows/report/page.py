@@ -1,9 +1,9 @@
 """Putting the page together: every section is made from the datasets that are there, and left out without them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,6 +14,7 @@ from flows.report.river import river
 from infra.store.dataset import Dataset
 
 Datasets = Mapping[str, Dataset]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def sections(datasets: Datasets, replies: Sequence[Reply], samples: int) -> dict
         "checks": verdict.checks(datasets, fates),
         "headlines": headlines(datasets, fates),
         "fates": fates,
+        "losing": columns([stage for stage in fates if stage.gone], lambda stage: min(12, len(stage.ranked)) + 3),
         "sources": order,
         "colours": colours,
         "river": river(documents.stations(fates), colours),
@@ -64,12 +66,23 @@ def sections(datasets: Datasets, replies: Sequence[Reply], samples: int) -> dict
         "tokenizer": learning.read_json_if(datasets.get("tokenizer"), "data/report.json"),
         "shards": learning.read_json_if(datasets.get("shards"), "data/stats.json"),
         "pretrain": pretrain(datasets),
-        "alignment": alignment(datasets, samples),
+        "alignment": columns(alignment(datasets, samples), _card_height),
         "evaluation": evaluation(datasets),
         "chat": chat(replies),
         "graph": origin.graph(datasets),
         "rows": origin.dataset_rows(datasets),
     }
+
+
+def columns(items: Sequence[T], height: Callable[[T], float]) -> list[list[T]]:
+    """Items in two columns of about the same height, each next one where there is more room."""
+    found: list[list[T]] = [[], []]
+    heights = [0.0, 0.0]
+    for item in items:
+        shorter = heights.index(min(heights))
+        found[shorter].append(item)
+        heights[shorter] += height(item)
+    return found if items else []
 
 
 def headlines(datasets: Datasets, fates: Sequence[documents.StageFates]) -> list[tuple[str, str]]:
@@ -168,6 +181,10 @@ def _card(
     title: str, note: str, facts: Sequence[tuple[str, str]], charts: Sequence[Markup], **more: Any
 ) -> dict[str, Any]:
     return {"title": title, "note": note, "facts": facts, "charts": [chart for chart in charts if chart], **more}
+
+
+def _card_height(card: Mapping[str, Any]) -> float:
+    return 2.0 + 5 * len(card["charts"]) + 1.5 * len(card.get("exchanges", ()))
 
 
 def _sft(dataset: Dataset | None) -> dict[str, Any] | None:

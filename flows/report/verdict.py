@@ -113,9 +113,10 @@ def _dpo(dpo: Dataset | None) -> Iterator[Check]:
 
 
 def _against(estimate: Mapping[str, Any], bar: float) -> State:
+    """Only an interval that leaves the bar out says anything for certain."""
     if estimate["low"] > bar:
         return "good"
-    return "doubtful" if estimate["value"] > bar else "bad"
+    return "bad" if estimate["high"] < bar else "doubtful"
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:
