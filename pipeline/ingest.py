@@ -24,8 +24,8 @@ from pipeline.sources.files import dataset_role, find_archives, local_archives
 from pipeline.sources.registry import SOURCES
 
 SAMPLE_SOURCES = (
-    SourceConfig(name="web", kind="warc", address="dataset://sample/web/pages.warc.gz", part_bytes=2_000_000),
     SourceConfig(name="wikipedia", kind="wikipedia", address="dataset://sample/wikipedia/enwiki.xml.bz2"),
+    SourceConfig(name="web", kind="warc", address="dataset://sample/web/pages.warc.gz", part_bytes=2_000_000),
     SourceConfig(name="code", kind="code", address="dataset://sample/code/stdlib.tar.gz", license="PSF-2.0"),
     SourceConfig(name="texts", kind="jsonl", address="dataset://sample/texts/*.jsonl", id_column="id", language="en"),
 )
@@ -67,7 +67,8 @@ def external(config: IngestConfig) -> Json:
     for source in config.sources:
         if dataset_role(source.address) is None and is_local(source.address):
             archives = local_archives(source.address, folders=source.kind == "code")
-            found[source.name] = unit_id(*([archive.name, archive.size, archive.digest] for archive in archives))
+            listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
+            found[source.name] = unit_id(listing)
     return found or None
 
 
