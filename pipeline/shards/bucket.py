@@ -56,7 +56,7 @@ class Bucket:
 
 
 def gather(
-    files: Iterable[TokenFile], bucket: int, buckets: int, rates: Mapping[str, float]
+    files: Iterable[TokenFile], bucket: int, buckets: int, rates: Mapping[str, float], bounds: Mapping[str, int]
 ) -> tuple[Bucket, list[Fate]]:
     """A bucket's training documents, and a fate for each that its source's rate leaves out."""
     gathered, left_out = Bucket(), []
@@ -65,7 +65,7 @@ def gather(
         for copy in range(max(1, math.ceil(rate))):
             for low, high in arc(bucket, buckets, copy):
                 for batch in file.slices(low, high):
-                    train = batch.filter(pa.array(~np.asarray(batch.column("held").to_numpy(zero_copy_only=False))))
+                    train = batch.filter(pa.array(batch.column("held").to_numpy() >= bounds[file.source]))
                     taken = copies(train.column("choice").to_numpy(), rate) > copy
                     if taken.any():
                         gathered.add(train.filter(pa.array(taken)), file.source, copy)
@@ -74,11 +74,11 @@ def gather(
     return gathered, left_out
 
 
-def gather_held_out(files: Iterable[TokenFile]) -> Bucket:
+def gather_held_out(files: Iterable[TokenFile], bound: int) -> Bucket:
     gathered = Bucket()
     for file in files:
         for batch in file.batches():
-            held = batch.filter(batch.column("held"))
+            held = batch.filter(pa.array(batch.column("held").to_numpy() < bound))
             if held.num_rows:
                 gathered.add(held, file.source)
     return gathered

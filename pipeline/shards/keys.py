@@ -1,6 +1,6 @@
 """The numbers that decide a document's way, made of its id alone.
 
-* ``held``: below the validation fraction, the document is held out. It does not know the seed, so the same documents
+* ``held``: documents whose number lies below a bound are held out. It does not know the seed, so the same documents
   stay held out when the shuffle or the mixture changes.
 * ``key``: the document's place on a ring of 64 bits, which is the global shuffle. A bucket is an arc of the ring. The
   k-th repetition of a document stands at ``key + k · STRIDE``: the golden ratio spreads repetitions as far apart as
@@ -17,9 +17,15 @@ RING = 1 << 64
 STRIDE = 0x9E3779B97F4A7C15
 
 
-def held_out(document: bytes, fraction: float) -> bool:
-    digest = hashlib.blake2b(document, digest_size=8, person=b"validation").digest()
-    return int.from_bytes(digest, "big") < int(fraction * RING)
+def held_numbers(documents: Sequence[bytes]) -> np.ndarray:
+    """``held`` of some documents."""
+    digests = b"".join(hashlib.blake2b(entry, digest_size=8, person=b"validation").digest() for entry in documents)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+def held_bound(fraction: float) -> int:
+    """The bound that holds out this share of the documents."""
+    return int(fraction * RING)
 
 
 def ring_keys(documents: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.ndarray]:

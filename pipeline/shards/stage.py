@@ -12,7 +12,7 @@ group or one bucket at a time.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,8 @@ from pipeline.shards.bucket import (
     write_lineage,
 )
 from pipeline.shards.format import LINEAGE_SUFFIX, shard_schema, validation_split, write_shard
+from pipeline.shards.holdout import Holdout, holdouts, sum_metric
+from pipeline.shards.keys import held_bound
 from pipeline.shards.mixing import SourcePlan, SourceWeight, plan_mixture
 from pipeline.shards.tokenise import TOO_FEW_TOKENS, TokenFile, Tokenised, tokenise, write_sorted
 from pipeline.tokenizer.model import Tokenizer
@@ -50,7 +52,9 @@ class ShardsConfig(Config):
     total_tokens: int | None = Field(None, ge=1)
     """Upper limit of training tokens over all sources."""
     validation_fraction: float = Field(0.02, ge=0, lt=1)
-    """Share of each source's documents that is held out, chosen by the hash of their id."""
+    """Share of each source's documents that is held out, chosen by the hash of their id; 0 holds out none."""
+    validation_documents: int = Field(8, ge=0)
+    """Hold out at least so many documents of each source, but not over a tenth of them."""
     min_tokens: int = Field(8, ge=1)
     """Documents with fewer tokens are dropped."""
     seed: int = Field(0, ge=0)
@@ -96,7 +100,7 @@ def _tokenise(unit: Unit, context: UnitContext) -> Counts:
     tokenizer = _tokenizer(context.inputs)
     source, paths = str(unit.payload["source"]), unit.payload["paths"]
     assert isinstance(paths, list)
-    work = Tokenised(source, config.seed, config.validation_fraction, config.min_tokens)
+    work = Tokenised(source, config.seed, config.min_tokens, held_bound(config.validation_fraction))
     dropped = 0
     for path in map(str, paths):
         fates = tokenise(context.inputs["redact"].url(path), tokenizer, work)
@@ -107,33 +111,25 @@ def _tokenise(unit: Unit, context: UnitContext) -> Counts:
     # Last of all: the next step takes every file it finds, so a unit that fails must not have left one.
     with context.intermediate(f"{source}/{unit.id}.arrow") as tokens:
         write_sorted(work, tokenizer.vocab_size, tokens)
-    context.metrics[f"train_tokens:{source}"] = work.train_tokens
+    for name in ("documents", "tokens", "held_documents", "held_tokens"):
+        context.metrics[f"{name}:{source}"] = getattr(work, name)
     return Counts(work.incoming, work.incoming - dropped, {TOO_FEW_TOKENS: dropped} if dropped else {})
 
 
 # ---- pack -----------------------------------------------------------------------------------------------------------
 
 
-def _sum_metrics(receipts: Sequence[Receipt], prefix: str) -> dict[str, int]:
-    """Totals of the metrics named ``prefix:<key>``, by key."""
-    totals: dict[str, int] = {}
-    for receipt in receipts:
-        for name, value in receipt.metrics.items():
-            if name.startswith(prefix + ":"):
-                key = name.removeprefix(prefix + ":")
-                totals[key] = totals.get(key, 0) + int(value)
-    return dict(sorted(totals.items()))
-
-
-def _mixture(context: StageContext) -> dict[str, SourcePlan]:
+def _mixture(context: StageContext) -> tuple[dict[str, SourcePlan], dict[str, Holdout]]:
     config: ShardsConfig = context.config
-    available = _sum_metrics(context.receipts[TOKENISE], "train_tokens")
-    return plan_mixture(available, config.mixture, config.total_tokens)
+    files = context.step_files(TOKENISE)
+    held = holdouts(context.receipts[TOKENISE], files, config.validation_fraction, config.validation_documents)
+    available = {source: entry.train_tokens for source, entry in held.items()}
+    return plan_mixture(available, config.mixture, config.total_tokens), held
 
 
 def _pack_units(context: StageContext) -> Iterator[Unit]:
     config: ShardsConfig = context.config
-    plan = _mixture(context)
+    plan, held = _mixture(context)
     planned = int(sum(entry.tokens for entry in plan.values()))
     if planned == 0:
         raise InputError(
@@ -144,12 +140,19 @@ def _pack_units(context: StageContext) -> Iterator[Unit]:
     buckets = -(-planned // config.bucket_tokens)
     rates: dict[str, Json] = {source: entry.rate for source, entry in plan.items()}
     shares: dict[str, Json] = {source: round(entry.share, 6) for source, entry in plan.items()}
+    bounds: dict[str, Json] = {source: entry.bound for source, entry in held.items()}
     for bucket in range(buckets):
-        payload: dict[str, Json] = {"bucket": bucket, "buckets": buckets, "rates": rates, "mixture": shares}
+        payload: dict[str, Json] = {
+            "bucket": bucket, "buckets": buckets, "rates": rates, "bounds": bounds, "mixture": shares,
+        }  # fmt: skip
         yield Unit(unit_id(PACK, bucket, buckets), payload, planned // buckets)
     if config.validation_fraction:
         for source in plan:
-            yield Unit(unit_id(PACK, validation_split(source)), {"source": source, "mixture": shares}, 1)
+            yield Unit(
+                unit_id(PACK, validation_split(source)),
+                {"source": source, "bound": held[source].bound, "mixture": shares},
+                1,
+            )
 
 
 def _pack(unit: Unit, context: UnitContext) -> Counts:
@@ -162,11 +165,9 @@ def _pack(unit: Unit, context: UnitContext) -> Counts:
 def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
     config: ShardsConfig = context.config
     tokenizer = _tokenizer(context.inputs)
-    bucket, buckets, rates = unit.payload["bucket"], unit.payload["buckets"], unit.payload["rates"]
-    assert isinstance(bucket, int)
-    assert isinstance(buckets, int)
-    assert isinstance(rates, dict)
-    gathered, left_out = gather(_token_files(context), bucket, buckets, {key: float(str(rates[key])) for key in rates})
+    payload: Mapping[str, Any] = unit.payload
+    bucket, buckets = payload["bucket"], payload["buckets"]
+    gathered, left_out = gather(_token_files(context), bucket, buckets, payload["rates"], payload["bounds"])
     packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, bucket)
     context.metrics["buckets"] = buckets
     name = f"train-{bucket:05d}"
@@ -183,8 +184,10 @@ def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
 def _pack_validation(unit: Unit, context: UnitContext) -> None:
     config: ShardsConfig = context.config
     tokenizer = _tokenizer(context.inputs)
-    source = str(unit.payload["source"])
-    packed = pack_documents(gather_held_out(_token_files(context, source)).documents(), config.seq_len + 1, config.seed)
+    payload: Mapping[str, Any] = unit.payload
+    source = payload["source"]
+    held = gather_held_out(_token_files(context, source), payload["bound"])
+    packed = pack_documents(held.documents(), config.seq_len + 1, config.seed)
     if packed is None:
         return
     sizes = np.array([len(entry) for entry in tokenizer.token_bytes])
@@ -238,9 +241,9 @@ def _finalize(context: StageContext) -> None:
     kept = tokenised.incoming - tokenised.failed - sum(dropped.values())
     context.counts = Counts(tokenised.incoming, kept, dropped, tokenised.failed)
     tokenizer = _tokenizer(context.inputs)
-    tokens = _sum_metrics(packed, "train_tokens")
+    tokens = sum_metric(packed, "train_tokens")
     total = sum(tokens.values())
-    sequences = _sum_metrics(packed, "sequences")
+    sequences = sum_metric(packed, "sequences")
     stats = {
         "tokens": tokens,
         "total_tokens": total,
@@ -257,15 +260,15 @@ def _finalize(context: StageContext) -> None:
                 "planned_share": entry.share,
                 "share": tokens.get(source, 0) / total,
             }
-            for source, entry in _mixture(context).items()
+            for source, entry in _mixture(context)[0].items()
         },
         "validation": {
             source: {
-                "documents": _sum_metrics(packed, "validation_documents")[source],
+                "documents": sum_metric(packed, "validation_documents")[source],
                 "tokens": count,
-                "bytes": _sum_metrics(packed, "validation_bytes")[source],
+                "bytes": sum_metric(packed, "validation_bytes")[source],
             }
-            for source, count in _sum_metrics(packed, "validation_tokens").items()
+            for source, count in sum_metric(packed, "validation_tokens").items()
         },
     }
     with context.output("data/stats.json") as path:
@@ -295,7 +298,7 @@ def _entropy(files: Sequence[str]) -> float:
 
 STAGE = ShardStage(
     name="shards",
-    code_version=1,
+    code_version=2,
     config=ShardsConfig,
     reference="pipeline.shards:STAGE",
     inputs=lambda config: {"redact": "redact", "tokenizer": "tokenizer"},
@@ -310,6 +313,7 @@ STAGE = ShardStage(
         "pipeline.shards.packing",
         "pipeline.shards.mixing",
         "pipeline.shards.keys",
+        "pipeline.shards.holdout",
         "pipeline.shards.order",
         "pipeline.shards.format",
         "pipeline.tokenizer.model",

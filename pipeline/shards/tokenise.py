@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.document import read_batches
 from pipeline.ledger import Fate
 from pipeline.shards.format import token_type
-from pipeline.shards.keys import held_out, ring_keys
+from pipeline.shards.keys import held_numbers, ring_keys
 from pipeline.tokenizer.model import Tokenizer
 
 STAGE_NAME = "shards"
@@ -30,7 +30,7 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
         [
             pa.field("key", pa.uint64(), nullable=False),
             pa.field("choice", pa.uint64(), nullable=False),
-            pa.field("held", pa.bool_(), nullable=False),
+            pa.field("held", pa.uint64(), nullable=False),
             pa.field("id", pa.binary(16), nullable=False),
             pa.field("url", pa.string()),
             pa.field("archive", pa.string()),
@@ -47,11 +47,14 @@ class Tokenised:
 
     source: str
     seed: int
-    validation_fraction: float
     min_tokens: int
+    held_bound: int
     tables: list[pa.Table] = field(default_factory=list)
     incoming: int = 0
-    train_tokens: int = 0
+    documents: int = 0
+    tokens: int = 0
+    held_documents: int = 0
+    held_tokens: int = 0
 
     def add(self, batch: pa.RecordBatch, tokenizer: Tokenizer) -> list[Fate]:
         """Encode a batch of documents; returns the fates of those with too little in them."""
@@ -69,9 +72,14 @@ class Tokenised:
     def _keep(self, batch: pa.RecordBatch, encoded: list[list[int]], tokenizer: Tokenizer) -> None:
         ids = batch.column("id").to_pylist()
         key, choice = ring_keys(ids, self.seed)
-        held = [held_out(document, self.validation_fraction) for document in ids]
         whole = [[tokenizer.bos_id, *tokens, tokenizer.eos_id] for tokens in encoded]
-        self.train_tokens += sum(len(tokens) for tokens, out in zip(whole, held, strict=True) if not out)
+        held = held_numbers(ids)
+        lengths = np.fromiter(map(len, whole), np.int64, len(whole))
+        below = held < self.held_bound
+        self.documents += len(whole)
+        self.tokens += int(lengths.sum())
+        self.held_documents += int(below.sum())
+        self.held_tokens += int(lengths[below].sum())
         origin = batch.column("origin")
         schema = tokens_schema(tokenizer.vocab_size)
         self.tables.append(

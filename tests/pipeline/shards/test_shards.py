@@ -156,6 +156,16 @@ def test_another_seed_shuffles_but_holds_out_the_same(build, plain) -> None:
     assert held(plain) == held(other)
 
 
+def test_a_small_source_holds_out_enough_documents_but_never_over_a_tenth(build) -> None:
+    def held(**changes) -> dict[str, int]:
+        stats = json.loads(build(CONFIG.model_copy(update=changes)).local("data/stats.json").read_text())
+        return {source: entry["documents"] for source, entry in stats["validation"].items()}
+
+    assert held(validation_fraction=0.001, validation_documents=6) == {"web": 6, "code": 6}
+    assert held(validation_fraction=0.001, validation_documents=1000) == {"web": 30, "code": 8}
+    assert held(validation_fraction=0.0, validation_documents=6) == {}
+
+
 def test_statistics_are_those_of_the_rows(plain, tokenizer, documents) -> None:
     stats = json.loads(plain.local("data/stats.json").read_text())
     shards = ShardSet.open(plain.local("data"), "train")
