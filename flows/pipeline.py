@@ -17,7 +17,7 @@ from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
 from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan
 from flows.runtime import open_store
-from flows.stage_flows import ended, flow_context, run_name, stage_flow
+from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
 from infra.errors import HeadwaterError
 from infra.planning import Action, Selection, StageNode, plan
 from infra.runner import RunContext, StageOutcome
@@ -77,8 +77,7 @@ def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunConte
 def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
         form = stage_params(node.name)(**_form(recipe, params, node, run, force))
-        outcome: StageOutcome = stage_flow(node.name)(params=form)
-        return outcome
+        return settled(stage_flow(node.name)(params=form))
 
     return run_one
 
@@ -120,4 +119,4 @@ def _outcome_of(node: StageNode, run: RunContext) -> StageOutcome:
 
 def run_as_flow(recipe: Recipe, selection: Selection, store: Store) -> RunResult:
     """Run a recipe as this flow against the configured server; errors are raised as they are without one."""
-    return pipeline(pipeline_params(recipe, selection, str(store.home.resolve())))
+    return settled(pipeline(pipeline_params(recipe, selection, str(store.home.resolve()))))

@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Failed, State
 
 from flows.execute import RunResult, resolve_inputs, run_recipe
 from flows.params import StageParams, stage_params
@@ -60,11 +60,22 @@ def stage_flow(name: str) -> Flow[..., StageOutcome]:
 
 
 def ended(work: Callable[[], T]) -> T:
-    """Turn an error with a cause into a Failed state with that sentence; the caller of the flow still gets it raised."""
+    """Turn an error with a cause into a Failed state with that sentence: no traceback, which would hide it.
+
+    Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``settled``.
+    """
     try:
         return work()
     except HeadwaterError as error:
-        return cast(T, Failed(message=str(error), data=error))  # Prefect takes a returned state as the run's own
+        return cast(T, Failed(message=str(error), data=error))
+
+
+def settled(value: T) -> T:
+    """What a task or flow returned; if that is a failure, the error behind it is raised."""
+    if isinstance(value, State):
+        error = getattr(value.data, "result", value.data)
+        raise error if isinstance(error, HeadwaterError) else HeadwaterError(value.message or str(value))
+    return value
 
 
 def run_name() -> str:
@@ -105,7 +116,7 @@ def run_as_task(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext,
     def work() -> StageOutcome:
         return ended(lambda: run_stage(node, inputs, run, force=force))
 
-    return work()
+    return settled(work())
 
 
 def flow_context(recipe: Recipe, store: Store, record: RunRecord) -> RunContext:

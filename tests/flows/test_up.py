@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,8 +60,15 @@ class Up:
     def call(self, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self.api + path, data, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+        for patience in range(5):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or patience == 4:  # a busy SQLite database says 503
+                    raise
+                time.sleep(1 + patience)
+        raise AssertionError("not reached")
 
     def run(self, deployment: str, **changes: Any) -> dict[str, Any]:
         """Run a deployment as the UI's form does, and wait for its end."""
@@ -169,5 +177,11 @@ def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert [stage["action"] for stage in json.loads(done.stdout)["stages"]] == ["SKIP"]
+    moved = up.recipe.with_name("moved.yaml")
+    moved.write_text(up.recipe.read_text().replace("source.jsonl", "nowhere.jsonl").replace("small", "moved"))
+    failed = subprocess.run([*command[:4], str(moved), *command[5:]], capture_output=True, text=True, env=environment)
+    assert failed.returncode == 1
+    assert json.loads(failed.stderr.splitlines()[-1])["error"] == "there is no file"
+    assert "Traceback" not in failed.stderr
     names = [run["name"] for run in up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 5})]
     assert any(name.startswith("pipeline-small-") for name in names)
