@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from infra.config import Config
-from training.optimizer import HeldAdamW, OptimizerConfig, create_optimizer
+from training.muon import layouts_of
+from training.optimizer import HeldOptimizer, OptimizerConfig, create_optimizer
 from training.schedule import learning_rate_factor
 
 Batch = TypeVar("Batch")
@@ -148,7 +149,7 @@ class Engine:
 
     model: nn.Module
     deepspeed: Any
-    torch_optimizer: HeldAdamW
+    torch_optimizer: HeldOptimizer
     optimizer: OptimizerConfig
     parallel: ParallelConfig
     ranks: Ranks
@@ -220,7 +221,7 @@ class Engine:
     def _update(self, means: dict[str, float], weight: float) -> StepResult:
         factor = learning_rate_factor(self.optimizer.schedule, self.step, self.total_steps)
         for group in self.torch_optimizer.param_groups:
-            group["lr"] = self.optimizer.lr * factor * group["lr_scale"]
+            group["lr"] = self.optimizer.lr * factor
         if _unsharded(self.parallel):
             self._norm = _clip(self.model, self.optimizer.clip)
         gate = _Gate(lambda: self._judge(means["loss"], self.grad_norm(), weight))
@@ -285,12 +286,15 @@ def create_engine(
         model.compile()
     watched = _Watched(model)
     torch_optimizer = create_optimizer(watched, optimizer)
+    muon = {weight for group in torch_optimizer.param_groups if group["muon"] for weight in group["params"]}
     deepspeed_engine, *_ = deepspeed.initialize(
         model=watched,
         optimizer=torch_optimizer,
-        config=deepspeed_config(optimizer, parallel, ranks),
+        config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in model.parameters())),
         dist_init_required=False,
     )
+    if muon:
+        torch_optimizer.layouts = layouts_of(deepspeed_engine, parallel.zero_stage, muon)
     return Engine(
         model,
         deepspeed_engine,
@@ -303,9 +307,15 @@ def create_engine(
     )
 
 
-def deepspeed_config(optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks) -> dict[str, Any]:
+def deepspeed_config(
+    optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks, parameters: int
+) -> dict[str, Any]:
+    # DeepSpeed allocates whole buckets, 500 million elements by default, however small the model.
+    bucket = max(1, min(parameters, 200_000_000))
     zero: dict[str, Any] = {
         "stage": parallel.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
         # gloo cannot overlap reduction with the backward pass
         "overlap_comm": ranks.device.type == "cuda" and ranks.world_size > 1,
     }

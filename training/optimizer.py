@@ -1,6 +1,7 @@
 """The optimizer's configuration, its parameter groups, and an update that can be held back.
 
-Weight decay acts on weight matrices only: not on embeddings, norms and biases, whose scale is the model's own.
+Weight decay acts on weight matrices only: not on embeddings, norms and biases, whose scale is the model's own. With
+``muon``, the matrices inside the blocks are updated by Muon (see ``training.muon``), everything else by AdamW.
 
 DeepSpeed computes the gradient norm inside ``step`` and updates at once, which leaves no moment to look at the norm
 and decline. So the optimizer handed to DeepSpeed asks a *hold* before it touches anything: when the answer is yes,
@@ -15,14 +16,15 @@ from pydantic import Field
 from torch import nn
 
 from infra.config import Config
+from training.muon import Layout, muon_update
 from training.schedule import ScheduleConfig
 
 
 class OptimizerConfig(Config):
     """The optimizer, its peak rate and its schedule."""
 
-    name: Literal["adamw"] = "adamw"
-    """adamw: decoupled weight decay."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """adamw; or muon for the matrices inside the blocks and adamw for the rest, with one learning rate."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -33,6 +35,8 @@ class OptimizerConfig(Config):
     """Added to the root of the second moment."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of weight matrices; embeddings, norms and biases have none."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """muon: decay of the momentum."""
     clip: float = Field(default=1.0, ge=0)
     """Largest global gradient norm; larger gradients are scaled down to it. 0: no clipping."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -40,46 +44,70 @@ class OptimizerConfig(Config):
 
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trainable parameters with and without weight decay, each group in the module's own order.
-
-    A parameter may carry ``lr_scale``, a multiplier of the learning rate (a critic beside its policy): each scale makes
-    groups of its own.
-    """
-    embeddings = {
-        parameter
-        for child in module.modules()
-        if isinstance(child, nn.Embedding)
-        for parameter in child.parameters(recurse=False)
-    }
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """Trainable parameters by treatment, each group in the module's own order: Muon's matrices, other weight
+    matrices, and what weight decay must not touch."""
+    embeddings = {child.weight for child in module.modules() if isinstance(child, nn.Embedding)}
+    outputs = {child.output_weight for child in module.modules() if hasattr(child, "output_weight")}
+    muon: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            matrix = getattr(parameter, "ds_shape", parameter.shape)
-            plain = len(matrix) < 2 or parameter in embeddings
-            groups.setdefault((getattr(parameter, "lr_scale", 1.0), plain), []).append(parameter)
-    return [
-        {"params": parameters, "weight_decay": 0.0 if plain else config.weight_decay, "lr_scale": scale}
-        for (scale, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
+            # Under ZeRO-3 a parameter's own shape may be empty.
+            dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
+            if dimensions < 2 or parameter in embeddings:
+                plain.append(parameter)
+            elif config.name == "muon" and dimensions == 2 and parameter not in outputs:
+                muon.append(parameter)
+            else:
+                decayed.append(parameter)
+    groups = [
+        {"params": muon, "weight_decay": config.weight_decay, "muon": True},
+        {"params": decayed, "weight_decay": config.weight_decay, "muon": False},
+        {"params": plain, "weight_decay": 0.0, "muon": False},
     ]
+    return [group for group in groups if group["params"]]
 
 
-class HeldAdamW(torch.optim.AdamW):
-    """AdamW whose ``step`` does nothing while ``hold()`` says so."""
+class HeldOptimizer(torch.optim.AdamW):
+    """AdamW, and Muon for the groups marked so, whose ``step`` does nothing while ``hold()`` says so."""
 
     hold: Callable[[], bool] | None = None
+    momentum: float = 0.0
+    layouts: dict[int, Layout] | None = None
+    """Where Muon's matrices lie, by ``id`` of the flat parameter; known once DeepSpeed has cut them."""
 
     def step(self, closure: Any = None) -> Any:
         if self.hold is not None and self.hold():
             return None
-        return super().step(closure)
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            for flat in group["params"] if group["muon"] else []:
+                if flat.grad is not None and self.layouts is not None:
+                    muon_update(
+                        flat,
+                        self.layouts[id(flat)],
+                        self.state[flat],
+                        lr=group["lr"],
+                        beta=self.momentum,
+                        decay=group["weight_decay"],
+                    )
+        return None
 
 
-def create_optimizer(module: nn.Module, config: OptimizerConfig) -> HeldAdamW:
+def create_optimizer(module: nn.Module, config: OptimizerConfig) -> HeldOptimizer:
     # One fused pass over DeepSpeed's flat partitions; a torch optimizer also spares DeepSpeed's compiled ones.
-    return HeldAdamW(
+    optimizer = HeldOptimizer(
         parameter_groups(module, config),
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         fused=True,
     )
+    optimizer.momentum = config.momentum
+    return optimizer

@@ -1,7 +1,7 @@
 """Run under torchrun by test_checkpoint: saves half-way, resumes in fresh engines, prints both continuations as JSON.
 
-``save FOLDER [[stage, dtype], …]`` trains 8 steps, saving after 4 and failing to save after 8, then resumes at 4.
-``resume FOLDER [[saved stage, dtype, new stage], …]`` resumes checkpoints of an earlier ``save`` at any number of ranks.
+``save FOLDER [[stage, dtype, optimizer], …]`` trains 8 steps, saving after 4 and failing to save after 8, and resumes
+at 4. ``resume FOLDER [[saved stage, dtype, optimizer, new stage], …]`` resumes what ``save`` left, at any number of ranks.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ def small_files_only(active):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def save(ranks, folder, stage, dtype):
-    engine = build(ranks, stage, dtype, 2, steps=8)
+def save(ranks, folder, stage, dtype, optimizer):
+    engine = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer)
     before = advance(engine, 4, 2)
     torch.manual_seed(100 + ranks.rank)
     warnings = []
-    saved = Checkpoints(engine, folder / f"{stage}-{dtype}", warn=warnings.append)
+    saved = Checkpoints(engine, folder / f"{stage}-{dtype}-{optimizer}", warn=warnings.append)
     saved.save({"consumed": 32}, {"carry": torch.arange(3) + ranks.rank})
     after = advance(engine, 8, 2)  # trains on while the files are being written
     expected_noise = torch.rand(1).item()
@@ -41,8 +41,8 @@ def save(ranks, folder, stage, dtype):
         saved.save({"consumed": 64}, wait=True)
 
     torch.rand(7)
-    resumed = build(ranks, stage, dtype, 2, steps=8)
-    loaded = Checkpoints(resumed, folder / f"{stage}-{dtype}", warn=warnings.append).load_newest()
+    resumed = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer)
+    loaded = Checkpoints(resumed, folder / f"{stage}-{dtype}-{optimizer}", warn=warnings.append).load_newest()
     trail = advance(resumed, 8, 2)
     return {
         "warnings": warnings,
@@ -56,13 +56,13 @@ def save(ranks, folder, stage, dtype):
     }
 
 
-def resume(ranks, folder, stage, dtype, new_stage):
-    engine = build(ranks, new_stage, dtype, 2, steps=8)
-    loaded = Checkpoints(engine, folder / f"{stage}-{dtype}", warn=print).load_newest()
+def resume(ranks, folder, stage, dtype, optimizer, new_stage):
+    engine = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer)
+    loaded = Checkpoints(engine, folder / f"{stage}-{dtype}-{optimizer}", warn=print).load_newest()
     trail = advance(engine, 6, 2)
-    again = Checkpoints(engine, folder / f"{stage}-{dtype}-{new_stage}-again", warn=print)
+    again = Checkpoints(engine, folder / f"{stage}-{dtype}-{optimizer}-{new_stage}-again", warn=print)
     again.save({"consumed": 48}, wait=True)  # a checkpoint made after a universal one must be whole, too
-    reopened = build(ranks, new_stage, dtype, 2, steps=8)
+    reopened = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer)
     Checkpoints(reopened, again.folder, warn=print).load_newest()
     return {"resumed": trail + advance(reopened, 8, 2), "exact": loaded.exact, "step": loaded.step}
 

@@ -42,10 +42,10 @@ def global_batch(step):
     return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
 
 
-def build(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False):
+def build(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False, optimizer="adamw"):
     return create_engine(
         Toy(),
-        OptimizerConfig(lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
+        OptimizerConfig(name=optimizer, lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
         ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, offload=offload),
         total_steps=steps,
         ranks=ranks,

@@ -28,11 +28,11 @@ def check_close(answer, expected):
 
 
 def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
-    saved = [[1, "bf16"], [3, "fp32"]]
+    saved = [[1, "bf16", "muon"], [3, "fp32", "adamw"]]
     answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
         check_exact(answer)
-    (resumed,) = run_ranks(PROGRAM, 1, "resume", str(tmp_path), json.dumps([[1, "bf16", 1]]))
+    (resumed,) = run_ranks(PROGRAM, 1, "resume", str(tmp_path), json.dumps([[1, "bf16", "muon", 1]]))
     assert not resumed["exact"]
     check_close(resumed, answers[0])
 
@@ -40,15 +40,17 @@ def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("saving", "resuming"), [(2, 1), (1, 2)])
 def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resuming):
-    saved = [[stage, dtype] for stage in (1, 2, 3) for dtype in ("bf16", "fp32")] + [[0, "fp32"]]
+    kinds = [("bf16", "adamw"), ("fp32", "adamw"), ("fp32", "muon")]
+    saved = [[stage, *kind] for stage in (1, 2, 3) for kind in kinds] + [[0, "fp32", "adamw"]]
     answers = run_ranks(PROGRAM, saving, "save", str(tmp_path), json.dumps(saved))
+    for answer in answers:
+        check_exact(answer)
     expected = {tuple(case): answer for case, answer in zip(saved, answers, strict=True)}
-    moves = [[stage, dtype, new] for stage in (1, 2, 3) for new in (1, 2, 3) for dtype in ("bf16", "fp32")] + [
-        [0, "fp32", 0]
-    ]
-    resumed = run_ranks(PROGRAM, resuming, "resume", str(tmp_path), json.dumps(moves), timeout=600)
-    for (stage, dtype, _), answer in zip(moves, resumed, strict=True):
-        check_close(answer, expected[stage, dtype])
+    moves = [[stage, *kind, new] for stage in (1, 2, 3) for new in (1, 2, 3) for kind in kinds]
+    moves += [[0, "fp32", "adamw", 0]]
+    resumed = run_ranks(PROGRAM, resuming, "resume", str(tmp_path), json.dumps(moves), timeout=900)
+    for (*kind, _), answer in zip(moves, resumed, strict=True):
+        check_close(answer, expected[tuple(kind)])
 
 
 @pytest.fixture(scope="module")

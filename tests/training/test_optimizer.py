@@ -1,0 +1,68 @@
+"""Parameters get the treatment they should, and Muon's updates are orthogonal, sized like AdamW's, and learn."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.engine import ParallelConfig, create_engine, init_distributed
+from training.model import ModelConfig, build_model
+from training.muon import adam_sized, orthogonalise
+from training.optimizer import OptimizerConfig, parameter_groups
+from training.schedule import ScheduleConfig
+
+SMALL = ModelConfig(vocab_size=50, hidden_size=32, layers=2, heads=4, kv_heads=2, intermediate_size=48)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_groups_of_a_decoder(name, tied):
+    model = build_model(SMALL.model_copy(update={"tie_embeddings": tied}), seed=0)
+    groups = parameter_groups(model, OptimizerConfig(name=name))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_treatment = {
+        (group["muon"], group["weight_decay"] > 0): {names[weight] for weight in group["params"]} for group in groups
+    }
+    assert sum(map(len, by_treatment.values())) == len(names)
+    plain = by_treatment[False, False]
+    assert "embed_tokens.weight" in plain and all(names[p] in plain for p in names if p.dim() == 1)
+    inside = {name for name in names.values() if name.startswith("layers.") and "norm" not in name}
+    if name == "muon":
+        assert by_treatment[True, True] == inside
+        assert by_treatment.get((False, True), set()) == (set() if tied else {"lm_head.weight"})
+    else:
+        assert by_treatment[False, True] == inside | (set() if tied else {"lm_head.weight"})
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
+def test_orthogonalised_singular_values_are_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_updates_have_the_size_of_adams():
+    torch.manual_seed(0)
+    update = orthogonalise(torch.randn(64, 256)) * adam_sized((64, 256))
+    assert 0.1 < update.square().mean().sqrt() < 0.3
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_muon_learns_with_any_clipping(clip):
+    """Clipping scales raw gradients, to which Muon's direction is indifferent: a tiny bound must not stop it."""
+    torch.manual_seed(0)
+    ranks = init_distributed()
+    inputs, wanted = torch.randn(64, 12), torch.randn(12, 20)
+    model = nn.Linear(12, 20, bias=False)
+    engine = create_engine(
+        model,
+        OptimizerConfig(name="muon", lr=0.4, clip=clip, weight_decay=0.0, schedule=ScheduleConfig(warmup_steps=0)),
+        ParallelConfig(zero_stage=1, dtype="fp32"),
+        total_steps=60,
+        ranks=ranks,
+    )
+
+    def losses(module, batch):
+        return {"loss": (module(batch) - batch @ wanted).square().mean(1).sum()}
+
+    trail = [engine.train_step([inputs], losses, len).loss for _ in range(60)]
+    assert trail[-1] < 0.05 * trail[0]

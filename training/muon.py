@@ -1,0 +1,186 @@
+"""Muon for weights that ZeRO has cut into flat partitions.
+
+Muon replaces a matrix's momentum by the nearest orthogonal matrix (Newton-Schulz iteration) before it is applied. It
+needs whole matrices; DeepSpeed hands the optimizer flat vectors, of which a rank holds a part. A ``Layout`` says which
+stretch of which matrix lies where. Matrices that lie on one rank entirely are orthogonalised there and nowhere else;
+those cut by a partition's border are completed over the ranks first.
+
+The momentum itself stays flat, like Adam's moments, and bears Adam's name (``exp_avg``) beside a second moment that
+stays zero: so DeepSpeed's universal checkpoints carry it to any number of ranks.
+
+Gradients arrive here clipped by their own norm. (DeepSpeed's Muon orthogonalises first and clips the result, which
+shrinks every update of the model to nothing.) Updates are scaled to the size of AdamW's, so one learning rate serves
+both.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+BUCKET = 1 << 26
+"""Elements of cut matrices exchanged at a time."""
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""The quintic whose iteration pulls singular values towards 1 fastest."""
+ITERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """``length`` values of a matrix from ``start`` (flattened), at ``place`` in a flat parameter. May be empty."""
+
+    shape: tuple[int, int]
+    start: int
+    place: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One flat parameter of the optimizer: its matrices in an order common to all ranks."""
+
+    pieces: list[Piece]
+    cut: list[bool]
+    """Whether a matrix lies on more than one rank."""
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The orthogonal factor of a matrix, its singular values within a few tenths of 1."""
+    a, b, c = COEFFICIENTS
+    work = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    tall = work.shape[0] > work.shape[1]
+    work = work.T if tall else work
+    work = work / (work.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = work @ work.T
+        work = a * work + (b * square + c * square @ square) @ work
+    orthogonal: Tensor = (work.T if tall else work).to(matrix.dtype)
+    return orthogonal
+
+
+def adam_sized(shape: tuple[int, int]) -> float:
+    """The factor that gives an orthogonal matrix the root mean square of a typical AdamW update."""
+    return 0.2 * math.sqrt(max(shape))
+
+
+@torch.no_grad()
+def muon_update(flat: Tensor, layout: Layout, state: dict[str, Any], *, lr: float, beta: float, decay: float) -> None:
+    """One step for a flat parameter, in place. Collective where the layout has cut matrices."""
+    gradient = flat.grad
+    assert gradient is not None
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        state["exp_avg"] = torch.zeros_like(flat)
+        state["exp_avg_sq"] = torch.zeros_like(flat)
+    state["step"] += 1
+    momentum = state["exp_avg"]
+    momentum.lerp_(gradient.to(momentum.dtype), 1 - beta)
+    towards = gradient.to(momentum.dtype).lerp(momentum, beta).view(-1)
+    target = flat.view(-1)
+    target.mul_(1 - lr * decay)
+    for piece, matrix in _whole_matrices(towards, layout):
+        update = orthogonalise(matrix.view(piece.shape)).view(-1)[piece.start : piece.start + piece.length]
+        target[piece.place : piece.place + piece.length].add_(update, alpha=-lr * adam_sized(piece.shape))
+
+
+def _whole_matrices(flat: Tensor, layout: Layout) -> Iterator[tuple[Piece, Tensor]]:
+    """The matrices this rank holds a piece of, in full."""
+    for piece, cut in zip(layout.pieces, layout.cut, strict=True):
+        if not cut and piece.length:
+            yield piece, flat[piece.place : piece.place + piece.length]
+    for bucket in _buckets([piece for piece, cut in zip(layout.pieces, layout.cut, strict=True) if cut]):
+        together = flat.new_zeros(sum(piece.size for piece in bucket))
+        offset = 0
+        for piece in bucket:
+            begin = offset + piece.start
+            together[begin : begin + piece.length] = flat[piece.place : piece.place + piece.length]
+            offset += piece.size
+        dist.all_reduce(together)
+        offset = 0
+        for piece in bucket:
+            if piece.length:
+                yield piece, together[offset : offset + piece.size]
+            offset += piece.size
+
+
+def _buckets(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    bucket: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if bucket and size + piece.size > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(piece)
+        size += piece.size
+    if bucket:
+        yield bucket
+
+
+# Where DeepSpeed put the matrices ---------------------------------------------------------------------------------------
+
+
+def layouts_of(deepspeed_engine: Any, stage: int, muon: set[nn.Parameter]) -> dict[int, Layout]:
+    """By ``id`` of each flat parameter of the optimizer that consists of Muon's matrices. Collective."""
+    found: dict[int, list[Piece]] = {}
+    if stage == 0:
+        found = {id(parameter): [_entire(parameter)] for parameter in _in_order(deepspeed_engine, muon)}
+    elif stage == 3:
+        zero = deepspeed_engine.optimizer
+        for group, flat in zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True):
+            if group[0] in muon:
+                found[id(flat)] = list(_partitioned(group))
+    else:
+        zero = deepspeed_engine.optimizer
+        groups = zero.bf16_groups if hasattr(zero, "bf16_groups") else zero.bit16_groups
+        bf16_optimizer = hasattr(zero, "fp32_groups_flat_partition")
+        flats = zero.fp32_groups_flat_partition if bf16_optimizer else zero.single_partition_of_fp32_groups
+        for group, flat in zip(groups, flats, strict=True):
+            if group[0] in muon:
+                found[id(flat)] = [_fragment(parameter) for parameter in group]
+    return {key: Layout(pieces, _cut(pieces)) for key, pieces in found.items()}
+
+
+def _in_order(deepspeed_engine: Any, muon: set[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in deepspeed_engine.module.parameters() if parameter in muon]
+
+
+def _entire(parameter: nn.Parameter) -> Piece:
+    rows, columns = parameter.shape
+    return Piece((rows, columns), 0, 0, rows * columns)
+
+
+def _fragment(parameter: nn.Parameter) -> Piece:
+    """ZeRO-1 and 2: a group is one long vector, cut into equal partitions wherever the borders fall."""
+    rows, columns = parameter.shape
+    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+    if mapping is None:  # no part of it on this rank
+        return Piece((rows, columns), 0, 0, 0)
+    inside, flat = mapping.lp_fragment_address, mapping.get_hp_fragment_address()
+    return Piece((rows, columns), inside.start, flat.start, flat.numel)
+
+
+def _partitioned(group: Sequence[Any]) -> Iterator[Piece]:
+    """ZeRO-3: every parameter is cut into equal parts, one a rank, the last one padded."""
+    rank, world_size, place = dist.get_rank(), dist.get_world_size(), 0
+    for parameter in group:
+        rows, columns = parameter.ds_shape
+        part = -(-rows * columns // world_size)
+        start = min(rank * part, rows * columns)
+        yield Piece((rows, columns), start, place, min(part, rows * columns - start))
+        place += part
+
+
+def _cut(pieces: Sequence[Piece]) -> list[bool]:
+    """A matrix is cut unless some rank holds all of it. All ranks get the same answer."""
+    whole = torch.tensor([float(piece.length == piece.size) for piece in pieces])
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, whole)
+    return [not any(bool(held[index]) for held in everyone) for index in range(len(pieces))]
