@@ -52,7 +52,7 @@ class Bucket:
                 "at": np.arange(sum(table.num_rows for table in self.tables)),
             }
         ).sort_by([("place", "ascending"), ("id", "ascending"), ("copy", "ascending")])
-        return pa.concat_tables(self.tables).take(order["at"])
+        return pa.concat_tables(self.tables).combine_chunks().take(order["at"].combine_chunks())
 
 
 def gather(
@@ -160,7 +160,9 @@ def write_lineage(packed: Packed | None, path: Path) -> None:
         ends = np.cumsum(lengths)
         row_first = np.searchsorted(rows, rows)  # index of the first piece of each piece's row
         starts = ends - lengths - (ends - lengths)[row_first]
-        documents = packed.documents.take(pa.array([piece.document for piece in pieces], pa.int64()))
+        # Without the tokens: a document of many pieces would be copied whole for each of them.
+        origins = packed.documents.drop_columns(["tokens"])
+        documents = origins.take(pa.array([piece.document for piece in pieces], pa.int64()))
         table = pa.table(
             {
                 "row": rows,

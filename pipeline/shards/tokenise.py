@@ -123,12 +123,11 @@ def write_sorted(tokenised: Tokenised, vocab_size: int, path: Path) -> None:
     schema = tokens_schema(vocab_size)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         if tokenised.tables:
-            table = pa.concat_tables(tokenised.tables)
+            table = pa.concat_tables(tokenised.tables).combine_chunks()
             order = table.select(["key", "id"]).append_column("at", pa.array(np.arange(table.num_rows)))
-            order = order.sort_by([("key", "ascending"), ("id", "ascending")]).column("at")
+            order = order.sort_by([("key", "ascending"), ("id", "ascending")]).column("at").combine_chunks()
             for start in range(0, table.num_rows, BATCH_DOCUMENTS):
-                part = table.take(order.slice(start, BATCH_DOCUMENTS)).combine_chunks()
-                writer.write_table(part)
+                writer.write_table(table.take(order.slice(start, BATCH_DOCUMENTS)))
 
 
 class TokenFile:
