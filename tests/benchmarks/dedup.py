@@ -1,0 +1,204 @@
+"""``headwater bench dedup``: ours, datasketch, datatrove and rensa on the same corpora, in one run.
+
+Three questions. How fast are signatures (one thread, 500-word documents)? How fast and how right is the whole way from
+texts to survivors (two workers, a corpus with planted truth)? What grows when the corpus does (generated documents, eight
+times as many; then one with a giant cluster and a huge document)?
+
+A removal is right if the true Jaccard similarity of the removed document and its survivor reaches the threshold. Recall
+is measured on planted pairs of known similarity, beside what the LSH curve promises for them.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from infra.store.dataset import Dataset
+from pipeline.dedup import DedupConfig
+from pipeline.dedup.minhash import catch_probability
+from pipeline.dedup.report import catch_curve
+from tests.benchmarks.dedup_parts import corpus, growth, peers
+from tests.benchmarks.dedup_parts.corpus import Planted, Truth
+from tests.benchmarks.dedup_parts.measure import Measured, measure
+
+CONFIG = DedupConfig(url=False)
+_PARTS = "tests.benchmarks.dedup_parts"
+
+
+def run(
+    seed: int = 1,
+    size: int = 20_000,
+    growth_documents: int = 250_000,
+    giant: int = 200_000,
+    huge_mb: int = 50,
+    skip_peers: bool = False,
+) -> dict[str, Any]:
+    """``size`` documents with planted truth; growth from ``growth_documents`` to eight times as many (0: left out)."""
+    figures: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-dedup-") as name:
+        folder = Path(name)
+        _signatures(folder / "signatures", seed, figures, rows, skip_peers)
+        _whole(folder / "whole", seed, size, figures, rows, skip_peers)
+        if growth_documents:
+            _growth(folder / "growth", seed, growth_documents, giant, huge_mb, figures, rows)
+    return {"figures": figures, "rows": rows, "curve": catch_curve(CONFIG)}
+
+
+# ---- signatures -----------------------------------------------------------------------------------------------------
+
+
+def _signatures(
+    folder: Path, seed: int, figures: dict[str, float], rows: list[dict[str, Any]], skip_peers: bool
+) -> None:
+    import random
+
+    planted = [
+        Planted(f"p{i}", "original", text)
+        for i, text in enumerate(corpus.passages(random.Random(seed), 2000, (500, 500)))
+    ]
+    _write_lines(planted, folder, files=1)
+    rensa = "" if skip_peers else peers.rensa_folder()
+    import os
+
+    one_thread = {**os.environ, "RAYON_NUM_THREADS": "1"}
+    found = measure([sys.executable, "-m", f"{_PARTS}.signatures", str(folder), rensa], one_thread).result
+    _write_lines(planted[:500], folder / "few", files=1)
+    slow = measure([sys.executable, "-m", f"{_PARTS}.peer_datasketch", "SIGNATURES", str(folder / "few")]).result
+    ours = found["documents"] / found["ours"]
+    datasketch = slow["documents"] / slow["seconds"]
+    figures["signatures_documents_per_second"] = ours
+    figures["ratio_signatures_datasketch"] = ours / datasketch
+    rows += [_row("signatures", "headwater", ours), _row("signatures", "datasketch 2.0 (xxh32)", datasketch)]
+    if rensa:
+        figures["ratio_signatures_rensa"] = found["rensa"] / found["ours"]
+        rows.append(_row("signatures", "rensa 0.5, our shingling", found["documents"] / found["rensa"]))
+
+
+# ---- the whole stage, with truth ------------------------------------------------------------------------------------
+
+
+def _whole(
+    folder: Path, seed: int, size: int, figures: dict[str, float], rows: list[dict[str, Any]], skip_peers: bool
+) -> None:
+    planted = corpus.make(size, seed)
+    truth = Truth(planted)
+    source = corpus.publish(planted, folder / "input")
+    _write_lines(planted, folder / "lines", files=8)
+    _ours(corpus.publish(planted[:200], folder / "warm"), folder / "warm-up")  # compiles the kernels, once on a machine
+    done = _ours(source, folder / "ours")
+    pairs = _our_pairs(done.result["root"], {corpus.identity(row.name): row.name for row in planted})
+    speed = size / done.result["seconds"]
+    figures["documents_per_second"] = speed
+    figures["peak_memory_mb"] = done.memory_mb
+    quality = judge(planted, truth, pairs)
+    figures.update({key: quality[key] for key in ("precision", "recall", "recall_theory")})
+    rows.append(_row("whole", "headwater", speed, done, quality))
+    lsh = measure([sys.executable, "-m", f"{_PARTS}.peer_datasketch", "LSH", str(folder / "lines")])
+    quality = judge(planted, truth, lsh.result["pairs"])
+    rows.append(_row("whole", "datasketch 2.0 MinHashLSH", size / lsh.result["seconds"], lsh, quality))
+    figures["ratio_datasketch"] = speed * lsh.result["seconds"] / size
+    figures["precision_datasketch"] = quality["precision"]
+    if skip_peers:
+        return
+    script = Path(__file__).parent / "dedup_parts" / "peer_datatrove.py"
+    peer = measure([peers.datatrove_python(), str(script), str(folder / "lines"), str(folder / "datatrove")])
+    quality = judge(planted, truth, peer.result["pairs"])
+    rows.append(_row("whole", "datatrove 0.10.1, four stages", size / peer.result["seconds"], peer, quality))
+    figures["ratio_datatrove"] = speed * peer.result["seconds"] / size
+    figures["precision_unverified"] = quality["precision"]
+    figures["recall_unverified"] = quality["recall"]
+
+
+def _ours(source: Dataset, workspace: Path, config: DedupConfig = CONFIG) -> Measured:
+    command = [sys.executable, "-m", f"{_PARTS}.ours", source.root, str(workspace), config.model_dump_json()]
+    return measure(command)
+
+
+def _our_pairs(root: str, names: Mapping[bytes, str]) -> list[tuple[str, str]]:
+    dataset = Dataset.open(root)
+    pairs = []
+    for file in dataset.files("ledger/"):
+        table = pq.read_table(dataset.local(file.path), columns=["id", "survivor_id"])
+        pairs += [(names[row["id"]], names[row["survivor_id"]]) for row in table.to_pylist()]
+    return pairs
+
+
+def judge(planted: Sequence[Planted], truth: Truth, pairs: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Precision of all removals, recall on planted pairs, and the recall the curve promises for those pairs."""
+    threshold, (bands, rows) = CONFIG.threshold, CONFIG.shape
+    right = sum(truth.similarity(*pair) >= threshold for pair in pairs)
+    removed = {pair[0] for pair in pairs}
+    near = [(row.name, row.of, truth.similarity(row.name, row.of)) for row in planted if row.kind == "near"]
+    duplicates = [(name, of, similarity) for name, of, similarity in near if similarity >= threshold]
+    caught = sum(name in removed or of in removed for name, of, _ in duplicates)
+    promised = sum(catch_probability(similarity, bands, rows) for *_, similarity in duplicates)
+    number = max(1, len(duplicates))
+    return {
+        "removed": len(pairs),
+        "precision": right / max(1, len(pairs)),
+        "recall": caught / number,
+        "recall_theory": promised / number,
+    }
+
+
+# ---- growth ---------------------------------------------------------------------------------------------------------
+
+
+def _growth(
+    folder: Path,
+    seed: int,
+    documents: int,
+    giant: int,
+    huge_mb: int,
+    figures: dict[str, float],
+    rows: list[dict[str, Any]],
+) -> None:
+    def one(label: str, number: int, **more: int) -> Measured:
+        source = growth.publish(folder / "input", number, seed, **more)
+        done = _ours(source, folder / "work")
+        shutil.rmtree(folder)
+        rows.append(_row(label, "headwater", number / done.result["seconds"], done))
+        return done
+
+    small = one(f"growth, {documents:,} documents", documents)
+    large = one(f"growth, {8 * documents:,} documents", 8 * documents)
+    figures["growth_documents"] = 8 * documents
+    figures["growth_time_8n"] = large.result["seconds"] / small.result["seconds"]
+    figures["growth_memory_8n"] = large.memory_mb / small.memory_mb
+    figures["growth_peak_worker_mb"] = large.worker_mb
+    if giant:
+        number = max(documents, giant + documents // 5)
+        odd = one(f"{giant:,} copies and {huge_mb} MB", number, copies=giant, huge_mb=huge_mb)
+        per_document = odd.result["seconds"] / number
+        figures["giant_time_per_document"] = per_document / (small.result["seconds"] / documents)
+        figures["giant_peak_worker_mb"] = odd.worker_mb
+
+
+# ---- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _write_lines(planted: Sequence[Planted], folder: Path, files: int) -> None:
+    """The corpus as JSON lines, which every system reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(files):
+        lines = (json.dumps({"id": row.name, "text": row.text}) for row in planted[i::files])
+        (folder / f"{i:05}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _row(
+    part: str,
+    system: str,
+    documents_per_second: float,
+    measured: Measured | None = None,
+    quality: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"part": part, "system": system, "documents_per_second": documents_per_second}
+    if measured:
+        row |= {"peak_memory_mb": measured.memory_mb, "peak_process_mb": measured.worker_mb}
+    return row | dict(quality or {})

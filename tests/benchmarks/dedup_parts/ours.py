@@ -1,0 +1,40 @@
+"""The stage as the runner runs it: ``python -m tests.benchmarks.dedup_parts.ours INPUT WORKSPACE CONFIG``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from infra.execution.local import LocalExecutor
+from infra.launch.local import LocalLauncher
+from infra.planning import StageNode
+from infra.progress import PlainReporter
+from infra.runner import RunContext, run_stage
+from infra.runs import RunRecord
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+from pipeline.dedup import STAGE, DedupConfig
+
+
+def main(source: str, workspace: str, config: str) -> None:
+    settings = DedupConfig.model_validate_json(config)
+    store = Store.at(Path(workspace))
+    run = RunContext(
+        store=store,
+        record=RunRecord.start(store, "bench"),
+        label="bench",
+        executor=LocalExecutor(workers=2, memory_bytes=2 * settings.memory_mb << 20),
+        launcher=LocalLauncher(),
+        reporter=PlainReporter(every_s=3600.0),
+    )
+    inputs = {"quality": Dataset.open(source)}
+    started = time.perf_counter()
+    dataset = run_stage(StageNode(STAGE, settings), inputs, run).dataset
+    seconds = time.perf_counter() - started
+    counts = dataset.manifest.counts
+    answer = {"seconds": seconds, "root": dataset.root, "digest": dataset.digest, "dropped": counts.dropped}
+    sys.stdout.write(json.dumps({**answer, "stats": dataset.manifest.stats}) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

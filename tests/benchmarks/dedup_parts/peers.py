@@ -1,0 +1,44 @@
+"""Other systems, each in an environment of its own below ``.cache/bench`` of the checkout."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.errors import HeadwaterError
+from tests.support import REPOSITORY
+
+HOME = REPOSITORY / ".cache" / "bench"
+DATATROVE = ("datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy", "nltk", "orjson", "xxhash")
+RENSA = "rensa==0.5.0"
+
+
+def datatrove_python() -> str:
+    """The interpreter of an environment with datatrove, made at the first use."""
+    folder = HOME / "datatrove-0.10.1"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], "datatrove")
+        _run([str(python), "-m", "pip", "install", "--quiet", *DATATROVE], "datatrove")
+        (folder / "complete").touch()
+    return str(python)
+
+
+def rensa_folder() -> str:
+    """A folder with rensa alone: it needs nothing and runs in our interpreter."""
+    folder = HOME / "rensa-0.5.0"
+    if not (folder / "complete").exists():
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), RENSA]
+        _run(install, "rensa")
+        (folder / "complete").touch()
+    return str(folder)
+
+
+def _run(command: list[str], name: str) -> None:
+    HOME.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HeadwaterError(
+            f"{name} cannot be installed: {(done.stderr or done.stdout).strip().splitlines()[-1][-300:]}",
+            where=str(Path(HOME)),
+            remedy="Check the network, or compare without peers: headwater bench dedup --skip-peers.",
+        )
