@@ -1,9 +1,11 @@
 """Causal self-attention with grouped key/value heads, over whole sequences, packed rows or a key/value cache.
 
-Three situations, one kernel (``scaled_dot_product_attention``):
+Four situations:
 
-* one document a row: ``is_causal``, no mask in memory;
-* packed rows: a boolean mask lets a token see only earlier tokens of its own document;
+* one document a row: a causal kernel, no mask in memory;
+* packed rows on a GPU: the documents of all rows one behind the other, for a kernel of variable lengths, which does
+  no work between documents;
+* packed rows elsewhere: a boolean mask lets a token see only earlier tokens of its own document;
 * generation: keys and values of earlier tokens come from a ``KVCache``.
 
 Positions are not reset at document boundaries of a packed row: rotary attention depends on differences of positions
@@ -63,33 +65,52 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Visibility:
-    """Who sees whom, built once a forward and shared by all layers. ``mask`` is ``[B, 1, T, S]``, True = visible."""
+    """Who sees whom, built once a forward and shared by all layers."""
 
-    mask: Tensor | None
-    causal: bool
+    causal: bool = False
+    mask: Tensor | None = None
+    """``[B, 1, T, S]``, True = visible."""
+    documents: Tensor | None = None
+    """Where the documents begin when all rows stand one behind the other, and the end of the last (int32)."""
 
 
-def visibility(tokens: int, segments: Tensor | None, cache: KVCache | None, device: torch.device) -> Visibility:
-    """The attention pattern of a forward over ``tokens`` new positions."""
+def visibility(hidden: Tensor, segments: Tensor | None, cache: KVCache | None) -> Visibility:
+    """The attention pattern of a forward over ``hidden [B, T, …]``."""
+    tokens, device = hidden.shape[1], hidden.device
     if cache is not None:
         return _cached_visibility(tokens, cache, device)
-    if segments is None or (segments.device.type == "cpu" and bool((segments == segments[:, :1]).all())):
-        return Visibility(None, causal=tokens > 1)
-    same = segments.unsqueeze(2) == segments.unsqueeze(1)
-    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-    return Visibility((same & causal).unsqueeze(1), causal=False)
+    if segments is None or (device.type == "cpu" and bool((segments == segments[:, :1]).all())):
+        return Visibility(causal=tokens > 1)
+    if has_document_kernel(hidden):
+        return Visibility(documents=document_starts(segments))
+    return Visibility(mask=document_mask(segments))
+
+
+def document_mask(segments: Tensor) -> Tensor:
+    """``[B, 1, T, T]``: same document, and not later."""
+    tokens = segments.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=segments.device).tril()
+    return ((segments.unsqueeze(2) == segments.unsqueeze(1)) & causal).unsqueeze(1)
+
+
+def document_starts(segments: Tensor) -> Tensor:
+    """Places in the flattened rows where a document (or a row) begins, and their total length."""
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    starts = begins.flatten().nonzero().flatten()
+    return torch.cat([starts, starts.new_tensor([segments.numel()])]).to(torch.int32)
 
 
 def _cached_visibility(tokens: int, cache: KVCache, device: torch.device) -> Visibility:
     if cache.starts is None and (tokens == 1 or cache.length == 0):
-        return Visibility(None, causal=tokens > 1)
+        return Visibility(causal=tokens > 1)
     keys = torch.arange(cache.length + tokens, device=device)
     queries = torch.arange(cache.length, cache.length + tokens, device=device).unsqueeze(1)
     mask = (keys <= queries).unsqueeze(0)
     if cache.starts is not None:
         # A padding slot sees itself: a row of the softmax with nothing visible would be NaN.
         mask = mask & ((keys >= cache.starts.view(-1, 1, 1)) | (keys == queries))
-    return Visibility(mask.unsqueeze(1), causal=False)
+    return Visibility(mask=mask.unsqueeze(1))
 
 
 class Attention(nn.Module):
@@ -117,20 +138,50 @@ class Attention(nn.Module):
         batch, tokens, _ = hidden.shape
         queries = self.q_proj(hidden).view(batch, tokens, self.heads, self.head_dim)
         keys = self.k_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim)
-        values = self.v_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        values = self.v_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries = rotate(queries.transpose(1, 2), cos, sin)
-        keys = rotate(keys.transpose(1, 2), cos, sin)
-        if cache is not None:
-            keys, values = cache.store(layer, keys, values)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=seen.mask,
-            is_causal=seen.causal,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_dim))
+        queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        if seen.documents is not None:
+            mixed = attend_documents(queries, keys, values, seen.documents)
+        else:
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+            if cache is not None:
+                keys, values = cache.store(layer, keys, values)
+            mixed = F.scaled_dot_product_attention(
+                queries.transpose(1, 2),
+                keys,
+                values,
+                attn_mask=seen.mask,
+                is_causal=seen.causal,
+                enable_gqa=self.heads != self.kv_heads,
+            ).transpose(1, 2)
+        output: Tensor = self.o_proj(mixed.reshape(batch, tokens, self.heads * self.head_dim))
         return output
+
+
+def attend_documents(queries: Tensor, keys: Tensor, values: Tensor, documents: Tensor) -> Tensor:
+    """Causal attention of ``[B, T, H, D]`` inside each document, by FlashAttention's kernel of variable lengths."""
+    from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build
+
+    batch, tokens, heads, width = queries.shape
+    mixed = varlen_attn(
+        queries.reshape(-1, heads, width),
+        keys.reshape(-1, keys.shape[2], width),
+        values.reshape(-1, values.shape[2], width),
+        documents,
+        documents,
+        tokens,  # no document is longer than its row
+        tokens,
+        window_size=(-1, 0),  # nothing later than itself
+        enable_gqa=heads != keys.shape[2],
+    )
+    assert isinstance(mixed, Tensor)  # it returns more only when asked
+    return mixed.view(batch, tokens, heads, width)
+
+
+def has_document_kernel(hidden: Tensor) -> bool:
+    """FlashAttention: half precision, Ampere or later."""
+    if hidden.device.type != "cuda" or hidden.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(hidden.device) >= (8, 0)

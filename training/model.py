@@ -12,7 +12,7 @@ included, and call ``init_weights`` once the parameters have memory. ``build_mod
 
 import hashlib
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,9 +152,7 @@ class Decoder(nn.Module):
             self.config.width_of_head, self.config.rope_theta, self.config.rope_scaling, input_ids.device
         )
         cos, sin = rope_table(positions, frequencies, hidden.dtype)
-        if cos.dim() == 3:
-            cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-        seen = visibility(tokens, segments, cache, input_ids.device)
+        seen = visibility(hidden, segments, cache)
         for block in self.layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, cos, sin, seen, use_reentrant=False)
@@ -164,6 +162,11 @@ class Decoder(nn.Module):
             cache.advance(tokens)
         output: Tensor = self.norm(hidden)
         return output
+
+    def compile(self, *arguments: Any, **settings: Any) -> None:
+        """Compile the blocks, which share one piece of code; masks depend on the data and stay outside."""
+        for block in self.layers:
+            block.compile(*arguments, **settings)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the given hidden states: for a few positions only (generation, tests)."""

@@ -58,6 +58,7 @@ def rope_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tu
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn ``heads [B, H, T, head_dim]`` by the table (which broadcasts over batch and heads)."""
+    """Turn ``heads [B, T, H, head_dim]`` by tables ``[T, head_dim / 2]`` or ``[B, T, head_dim / 2]``."""
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     first, second = heads.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -44,6 +44,6 @@ def tiny_config(**changes: object) -> ModelConfig:
     return ModelConfig.model_validate(shape | changes)
 
 
-def tiny_model(seed: int = 0, **changes: object) -> Decoder:
+def tiny_model(seed: int = 0, /, **changes: object) -> Decoder:
     """Large first weights: attention and sampling are then far from uniform, and errors show."""
     return build_model(tiny_config(**changes), seed)

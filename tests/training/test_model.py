@@ -1,8 +1,12 @@
 """The decoder: documents kept apart, caches, memory savers and first weights that change nothing they should not."""
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
+from torch import Tensor
 
 from tests.training.folders import tiny_config, tiny_model
 from training.model import Decoder, ModelConfig, build_model, parameter_count
@@ -27,6 +31,55 @@ def test_a_packed_row_equals_its_documents_alone(changes: dict[str, object]) -> 
     torch.testing.assert_close(packed[:, 9:23], model(second), atol=1e-5, rtol=1e-5)
     assert torch.isfinite(packed).all()
     assert not torch.allclose(model(row)[:, 9:23], packed[:, 9:23], atol=1e-3), "without segments documents would mix"
+
+
+def test_documents_laid_end_to_end_equal_documents_behind_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout that the GPU's kernel is given, with a slow stand-in for the kernel."""
+
+    def varlen_attn(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *_: object, **__: object) -> Tensor:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+        parts = []
+        for begin, end in itertools.pairwise(starts.tolist()):
+            queries, keys, values = (part[begin:end].transpose(0, 1) for part in (q, k, v))
+            parts.append(F.scaled_dot_product_attention(queries, keys, values, is_causal=True).transpose(0, 1))
+        return torch.cat(parts)
+
+    model = tiny_model()
+    rows, segments = tokens(2, 20), torch.tensor([[1] * 9 + [2] * 8 + [0] * 3, [1] * 20])
+    wanted = model(rows, segments=segments)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr("training.attention.has_document_kernel", lambda hidden: True)
+    torch.testing.assert_close(model(rows, segments=segments), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_the_kernel_of_the_gpu_equals_the_mask(kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(kv_heads=kv_heads, hidden_size=128, init_std=0.1).to("cuda", torch.bfloat16)
+    rows, segments = tokens(4, 96).cuda(), torch.arange(96).div(37, rounding_mode="floor").expand(4, 96).cuda()
+    results = []
+    for kernel in (True, False):
+        monkeypatch.setattr("training.attention.has_document_kernel", lambda hidden, kernel=kernel: kernel)
+        hidden = model(rows, segments=segments)
+        gradient = torch.autograd.grad(hidden.float().square().sum(), model.embed_tokens.weight)[0]
+        results.append((hidden, gradient))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=0.1, rtol=0.05)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=0.5, rtol=0.1)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_results() -> None:
+    segments = torch.arange(32).div(12, rounding_mode="floor").expand(2, 32)
+    results = []
+    for compiled in (False, True):
+        model = build_model(tiny_config(), 0)
+        if compiled:
+            model.compile()
+        hidden = model(tokens(2, 32), segments=segments)
+        hidden.square().sum().backward()
+        results.append([hidden, *(parameter.grad for parameter in model.parameters())])
+    for eager, fast in zip(*results, strict=True):
+        torch.testing.assert_close(eager, fast, atol=1e-4, rtol=1e-4)
 
 
 def test_no_token_sees_the_future() -> None:
