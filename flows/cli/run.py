@@ -28,7 +28,11 @@ def command(
     workspace: WorkspaceOption = None,
     prefect: Annotated[
         bool | None,
-        typer.Option("--prefect/--no-prefect", help="Run as a Prefect flow (default), or without any server."),
+        typer.Option(
+            "--prefect/--no-prefect",
+            help="Run as a Prefect flow, starting a server if none answers; or never look for one. "
+            "Default: as a flow if the workspace's server answers.",
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
