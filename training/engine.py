@@ -12,6 +12,7 @@ output matrix of a chunked cross-entropy, say) even where ZeRO-3 keeps it partit
 """
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -287,12 +288,13 @@ def create_engine(
     watched = _Watched(model)
     torch_optimizer = create_optimizer(watched, optimizer)
     muon = {weight for group in torch_optimizer.param_groups if group["muon"] for weight in group["params"]}
-    deepspeed_engine, *_ = deepspeed.initialize(
-        model=watched,
-        optimizer=torch_optimizer,
-        config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in model.parameters())),
-        dist_init_required=False,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures whatever its log level
+        deepspeed_engine, *_ = deepspeed.initialize(
+            model=watched,
+            optimizer=torch_optimizer,
+            config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in model.parameters())),
+            dist_init_required=False,
+        )
     if muon:
         torch_optimizer.layouts = layouts_of(deepspeed_engine, parallel.zero_stage, muon)
     return Engine(

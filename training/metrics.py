@@ -1,7 +1,7 @@
 """What a step cost and what it reached: throughput, model FLOPs utilisation, and where the figures are written.
 
-``data/metrics.jsonl`` has one line a step; TensorBoard and Weights & Biases get the same numbers where they are
-installed and asked for.
+``data/metrics.jsonl`` has one line a step; TensorBoard's event files and, where asked for, Weights & Biases get the same
+numbers.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from training.model import ModelConfig, parameter_count
+from training.tensorboard import EventWriter
 
 PEAK_BF16_FLOPS = {
     # Dense bf16 with fp32 accumulation, as the makers state it. Matched against the device's name, in this order.
@@ -70,56 +71,45 @@ def memory_gb() -> float:
 
 
 class MetricsLog:
-    """One JSON line a step, and the same to TensorBoard and Weights & Biases where wanted. Rank 0 only."""
+    """One JSON line a step, and the same to TensorBoard and Weights & Biases. Rank 0 only.
 
-    def __init__(self, path: Path, *, tensorboard: Path | None, wandb_project: str, run: str) -> None:
-        self.path = path
+    Lines of steps after ``step`` are dropped: a resumed run takes those steps again.
+    """
+
+    def __init__(self, path: Path, step: int, *, tensorboard: Path, wandb_project: str, run: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_steps(path, step)
         self._stream = path.open("a")
-        self._board = _tensorboard(tensorboard)
+        self._board = EventWriter(tensorboard, step)
         self._wandb = _wandb(wandb_project, run)
-
-    def rewind(self, step: int) -> None:
-        """Keep the lines of the first ``step`` steps: a resumed run takes the others again. A torn line goes, too."""
-        self._stream.close()
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
-        beside = self.path.with_name(self.path.name + ".tmp")
-        beside.write_text("".join(kept))
-        os.replace(beside, self.path)
-        self._stream = self.path.open("a")
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         self._stream.write(json.dumps({"step": step, **figures}) + "\n")
         self._stream.flush()
         numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
-        if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
+        self._board.add(step, numbers)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
         self._stream.close()
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
-def _tensorboard(folder: Path | None) -> Any:
-    if folder is None:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+def _keep_steps(path: Path, step: int) -> None:
+    """Cut a log back to its first ``step`` steps; a line torn by a kill goes, too."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text("".join(kept))
+    os.replace(beside, path)
 
 
 def _wandb(project: str, run: str) -> Any:

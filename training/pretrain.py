@@ -96,8 +96,6 @@ class PretrainConfig(Config):
     """Newest checkpoints to keep."""
     keep_every: Annotated[int, Execution()] = Field(default=0, ge=0)
     """Keep every checkpoint whose step is a multiple of this as well. 0: none."""
-    tensorboard: Annotated[bool, Execution()] = True
-    """Write TensorBoard scalars where it is installed."""
     wandb_project: Annotated[str, Execution()] = ""
     """Weights & Biases project; empty: none."""
     time_limit_s: Annotated[int, Execution()] = Field(default=0, ge=0)
@@ -177,9 +175,7 @@ def run(request: JobRequest) -> None:
         torch.manual_seed(config.seed)
         data = open_data(request.inputs["shards"].local("data"), request.inputs["tokenizer"].local("data"))
         shape = model_shape(config, data)
-        reporter = Reporter(
-            request, ranks, shape, data.train.seq_len, tensorboard=config.tensorboard, wandb=config.wandb_project
-        )
+        reporter = Reporter(request, ranks, shape, data.train.seq_len, config.wandb_project)
         loop = build_loop(request, config, ranks, data, shape, reporter)
         loop.resume()
         reporter.begin(loop.engine.step)

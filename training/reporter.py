@@ -22,27 +22,23 @@ BOARD = "data/tensorboard"
 
 
 class Reporter:
-    def __init__(
-        self, request: JobRequest, ranks: Ranks, shape: ModelConfig, seq_len: int, *, tensorboard: bool, wandb: str
-    ) -> None:
-        self.request, self.ranks, self.shape, self.seq_len = request, ranks, shape, seq_len
-        self.log = (
-            MetricsLog(
-                request.dataset_root / METRICS,
-                tensorboard=request.dataset_root / BOARD if tensorboard else None,
-                wandb_project=wandb,
-                run=f"{request.stage}-{request.fingerprint}",
-            )
-            if ranks.first
-            else None
-        )
+    def __init__(self, request: JobRequest, ranks: Ranks, shape: ModelConfig, seq_len: int, wandb: str) -> None:
+        self.request, self.ranks, self.shape, self.seq_len, self.wandb = request, ranks, shape, seq_len, wandb
+        self.log: MetricsLog | None = None
         self.validation_figures: dict[str, float] = {}
         self._open_window(0.0)
 
     def begin(self, step: int) -> None:
         """The run starts, or resumes behind ``step`` steps."""
-        if self.log is not None:
-            self.log.rewind(step)
+        if self.ranks.first:
+            root = self.request.dataset_root
+            self.log = MetricsLog(
+                root / METRICS,
+                step,
+                tensorboard=root / BOARD,
+                wandb_project=self.wandb,
+                run=f"{self.request.stage}-{self.request.fingerprint}",
+            )
         self.phase("training")
 
     def emit(self, kind: str, **fields: Any) -> None:

@@ -1,11 +1,13 @@
 """Peaks are found by device name, FLOPs agree with a count by hand, and a log survives being cut."""
 
 import json
+import struct
 
 import pytest
 
 from training.metrics import MetricsLog, flops_per_token, peak_flops
 from training.model import ModelConfig
+from training.tensorboard import EventWriter
 
 
 @pytest.mark.parametrize(
@@ -36,15 +38,54 @@ def test_flops_of_a_small_decoder():
 
 def test_a_resumed_log_has_every_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, tensorboard=None, wandb_project="", run="r")
+    log = MetricsLog(path, 0, tensorboard=tmp_path / "board", wandb_project="", run="r")
     for step in range(1, 6):
         log.write(step, {"loss": float(step), "held": "why", "mfu": None})
     log.close()
     with path.open("a") as stream:
         stream.write('{"step": 6, "lo')
-    log = MetricsLog(path, tensorboard=None, wandb_project="", run="r")
-    log.rewind(3)
+    log = MetricsLog(path, 3, tensorboard=tmp_path / "board", wandb_project="", run="r")
     log.write(4, {"loss": 40.0})
     log.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_event_files_hold_what_tensorboard_reads(tmp_path):
+    writer = EventWriter(tmp_path, 0)
+    writer.add(300, {"loss": 2.5, "bits_per_byte/web": 1.25})
+    writer.close()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    version, _, event = list(records(path.read_bytes()))
+    assert version.endswith(b"brain.Event:2")
+    # step 300 as a varint, then a summary with two values: tag, then a float
+    assert b"\x10\xac\x02" in event
+    assert b"\x0a\x04loss\x15" + struct.pack("<f", 2.5) in event
+    assert b"\x0a\x11bits_per_byte/web\x15" + struct.pack("<f", 1.25) in event
+
+
+def records(content):
+    """The records of a file, their checksums verified against a CRC-32C written bit by bit."""
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        assert content[8:12] == masked(content[:8])
+        data = content[12 : 12 + length]
+        assert content[12 + length : 16 + length] == masked(data)
+        yield data
+        content = content[16 + length :]
+
+
+def masked(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def test_the_checksum_of_the_test_is_the_standard_one():
+    assert masked(b"123456789") == struct.pack(
+        "<I", (((0xE3069283 >> 15) | (0xE3069283 << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    )
