@@ -1,0 +1,190 @@
+"""The five stages as real jobs on two ranks: each learns, and whatever is killed publishes the same bytes."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from alignment.preferences import read_pairs
+from infra.job import load_result
+from tests.alignment.jobs import AlignmentJob, build_world
+from training.checkpoint import list_checkpoints
+from training.hub_format import load_model, load_reward_model
+
+pytestmark = pytest.mark.slow
+
+# The fine-tuned model soon speaks like the people; a higher temperature keeps the two apart.
+HEAT = 1.3
+HELD_OUT = 0.2
+SFT: dict[str, Any] = {
+    "held_out_fraction": HELD_OUT,
+    "row_length": 64,
+    "batch_size": 16,
+    "micro_batch": 8,
+    "lr": 5e-3,
+    "epochs": 3,
+}
+PREFERENCES: dict[str, Any] = {
+    "train_prompts": 192,
+    "held_out_prompts": 80,
+    "max_reply_tokens": 32,
+    "chunk": 16,
+    "temperature": HEAT,
+    "held_out_fraction": HELD_OUT,
+}
+REWARD: dict[str, Any] = {"batch_size": 16, "micro_batch": 8, "lr": 1e-3}
+PPO: dict[str, Any] = {
+    "rounds": 10,
+    "batch_size": 32,
+    "micro_batch": 16,
+    "lr": 1e-3,
+    "max_reply_tokens": 32,
+    "checkpoint_every": 3,
+    "evaluation_prompts": 48,
+    "kl_target": 4.0,
+    "temperature": HEAT,
+}
+DPO: dict[str, Any] = {"batch_size": 16, "micro_batch": 8, "lr": 1e-3}
+
+
+class World:
+    """The stages' datasets, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inputs = build_world(folder)
+        self.jobs: dict[str, AlignmentJob] = {}
+
+    def job(self, name: str, folder: Path, **changes: Any) -> AlignmentJob:
+        settings = {"sft": SFT, "preferences": PREFERENCES, "reward": REWARD, "ppo": PPO, "dpo": DPO}[name]
+        return AlignmentJob(folder, name, self.inputs, settings | changes)
+
+    def finished(self, name: str) -> AlignmentJob:
+        """The stage's job, with those before it, run to its end."""
+        before = {"preferences": ["sft"], "reward": ["preferences"], "ppo": ["reward"], "dpo": ["preferences"]}
+        for stage in before.get(name, []):
+            self.finished(stage)
+        if name not in self.jobs:
+            job = self.job(name, self.folder / name)
+            job.run()
+            self.inputs[name] = job.publish()
+            self.jobs[name] = job
+        return self.jobs[name]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 180) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def kill_everything(process: Any) -> None:
+    """As a machine that loses power: launcher and ranks at once."""
+    parent = psutil.Process(process.pid)
+    for victim in [*parent.children(recursive=True), parent]:
+        victim.kill()
+    process.wait(30)
+
+
+def stop_ranks(process: Any) -> None:
+    """As a launcher that was told to stop: SIGTERM to every rank."""
+    for rank in psutil.Process(process.pid).children(recursive=True):
+        os.kill(rank.pid, signal.SIGTERM)
+    process.wait(60)
+
+
+def test_fine_tuning_lowers_the_held_out_loss(world: World) -> None:
+    job = world.finished("sft")
+    result = load_result(job.request.work_dir)
+    assert result and result.stats["validation_loss"] < 0.5 * result.stats["validation_loss_before"]
+    assert load_model(job.request.data_dir / "model").config.vocab_size == 400
+    undigested = {output.path for output in result.outputs if not output.digested}
+    assert undigested == {"data/metrics.jsonl"}
+
+
+def test_fine_tuning_told_to_stop_goes_on_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+    job = world.job("sft", tmp_path)
+    process = job.start()
+    wait_for(lambda: (job.request.work_dir / "metrics.jsonl").exists())
+    stop_ranks(process)
+    assert load_result(job.request.work_dir) is None
+    assert list_checkpoints(job.request.checkpoint_dir), "it left no checkpoint"
+    job.run()
+    assert job.digest() == world.finished("sft").digest()
+
+
+def test_pairs_are_real_and_kept_apart_and_do_not_depend_on_the_ranks(world: World, tmp_path: Path) -> None:
+    job = world.finished("preferences")
+    path = job.request.data_dir / "pairs.parquet"
+    train, held_out = read_pairs(path, "train"), read_pairs(path, "held_out")
+    assert len(train) > 80 and len(held_out) > 20
+    talks = [{pair.id.split("/")[0] for pair in part} for part in (train, held_out)]
+    assert not talks[0] & talks[1]
+    assert all(pair.chosen and pair.rejected and pair.chosen != pair.rejected for pair in train + held_out)
+    result = load_result(job.request.work_dir)
+    assert result
+    assert result.stats["prompts"] == pq.read_metadata(path).num_rows + sum(
+        result.stats["refused"].get(reason, 0)
+        for reason in ("sampled_reply_never_ends", "sampled_reply_empty", "same_replies")
+    )
+    alone = world.job("preferences", tmp_path, ranks=1)
+    alone.run(ranks=1)
+    assert alone.digest() == job.digest()
+
+
+def test_killed_sampling_goes_on_with_the_missing_chunks(world: World, tmp_path: Path) -> None:
+    world.finished("preferences")
+    job = world.job("preferences", tmp_path)
+    chunks = job.request.work_dir / "chunks"
+    process = job.start()
+    wait_for(lambda: len(list(chunks.glob("*.json"))) >= 2)
+    kill_everything(process)
+    times = {path: path.stat().st_mtime_ns for path in chunks.glob("*.json")}
+    job.run()
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items()), "a chunk was sampled twice"
+    assert job.digest() == world.finished("preferences").digest()
+
+
+def test_the_reward_model_ranks_held_out_pairs(world: World) -> None:
+    job = world.finished("reward")
+    accuracy = job.figures("reward.json")["accuracy"]
+    assert accuracy["low"] > 0.5 and accuracy["low"] < accuracy["value"] <= accuracy["high"]
+    decoder, score = load_reward_model(job.request.data_dir / "model")
+    assert score.shape == (1, decoder.config.hidden_size) and score.abs().max() > 0
+
+
+def test_ppo_raises_the_mean_reward_on_held_out_prompts(world: World) -> None:
+    figures = world.finished("ppo").figures("reward_eval.json")
+    assert figures["reward"]["ppo"]["value"] > figures["reward"]["sft"]["value"]
+    assert figures["reward"]["gain"]["low"] > 0
+    assert figures["kl"]["value"] > 0
+
+
+def test_a_killed_ppo_run_resumes_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+    job = world.job("ppo", tmp_path) if world.finished("reward") else None
+    assert job
+    process = job.start()
+    wait_for(lambda: list_checkpoints(job.request.checkpoint_dir))
+    kill_everything(process)
+    assert load_result(job.request.work_dir) is None
+    job.run()
+    assert job.digest() == world.finished("ppo").digest()
+    log = (job.request.data_dir / "metrics.jsonl").read_text()
+    assert log == (world.finished("ppo").request.data_dir / "metrics.jsonl").read_text()
+
+
+def test_dpo_widens_the_margin_on_held_out_pairs(world: World) -> None:
+    figures = world.finished("dpo").figures("dpo.json")
+    assert figures["margin"]["low"] > 0 and figures["accuracy"]["low"] > 0.5
