@@ -76,17 +76,17 @@ def test_ppo_finds_what_is_rewarded(ranks: Ranks) -> None:
 
     both = ActorCritic(policy(), RewardModel(tiny_decoder(6)), critic_lr_scale=2.0)  # type: ignore[arg-type]
     rules = PpoRules(epochs=2, missing_end_penalty=0.5)
-    engine = engine_of(both, ranks, lr=5e-3, steps=40)
+    engine = engine_of(both, ranks, lr=3e-3, steps=40)
     models = PpoModels(engine, policy().requires_grad_(False), CountsA())  # type: ignore[arg-type]
     rewards, kl = [], []
-    for number in range(10):
-        chunk = collect(models, PROMPTS * 8, SETTINGS, rules, seed_of("toy", number))
+    for number in range(20):
+        chunk = collect(models, PROMPTS * 16, SETTINGS, rules, seed_of("toy", number))
         rewards.append(chunk.scores.mean().item())
         kl.append(chunk.kl.mean().item())
         update(engine, [chunk], rules, 1.0, 0.01, lambda total: total, policy_learns=number > 0)
     assert kl[0] == kl[1] == 0, "the policy moved while only the critic was to learn"
-    assert np.mean(rewards[-3:]) > 2 * np.mean(rewards[:2])
-    assert kl[-1] > 0.1
+    assert np.mean(rewards[-3:]) > 3 * np.mean(rewards[:2])
+    assert kl[-1] > 0.5
 
 
 def test_a_high_price_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
@@ -95,8 +95,8 @@ def test_a_high_price_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
         engine = engine_of(both, ranks, lr=3e-3, steps=16)
         models = PpoModels(engine, tiny_decoder(5), CountsA())
         rules = PpoRules()
-        for number in range(6):
-            chunk = collect(models, PROMPTS * 6, SETTINGS, rules, seed_of("price", number))
+        for number in range(8):
+            chunk = collect(models, PROMPTS * 8, SETTINGS, rules, seed_of("price", number))
             update(engine, [chunk], rules, 1.0, price, lambda total: total)
         return chunk.kl.mean().item()
 
