@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from infra.config import Config
+from pipeline.quality.rules import Preset
 
 
 class TextSet(Config):
@@ -31,6 +32,8 @@ class ClassifierConfig(Config):
     """Text as it should be."""
     negatives: tuple[TextSet, ...] = Field(default=(TextSet(source="web*"),), min_length=1)
     """Text as it comes."""
+    rules: tuple[Preset, ...] = (Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY, Preset.C4, Preset.FINEWEB_PAPER)
+    """Rules that sort the negatives: those that fail are the bad side, those that pass join the good side. None: as is."""
     documents: int = Field(default=200_000, ge=10)
     """Most documents a side, chosen by a hash of their ids."""
     passage_words: int = Field(default=200, ge=20)
@@ -46,7 +49,7 @@ class ClassifierConfig(Config):
 
     dimension: int = Field(default=32, ge=1)
     """Size of the word vectors."""
-    epochs: int = Field(default=5, ge=1)
+    epochs: int = Field(default=10, ge=1)
     """Passes over the passages."""
     learning_rate: float = Field(default=0.1, gt=0)
     """fastText's initial learning rate."""

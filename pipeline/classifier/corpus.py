@@ -67,26 +67,49 @@ def without_overlap(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
 
 
 def passages(sample: Sample, words: int, most: int) -> list[Passage]:
-    """Pieces of ``words`` words, at most ``most`` of them, evenly spread over the document."""
-    tokens = sample.text.split()
-    if not tokens:
-        return []
-    starts = list(range(0, len(tokens), words))
-    if len(starts) > 1 and len(tokens) - starts[-1] < words / 2:
-        starts.pop()
-    if len(starts) > most:
-        starts = [starts[index * len(starts) // most] for index in range(most)]
-    pieces = [tokens[start : start + words] for start in starts]
-    return [Passage(sample.rank, sample.good, " ".join(piece), len(piece)) for piece in pieces]
+    """Pieces of about ``words`` words, made of whole lines where lines are shorter; ``most`` of them, evenly spread."""
+    pieces: list[tuple[str, int]] = []
+    lines: list[str] = []
+    size = 0
+    for line in sample.text.split("\n"):
+        tokens = line.split()
+        for start in range(0, len(tokens), words):
+            part = tokens[start : start + words]
+            lines.append(" ".join(part))
+            size += len(part)
+            if size >= words:
+                pieces.append(("\n".join(lines), size))
+                lines, size = [], 0
+    if size >= words / 2 or (size and not pieces):
+        pieces.append(("\n".join(lines), size))
+    if len(pieces) > most:
+        pieces = [pieces[index * len(pieces) // most] for index in range(most)]
+    return [Passage(sample.rank, sample.good, text, size) for text, size in pieces]
 
 
-def balanced(items: Sequence[Passage], words: int, bands: int = 8) -> list[Passage]:
+def balanced(items: Sequence[Passage], words: int) -> list[Passage]:
     """As many passages of both sides in every band of lengths, in an order that mixes them."""
     by_band: dict[tuple[int, bool], list[Passage]] = defaultdict(list)
     for item in sorted(items, key=lambda item: (item.rank, item.text)):
-        by_band[min(bands - 1, item.words * bands // (words + 1)), item.good].append(item)
+        by_band[length_band(item, words), item.good].append(item)
     chosen: list[Passage] = []
-    for band in range(bands):
+    for band in sorted({band for band, _ in by_band}):
         number = min(len(by_band[band, True]), len(by_band[band, False]))
         chosen += by_band[band, True][:number] + by_band[band, False][:number]
-    return sorted(chosen, key=lambda item: hashlib.blake2b(item.text.encode("utf-8", "surrogatepass")).digest())
+    return shuffled(chosen)
+
+
+def length_band(item: Passage, words: int, bands: int = 8) -> int:
+    """Passages of one band differ in length by an eighth of a full one."""
+    return item.words * bands // words
+
+
+def half_and_half(first: Sequence[Passage], second: Sequence[Passage]) -> list[Passage]:
+    """As many of the first as of the second, chosen by rank."""
+    number = min(len(first), len(second))
+    return [item for side in (first, second) for item in sorted(side, key=lambda item: (item.rank, item.text))[:number]]
+
+
+def shuffled(items: Iterable[Passage]) -> list[Passage]:
+    """An order that depends on the texts alone."""
+    return sorted(items, key=lambda item: hashlib.blake2b(item.text.encode("utf-8", "surrogatepass")).digest())

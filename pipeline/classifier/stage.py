@@ -16,10 +16,10 @@ from infra.store.files import sha256_file
 from pipeline.classifier import corpus, sources
 from pipeline.classifier.config import ClassifierConfig, TextSet
 from pipeline.classifier.figures import Scored, report
+from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
 from pipeline.fasttext_model import digest_of, load_model
 
-FEWEST_PASSAGES = 20
 REPORT_FILE = "data/report.json"
 
 
@@ -88,14 +88,8 @@ def train_process(unit: Unit, context: UnitContext) -> Counts:
     )
     testing = [sample for sample in samples if corpus.held_out(sample, config.held_out)]
     training = [sample for sample in samples if not corpus.held_out(sample, config.held_out)]
-    passages = corpus.balanced(
-        [
-            passage
-            for sample in training
-            for passage in corpus.passages(sample, config.passage_words, config.passages_per_document)
-        ],
-        config.passage_words,
-    )
+    material = training_material(training, config)
+    passages = material.passages
     if len(passages) < FEWEST_PASSAGES:
         raise InputError(
             f"only {len(passages)} passages are left to train the quality classifier on",
@@ -112,6 +106,7 @@ def train_process(unit: Unit, context: UnitContext) -> Counts:
             "ordinary_documents": sum(not sample.good for sample in training),
             "passages_each_side": len(passages) // 2,
             "taken_out_as_overlap": overlap,
+            "negatives_sorted_by_rules": material.by_rules,
         },
         **report(
             [Scored(sample, float(score)) for sample, score in zip(testing, scores, strict=True)],
@@ -144,6 +139,7 @@ STAGE = ShardStage(
         "pipeline.classifier.config",
         "pipeline.classifier.corpus",
         "pipeline.classifier.figures",
+        "pipeline.classifier.material",
         "pipeline.classifier.model",
         "pipeline.classifier.sources",
         "pipeline.classifier.stage",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.classifier.corpus import Sample, balanced, held_out, passages, rank_of, without_overlap
+from pipeline.classifier.corpus import Sample, balanced, held_out, length_band, passages, rank_of, without_overlap
 from pipeline.classifier.figures import auc, calibration, calibration_error
 
 
@@ -18,6 +18,12 @@ def test_passages_are_spread_over_the_document():
     pieces = passages(sample(1, True, " ".join(map(str, range(100)))), 10, 4)
     assert [piece.text.split()[0] for piece in pieces] == ["0", "20", "50", "70"]
     assert {piece.words for piece in pieces} == {10}
+
+
+def test_passages_keep_lines_whole():
+    pieces = passages(sample(1, True, "one two\n\nthree four\nfive six\nseven"), 3, 9)
+    assert [piece.text for piece in pieces] == ["one two\nthree four", "five six\nseven"]
+    assert [piece.words for piece in pieces] == [4, 3]
 
 
 def test_a_short_rest_is_left_out_but_never_all_of_a_document():
@@ -44,7 +50,7 @@ def test_both_sides_have_the_same_lengths(shapes):
         for piece in passages(sample(number, good, "w " * words), 20, 3)
     ]
     chosen = balanced(items, 20)
-    lengths = [sorted(min(7, item.words * 8 // 21) for item in chosen if item.good == good) for good in (True, False)]
+    lengths = [sorted(length_band(item, 20) for item in chosen if item.good == good) for good in (True, False)]
     assert lengths[0] == lengths[1]
     assert chosen == balanced(list(reversed(items)), 20)
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from infra.errors import InputError
 from pipeline.classifier import STAGE
 from pipeline.classifier.config import ClassifierConfig, TextSet
-from pipeline.classifier.model import QualityModel
+from pipeline.classifier.model import MARK, QualityModel, prepare
 from tests.pipeline.corpus import document, prose, publish_documents
 from tests.support import run_shard_stage
 
@@ -72,6 +72,22 @@ def test_the_report_says_how_far_to_trust_it(trained):
 
 def test_what_both_sides_share_is_taken_out(trained):
     assert report_of(trained)["material"]["taken_out_as_overlap"] >= 10
+
+
+def test_ordinary_text_that_passes_the_rules_is_not_called_bad(ingest, trained, tmp_path):
+    """Half of the web documents are articles: taken as they are, they would be on both sides."""
+    assert report_of(trained)["material"]["negatives_sorted_by_rules"]
+    plain = run_shard_stage(STAGE, ClassifierConfig(rules=(), **SMALL), {"ingest": ingest}, tmp_path / "plain")
+    rng = random.Random(5)
+    texts = [article(rng) for _ in range(20)]
+    sorted_scores = QualityModel.open(trained, tmp_path).score(texts)
+    plain_scores = QualityModel.open(plain, tmp_path).score(texts)
+    assert sorted_scores.mean() > plain_scores.mean()
+
+
+def test_lines_are_part_of_what_it_sees():
+    marks = prepare("Menu\n\nA sentence of some length, with an end.\n" + "x" * 500).split()
+    assert [mark[1:] for mark in marks if mark.startswith(MARK)] == ["0_", "1.", "5_"]
 
 
 def test_sets_from_files(ingest, tmp_path):
