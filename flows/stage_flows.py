@@ -18,8 +18,9 @@ from typing import TypeVar, cast
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Failed, State
+from prefect.states import Failed
 
 from flows.execute import RunResult, resolve_inputs, run_recipe
 from flows.params import StageParams, stage_params
