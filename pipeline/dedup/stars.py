@@ -1,9 +1,9 @@
 """Grouping by key: every member of a group paired with the group's best.
 
-Records are rows ``KEY, RANK_A, RANK_B, DOCUMENT, …``; those that share a key form a group. Of each group the ``centres``
-best-ranked members (and as many best-ranked new ones) are its centres; every new member is paired with each centre that
-ranks before it. A group of a million members so yields a few million pairs, not their square. A fifth column, ``CHECK``,
-must be equal too: more bits of the key.
+Records are rows ``KEY, RANK_A, RANK_B, DOCUMENT, …``; those that share a key form a group. The ``centres`` best-ranked
+members of a group are its centres, and, if some of those were kept by an earlier run, so many new ones more; every new
+member is paired with each centre that ranks before it. A group of a million members so yields two million pairs, not
+their square. A fifth column, ``CHECK``, must be equal too: more bits of the key.
 
 A partition that exceeds the memory budget is cut by other bits of the key on the local disk; one that does not get
 smaller by that is one giant group, and is read twice: once for its centres, once for the pairs.
@@ -126,31 +126,39 @@ def _before(records, i, j):  # type: ignore[no-untyped-def]
 
 @kernel
 def _choose(records, begin, end, new, centres, chosen):  # type: ignore[no-untyped-def]
-    """The ``centres`` best of a group, then the best new ones that are not among them; how many."""
-    found = 0
-    for only_new in (False, True):
-        here = 0
-        first = 0 if not only_new else found
-        for i in range(begin, end):
-            if only_new and records[i, DOCUMENT] >= new:
-                continue
-            taken = False
-            for known in range(first):
-                taken = taken or chosen[known] == i
-            if taken:
-                continue
-            at = first + here
-            while at > first and _before(records, i, chosen[at - 1]):
-                at -= 1
-            if at >= first + centres:
-                continue
-            last = min(first + here, first + centres - 1)
-            for move in range(last, at, -1):
-                chosen[move] = chosen[move - 1]
-            chosen[at] = i
-            here = min(here + 1, centres)
-        found = first + here
-    return found
+    """The ``centres`` best of a group, then further new ones until so many are new; how many in all."""
+    found = _best_of(records, begin, end, 0, centres, chosen, 0)
+    wanted = centres
+    for k in range(found):
+        wanted -= records[chosen[k], DOCUMENT] < new
+    return _best_of(records, begin, end, new, wanted, chosen, found)
+
+
+@kernel
+def _best_of(records, begin, end, only_below, wanted, chosen, first):  # type: ignore[no-untyped-def]
+    """Enter the ``wanted`` best at ``chosen[first:]``, in order, without those already there; where they end.
+
+    ``only_below`` > 0 restricts the choice to documents numbered below it.
+    """
+    here = 0
+    for i in range(begin, end):
+        if wanted == 0 or (only_below > 0 and records[i, DOCUMENT] >= only_below):
+            continue
+        taken = False
+        for known in range(first):
+            taken = taken or chosen[known] == i
+        if taken:
+            continue
+        at = first + here
+        while at > first and _before(records, i, chosen[at - 1]):
+            at -= 1
+        if at >= first + wanted:
+            continue
+        here = min(here + 1, wanted)
+        for move in range(first + here - 1, at, -1):
+            chosen[move] = chosen[move - 1]
+        chosen[at] = i
+    return first + here
 
 
 @kernel
