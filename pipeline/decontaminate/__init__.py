@@ -29,7 +29,7 @@ STAGE = ShardStage(
     finalize=finalize,
     consumes="dedup",
     ledgered=True,
-    code=("pipeline.decontaminate", "pipeline.words", "pipeline.kernels"),
+    code=("pipeline.decontaminate", "pipeline.ngrams", "pipeline.words", "pipeline.kernels"),
     description="Removes evaluation items from the training documents, with evidence for every hit.",
 )
 

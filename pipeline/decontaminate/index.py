@@ -19,7 +19,7 @@ from pipeline.decontaminate.config import DecontaminateConfig
 from pipeline.decontaminate.evaluations import read_texts
 
 if TYPE_CHECKING:
-    from pipeline.decontaminate.ngrams import Analyzer
+    from pipeline.ngrams import Analyzer
 
 INDEX = "index.npz"
 ENTRIES = "entries.json"
@@ -47,7 +47,7 @@ def index_units(context: StageContext) -> Iterable[Unit]:
 
 
 def index_unit(unit: Unit, context: UnitContext) -> Counts:
-    from pipeline.decontaminate.ngrams import Analyzer
+    from pipeline.ngrams import Analyzer
 
     config: DecontaminateConfig = context.config
     holders: dict[int, list[int]] = defaultdict(list)
@@ -85,7 +85,7 @@ def _grams(text: str, analyzer: "Analyzer", config: DecontaminateConfig) -> Iter
 def _write(
     context: UnitContext, names: list[tuple[str, str, str]], holders: dict[int, list[int]], ignored: set[int]
 ) -> None:
-    from pipeline.decontaminate.ngrams import IGNORED, fill_table
+    from pipeline.decontaminate.table import IGNORED, fill_table
 
     counted = sorted(holders.keys() - ignored)
     keys = np.array([*counted, *sorted(ignored)], np.uint64)

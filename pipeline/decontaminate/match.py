@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.decontaminate.config import DecontaminateConfig
 from pipeline.decontaminate.index import Index
-from pipeline.decontaminate.ngrams import IGNORED, Analyzer, look_up
+from pipeline.decontaminate.table import IGNORED, look_up
+from pipeline.ngrams import Analyzer
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def matches(
     words = analyzer.words(data, begin, end)
     grams, letters = analyzer.ngrams(0, words)
     found = _found(grams, letters, index)
-    bounds = analyzer.paragraphs(data, begin, words)
+    bounds = analyzer.parts(data, begin, words, 2)
     where = [
         (int(s), int(e))
         for s, e in zip(analyzer.buffers.source_start, analyzer.buffers.source_end[:words], strict=False)

@@ -20,7 +20,7 @@ from pipeline.ledger import ledger_writer
 
 if TYPE_CHECKING:
     from pipeline.decontaminate.match import Match
-    from pipeline.decontaminate.ngrams import Analyzer
+    from pipeline.ngrams import Analyzer
 
 RULE = "evaluation_overlap"
 EVIDENCE_SCHEMA = pa.schema(
@@ -59,7 +59,8 @@ def _index(work_root: str) -> Index:
 
 def scan_unit(unit: Unit, context: UnitContext) -> Counts:
     from pipeline.decontaminate.match import matches
-    from pipeline.decontaminate.ngrams import Analyzer
+    from pipeline.decontaminate.table import hits
+    from pipeline.ngrams import Analyzer
     from pipeline.words import text_buffers
 
     name = str(unit.payload["file"])
@@ -78,10 +79,10 @@ def scan_unit(unit: Unit, context: UnitContext) -> Counts:
         for batch in read_batches(context.inputs["dedup"].url(f"data/{name}.parquet")):
             incoming += batch.num_rows
             data, offsets = text_buffers(batch["text"])
-            hits = analyzer.hits(data, offsets, index.keys, index.values)
+            found_in = hits(analyzer, data, offsets, index.keys, index.values)
             keep = np.ones(batch.num_rows, np.bool_)
             cut: dict[int, str] = {}
-            for row in np.flatnonzero(hits).tolist():
+            for row in np.flatnonzero(found_in).tolist():
                 begin, end = int(offsets[row]), int(offsets[row + 1])
                 found = matches(data, begin, end, analyzer, index, config)
                 if not found:
