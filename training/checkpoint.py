@@ -104,6 +104,11 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def _write(self, pending: Path, target: Path, files: dict[Path, Any], description: dict[str, Any]) -> None:
         first = self.engine.ranks.first
         error = _attempt(lambda: _prepare(self.folder, pending)) if first else None

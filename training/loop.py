@@ -96,14 +96,14 @@ class Loop:
                 steps = self.loader.steps(self.progress.consumed(self.engine.step))
                 try:
                     for data in steps:
-                        if self._take(data, termination):
+                        if self.take(data, lambda: termination.asked):
                             break
                 finally:
                     steps.close()
         self.checkpoints.wait()
 
-    def _take(self, data: StepData, termination: "_Termination") -> bool:
-        """One step and what follows from it; True when the data does not simply go on."""
+    def take(self, data: StepData, stop: Callable[[], bool]) -> bool:
+        """One step and what follows from it; True when the data does not simply go on. ``stop()``: leave after it?"""
         began = time.perf_counter()
         result = self.engine.train_step(data.batches, self.losses, lambda batch: batch.tokens)
         self.guard.record(result.loss, result.grad_norm, result.held is not None)
@@ -115,7 +115,7 @@ class Loop:
             self._roll_back(data)
             return True
         done = self.engine.step
-        if self.engine.any_rank(termination.asked):
+        if self.engine.any_rank(stop()):
             self._save(wait=True)
             raise Preempted(f"stopped by a signal after step {done}")
         if done % self.checkpoint_every == 0 and done < self.engine.total_steps:

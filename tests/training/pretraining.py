@@ -27,7 +27,7 @@ def build_inputs(folder: Path, web: int = 400, code: int = 100, seq_len: int = 6
         {"redact": documents, "tokenizer": tokenizer},
         folder / "shards",
     )
-    return {"shards": shards, "tokenizer": tokenizer}
+    return {"redact": documents, "shards": shards, "tokenizer": tokenizer}
 
 
 def small_config(**changes) -> PretrainConfig:

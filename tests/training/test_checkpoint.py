@@ -38,6 +38,7 @@ def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("saving", "resuming"), [(2, 1), (1, 2)])
 def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resuming):
     kinds = [("bf16", "adamw"), ("fp32", "adamw"), ("fp32", "muon")]

@@ -10,15 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from infra.errors import ConfigError
 from infra.job import load_result
 from infra.job_main import PREEMPTED_EXIT
 from infra.store.dataset import Dataset
+from infra.store.manifest import InputRecord
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
 from tests.support import adopt_dataset
 from tests.training.pretraining import PretrainJob, build_inputs, small_config
 from training.checkpoint import list_checkpoints
 from training.hub_format import load_model
+from training.takedown import takedown
 from training.trace import trace_step, trace_url
 
 
@@ -38,7 +41,13 @@ def finished(inputs, tmp_path_factory):
 def published(job: PretrainJob) -> Dataset:
     result = load_result(job.request.work_dir)
     dataset = adopt_dataset(job.request.dataset_root, "pretrain", result.outputs)
-    manifest = dataset.manifest.model_copy(update={"config": job.request.config, "stats": result.stats})
+    records = [
+        InputRecord(role=role, name=given.name, fingerprint=given.manifest.fingerprint, digest=given.digest)
+        for role, given in job.inputs.items()
+    ]
+    manifest = dataset.manifest.model_copy(
+        update={"config": job.request.config, "stats": result.stats, "inputs": records, "fingerprint": "1" * 12}
+    )
     return Dataset(dataset.root, manifest)
 
 
@@ -124,3 +133,26 @@ def test_steps_and_urls_find_each_other(finished, inputs):
             urls = {document["url"] for document in trace_step(pretrain, shards, step)["documents"]}
             assert entry["url"] in urls
     assert trace_url(pretrain, shards, "https://nowhere.example/")["steps"] == []
+
+
+def test_a_takedown_names_everything_that_holds_or_learned_from_a_document(finished, inputs):
+    pretrain, shards = published(finished), inputs["shards"]
+    store = [*inputs.values(), pretrain]
+    url = trace_step(pretrain, shards, 3)["documents"][0]["url"]
+    view = takedown(store, lambda name, fingerprint: finished.request.work_dir, url=url)
+    assert [entry["url"] for entry in view["documents"]] == [url]
+    assert {entry["name"] for entry in view["datasets"]} == {"redact", "shards"}
+    traced = trace_url(pretrain, shards, url)
+    assert [entry["shard"] for entry in view["shards"]] == traced["shards"]
+    assert view["steps"] == [{"dataset": "pretrain/" + "1" * 12, "steps": traced["steps"]}]
+    assert all(int(path[-8:]) >= traced["steps"][0] for path in view["checkpoints"]) and view["checkpoints"]
+    assert {name.split("/")[0] for name in view["derived"]} == {"tokenizer", "pretrain"}
+    assert view["rebuild"] == ["redact", "tokenizer", "shards", "pretrain"]
+
+    whole = takedown(store, lambda name, fingerprint: finished.request.work_dir, domain="WEB.example")
+    assert {entry["url"].split("/")[2] for entry in whole["documents"]} == {"web.example"}
+    assert len(whole["documents"]) == 400
+    none = takedown(store, lambda name, fingerprint: finished.request.work_dir, domain="b.example")
+    assert none["documents"] == [] and none["rebuild"] == []
+    with pytest.raises(ConfigError):
+        takedown(store, lambda name, fingerprint: finished.request.work_dir)

@@ -1,0 +1,236 @@
+"""Ours, a plain PyTorch loop and Hugging Face's Trainer: the same model, batches, precision and optimizer.
+
+    python -m tests.benchmarks.train_parts.contenders NAME SPEC.json      prints one JSON object
+
+Each contender runs alone in a process of its own. A step is timed from the end of the one before it to its own end, so
+that reading data, reporting and whatever a framework does between steps counts.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.shards.order import rows_of
+from pipeline.shards.reader import ShardSet
+from training.metrics import memory_gb, utilisation
+from training.model import ModelConfig, build_model
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What all contenders are asked to do."""
+
+    inputs: dict[str, str]
+    model: dict[str, Any]
+    dtype: str
+    batch: int
+    micro: int
+    steps: int
+    warmup: int
+    threads: int
+    compile: bool
+    folder: str
+
+    @property
+    def shape(self) -> ModelConfig:
+        return ModelConfig.model_validate(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def shards(self) -> ShardSet:
+        return ShardSet.open(Path(self.inputs["shards"]) / "data", "train")
+
+
+class Clock:
+    """Ends of steps, and how long each waited for its data."""
+
+    def __init__(self) -> None:
+        self.ends = [time.perf_counter()]
+        self.waited = [0.0]
+
+    def end(self, waited: float) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        self.waited.append(waited)
+
+    def result(self, spec: Spec, seq_len: int) -> dict[str, float | None]:
+        ends, waited = self.ends[spec.warmup :], self.waited[spec.warmup :]
+        seconds = [after - before for before, after in itertools.pairwise(ends)]
+        speed = spec.batch * seq_len / statistics.median(seconds)
+        return {
+            "tokens_per_s": speed,
+            "peak_memory_gb": memory_gb(),
+            "data_wait_fraction": (waited[-1] - waited[0]) / (ends[-1] - ends[0]),
+            "mfu": utilisation(spec.shape, seq_len, speed, 1),
+        }
+
+
+def ours(spec: Spec) -> dict[str, float | None]:
+    from infra.job import JobRequest
+    from infra.store.dataset import Dataset
+    from training.engine import distributed
+    from training.pretrain import PretrainConfig, build_loop, model_shape, open_data
+    from training.reporter import Reporter
+
+    config = PretrainConfig.model_validate(
+        {
+            "model": spec.model,
+            "steps": 10 * (spec.warmup + spec.steps),
+            "batch_sequences": spec.batch,
+            "parallel": {"dtype": spec.dtype, "micro_batch": spec.micro, "compile": spec.compile},
+            "optimizer": {"lr": 1e-4},
+            "mask_documents": False,
+            "ranks": 1,
+            "checkpoint_every": 1_000_000,
+        }
+    )
+    inputs = {role: Dataset.open(root) for role, root in spec.inputs.items()}
+    folder = Path(spec.folder)
+    request = JobRequest("pretrain", "0" * 12, {}, inputs, folder / "dataset", folder / "work")
+    for path in (request.dataset_root, request.work_dir):
+        path.mkdir(parents=True, exist_ok=True)
+    clock = Clock()
+    with distributed() as ranks:
+        data = open_data(inputs["shards"].local("data"), inputs["tokenizer"].local("data"))
+        shape = model_shape(config, data)
+        reporter = Reporter(request, ranks, shape, data.train.seq_len, "")
+        loop = build_loop(request, config, ranks, data, shape, reporter)
+        reporter.begin(0)
+        report = loop.events.step
+
+        def step(result: Any, seconds: float) -> None:
+            report(result, seconds)
+            clock.end(loop.loader.wait_seconds)
+
+        loop.events.step = step
+        batches = loop.loader.steps(0)
+
+        def advance(steps: int) -> None:
+            for _ in range(steps):
+                loop.take(next(batches), lambda: False)
+
+        advance(spec.warmup + spec.steps)
+        answer = clock.result(spec, data.train.seq_len)
+        usual = statistics.median(np.diff(clock.ends[spec.warmup :]))
+        began = time.perf_counter()
+        loop.checkpoints.save({})
+        answer["checkpoint_call_s"] = time.perf_counter() - began
+        taken = 0
+        while loop.checkpoints.busy:
+            advance(1)
+            taken += 1
+        # What one checkpoint costs the training: the time until it is written, less the work done meanwhile.
+        answer["checkpoint_lost_s"] = max(0.0, time.perf_counter() - began - taken * usual)
+        batches.close()
+    return answer
+
+
+def plain(spec: Spec) -> dict[str, float | None]:
+    """What one writes by hand: autocast, fused AdamW, clipping, a DataLoader, full logits."""
+    shards = spec.shards()
+    model: nn.Module = build_model(spec.shape, 0, device=spec.device)
+    decoder = torch.compile(model) if spec.compile else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    batches, clock, waited = iter(_batches(spec, shards)), Clock(), 0.0
+    model.train()
+    for _ in range(spec.warmup + spec.steps):
+        for _ in range(spec.batch // spec.micro):
+            before = time.perf_counter()
+            tokens = next(batches).to(spec.device)
+            waited += time.perf_counter() - before
+            with torch.autocast(spec.device.type, torch.bfloat16, enabled=spec.dtype == "bf16"):
+                logits = decoder(tokens[:, :-1]) @ model.output_weight.T
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+            (loss * spec.micro / spec.batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        clock.end(waited)
+    return clock.result(spec, shards.seq_len)
+
+
+def trainer(spec: Spec) -> dict[str, float | None]:
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    shards, shape = spec.shards(), spec.shape
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            tie_word_embeddings=shape.tie_embeddings,
+            max_position_embeddings=shape.max_position,
+        )
+    )
+    clock = Clock()
+
+    class Timer(TrainerCallback):
+        def on_step_end(self, *arguments: Any, **named: Any) -> None:
+            clock.end(0.0)
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(shards)
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            tokens = _row(shards, index)[:-1]
+            return {"input_ids": tokens, "labels": tokens}
+
+    arguments = TrainingArguments(
+        output_dir=spec.folder,
+        max_steps=spec.warmup + spec.steps,
+        per_device_train_batch_size=spec.micro,
+        gradient_accumulation_steps=spec.batch // spec.micro,
+        learning_rate=1e-4,
+        optim="adamw_torch_fused",
+        bf16=spec.dtype == "bf16",
+        use_cpu=spec.device.type == "cpu",
+        torch_compile=spec.compile,
+        report_to="none",
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Timer()]).train()
+    return clock.result(spec, shards.seq_len) | {"data_wait_fraction": None}
+
+
+def _row(shards: ShardSet, index: int) -> Tensor:
+    return torch.from_numpy(shards.rows(np.array([index])).input_ids[0])
+
+
+def _batches(spec: Spec, shards: ShardSet) -> Iterator[Tensor]:
+    order = rows_of(0, np.arange((spec.warmup + spec.steps) * spec.batch), len(shards))
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(order)
+
+        def __getitem__(self, place: int) -> Tensor:
+            return _row(shards, int(order[place]))
+
+    return iter(torch.utils.data.DataLoader(Rows(), batch_size=spec.micro))
+
+
+if __name__ == "__main__":
+    wanted = Spec(**json.loads(Path(sys.argv[2]).read_text()))
+    torch.set_num_threads(wanted.threads)
+    torch.manual_seed(0)
+    print("ANSWER " + json.dumps({"ours": ours, "plain": plain, "trainer": trainer}[sys.argv[1]](wanted)))
