@@ -158,7 +158,7 @@ def test_kill_9_anywhere_then_the_same_command_gives_the_same_bytes(
     except ValueError:  # no worker was alive at that moment
         _driver(process).send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    gone, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     again = subprocess.run(
         [sys.executable, "-m", "tests.infra.run_toy", str(tmp_path)], cwd=REPOSITORY, text=True,
