@@ -75,6 +75,22 @@ def part_starts(data, begin, words, source_start, source_end, newlines, starts):
     return parts
 
 
+@kernel
+def hash_parts(hashes, letters, bounds, least, keys):  # type: ignore[no-untyped-def]
+    """One hash for each range of words ``bounds[p]:bounds[p + 1]`` that has ``least`` words and a letter; zero for others."""
+    for p in range(len(bounds) - 1):
+        keys[p] = 0
+        if bounds[p + 1] - bounds[p] < least:
+            continue
+        value = np.uint64(0)
+        letter = False
+        for i in range(bounds[p], bounds[p + 1]):
+            value = value * _BASE + hashes[i]
+            letter = letter or letters[i] > 0
+        if letter:
+            keys[p] = ((value ^ (value >> np.uint64(29))) * _MIX) | np.uint64(1)
+
+
 class Analyzer:
     """The n-grams of single texts, with reused working memory."""
 

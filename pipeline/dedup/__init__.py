@@ -11,6 +11,8 @@ shingles decide. The work is a chain of steps, each a map over independent units
     verify    every block       true similarity of the nominated pairs
     settle    every block       who stays; in rounds, until all is decided
     fates     every block       every dropped document's survivor
+    spans     every file        lines, paragraphs or runs of words of what is left (off by default)
+    repeats   every key range   what many documents share is cut from all but one
     select    every file        documents, ledger, index
 
 A corpus of one block goes through the middle steps in one unit (``small``).
@@ -22,6 +24,7 @@ from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.fates import fate_unit, fate_units
 from pipeline.dedup.levels import copy_unit, copy_units, url_unit, url_units
 from pipeline.dedup.nominate import band_unit, band_units, nominate_unit, nominate_units
+from pipeline.dedup.repeats import repeat_unit, repeat_units, span_unit, span_units
 from pipeline.dedup.report import finalize
 from pipeline.dedup.select import select_unit, select_units
 from pipeline.dedup.settle import settle_steps
@@ -42,6 +45,8 @@ _BETWEEN = (
     Step("verify", verify_units, verify_unit),
     *settle_steps(),
     Step("fates", fate_units, fate_unit),
+    Step("spans", span_units, span_unit),
+    Step("repeats", repeat_units, repeat_unit),
 )
 
 STAGE = ShardStage(
@@ -59,7 +64,7 @@ STAGE = ShardStage(
     finalize=finalize,
     consumes="quality",
     ledgered=True,
-    code=("pipeline.dedup", "pipeline.words", "pipeline.kernels"),
+    code=("pipeline.dedup", "pipeline.ngrams", "pipeline.words", "pipeline.kernels"),
     description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",
 )
 

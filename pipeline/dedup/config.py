@@ -53,6 +53,22 @@ class DedupConfig(Config):
     per_language_code: bool = True
     """Compare source code only with code in the same programming language."""
 
+    repeats: Literal["off", "line", "paragraph", "window"] = "off"
+    """Cut what many of the remaining documents share: whole lines, whole paragraphs, or any run of ``window_words`` words.
+    Source code is left alone."""
+
+    repeat_documents: int = Field(10, ge=2)
+    """A line, paragraph or run is cut if so many documents have it; the best-ranked of them keeps it."""
+
+    repeat_words: int = Field(5, ge=1)
+    """Shorter lines and paragraphs are left alone."""
+
+    window_words: int = Field(50, ge=5)
+    """The length of a run."""
+
+    min_words_left: int = Field(20, ge=0)
+    """A document of which less would be left is dropped, unless it is another one's survivor."""
+
     scope: Literal["within", "all"] = "all"
     """``within``: compare only the documents of this run. ``all``: also with the datasets in ``previous``."""
 

@@ -2,7 +2,8 @@
 
 For each block, the near duplicates among its documents, and the followers of its documents: those dropped for their URL or
 text. If the followed document is a near duplicate in turn, its followers pass to its survivor. ``fates/<b>.fates``
-holds (document, survivor, similarity, level), by block of the document.
+holds (document, survivor, similarity, level), by block of the document, ``fates/<b>.survivors`` the survivors among the
+new documents, by their block.
 
 A follower by text is as similar to the survivor as the document it copies; a follower by URL is compared with it here,
 so that the ledger tells a moved page from a new one.
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
-from pipeline.dedup.corpus import Corpus, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
 from pipeline.dedup.levels import EXACT, NEAR, URL, partition_files
 from pipeline.dedup.settle import DROPPED, load_state
@@ -35,9 +36,12 @@ def fate_unit(unit: Unit, context: UnitContext) -> Counts:
     dropped, survivor, score = _near(context, block, corpus.blocks)
     with (
         context.intermediate(f"{block:05}.fates") as path,
+        context.intermediate(f"{block:05}.survivors") as survivors_path,
         ExchangeWriter(path, FATE, corpus.blocks, context.config.budget // 4) as writer,
+        ExchangeWriter(survivors_path, 1, corpus.blocks, context.config.budget // 4) as survivors,
     ):
         _write(corpus, writer, dropped, survivor, score, np.full(len(dropped), NEAR, np.uint64))
+        _mark(corpus, survivors, survivor)
         for chunk in read_partition(partition_files(context.work_root, "copies", "follow", copies), block):
             target, similarity = chunk[:, 1].copy(), np.ones(len(chunk))
             if len(dropped):
@@ -46,7 +50,13 @@ def fate_unit(unit: Unit, context: UnitContext) -> Counts:
                 target[moved], similarity[moved] = survivor[at[moved]], score[at[moved]]
             _compare_urls(context, chunk[:, 0], target, similarity, chunk[:, 2])
             _write(corpus, writer, chunk[:, 0], target, similarity, chunk[:, 2])
+            _mark(corpus, survivors, target)
     return Counts()
+
+
+def _mark(corpus: Corpus, writer: ExchangeWriter, survivors: NDArray[np.uint64]) -> None:
+    named = np.unique(survivors[survivors < corpus.new])
+    writer.add(named[:, None], corpus.block_of(named))
 
 
 def _near(
@@ -100,6 +110,14 @@ def fates_of(context: UnitContext, begin: int, end: int, blocks: range, files: i
         _, first = np.unique(rows[:, 0], return_index=True)
         parts.append(rows[first])
     return np.concatenate(parts) if parts else np.empty((0, FATE), np.uint64)
+
+
+def dropped_rows(context: UnitContext, corpus: Corpus, piece: Piece, files: int) -> NDArray[np.bool_]:
+    """Which documents of a piece were dropped."""
+    fates = fates_of(context, piece.base, piece.base + piece.rows, corpus.blocks_of(piece), files)
+    dropped = np.zeros(piece.rows, np.bool_)
+    dropped[(fates[:, 0] - np.uint64(piece.base)).astype(np.int64)] = True
+    return dropped
 
 
 RULES = {URL: "url_duplicate", EXACT: "exact_duplicate", NEAR: "near_duplicate"}

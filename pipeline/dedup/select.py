@@ -1,6 +1,11 @@
-"""Step ``select``: write the documents that stay, the ledger of those that do not, and the index of those that stay."""
+"""Step ``select``: write the documents that stay, the ledger of those that do not, and the index of those that stay.
+
+With ``repeats`` on, also what was cut from documents that stay: ``evidence/<file>.parquet``.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,20 +13,40 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
+from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
 from pipeline.dedup.flat import RangeReader, read_ranges, read_rows
 from pipeline.dedup.levels import EXACT, NEAR, URL
 from pipeline.dedup.policy import NEW
-from pipeline.document import document_writer, read_batches
+from pipeline.dedup.repeats import Cut, Cuts, SpanFinder, cut
+from pipeline.document import DOCUMENT_SCHEMA, RowWriter, document_writer, read_batches
 from pipeline.ledger import LEDGER_SCHEMA, ledger_writer
 
 _ROWS = 1 << 13
+_EXCERPT = 200
+
+EVIDENCE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.binary(16), nullable=False),
+        pa.field("url", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("survivor_id", pa.binary(16), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("excerpt", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+    ],
+    metadata={"headwater.evidence": "1"},
+)
+"""What was cut as repeated: characters ``start`` to ``end`` of the text as it came in, and the document that keeps most of
+what this one lost. ``action`` is ``drop`` where too little was left."""
 
 
 def select_units(context: StageContext) -> Iterable[Unit]:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     files = len(files_of(context, "fates", ".fates"))
+    repeats = len(files_of(context, "repeats", ".cuts"))
     signed = {file.removesuffix(".cards") for file in files_of(context, "sign", ".cards")}
     sizes = {file.path: file.bytes for file in context.inputs["quality"].files("data/", ".parquet")}
     for piece in corpus.pieces:
@@ -30,7 +55,7 @@ def select_units(context: StageContext) -> Iterable[Unit]:
             path = f"data/{piece.name}.parquet"
             yield Unit(
                 unit_id("select", piece.name),
-                {"piece": piece.name, "fates": files},
+                {"piece": piece.name, "fates": files, "repeats": repeats},
                 weight=sizes[path],
                 documents=piece.rows,
             )
@@ -39,47 +64,132 @@ def select_units(context: StageContext) -> Iterable[Unit]:
 def select_unit(unit: Unit, context: UnitContext) -> Counts:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     piece = corpus.piece_of(unit)
-    blocks = corpus.blocks_of(piece)
-    end = piece.base + piece.rows
-    fates = fates_of(context, piece.base, end, blocks, number_in(unit, "fates"))
-    dropped = np.zeros(piece.rows, np.bool_)
-    dropped[(fates[:, 0] - np.uint64(piece.base)).astype(np.int64)] = True
-    _write_documents(piece, corpus, fates, dropped, context)
+    files, partitions = number_in(unit, "fates"), number_in(unit, "repeats")
+    fates = fates_of(context, piece.base, piece.base + piece.rows, corpus.blocks_of(piece), files)
+    stays = np.ones(piece.rows, np.bool_)
+    stays[(fates[:, 0] - np.uint64(piece.base)).astype(np.int64)] = False
+    selection = Selection(context, corpus, piece, fates, stays)
+    if partitions:
+        selection.cuts = Cuts.read(context, corpus, piece, partitions, files)
+        with (
+            context.output(f"evidence/{piece.name}.parquet") as path,
+            RowWriter(path, EVIDENCE_SCHEMA) as selection.evidence,
+        ):
+            selection.write()
+    else:
+        selection.write()
     if context.config.index:
-        write_index(piece, dropped, context)
+        write_index(piece, stays, context)
     levels = {rule: int((fates[:, 3] == level).sum()) for level, rule in RULES.items()}
-    return Counts(piece.rows, piece.rows - len(fates), {rule: number for rule, number in levels.items() if number})
+    levels[f"repeated_{context.config.repeats}"] = selection.repeated
+    kept = int(stays.sum())
+    return Counts(piece.rows, kept, {rule: number for rule, number in levels.items() if number})
 
 
-def _write_documents(
-    piece: Piece, corpus: Corpus, fates: NDArray[np.uint64], dropped: NDArray[np.bool_], context: UnitContext
-) -> None:
-    source = context.inputs["quality"].url(f"data/{piece.name}.parquet")
-    row = written = 0
-    with (
-        context.output(f"data/{piece.name}.parquet") as data_path,
-        context.output(f"ledger/{piece.name}.parquet") as ledger_path,
-        document_writer(data_path) as documents,
-        ledger_writer(ledger_path) as ledger,
-    ):
-        for batch in read_batches(source):
-            out = dropped[row : row + batch.num_rows]
-            documents.write_table(pa.Table.from_batches([batch.filter(pa.array(~out))]))
-            number = int(out.sum())
-            if number:
-                gone = batch.select(["id", "url", "source"]).filter(pa.array(out))
-                ledger.write_table(_ledger_rows(gone, fates[written : written + number], corpus, context))
-            written += number
-            row += batch.num_rows
+@dataclass
+class Selection:
+    """Writing the documents and the ledger of one file. ``stays`` is updated where cutting leaves too little."""
+
+    context: UnitContext
+    corpus: Corpus
+    piece: Piece
+    fates: NDArray[np.uint64]
+    stays: NDArray[np.bool_]
+    cuts: Cuts | None = None
+    evidence: RowWriter | None = None
+    repeated: int = 0
+
+    def write(self) -> None:
+        source = self.context.inputs["quality"].url(f"data/{self.piece.name}.parquet")
+        row = written = 0
+        with (
+            self.context.output(f"data/{self.piece.name}.parquet") as data_path,
+            self.context.output(f"ledger/{self.piece.name}.parquet") as ledger_path,
+            document_writer(data_path) as documents,
+            ledger_writer(ledger_path) as ledger,
+        ):
+            for batch in read_batches(source):
+                stays = self.stays[row : row + batch.num_rows]
+                number = int((~stays).sum())
+                if number:
+                    gone = batch.select(["id", "url", "source"]).filter(pa.array(~stays))
+                    fates = self.fates[written : written + number]
+                    ledger.write_table(_ledger_rows(gone, fates, self.corpus, self.context))
+                table = self._cut(batch, row, stays, ledger) if self.cuts else pa.Table.from_batches([batch])
+                documents.write_table(table.filter(pa.array(stays)))
+                written += number
+                row += batch.num_rows
+
+    def _cut(self, batch: pa.RecordBatch, row: int, stays: NDArray[np.bool_], ledger: RowWriter) -> pa.Table:
+        """The batch with repeated spans cut out of its texts; ``stays`` turns False where too little is left."""
+        cuts, evidence, config = self.cuts, self.evidence, self.context.config
+        assert cuts is not None
+        assert evidence is not None
+        finder = SpanFinder(config)
+        texts: dict[int, str] = {}
+        for i in np.flatnonzero(stays).tolist():
+            document = self.piece.base + row + i
+            wanted = cuts.of(document)
+            if len(wanted) == 0:
+                continue
+            text = batch["text"][i].as_py().encode()
+            found = cut(text, wanted, finder)
+            record = {name: batch[name][i].as_py() for name in ("id", "url", "source")}
+            record["survivor_id"] = _ids(self.corpus, np.array([found.keeper], np.uint64))[0]
+            too_little = finder.words(found.left) < config.min_words_left
+            if too_little and cuts.must_stay(document):
+                continue
+            for begin, end in found.spans:
+                evidence.write(record | _span_record(text, begin, end, "drop" if too_little else "cut"))
+            if too_little:
+                stays[i] = False
+                self.repeated += 1
+                ledger.write(record | _repeat_fate(found, config))
+            else:
+                texts[i] = found.left.decode()
+        return _with_texts(batch, texts)
+
+
+def _span_record(text: bytes, begin: int, end: int, action: str) -> dict[str, Any]:
+    start = len(text[:begin].decode())
+    span = text[begin:end].decode()
+    return {"start": start, "end": start + len(span), "excerpt": span[:_EXCERPT], "action": action}
+
+
+def _repeat_fate(found: Cut, config: DedupConfig) -> dict[str, Any]:
+    return {
+        "stage": "dedup",
+        "verdict": "dropped",
+        "rule": f"repeated_{config.repeats}",
+        "score": found.share,
+        "threshold": None,
+        "detail": f"less than {config.min_words_left} words are left without what other documents have too",
+    }
+
+
+def _with_texts(batch: pa.RecordBatch, texts: dict[int, str]) -> pa.Table:
+    table = pa.Table.from_batches([batch])
+    if not texts:
+        return table
+    column = batch["text"].to_pylist()
+    for row, text in texts.items():
+        column[row] = text
+    return table.set_column(
+        table.schema.get_field_index("text"), DOCUMENT_SCHEMA.field("text"), pa.array(column, pa.large_string())
+    )
+
+
+def _ids(corpus: Corpus, documents: NDArray[np.uint64]) -> list[bytes]:
+    """Ids of documents given in any order."""
+    ordered, position = np.unique(documents, return_inverse=True)
+    ids = corpus.cards(ordered)[:, [c.ID_A, c.ID_B]].astype(">u8")
+    return [bytes(ids[at].tobytes()) for at in position]
 
 
 def _ledger_rows(gone: pa.RecordBatch, fates: NDArray[np.uint64], corpus: Corpus, context: UnitContext) -> pa.Table:
-    survivors, position = np.unique(fates[:, 1], return_inverse=True)
-    ids = corpus.cards(survivors)[:, [c.ID_A, c.ID_B]].astype(">u8")
-    names = [bytes(ids[at].tobytes()) for at in position]
-    where = corpus.where(survivors)[position]
     scores = np.ascontiguousarray(fates[:, 2]).view(np.float64)
     levels = [int(level) for level in fates[:, 3]]
+    where = corpus.where(fates[:, 1])
     threshold = context.config.threshold
     return pa.Table.from_pydict(
         {
@@ -91,7 +201,7 @@ def _ledger_rows(gone: pa.RecordBatch, fates: NDArray[np.uint64], corpus: Corpus
             "rule": [RULES[level] for level in levels],
             "score": scores,
             "threshold": [threshold if level == NEAR else None for level in levels],
-            "survivor_id": names,
+            "survivor_id": _ids(corpus, fates[:, 1]),
             "detail": [_detail(level, corpus.pieces[at]) for level, at in zip(levels, where, strict=True)],
         },
         schema=LEDGER_SCHEMA,
@@ -102,15 +212,15 @@ def _detail(level: int, piece: Piece) -> str:
     what = {
         URL: "the survivor has the same address",
         EXACT: "the survivor has the same text",
-        NEAR: "shingles in common",
+        NEAR: "most shingles are the survivor's too",
     }
     return f"{what[level]}; it is in {piece.snapshot or 'this dataset'}, {piece.name}"
 
 
-def write_index(piece: Piece, dropped: NDArray[np.bool_], context: UnitContext) -> None:
+def write_index(piece: Piece, stays: NDArray[np.bool_], context: UnitContext) -> None:
     """The flat arrays of the documents that stay; ``FIRST`` counted anew."""
     bands, rows = context.config.shape
-    kept = int((~dropped).sum())
+    kept = int(stays.sum())
     first = 0
     with (
         context.output(f"index/{piece.name}.cards", rows=kept, digested=False) as cards_path,
@@ -125,12 +235,12 @@ def write_index(piece: Piece, dropped: NDArray[np.bool_], context: UnitContext) 
     ):
         for begin in range(0, piece.rows, _ROWS):
             end = min(begin + _ROWS, piece.rows)
-            stays = ~dropped[begin:end]
-            cards = read_rows(cards_file, np.uint64, c.CARD, begin, end).astype(np.uint64, copy=False)[stays]
+            part = stays[begin:end]
+            cards = read_rows(cards_file, np.uint64, c.CARD, begin, end).astype(np.uint64, copy=False)[part]
             sizes = cards[:, c.COUNT].astype(np.int64)
             read_ranges(shingles_file, np.uint32, cards[:, c.FIRST].astype(np.int64), sizes).tofile(shingles_out)
             cards[:, c.FIRST] = first + np.cumsum(sizes) - sizes
             cards[:, c.RANK_A] &= ~NEW
             first += int(sizes.sum())
             cards.tofile(cards_out)
-            read_rows(signatures_file, np.uint32, bands * rows, begin, end)[stays].tofile(signatures_out)
+            read_rows(signatures_file, np.uint32, bands * rows, begin, end)[part].tofile(signatures_out)

@@ -11,8 +11,9 @@ smaller by that is one giant group, and is read twice: once for its centres, onc
 
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Stars:
     centres: int
     best_only: bool
     budget: int
+    least: int = 2
+    """Smaller groups yield nothing."""
 
 
 Source = Callable[[], Iterable[Records]]
@@ -79,13 +82,22 @@ def _way(keys: NDArray[np.uint64], depth: int) -> NDArray[np.int64]:
 
 def _streamed(source: Source, width: int, rule: Stars) -> Iterator[Records]:
     best = np.empty((0, width), np.uint64)
+    sizes: Counter[int] = Counter()
     for chunk in source():
+        if rule.least > 2:
+            sizes.update(
+                dict(zip(*(part.tolist() for part in np.unique(chunk[:, KEY], return_counts=True)), strict=True))
+            )
         records = _by_key(np.concatenate([best, chunk]))
         best = records[_centre_mask(records, rule.new, rule.centres)]
+    if rule.least > 2:
+        best = best[[sizes[key] >= rule.least for key in best[:, KEY].tolist()]]
     for chunk in source():
         known = best[np.isin(best[:, KEY], chunk[:, KEY])]
         others = chunk[~_rows_in(chunk, known)]
-        yield from _pairs_of(np.concatenate([known, others]), rule)
+        yield from _pairs_of(
+            np.concatenate([known, others[np.isin(others[:, KEY], known[:, KEY])]]), replace(rule, least=2)
+        )
 
 
 def _rows_in(records: Records, known: Records) -> NDArray[np.bool_]:
@@ -108,7 +120,7 @@ def _pairs_of(records: Records, rule: Stars) -> Iterator[Records]:
         end = min(begin + rows, len(ordered))
         if end < len(ordered):
             end = int(np.searchsorted(ordered[:, KEY], ordered[end - 1, KEY], side="right"))
-        members, partners = _star(ordered[begin:end], rule.new, rule.centres, rule.best_only)
+        members, partners = _star(ordered[begin:end], rule.new, rule.centres, rule.best_only, rule.least)
         for first in range(0, len(members), rows):
             part = slice(first, first + rows)
             yield np.hstack([ordered[begin + members[part]], ordered[begin + partners[part]]])
@@ -178,7 +190,7 @@ def _centre_mask(records, new, centres):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _star(records, new, centres, best_only):  # type: ignore[no-untyped-def]
+def _star(records, new, centres, best_only, least):  # type: ignore[no-untyped-def]
     """Rows of members and of their partners, for records sorted by key."""
     checked = records.shape[1] > CHECK
     chosen = np.empty(2 * centres + 1, np.int64)
@@ -191,7 +203,7 @@ def _star(records, new, centres, best_only):  # type: ignore[no-untyped-def]
         end = begin + 1
         while end < len(records) and records[end, KEY] == records[begin, KEY]:
             end += 1
-        if end - begin > 1:
+        if end - begin >= least:
             number = _choose(records, begin, end, new, centres, chosen)
             for i in range(begin, end):
                 if records[i, DOCUMENT] >= new:

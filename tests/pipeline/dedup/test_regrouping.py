@@ -60,22 +60,26 @@ def records_of(keys: list[int], ranks: list[int]) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.uint64)
 
 
-def pairs_of(records: np.ndarray, folder: Path, budget: int, new: int, centres: int, best_only: bool) -> Pairs:
+def pairs_of(
+    records: np.ndarray, folder: Path, budget: int, new: int, centres: int, best_only: bool, least: int = 2
+) -> Pairs:
     chunks = 7
 
     def source() -> Iterator[np.ndarray]:
         yield from np.array_split(records, chunks)
 
-    found = star_pairs(source, records.nbytes, 4, Stars(new, centres, best_only, budget), folder)
+    found = star_pairs(source, records.nbytes, 4, Stars(new, centres, best_only, budget, least), folder)
     return {(int(row[DOCUMENT]), int(row[4 + DOCUMENT])) for part in found for row in part}
 
 
-def expected(records: np.ndarray, new: int, centres: int, best_only: bool) -> Pairs:
+def expected(records: np.ndarray, new: int, centres: int, best_only: bool, least: int) -> Pairs:
     groups: dict[int, list[tuple[int, int]]] = {}
     for key, rank, _, document in records.tolist():
         groups.setdefault(key, []).append((rank, document))
     pairs: Pairs = set()
     for group in groups.values():
+        if len(group) < least:
+            continue
         group.sort()
         best = group[:centres]
         further = centres - sum(entry[1] < new for entry in best)
@@ -93,6 +97,7 @@ def expected(records: np.ndarray, new: int, centres: int, best_only: bool) -> Pa
     centres=st.integers(1, 3),
     best_only=st.booleans(),
     budget=st.sampled_from([40, 400, 1 << 20]),
+    least=st.integers(2, 4),
 )
 def test_every_member_meets_the_centres_of_its_group(
     tmp_path_factory: pytest.TempPathFactory,
@@ -101,12 +106,13 @@ def test_every_member_meets_the_centres_of_its_group(
     centres: int,
     best_only: bool,
     budget: int,
+    least: int,
 ) -> None:
     """The same pairs whether a partition fits the budget, is cut, or is one giant group."""
     records = records_of([key * 2**55 for key, _ in entries], [rank for _, rank in entries])
     new = max(0, len(entries) - old)
-    found = pairs_of(records, tmp_path_factory.mktemp("stars"), budget, new, centres, best_only)
-    assert found == expected(records, new, centres, best_only)
+    found = pairs_of(records, tmp_path_factory.mktemp("stars"), budget, new, centres, best_only, least)
+    assert found == expected(records, new, centres, best_only, least)
 
 
 def test_a_giant_group_makes_pairs_linear_in_its_size(tmp_path: Path) -> None:
