@@ -8,7 +8,7 @@ Two log-probabilities are kept of each sampled token: under the model itself (``
 filtered; what policy optimisation compares) and under the distribution it was drawn from (``sample_log_probs``).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -112,7 +112,7 @@ def stream(
     *,
     stop_ids: Sequence[int] = (),
     pad_id: int = 0,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """The new tokens as they are made, row by row within each position. The model's mode is left as it was."""
     if not prompts:
         return
