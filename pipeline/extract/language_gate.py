@@ -1,6 +1,6 @@
 """A quick look at the language of a page, before the costly extraction.
 
-The identifier reads the raw visible text, boilerplate included, so it is used only to turn away what is surely not
+The identifier reads the page's visible text before extraction, so it is used only to turn away what is surely not
 wanted: pages where no wanted language reaches ``threshold`` among the candidates. The language that is written to the
 documents is decided later, on the extracted text.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fasttext
 
-SAMPLE_CHARACTERS = 4_000
+SAMPLE_BYTES = 4_000
 CANDIDATES = 5
 
 
@@ -21,11 +21,10 @@ class LanguageGate:
         self._wanted = wanted
 
     def wanted_share(self, text: str) -> float:
-        """Probability of the wanted languages together, from the middle of the text (its ends are navigation)."""
-        begin = max(0, (len(text) - SAMPLE_CHARACTERS) // 2)
-        sample = " ".join(text[begin : begin + SAMPLE_CHARACTERS].split())
-        if not sample:
+        """Probability of the wanted languages together."""
+        line = " ".join(text.split())
+        if not line:
             return 0.0
         # The wrapped predict() of several fastText builds fails on numpy 2; the bound method does not.
-        pairs = self._model.f.predict(sample + "\n", CANDIDATES, 0.0, "strict")
+        pairs = self._model.f.predict(line + "\n", CANDIDATES, 0.0, "strict")
         return float(sum(score for score, label in pairs if label.removeprefix("__label__") in self._wanted))

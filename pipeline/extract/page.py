@@ -1,32 +1,27 @@
 """One HTTP response in, one text out, or a reason why not.
 
 The order is by cost. Status, type and size cost nothing; a payload seen before in this unit costs a dictionary look-up;
-decoding and the language of the raw text cost a millisecond or two; only then comes trafilatura, some forty. Each
-costly step runs under the document's time limit, and a page on which trafilatura fails or hangs is given to
-resiliparse before it is given up.
+decoding, one pass over the bytes (``scan.py``) and the language of the text it finds cost less than a millisecond; only then
+comes the extractor, on a page from which menus, scripts and lists of links are already cut. Each costly step runs
+under the document's time limit, and a page on which trafilatura fails or hangs is given to resiliparse before it is
+given up.
 """
 
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lxml.etree import LxmlError
 from pydantic import Field
 
 from infra.config import Config
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, unpack
-from pipeline.extract.extractors import (
-    Extractor,
-    Mode,
-    page_title,
-    raw_text,
-    silence_trafilatura,
-    with_resiliparse,
-    with_trafilatura,
-)
-from pipeline.extract.language_gate import LanguageGate
+from pipeline.extract.extractors import Extractor, Mode, TrafilaturaExtractor, page_title, with_resiliparse
+from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
 from pipeline.extract.refusal import Refused
+from pipeline.extract.scan import Scan, sample_text, scan_page
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xhtml"})
 TEXT_TYPES = frozenset({"text/plain"})
@@ -54,8 +49,10 @@ class ExtractConfig(Config):
     """Pages with more tags go to resiliparse, whose time grows linearly."""
     seconds: float = Field(default=20.0, gt=0, le=600)
     """Time limit for one page and extractor."""
+    prune: bool = True
+    """Cut elements that are nothing but links before extraction: twice as fast, and no worse."""
     min_characters: int = Field(default=1, ge=1)
-    """Shorter texts are dropped."""
+    """Shorter texts are dropped, and pages with less visible text are not extracted at all."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,15 @@ class PageExtractor:
     """The chain for one unit. ``seen`` is per unit, so that the result never depends on what a worker did before."""
 
     config: ExtractConfig
+    trafilatura: TrafilaturaExtractor
     gate: LanguageGate | None = None
     seen: dict[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: ExtractConfig, language_model: Path | None) -> "PageExtractor":
-        silence_trafilatura()
+        extractor = TrafilaturaExtractor(mode=config.mode, tables=config.tables, comments=config.comments)
         wanted = frozenset(config.languages)
-        return cls(config, LanguageGate(language_model, wanted) if wanted and language_model else None)
+        return cls(config, extractor, LanguageGate(language_model, wanted) if wanted and language_model else None)
 
     def extract(self, page: Page) -> Extracted:
         """The page's text. Raises ``Refused`` with the reason."""
@@ -132,41 +130,43 @@ class PageExtractor:
 
     def _main_text(self, page: Page, html: str) -> tuple[str, str]:
         name = page.id.hex()
-        if self.gate:
-            self._check_language(name, html)
-        if self.config.extractor == "trafilatura" and html.count("<") <= self.config.max_elements:
-            text = self._by_trafilatura(name, html)
+        scan = scan_page(html.encode("utf-8", "replace"))
+        self._check_text(scan)
+        data = scan.pruned() if self.config.prune else scan.data
+        if self.config.extractor == "trafilatura" and data.count(b"<") <= self.config.max_elements:
+            text = self._by_trafilatura(name, data)
             if text is not None:
                 return text, "trafilatura"
-        return self._fall_back(name, html), "resiliparse"
+        return self._fall_back(name, data), "resiliparse"
 
-    def _by_trafilatura(self, name: str, html: str) -> str | None:
+    def _check_text(self, scan: Scan) -> None:
+        """Whether there is text enough, in a language that is wanted."""
+        texts = scan.kept_texts()
+        size = int((texts[:, 1] - texts[:, 0]).sum())
+        # Some pages carry their article as data, from which trafilatura can restore it.
+        if size < self.config.min_characters and b"articleBody" not in scan.data:
+            raise Refused("dropped", "no_text", score=float(size), threshold=float(self.config.min_characters))
+        if self.gate:
+            share = self.gate.wanted_share(sample_text(scan.data, texts, SAMPLE_BYTES))
+            if share < self.config.language_threshold:
+                raise Refused("dropped", "raw_language", score=share, threshold=self.config.language_threshold)
+
+    def _by_trafilatura(self, name: str, data: bytes) -> str | None:
         """None where trafilatura or lxml cannot handle the page: resiliparse parses by other code."""
-        config = self.config
         try:
-            with time_limit(config.seconds, document=name):
-                return with_trafilatura(html, mode=config.mode, tables=config.tables, comments=config.comments)
-        except (DocumentLost, RecursionError, ValueError, TypeError, LookupError, AttributeError):
+            with time_limit(self.config.seconds, document=name):
+                return self.trafilatura.text(data)
+        except (DocumentLost, LxmlError, RecursionError, ValueError, TypeError, LookupError, AttributeError):
             return None
 
-    def _fall_back(self, name: str, html: str) -> str:
+    def _fall_back(self, name: str, data: bytes) -> str:
         try:
             with time_limit(self.config.seconds, document=f"{name}-fallback"):
-                return with_resiliparse(html, comments=self.config.comments)
+                return with_resiliparse(data.decode("utf-8", "replace"), comments=self.config.comments)
         except DocumentLost as lost:
             raise Refused("failed", f"extraction_{lost.rule}", str(lost)) from None
         except Exception as error:
             raise Refused("failed", "extraction_error", f"{type(error).__name__}: {error}"[:200]) from None
-
-    def _check_language(self, name: str, html: str) -> None:
-        assert self.gate is not None
-        try:
-            with time_limit(self.config.seconds, document=f"{name}-raw"):
-                share = self.gate.wanted_share(raw_text(html))
-        except DocumentLost as lost:
-            raise Refused("failed", f"extraction_{lost.rule}", str(lost)) from None
-        if share < self.config.language_threshold:
-            raise Refused("dropped", "raw_language", score=share, threshold=self.config.language_threshold)
 
     def _accept(self, text: str, title: str | None, extractor: str) -> Extracted:
         text = clean_text(text)

@@ -55,7 +55,7 @@ def test_a_page_that_hangs_trafilatura_goes_to_resiliparse(monkeypatch: pytest.M
         while True:
             time.sleep(0.01)
 
-    monkeypatch.setattr(page_module, "with_trafilatura", hang)
+    monkeypatch.setattr(page_module.TrafilaturaExtractor, "text", hang)
     result = PageExtractor.create(ExtractConfig(seconds=0.2), None).extract(page(html_page()))
     assert (result.extractor, PROSE.strip() in result.text) == ("resiliparse", True)
 
@@ -67,7 +67,7 @@ def test_a_page_that_hangs_everything_fails_alone(monkeypatch: pytest.MonkeyPatc
 
     extractor = PageExtractor.create(ExtractConfig(seconds=0.2), None)
     with monkeypatch.context() as patch:
-        patch.setattr(page_module, "with_trafilatura", hang)
+        patch.setattr(page_module.TrafilaturaExtractor, "text", hang)
         patch.setattr(page_module, "with_resiliparse", hang)
         began = time.monotonic()
         with pytest.raises(Refused) as caught:
@@ -81,7 +81,7 @@ def test_an_error_in_every_extractor_is_named(monkeypatch: pytest.MonkeyPatch) -
     def fail(*_: object, **__: object) -> str:
         raise ValueError("no tree")
 
-    monkeypatch.setattr(page_module, "with_trafilatura", fail)
+    monkeypatch.setattr(page_module.TrafilaturaExtractor, "text", fail)
     monkeypatch.setattr(page_module, "with_resiliparse", fail)
     with pytest.raises(Refused) as caught:
         extract(html_page())
