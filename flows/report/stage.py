@@ -57,7 +57,8 @@ def ask(datasets: Mapping[str, Dataset], config: ReportConfig) -> list[Reply]:
     from training.chat import ChatSession
     from training.generate import Sampling
 
-    sampling = Sampling(max_new_tokens=config.reply_tokens)
+    # Cooler than a chat's default: one reply has to speak for a model.
+    sampling = Sampling(max_new_tokens=config.reply_tokens, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
     replies = []
     for name in models:
         session = ChatSession.open(datasets[name].local("data/model"), sampling=sampling)
