@@ -1,7 +1,7 @@
 """What became of the documents: counts by stage, rule and source, and a few documents to read.
 
-Ledgers are read in a stream and samples are taken from the fronts of a few files, so the page costs the same for ten
-thousand documents and for ten billion.
+Ledger rows are counted in a stream and samples are taken from the fronts of a few files, so memory stays flat however
+large the corpus is.
 """
 
 from collections import Counter, defaultdict
