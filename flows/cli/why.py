@@ -1,12 +1,17 @@
 """``headwater why``: the fate of one document."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, document_stages, open_store, print_json
+from flows.differences import difference_of
 from flows.fates import Fate, Verdict, fate_of
 from infra.errors import InputError
+from pipeline.dedup.difference import Difference
+
+_HUNKS, _AROUND, _LONGEST = 20, 60, 400
 
 
 def command(
@@ -22,10 +27,13 @@ def command(
             f"no document stage is published under {label!r}", where=str(store.home), remedy="Run a recipe first."
         )
     fate = fate_of(url_or_id, stages)
+    found = difference_of(fate, stages)
     if json:
-        print_json(fate.as_dict())
+        print_json(fate.as_dict() | ({"difference": asdict(found)} if found else {}))
     else:
         _show(fate)
+        if found:
+            _show_difference(found)
 
 
 def _show(fate: Fate) -> None:
@@ -35,6 +43,21 @@ def _show(fate: Fate) -> None:
         out.print(f"  {verdict.stage:<14} {_sentence(verdict)}", markup=False)
     if fate.others:
         out.print(f"  {len(fate.others)} more records have this URL: {', '.join(fate.others[:5])}", markup=False)
+
+
+def _show_difference(found: Difference) -> None:
+    """Changed passages with a few words around them: - only in the dropped text, + only in the survivor."""
+    out = console()
+    out.print(f"  {found.similarity:.1%} of the shingles in common, {found.containment:.1%} of the shorter text's")
+    signs = {"dropped": ("-", "red"), "survivor": ("+", "green"), "both": (" ", "dim")}
+    for hunk in found.hunks[:_HUNKS]:
+        sign, style = signs[hunk.side]
+        text = " ".join(hunk.text.split())
+        if hunk.side == "both" and len(text) > 2 * _AROUND:
+            text = f"{text[:_AROUND]} … {text[-_AROUND:]}"
+        out.print(f"  {sign} {text[:_LONGEST]}", style=style, markup=False)
+    if len(found.hunks) > _HUNKS:
+        out.print(f"  … and {len(found.hunks) - _HUNKS} more passages", style="dim")
 
 
 def _sentence(verdict: Verdict) -> str:
