@@ -1,11 +1,9 @@
 """Every method learns what it is for, on tasks small enough to see the answer."""
 
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from alignment.conversations import Conversation, Message, pack, render_pieces, render_prompt, stop_ids
@@ -30,9 +28,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    yield init_distributed()
-    dist.destroy_process_group()
+def ranks() -> Ranks:
+    return init_distributed()
 
 
 def engine_of(model: torch.nn.Module, ranks: Ranks, lr: float, steps: int) -> Engine:
