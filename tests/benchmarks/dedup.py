@@ -9,6 +9,8 @@ is measured on planted pairs of known similarity, beside what the LSH curve prom
 """
 
 import json
+import os
+import random
 import shutil
 import sys
 import tempfile
@@ -32,7 +34,7 @@ _PARTS = "tests.benchmarks.dedup_parts"
 
 def run(
     seed: int = 1,
-    size: int = 20_000,
+    size: int = 60_000,
     growth_documents: int = 250_000,
     giant: int = 200_000,
     huge_mb: int = 50,
@@ -56,16 +58,12 @@ def run(
 def _signatures(
     folder: Path, seed: int, figures: dict[str, float], rows: list[dict[str, Any]], skip_peers: bool
 ) -> None:
-    import random
-
     planted = [
         Planted(f"p{i}", "original", text)
         for i, text in enumerate(corpus.passages(random.Random(seed), 2000, (500, 500)))
     ]
     _write_lines(planted, folder, files=1)
     rensa = "" if skip_peers else peers.rensa_folder()
-    import os
-
     one_thread = {**os.environ, "RAYON_NUM_THREADS": "1"}
     found = measure([sys.executable, "-m", f"{_PARTS}.signatures", str(folder), rensa], one_thread).result
     _write_lines(planted[:500], folder / "few", files=1)

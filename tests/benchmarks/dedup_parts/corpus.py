@@ -16,9 +16,10 @@ Python sets, never by the system under test.
 """
 
 import gzip
-import hashlib
+import itertools
 import json
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,7 @@ SHARES = (
     ("reordered", 0.01),
 )
 GIANT_SHARE = 0.02
+OTHER_LANGUAGE = 9999
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,20 @@ class Planted:
 
 
 def passages(rng: random.Random, number: int, words: tuple[int, int] = (80, 500)) -> Iterator[str]:
-    """Passages of real text, each of them once, of 80 to 500 words."""
+    """Passages of real text of 80 to 500 words, each of them once; when all are used, the same in invented languages."""
     made = 0
-    for text in _texts():
-        tokens = text.split()
-        at = 0
-        while at + words[1] < len(tokens):
-            size = rng.randint(*words)
-            yield " ".join(tokens[at : at + size])
-            at += size
-            made += 1
-            if made == number:
-                return
-    raise ValueError(f"the source texts hold only {made} passages, not {number}: choose a smaller size")
+    for language in itertools.count():
+        for text in _texts():
+            tokens = text.split()
+            at = 0
+            while at + words[1] < len(tokens):
+                size = rng.randint(*words)
+                passage = " ".join(tokens[at : at + size])
+                yield translated(passage, language) if language else passage
+                at += size
+                made += 1
+                if made == number:
+                    return
 
 
 def _texts() -> Iterator[str]:
@@ -99,7 +102,7 @@ def _web(archive: Path) -> Iterator[str]:
     with archive.open("rb") as stream:
         for record in ArchiveIterator(stream, record_types=WarcRecordType.response):
             body = record.reader.read()
-            yield extract_plain_text(bytes_to_str(body, detect_encoding(body)), main_content=True)
+            yield extract_plain_text(bytes_to_str(body, detect_encoding(body) or "utf-8"), main_content=True)
 
 
 def make(size: int, seed: int) -> list[Planted]:
@@ -122,7 +125,7 @@ def make(size: int, seed: int) -> list[Planted]:
         rows.append(Planted(f"near-{i}", "near", at_similarity(rng, one.text, LEVELS[i % len(LEVELS)]), one.name))
     for i in range(numbers["translated"]):
         one = next(taken)
-        rows.append(Planted(f"translated-{i}", "translated", translated(one.text), one.name))
+        rows.append(Planted(f"translated-{i}", "translated", translated(one.text, OTHER_LANGUAGE), one.name))
     for i in range(numbers["reordered"]):
         one = next(taken)
         rows.append(Planted(f"reordered-{i}", "reordered", reordered(rng, one.text), one.name))
@@ -144,9 +147,9 @@ def at_similarity(rng: random.Random, text: str, similarity: float) -> str:
     return " ".join(words)
 
 
-def translated(text: str) -> str:
-    """Every word by a word of an invented language, always the same one."""
-    return " ".join("q" + hashlib.blake2b(word.encode(), digest_size=4).hexdigest() for word in text.split())
+def translated(text: str, language: int) -> str:
+    """Every word by a word of an invented language, always the same one, of six letters."""
+    return " ".join(f"{zlib.crc32(word.encode(), language * 7919):06x}"[-6:] for word in text.split())
 
 
 def reordered(rng: random.Random, text: str) -> str:

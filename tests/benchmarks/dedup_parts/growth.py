@@ -30,7 +30,7 @@ def publish(folder: Path, documents: int, seed: int, copies: int = 0, huge_mb: i
     rng = np.random.default_rng(seed)
     (folder / "data" / "web").mkdir(parents=True, exist_ok=True)
     vocabulary = np.array([f"w{rng.integers(36**4):x}{i:x}" for i in range(_VOCABULARY)])
-    names = []
+    names: list[str] = []
     number = 0
     for texts in _files(rng, documents - copies, vocabulary):
         names.append(_write(folder, len(names), texts, number))

@@ -10,6 +10,8 @@ from tests.support import REPOSITORY
 HOME = REPOSITORY / ".cache" / "bench"
 DATATROVE = ("datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy", "nltk", "orjson", "xxhash")
 RENSA = "rensa==0.5.0"
+ATTEMPTS = 3
+"""A registry may be short of breath for a moment."""
 
 
 def datatrove_python() -> str:
@@ -35,8 +37,11 @@ def rensa_folder() -> str:
 
 def _run(command: list[str], name: str) -> None:
     HOME.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+    else:
         raise HeadwaterError(
             f"{name} cannot be installed: {(done.stderr or done.stdout).strip().splitlines()[-1][-300:]}",
             where=str(Path(HOME)),

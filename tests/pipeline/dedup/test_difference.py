@@ -12,8 +12,8 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d,", "é\n", "a\n\nb"]), max_s
 @given(one=TEXTS, other=TEXTS)
 def test_the_hunks_hold_both_texts(one: str, other: str) -> None:
     found = difference(one, other)
-    assert "".join(h.text for h in found.hunks if h.side != "survivor").split() == one.split()
-    assert "".join(h.text for h in found.hunks if h.side != "dropped").split() == other.split()
+    assert " ".join(h.text for h in found.hunks if h.side != "survivor").split() == one.split()
+    assert " ".join(h.text for h in found.hunks if h.side != "dropped").split() == other.split()
     assert 0.0 <= found.similarity <= found.containment <= 1.0
 
 
