@@ -313,7 +313,7 @@ def deepspeed_config(
     optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks, parameters: int
 ) -> dict[str, Any]:
     # DeepSpeed allocates whole buckets, 500 million elements by default, however small the model.
-    bucket = max(1, min(parameters, 200_000_000))
+    bucket = max(2, min(parameters + parameters % 2, 200_000_000))  # even: it insists on alignment
     zero: dict[str, Any] = {
         "stage": parallel.zero_stage,
         "reduce_bucket_size": bucket,
