@@ -41,9 +41,8 @@ def _run(command: list[str], name: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not done.returncode:
             return
-    else:
-        raise HeadwaterError(
-            f"{name} cannot be installed: {(done.stderr or done.stdout).strip().splitlines()[-1][-300:]}",
-            where=str(Path(HOME)),
-            remedy="Check the network, or compare without peers: headwater bench dedup --skip-peers.",
-        )
+    raise HeadwaterError(
+        f"{name} cannot be installed: {(done.stderr or done.stdout).strip().splitlines()[-1][-300:]}",
+        where=str(Path(HOME)),
+        remedy="Check the network, or compare without peers: headwater bench dedup --skip-peers.",
+    )
