@@ -80,6 +80,9 @@ class _Work:
     work: Path
     started: float = field(default_factory=time.time)
     failed: list[FailedUnit] = field(default_factory=list)
+    lost: Counts = field(default_factory=Counts)
+    """Documents of units that failed for good, where their number was known beforehand."""
+    lost_unknown: bool = False
 
     @property
     def scratch(self) -> Path:
@@ -200,7 +203,7 @@ def _run_shards(
         receipts[step.name] = _run_step(stage, step, units, work, run)
     stage.finalize(context)
     every = [receipt for step in stage.steps for receipt in receipts[step.name]]
-    counts = context.counts or sum((receipt.counts for receipt in every), Counts())
+    counts = (context.counts or sum((receipt.counts for receipt in every), Counts())) + work.lost
     outputs = [
         output for receipt in every for output in receipt.outputs if not output.path.startswith("steps/")
     ] + context.outputs
@@ -260,6 +263,8 @@ def _record_failure(
 ) -> None:
     failure = FailedUnit(unit=unit.id, step=step.name, error=error, attempts=attempts)
     work.failed.append(failure)
+    work.lost += Counts(incoming=unit.documents or 0, failed=unit.documents or 0)
+    work.lost_unknown |= unit.documents is None
     write_json(work.work / "failures" / f"{unit.id}.json", {**failure.model_dump(), "payload": dict(unit.payload)})
     run.record.event("unit_failed", stage=work.node.name, unit=unit.id, error=error)
     run.reporter.message(name, f"unit {unit.id} failed: {error}")
@@ -307,7 +312,7 @@ def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFil
             f"{counts.kept} kept, {sum(counts.dropped.values())} dropped and {counts.failed} failed",
             remedy="This is a defect of the stage: nothing was published.",
         )
-    if stage.consumes and not work.failed:
+    if stage.consumes and not work.lost_unknown:
         expected = work.inputs[stage.consumes].manifest.counts.kept
         if counts.incoming != expected:
             raise HeadwaterError(
@@ -316,10 +321,10 @@ def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFil
             )
     if stage.ledgered:
         rows = sum(output.rows or 0 for output in outputs if output.path.startswith("ledger/"))
-        if rows != sum(counts.dropped.values()) + counts.failed:
+        expected = sum(counts.dropped.values()) + counts.failed - work.lost.failed  # lost units: in the manifest
+        if rows != expected:
             raise HeadwaterError(
-                f"the ledger of stage {stage.name!r} has {rows} rows for "
-                f"{sum(counts.dropped.values()) + counts.failed} records dropped or failed",
+                f"the ledger of stage {stage.name!r} has {rows} rows for {expected} records dropped or failed",
                 remedy="This is a defect of the stage: nothing was published.",
             )
     if counts.incoming and not counts.kept:

@@ -165,3 +165,13 @@ def test_kill_9_anywhere_then_the_same_command_gives_the_same_bytes(
         capture_output=True, timeout=100, check=True,
     )  # fmt: skip
     assert again.stdout.split() == list(reference.values())
+
+
+def test_documents_of_a_lost_unit_are_counted_as_failed(tmp_path: Path) -> None:
+    run = context(tmp_path, max_failed_fraction=0.3)
+    numbers = run_stage(StageNode(NUMBERS, NumbersConfig()), {}, run).dataset
+    first = sorted(numbers.files("data/"), key=lambda output: output.digest)[0]
+    numbers.local(first.path).write_bytes(b"no longer a table")
+    squares = run_stage(StageNode(SQUARES, SquaresConfig()), {"numbers": numbers}, run).dataset
+    counts = squares.manifest.counts
+    assert (counts.incoming, counts.failed, len(squares.manifest.units.failed)) == (40, 10, 1)
