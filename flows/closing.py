@@ -44,9 +44,12 @@ def evaluation_table(tasks: list[dict[str, Any]]) -> Table:
 
 def _chat(export: Dataset, out: Console) -> None:
     from training.chat import ChatSession  # imports torch: only where a model is at hand
+    from training.generate import Sampling
 
+    # A model of a few million parameters is at its best close to its likeliest words.
+    sampling = Sampling(max_new_tokens=48, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
     out.print("Chat")
     for opening in OPENINGS:
-        session = ChatSession.open(export.local("data"))
+        session = ChatSession.open(export.local("data"), sampling=sampling)
         reply = session.reply(opening)
         out.print(f"  you    {opening}\n  model  {' '.join(reply.split())}", markup=False)
