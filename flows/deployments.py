@@ -60,11 +60,12 @@ def _stages(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> DeploymentSpec:
     node = recipe.node(name)
-    # The recipe's values stand in the form: a run from the UI that changes nothing computes what the recipe computes.
+    # The recipe's values stand in the form, defaults by its schema: a run from the UI that changes nothing computes what
+    # the recipe computes.
     form = {
         "recipe": recipe.address,
         "overrides": list(recipe.overrides),
-        "config": node.config.model_dump(mode="json"),
+        "config": node.config.model_dump(mode="json", exclude_defaults=True),
     }
     return DeploymentSpec(
         name,
