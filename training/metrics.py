@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from infra.errors import ConfigError
 from training.model import ModelConfig, parameter_count
 from training.tensorboard import EventWriter
 
@@ -115,6 +116,12 @@ def _keep_steps(path: Path, step: int) -> None:
 def _wandb(project: str, run: str) -> Any:
     if not project:
         return None
-    import wandb
-
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "Weights & Biases is not installed",
+            where="wandb_project",
+            remedy="Install wandb, or leave the setting empty.",
+        ) from error
     return wandb.init(project=project, name=run, resume="allow", id=run)

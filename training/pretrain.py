@@ -37,9 +37,10 @@ from training.faults import FaultConfig, SpikeGuard
 from training.hub_format import save_model
 from training.loader import Loader, StepData, rank_slice
 from training.loop import Events, Loop, Progress
-from training.model import Decoder, ModelConfig, build_model
+from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
 from training.reporter import Reporter
+from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
 
 STEPS_SCHEMA = pa.schema(
@@ -123,7 +124,7 @@ STAGE = JobStage(
     job=job,
     code=("training.pretrain", "training.loop", "training.loader", "training.engine", "training.optimizer",
           "training.schedule", "training.faults", "training.model", "training.attention", "training.rope",
-          "training.loss", "training.hub_format", "pipeline.shards.order"),
+          "training.loss", "training.hub_format", "training.muon", "training.sharded", "pipeline.shards.order"),
     description="Trains the decoder on the token shards.",
 )  # fmt: skip
 
@@ -192,7 +193,7 @@ def build_loop(
     guard = SpikeGuard(config.faults)
     rank_slice(config.batch_sequences, ranks.rank, ranks.world_size)  # refused before anything is built
     engine = create_engine(
-        build_model(shape, config.seed, checkpoint_activations=config.parallel.activation_checkpointing),
+        build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks),
         config.optimizer,
         config.parallel,
         total_steps=total_steps(config, data),

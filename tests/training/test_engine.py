@@ -3,10 +3,16 @@
 import json
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from tests.training.launch import run_ranks
-from training.engine import ParallelConfig
+from training.engine import ParallelConfig, create_engine, init_distributed
+from training.loader import MicroBatch
+from training.model import ModelConfig, build_model
+from training.optimizer import OptimizerConfig
+from training.sharded import build_for_engine
+from training.validation import summed_loss
 
 PROGRAM = "tests.training.ranks_engine"
 
@@ -41,3 +47,20 @@ def test_accumulation_batch_and_ranks_give_the_same_steps():
 def test_bf16_without_zero_is_refused():
     with pytest.raises(ValidationError, match="zero_stage"):
         ParallelConfig(dtype="bf16", zero_stage=0)
+
+
+def test_a_model_cut_up_while_it_is_built_is_the_same_model():
+    ranks = init_distributed()
+    shape = ModelConfig(vocab_size=50, hidden_size=32, layers=2, heads=4, kv_heads=2, intermediate_size=48)
+    optimizer, parallel = OptimizerConfig(name="muon", lr=0.01), ParallelConfig(zero_stage=3, dtype="bf16")
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 50, (2, 9))
+    batch = MicroBatch(tokens[:, :-1], tokens[:, 1:], torch.ones(2, 8), None, 16.0)
+
+    def trail(model):
+        engine = create_engine(model, optimizer, parallel, total_steps=4, ranks=ranks)
+        return [engine.train_step([batch], summed_loss, lambda batch: batch.tokens).loss for _ in range(4)]
+
+    cut_up = build_for_engine(shape, 7, optimizer, parallel, ranks)
+    assert all(parameter.numel() == 0 for parameter in cut_up.parameters())
+    assert trail(cut_up) == trail(build_model(shape, 7))

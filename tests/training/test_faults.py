@@ -72,7 +72,7 @@ class ScriptedLoader:
     def steps(self, consumed):
         while True:
             target = torch.tensor([[self.script.get(consumed, 1.0)]])
-            yield StepData(consumed, [MicroBatch(torch.ones(1, 1), target, torch.ones(1, 1), None)])
+            yield StepData(consumed, [MicroBatch(torch.ones(1, 1), target, torch.ones(1, 1), None, 1.0)])
             consumed += 1
 
 

@@ -1,0 +1,30 @@
+"""Building a model that no single rank could hold.
+
+Under ZeRO-3 every parameter is cut up the moment it is created, and filled one at a time: the most a rank ever holds is
+its share and one whole parameter. A parameter's first values depend on the seed and its name only, so the result is the
+model that ``build_model`` would have made.
+"""
+
+import torch
+
+from training.engine import ParallelConfig, Ranks, deepspeed_config
+from training.model import Decoder, ModelConfig, build_model, init_parameter, parameter_count
+from training.optimizer import OptimizerConfig
+
+
+def build_for_engine(
+    shape: ModelConfig, seed: int, optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks
+) -> Decoder:
+    """A decoder with fresh weights for ``create_engine``: whole on every rank, or cut up at once under ZeRO-3."""
+    if parallel.zero_stage < 3:
+        return build_model(shape, seed, checkpoint_activations=parallel.activation_checkpointing)
+    import deepspeed
+
+    settings = deepspeed_config(optimizer, parallel, ranks, parameter_count(shape))
+    with deepspeed.zero.Init(config_dict_or_path=settings):
+        decoder = Decoder(shape, parallel.activation_checkpointing)
+    for name, parameter in decoder.named_parameters():
+        with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if ranks.first:
+                init_parameter(name, parameter, shape, seed)
+    return decoder
