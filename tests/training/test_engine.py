@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.launch import run_ranks
+from tests.training.ranks_engine import train
 from training.engine import ParallelConfig, create_engine, init_distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
@@ -19,8 +20,8 @@ PROGRAM = "tests.training.ranks_engine"
 
 def test_accumulation_batch_and_ranks_give_the_same_steps():
     big = {"stage": 1, "dtype": "fp32", "micro": 8}
-    alone = run_ranks(PROGRAM, 1, json.dumps({"adamw": big, "muon": {**big, "optimizer": "muon"}}))
-    one = alone["adamw"]
+    one = train(init_distributed(), **big)
+    one_muon = train(init_distributed(), **big, optimizer="muon")
     ways = {
         f"zero{stage}_micro{micro}": {"stage": stage, "dtype": "fp32", "micro": micro}
         for stage in (0, 1, 2, 3)
@@ -39,7 +40,7 @@ def test_accumulation_batch_and_ranks_give_the_same_steps():
             assert loss == pytest.approx(expected_loss, rel=2e-3), name
             assert norm == pytest.approx(expected_norm, rel=1e-2), name
     for name in muon:  # Newton-Schulz multiplies rounding by some hundreds
-        for (loss, norm), (expected_loss, expected_norm) in zip(two[name], alone["muon"], strict=True):
+        for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one_muon, strict=True):
             assert loss == pytest.approx(expected_loss, rel=1e-5), name
             assert norm == pytest.approx(expected_norm, rel=1e-4), name
 
