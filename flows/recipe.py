@@ -108,7 +108,10 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     for name in STAGE_NAMES:
         if name in sections:
             stage = load_stage(name)
-            config = _validate(stage.config, sections[name] or {}, f"stages.{name}", origin)
+            section = sections[name] or {}
+            if name == "report" and isinstance(section, Mapping):  # it shows what the recipe runs, unless told otherwise
+                section = {"stages": [each for each in sections if each != "report"], **section}
+            config = _validate(stage.config, section, f"stages.{name}", origin)
             nodes.append(StageNode(stage, config))
     try:
         check_graph(nodes)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from infra.config import Config
-from infra.errors import Blocked, ConfigError
+from infra.errors import Blocked, ConfigError, InputError
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
 from infra.journal import read_receipts
 from infra.stage import Stage
@@ -118,7 +118,10 @@ def _plan_stage(
         return StagePlan(node.name, Action.BLOCKED, f"input {', '.join(pending)} is not published")
     if pending or unknown:
         return StagePlan(node.name, Action.RUN, f"its input {', '.join(pending or unknown)} will be rebuilt")
-    payload = fingerprint_payload(node.stage, node.config, input_digests(node, done))
+    try:
+        payload = fingerprint_payload(node.stage, node.config, input_digests(node, done))
+    except InputError as error:  # a file outside the store that it reads
+        return StagePlan(node.name, Action.BLOCKED, str(error))
     fingerprint = short_fingerprint(payload)
     dataset = store.find(node.name, fingerprint)
     if dataset is not None and not force:

@@ -20,7 +20,7 @@ import fsspec
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import HeadwaterError
+from infra.errors import ConfigError, HeadwaterError
 
 CHUNK = 1 << 20
 
@@ -56,12 +56,20 @@ class PendingFile:
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of an address and the path inside it."""
-    fs, path = fsspec.core.url_to_fs(url)
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"addresses of this kind cannot be opened here: {error}",
+            where=url,
+            remedy="Install the fsspec driver it names (pip install 'headwater[s3]' for S3), or mend the address.",
+        ) from error
     return fs, path
 
 
 def is_local(url: str) -> bool:
-    return isinstance(filesystem(url)[0], LocalFileSystem)
+    """Whether an address is a path of this machine; decided by its form, so that no driver is needed to tell."""
+    return "://" not in url.split("::", 1)[0] or url.startswith(("file://", "local://"))
 
 
 def sha256_file(path: Path) -> str:
