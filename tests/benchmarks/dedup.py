@@ -199,4 +199,5 @@ def _row(
     row: dict[str, Any] = {"part": part, "system": system, "documents_per_second": documents_per_second}
     if measured:
         row |= {"peak_memory_mb": measured.memory_mb, "peak_process_mb": measured.worker_mb}
+        row |= {"seconds": measured.result["seconds"], "cpu_seconds": measured.cpu_seconds}
     return row | dict(quality or {})

@@ -27,6 +27,8 @@ class Measured:
     worker_mb: float
     """The largest single process."""
     seconds: float
+    cpu_seconds: float
+    """Of all processes together: on a busy machine steadier than the clock."""
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
@@ -45,13 +47,13 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
             remedy="See the message; a peer can be left out with --skip-peers.",
         )
     lines = [line for line in out.splitlines() if line.startswith("{")]
-    return Measured(
-        json.loads(lines[-1]), sampler.total / 2**20, sampler.largest / 2**20, time.perf_counter() - started
-    )
+    seconds = time.perf_counter() - started
+    memory, worker = sampler.total / 2**20, sampler.largest / 2**20
+    return Measured(json.loads(lines[-1]), memory, worker, seconds, sum(sampler.cpu.values()))
 
 
 class _Sampler(threading.Thread):
-    """Looks at the memory of a process and its descendants twenty times a second."""
+    """Looks at the memory and the processor time of a process and its descendants twenty times a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -59,6 +61,7 @@ class _Sampler(threading.Thread):
         self._ended = threading.Event()
         self.total = 0
         self.largest = 0
+        self.cpu: dict[int, float] = {}
 
     def run(self) -> None:
         while not self._ended.wait(0.05):
@@ -67,12 +70,21 @@ class _Sampler(threading.Thread):
             except psutil.NoSuchProcess:
                 return
             sizes = [_private(process.pid) for process in family]
+            self.cpu |= {process.pid: spent for process in family if (spent := _cpu(process))}
             self.total = max(self.total, sum(sizes))
             self.largest = max(self.largest, *sizes)
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
+
+
+def _cpu(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _private(pid: int) -> int:
