@@ -12,12 +12,13 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from infra.config import Config, Json
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import document_writer
 from pipeline.extract.page import ExtractConfig
+from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
 from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
 from pipeline.sources.files import dataset_role, find_archives, local_archives
@@ -69,6 +70,8 @@ def external(config: IngestConfig) -> Json:
             archives = local_archives(source.address, folders=source.kind == "code")
             listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
             found[source.name] = unit_id(listing)
+    if config.extract.languages and dataset_role(config.language_model) is None:
+        found["language model"] = digest_of(config.language_model)
     return found or None
 
 
@@ -88,7 +91,7 @@ def units(context: StageContext) -> Iterator[Unit]:
 def process(unit: Unit, context: UnitContext) -> Counts:
     config: IngestConfig = context.config
     source = next(source for source in config.sources if source.name == unit.payload["source"])
-    reading = Reading(source, config.extract, _language_model(config, context.inputs))
+    reading = Reading(source, config.extract, _language_model(config, context.inputs, context.scratch))
     path = f"{source.name}/{unit.id}.parquet"
     kept = failed = 0
     dropped: Counter[str] = Counter()
@@ -111,16 +114,11 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
 
 
-def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset]) -> Path | None:
+def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset], scratch: Path) -> Path | None:
     if not config.extract.languages:
         return None
     (archive,) = find_archives(config.language_model, inputs)
-    path = Path(archive.url.removeprefix("file://"))
-    if not path.is_file():
-        raise InputError(
-            "the language model is not on a local disk", where=archive.url, remedy="Copy it to this machine."
-        )
-    return path
+    return local_copy(archive.url, scratch)
 
 
 STAGE = ShardStage(
@@ -132,6 +130,6 @@ STAGE = ShardStage(
     steps=(Step("read", units, process),),
     external=external,
     ledgered=True,
-    code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources"),
+    code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources", "pipeline.fasttext_model"),
     description="Archives become documents; what does not is in the ledger.",
 )

@@ -7,9 +7,9 @@ documents is decided later, on the extracted text.
 
 from pathlib import Path
 
-import fasttext
+from pipeline.fasttext_model import PREFIX, load_model, one_line
 
-SAMPLE_BYTES = 4_000
+SAMPLE_BYTES = 1_500
 CANDIDATES = 5
 
 
@@ -17,14 +17,13 @@ class LanguageGate:
     """Whether a text may be in one of the wanted languages."""
 
     def __init__(self, model: Path, wanted: frozenset[str]) -> None:
-        self._model = fasttext.load_model(str(model))
+        self._model = load_model(model)
         self._wanted = wanted
 
     def wanted_share(self, text: str) -> float:
         """Probability of the wanted languages together."""
-        line = " ".join(text.split())
-        if not line:
+        text = " ".join(text.split())
+        if not text:
             return 0.0
-        # The wrapped predict() of several fastText builds fails on numpy 2; the bound method does not.
-        pairs = self._model.f.predict(line + "\n", CANDIDATES, 0.0, "strict")
-        return float(sum(score for score, label in pairs if label.removeprefix("__label__") in self._wanted))
+        pairs = self._model.predict(one_line(text), CANDIDATES, 0.0, "strict")
+        return float(sum(score for score, label in pairs if label.removeprefix(PREFIX) in self._wanted))

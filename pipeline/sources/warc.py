@@ -162,18 +162,26 @@ def _text(record: _Record, pages: PageExtractor) -> Extracted:
         if not text:
             raise Refused("dropped", "no_text", score=0.0, threshold=1.0)
         return Extracted(text, None, "conversion")
-    return pages.extract(
-        Page(
-            id=record.id,
-            url=record.url,
-            body=record.payload,
-            status=record.status,
-            content_type=record.content_type,
-            charset=record.charset,
-            content_encoding=record.content_encoding,
-            transfer_encoding=record.transfer_encoding,
-        )
+    return pages.extract(_page(record))
+
+
+def _page(record: _Record) -> Page:
+    return Page(
+        id=record.id,
+        url=record.url,
+        body=record.payload,
+        status=record.status,
+        content_type=record.content_type,
+        charset=record.charset,
+        content_encoding=record.content_encoding,
+        transfer_encoding=record.transfer_encoding,
     )
+
+
+def parse_response(raw: RawRecord, archive: str) -> Page | None:
+    """The response a record holds, ready for extraction; None for other records. Raises ValueError if unreadable."""
+    record = _parse(raw, archive, "")
+    return _page(record) if record and record.kind == "response" else None
 
 
 def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
