@@ -27,8 +27,8 @@ class DedupConfig(Config):
     ngram: int = Field(5, ge=1, le=50)
     """Words in a shingle."""
 
-    preset: Literal["14x8", "26x11", "20x13", "custom"] = "14x8"
-    """Bands × rows of the MinHash signature; ``custom`` takes ``bands`` and ``rows``."""
+    preset: Literal["14x8", "26x11", "20x13", "custom"] = "custom"
+    """Bands × rows of the MinHash signature by name; ``custom`` takes ``bands`` and ``rows`` (by default 14 × 8)."""
 
     bands: int = Field(14, ge=1, le=256)
     rows: int = Field(8, ge=1, le=64)
@@ -100,6 +100,8 @@ class DedupConfig(Config):
     def _some_level(self) -> "DedupConfig":
         if not (self.url or self.exact or self.near):
             raise ValueError("url, exact and near are all off: choose at least one level")
+        if (self.bands, self.rows) not in ((14, 8), self.shape):
+            raise ValueError(f"bands and rows say otherwise than preset {self.preset}: leave it out, or them")
         if len(set(self.survivor)) != len(self.survivor):
             raise ValueError("survivor names a criterion twice")
         return self
