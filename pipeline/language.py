@@ -21,7 +21,7 @@ class LanguageConfig(Config):
 
     model: str = SAMPLE + "lid.176.ftz"
     """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address."""
-    characters: int = Field(default=1000, ge=100)
+    characters: int = Field(default=600, ge=100)
     """Longest excerpt that is looked at: half from the beginning, half from the middle of the text."""
 
     @property

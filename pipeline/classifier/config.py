@@ -1,8 +1,10 @@
 """What the quality classifier is trained on, and how."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from infra.config import Config
+from infra.config import Config, Execution
 from pipeline.quality.rules import Preset
 
 
@@ -11,8 +13,8 @@ class TextSet(Config):
 
     source: str = ""
     """Name of a source of the ingest dataset; * and ? stand for anything."""
-    file: str = ""
-    """Or the address of a .jsonl, .jsonl.gz or .parquet file from outside."""
+    file: Annotated[str, Execution()] = ""
+    """Or the address of a .jsonl, .jsonl.gz or .parquet file from outside; its content, not its place, is its identity."""
     column: str = "text"
     """Its column with the text."""
     where: str = ""

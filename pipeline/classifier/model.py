@@ -13,7 +13,7 @@ from pipeline.fasttext_model import load_model, local_copy, probability_of
 
 MODEL_FILE = "data/quality.bin"
 GOOD, ORDINARY = "good", "ordinary"
-LONGEST = 20_000
+LONGEST = 10_000
 """Characters of a text that are read: more does not change the score of running text."""
 MARK = "\u241e"
 LINE_LENGTHS = (20, 50, 100, 200, 400)

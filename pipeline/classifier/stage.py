@@ -1,8 +1,8 @@
 """The classifier stage: from named sets of texts to ``data/quality.bin`` and the report that says how far to trust it.
 
 sample   from every file of a set, the documents with the lowest ranks
-train    joins them, takes out what both sides share, cuts and balances passages, trains, and measures the model on
-         documents held out
+train    joins them, takes out what both sides share, cuts and balances passages, trains, measures the model on
+         documents held out, and writes report.json, the same as a page (report.html) and a model card (README.md)
 """
 
 import json
@@ -18,9 +18,12 @@ from pipeline.classifier.config import ClassifierConfig, TextSet
 from pipeline.classifier.figures import Scored, report
 from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
+from pipeline.classifier.page import model_card, report_page
 from pipeline.fasttext_model import digest_of, load_model
 
 REPORT_FILE = "data/report.json"
+PAGE_FILE = "data/report.html"
+CARD_FILE = "data/README.md"
 
 
 def inputs(config: ClassifierConfig) -> Mapping[str, str]:
@@ -28,9 +31,8 @@ def inputs(config: ClassifierConfig) -> Mapping[str, str]:
 
 
 def external(config: ClassifierConfig) -> Json:
-    """Digests of the files from outside."""
-    files = {texts.file for texts in (*config.positives, *config.negatives) if texts.file}
-    return {file: digest_of(file) for file in sorted(files)} or None
+    """Digests of the files from outside, in the order in which the sets name them."""
+    return [digest_of(texts.file) for texts in (*config.positives, *config.negatives) if texts.file] or None
 
 
 def sample_units(context: StageContext) -> Iterable[Unit]:
@@ -116,6 +118,10 @@ def train_process(unit: Unit, context: UnitContext) -> Counts:
     }
     with context.output(REPORT_FILE) as target:
         target.write_text(json.dumps(figures, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    with context.output(PAGE_FILE) as target:
+        target.write_text(report_page(figures), encoding="utf-8")
+    with context.output(CARD_FILE) as target:
+        target.write_text(model_card(figures, config, context.inputs["ingest"].digest), encoding="utf-8")
     return Counts()
 
 
@@ -141,6 +147,7 @@ STAGE = ShardStage(
         "pipeline.classifier.figures",
         "pipeline.classifier.material",
         "pipeline.classifier.model",
+        "pipeline.classifier.page",
         "pipeline.classifier.sources",
         "pipeline.classifier.stage",
         "pipeline.classifier.train",
