@@ -1,0 +1,260 @@
+"""The whole path on the smoke recipe, as a user runs it: killed again and again, then asked about everything it did.
+
+One uninterrupted run and one that is killed at seven places must publish the same digests. The commands are then held to
+their JSON, and the exported model to ``transformers``.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.compute as pc
+import pytest
+
+from flows.fates import find_rows
+from flows.stages import STAGE_NAMES
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+
+HEADWATER = [sys.executable, "-m", "flows.cli.main"]
+LIMIT_S = 500
+
+
+def headwater(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*HEADWATER, *arguments], capture_output=True, text=True, timeout=LIMIT_S, check=check)
+
+
+def as_json(*arguments: str) -> Any:
+    return json.loads(headwater(*arguments, "--json").stdout)
+
+
+def digests(home: Path) -> dict[str, str]:
+    return {row["name"]: row["digest"] for row in as_json("status", "--workspace", str(home))["datasets"]}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with one uninterrupted run."""
+    home = tmp_path_factory.mktemp("whole")
+    done = headwater("run", "smoke", "--no-prefect", "--workspace", str(home), check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Funnel" in done.stdout and "Evaluation" in done.stdout and "report.html" in done.stdout
+    return home
+
+
+def dataset(home: Path, name: str) -> Dataset:
+    found = Store.at(home).get_ref(name, "smoke")
+    assert found is not None
+    return found
+
+
+# ---- killed anywhere ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL ``victim`` once ``moment`` has come."""
+
+    name: str
+    moment: Callable[[Path], bool]
+    victim: Callable[[psutil.Process], psutil.Process]
+
+    @property
+    def ends_the_run(self) -> bool:
+        return self.victim is driver
+
+
+def driver(process: psutil.Process) -> psutil.Process:
+    return process
+
+
+def pool_worker(process: psutil.Process) -> psutil.Process:
+    """The youngest descendant while a data stage works."""
+    return max(process.children(recursive=True), key=lambda child: child.create_time())
+
+
+def rank(process: psutil.Process) -> psutil.Process:
+    """One process of the torchrun group."""
+    for child in process.children(recursive=True):
+        if "--request" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
+            return child
+    raise psutil.NoSuchProcess(process.pid)
+
+
+def receipts(stage: str) -> Callable[[Path], bool]:
+    return lambda home: any(home.glob(f"work/{stage}/*/journal/*.jsonl"))
+
+
+def published(stage: str) -> Callable[[Path], bool]:
+    return lambda home: any(home.glob(f"datasets/{stage}/*/manifest.json"))
+
+
+def steps(stage: str, number: int) -> Callable[[Path], bool]:
+    def reached(home: Path) -> bool:
+        files = list(home.glob(f"work/{stage}/*/events.jsonl"))
+        return any(file.read_text().count('"progress"') >= number for file in files)
+
+    return reached
+
+
+KILLS = (
+    Kill("driver, ingest half done", receipts("ingest"), driver),
+    Kill("pool worker, dedup", receipts("dedup"), pool_worker),
+    Kill("driver, between tokenizer and shards", published("tokenizer"), driver),
+    Kill("rank, pretraining", steps("pretrain", 8), rank),
+    Kill("driver, pretraining", steps("pretrain", 14), driver),
+    Kill("rank, PPO", steps("ppo", 1), rank),
+    Kill("driver, before the report", published("export"), driver),
+)
+
+
+def test_a_run_killed_at_seven_places_publishes_the_same_digests(home: Path, tmp_path: Path) -> None:
+    pending = list(KILLS)
+    landed: list[str] = []
+    for _ in range(len(KILLS) + 1):
+        process = subprocess.Popen(
+            [*HEADWATER, "run", "smoke", "--no-prefect", "--workspace", str(tmp_path)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        pending = _kill_until_it_ends(process, pending, tmp_path, landed)
+        if process.wait(timeout=LIMIT_S) == 0:
+            break
+    assert process.returncode == 0
+    assert len(landed) >= 5, landed
+    assert {"rank, pretraining", "driver, pretraining"} <= set(landed)
+    ours, theirs = digests(tmp_path), digests(home)
+    assert {name: ours[name] for name in STAGE_NAMES} == {name: theirs[name] for name in STAGE_NAMES}
+
+
+def _kill_until_it_ends(process: subprocess.Popen[bytes], pending: list[Kill], home: Path, landed: list[str]) -> list[Kill]:
+    """Carry out the kills in order; returns those still to come once the run has ended or was killed."""
+    deadline = time.monotonic() + LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        if pending and pending[0].moment(home):
+            kill, pending = pending[0], pending[1:]
+            family = psutil.Process(process.pid).children(recursive=True)
+            try:
+                kill.victim(psutil.Process(process.pid)).send_signal(signal.SIGKILL)
+            except (psutil.NoSuchProcess, ValueError):
+                continue  # it had just ended: this place is past
+            landed.append(kill.name)
+            if kill.ends_the_run:
+                process.wait(timeout=30)
+                assert _all_gone(family), "a process outlived its driver"
+                return pending
+        time.sleep(0.01)
+    return pending
+
+
+def _all_gone(family: list[psutil.Process], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in family):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+# ---- asked about it -------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_skips_everything_with_reasons(home: Path) -> None:
+    plan = as_json("plan", "smoke", "--workspace", str(home))
+    assert [entry["stage"] for entry in plan["stages"]] == list(STAGE_NAMES)
+    assert {entry["action"] for entry in plan["stages"]} == {"SKIP"}
+    assert all(entry["reason"] and entry["fingerprint"] for entry in plan["stages"])
+    again = as_json("run", "smoke", "--no-prefect", "--workspace", str(home))
+    assert {entry["action"] for entry in again["stages"]} == {"SKIP"}
+
+
+def test_one_changed_parameter_reruns_what_depends_on_it(home: Path) -> None:
+    plan = as_json("plan", "smoke", "--set", "dedup.bands=20", "--workspace", str(home))
+    actions = {entry["stage"]: entry["action"] for entry in plan["stages"]}
+    before = STAGE_NAMES[: STAGE_NAMES.index("dedup")]
+    assert {actions[name] for name in before} == {"SKIP"}
+    assert {actions[name] for name in STAGE_NAMES[len(before) :]} == {"RUN"}
+    assert "bands 14 -> 20" in next(entry["reason"] for entry in plan["stages"] if entry["stage"] == "dedup")
+
+
+def test_why_tells_kept_dropped_and_duplicate(home: Path) -> None:
+    kept = find_rows(dataset(home, "redact"), "data/", pc.field("source") == "web", ["id", "url"])[0]
+    dropped = find_rows(dataset(home, "quality"), "ledger/", pc.field("source") == "web", ["id", "url", "rule"])[0]
+    copy = find_rows(dataset(home, "dedup"), "ledger/", pc.field("rule").is_valid(), ["id", "url", "survivor_id"])[0]
+    story = as_json("why", kept["url"], "--workspace", str(home))
+    assert {step["verdict"] for step in story["history"]} == {"kept"}
+    story = as_json("why", dropped["id"].hex(), "--workspace", str(home))
+    assert (story["history"][-1]["stage"], story["history"][-1]["rule"]) == ("quality", dropped["rule"])
+    story = as_json("why", copy["id"].hex(), "--workspace", str(home))
+    assert story["history"][-1]["survivor"] == copy["survivor_id"].hex()
+    lost = headwater("why", "http://nobody.example/", "--json", "--workspace", str(home), check=False)
+    assert lost.returncode == 1 and set(json.loads(lost.stderr)) == {"error", "where", "remedy"}
+
+
+def test_trace_leads_from_a_step_to_documents_and_back(home: Path) -> None:
+    view = as_json("trace", "--step", "3", "--workspace", str(home))
+    assert view["step"] == 3 and view["documents"]
+    for document in view["documents"]:
+        assert {"id", "url", "source", "archive", "offset", "rank"} <= document.keys()
+        assert document["url"] and document["offset"] >= 0
+    one = view["documents"][0]
+    back = as_json("trace", "--url", one["url"], "--workspace", str(home))
+    assert 3 in back["steps"] and back["shards"]
+    lineage = as_json("trace", "--model", "ppo", "--workspace", str(home))
+    assert {"sample", "ingest", "dedup", "shards", "pretrain", "sft", "reward"} <= {
+        entry["name"] for entry in lineage["datasets"]
+    }
+
+
+def test_inspect_report_and_status_read_the_store(home: Path, tmp_path: Path) -> None:
+    view = as_json("inspect", "--stage", "quality", "--rule", "language", "--sample", "2", "--workspace", str(home))
+    assert view["incoming"] == view["kept"] + sum(view["dropped"].values()) + view["failed"]
+    assert len(view["dropped_samples"]) == 2 and all(row["text"] for row in view["dropped_samples"])
+    page = as_json("report", "smoke", "--to", str(tmp_path / "page.html"), "--workspace", str(home))["report"]
+    assert "<html" in Path(page).read_text()
+    status = as_json("status", "--workspace", str(home))
+    assert status["runs"][0]["state"] == "completed"
+    assert {"name", "fingerprint", "digest", "rows", "bytes"} <= status["datasets"][0].keys()
+
+
+def test_the_model_learnt_and_its_figures_are_told(home: Path) -> None:
+    result = as_json("evaluate", "pretrain", "--rows", "4", "--workspace", str(home))
+    assert {"task", "metric", "value", "low", "high", "n"} <= result["tasks"][0].keys()
+    rows = json.loads(dataset(home, "evaluate").local("data/evaluation.json").read_text())["tasks"]
+    loss = {row["model"]: row["value"] for row in rows if row["metric"] == "nats_per_token"}
+    assert loss["pretrain"] < loss["unigram"]
+
+
+def test_the_exported_model_is_the_same_in_transformers(home: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from training.text_model import load_text_model
+
+    headwater("export", "--to", str(tmp_path / "model"), "--workspace", str(home))
+    ours = load_text_model(tmp_path / "model", "cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = "  The river's source: naïve 12345 🙂\n\tdef f(x): return x"
+    ids = ours.encode(text)
+    assert tokenizer.encode(text, add_special_tokens=False) == ids
+    batch = torch.tensor([ids])
+    with torch.no_grad():
+        assert torch.allclose(ours.decoder.logits(ours.decoder(batch)), theirs(batch).logits, atol=1e-5)
+
+
+def test_generate_is_reproducible_and_chat_ends_politely(home: Path) -> None:
+    words = ("generate", "The", "--max-new-tokens", "8", "--seed", "3", "--workspace", str(home))
+    assert as_json(*words)["text"] == as_json(*words)["text"]
+    talk = subprocess.run(
+        [*HEADWATER, "chat", "--max-new-tokens", "8", "--workspace", str(home)],
+        input="hello\n\n", capture_output=True, text=True, timeout=LIMIT_S, check=True, env={**os.environ},
+    )  # fmt: skip
+    assert "model>" in talk.stdout
