@@ -74,7 +74,8 @@ class Checkpoints:
     def save(self, state: dict[str, Json], rank_state: dict[str, Any] | None = None, *, wait: bool = False) -> None:
         """Start saving the engine as it is now. ``state`` must be equal on all ranks; ``rank_state`` is this rank's.
 
-        Returns once everything is copied. An earlier save still being written is waited for first.
+        Returns once everything is copied, or with ``wait`` once it is in its place (or given up) on all ranks. An
+        earlier save still being written is waited for first.
         """
         self.wait()
         if self._group is None:
@@ -97,6 +98,7 @@ class Checkpoints:
         self._thread.start()
         if wait:
             self.wait()
+            dist.barrier()  # no rank may leave before rank 0 has put the checkpoint in its place
 
     def wait(self) -> None:
         """Return when nothing is being written."""
