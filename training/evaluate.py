@@ -3,6 +3,7 @@
     bits per byte by domain      held-out rows of each source, with bootstrap intervals over rows
     bits per byte of solutions   HumanEval's canonical solutions after their prompts: smooth where passing is still rare
     comparisons                  each model with the one it was made from, on the same rows
+    lm-evaluation-harness        any of its tasks, and task files of one's own
     the reward model's figures   what the stages ``reward`` and ``ppo`` measured, carried over
 
 Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. The unigram
@@ -19,17 +20,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from infra.config import Config
+from infra.config import Config, Json
 from infra.errors import InputError
 from infra.job import JobRequest, emit, finish
 from infra.job_main import job_main
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
-from infra.store.files import read_json, write_json
+from infra.store.files import read_json, sha256_file, write_json
 from pipeline.shards.format import TRAIN, validation_split
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.generate import Sampling
+from training.harness import run_harness
 from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
@@ -55,6 +57,12 @@ class EvaluateConfig(Config):
     """Problems scored, from the first on."""
     humaneval_samples: int = Field(default=0, ge=0)
     """Completions of each problem that are run in the sandbox; 0: none, only the solutions' bits per byte."""
+    harness_tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, by name; needs the extra ``evaluation``."""
+    harness_folder: str = ""
+    """A folder with task files of your own and their data; empty: only the harness's tasks."""
+    harness_limit: int | None = Field(default=None, ge=1)
+    """First documents of each harness task; none: all."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -76,11 +84,20 @@ def inputs(config: EvaluateConfig) -> Mapping[str, str]:
     return {role: role for role in sorted(roles)}
 
 
+def external(config: EvaluateConfig) -> Json:
+    """Problems and task files that are not in the store, by content."""
+    files = [Path(config.humaneval)] if config.humaneval and not config.humaneval.startswith(SAMPLE) else []
+    if config.harness_folder:
+        files += sorted(path for path in Path(config.harness_folder).rglob("*") if path.is_file())
+    return {str(path): sha256_file(path) for path in files if path.is_file()} or None
+
+
 STAGE = JobStage(
     name="evaluate",
     code_version=1,
     config=EvaluateConfig,
     inputs=inputs,
+    external=external,
     job=lambda config: JobSpec("training.evaluate", ranks=1, threads_per_rank=config.threads),
     code=("training.evaluate", "training.intervals", "training.loss", "training.model", "training.scoring"),
     description="Measures the models on held-out text with intervals, and compares them.",
@@ -239,9 +256,28 @@ def evaluate_model(
     heldout = open_heldout(shards, digest, humaneval)
     measured = measure(name or str(folder), model, heldout, max_rows=max_rows, samples=samples)
     tasks = [asdict(task) for task in tasks_of(measured, Resampling())]
-    for task in tasks:
-        del task["model"]
-    return {"model": measured.name, "tasks": tasks}
+    return {"model": measured.name, "tasks": [_without_model(task) for task in tasks]}
+
+
+def compare_models(
+    left: Path, right: Path, *, shards: Path | None = None, humaneval: Path | None = None, max_rows: int = 64
+) -> dict[str, Any]:
+    """Two model folders on the same rows: ``{left, right, tasks: [{task, metric, value, low, high, n}]}``.
+
+    ``value`` is the bits per byte of ``left`` less those of ``right``; an interval below zero says that ``left``
+    predicts better. Shards need both models to use their tokenizer; problems do not.
+    """
+    measured = []
+    for folder in (left, right):
+        digest = Tokenizer.load(folder).digest if shards is not None else None
+        heldout = open_heldout(shards, digest, humaneval)
+        measured.append(measure(str(folder), load_text_model(folder), heldout, max_rows=max_rows))
+    tasks = [asdict(task) for task in compare(measured[0], measured[1], Resampling())]
+    return {"left": str(left), "right": str(right), "tasks": [_without_model(task) for task in tasks]}
+
+
+def _without_model(task: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in task.items() if name != "model"}
 
 
 def run(request: JobRequest) -> None:
@@ -270,6 +306,9 @@ def run(request: JobRequest) -> None:
     tasks += [task for each in models.values() for task in tasks_of(each, how)]
     pairs = [(name, BEFORE[name]) for name in config.models if BEFORE.get(name) in models]
     comparisons = [task for newer, older in pairs for task in compare(models[newer], models[older], how)]
+    if config.harness_tasks:
+        emit(request, "phase", name="lm-evaluation-harness")
+        tasks += [task for name in config.models for task in harness_tasks(request, config, name)]
     reported, reported_differences = carried_over(request)
     rows = [asdict(task) for task in [*tasks, *reported]]
     differences = [asdict(task) for task in [*comparisons, *reported_differences]]
@@ -302,6 +341,20 @@ def carried_over(request: JobRequest) -> tuple[list[Task], list[Task]]:
         tasks += [Task.of(name, "held-out prompts", "reward", Interval(**reward[name])) for name in ("sft", "ppo")]
         comparisons.append(Task.of("ppo - sft", "held-out prompts", "reward", Interval(**reward["gain"])))
     return tasks, comparisons
+
+
+def harness_tasks(request: JobRequest, config: EvaluateConfig, name: str) -> list[Task]:
+    """What lm-evaluation-harness says of one model."""
+    figures = run_harness(
+        request.inputs[name].local("data/model"),
+        config.harness_tasks,
+        task_folder=Path(config.harness_folder) if config.harness_folder else None,
+        limit=config.harness_limit,
+        batch_size=config.batch_size,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    return [Task.of(name, figure.task, figure.metric, figure.interval) for figure in figures]
 
 
 def humaneval_file(request: JobRequest, config: EvaluateConfig) -> Path | None:

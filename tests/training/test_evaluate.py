@@ -18,7 +18,7 @@ from pipeline.tokenizer.hugging_face import hub_files
 from pipeline.tokenizer.train import train_model
 from tests.support import write_dataset
 from tests.training.folders import tiny_config, tiny_model
-from training.evaluate import EvaluateConfig, evaluate_model, inputs, run
+from training.evaluate import EvaluateConfig, compare_models, evaluate_model, external, inputs, run
 from training.hub_format import save_model
 from training.model import Decoder, build_model
 
@@ -139,6 +139,28 @@ def test_inputs_follow_the_configuration() -> None:
 def test_there_must_be_something_to_measure_on(home: Path) -> None:
     with pytest.raises(InputError, match="nothing to measure"):
         evaluate_model(home / "sft" / "data" / "model")
+
+
+def test_two_checkpoints_are_compared_on_the_same_rows(home: Path) -> None:
+    folders = [home / name / "data" / "model" for name in ("sft", "pretrain")]
+    tasks = {task["task"]: task for task in compare_models(*folders, shards=home / "shards" / "data")["tasks"]}
+    alone = [
+        {task["task"]: task["value"] for task in evaluate_model(folder, shards=home / "shards" / "data")["tasks"]}
+        for folder in folders
+    ]
+    assert set(tasks) == {"web", "code"}
+    for name, task in tasks.items():
+        assert task["value"] == pytest.approx(alone[0][name] - alone[1][name], abs=2e-5)
+        assert task["low"] <= task["value"] <= task["high"]
+
+
+def test_what_lies_outside_the_store_is_part_of_the_identity(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text("task: x")
+    config = EvaluateConfig(humaneval=str(home / "humaneval.jsonl"), harness_folder=str(tmp_path))
+    before = external(config)
+    (tmp_path / "task.yaml").write_text("task: y")
+    assert external(config) != before
+    assert external(EvaluateConfig()) is None
 
 
 def test_shards_of_another_tokenizer_are_refused(home: Path, tmp_path: Path) -> None:

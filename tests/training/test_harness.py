@@ -1,0 +1,79 @@
+"""lm-evaluation-harness on our model folders, with task files of one's own and no network."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.errors import ConfigError
+from tests.training.folders import tiny_model, write_tokenizer
+from training.harness import figures, run_harness
+from training.hub_format import save_model
+from training.text_model import load_text_model
+
+TASK = """
+task: letters
+dataset_path: json
+dataset_kwargs: {data_files: {test: letters.jsonl}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+
+
+def test_the_table_becomes_figures_with_intervals() -> None:
+    outcome = {
+        "results": {
+            "arc": {"alias": "arc", "acc,none": 0.4, "acc_stderr,none": 0.05, "acc_norm,none": 0.5},
+            "gsm": {"exact_match,strict-match": 0.1, "exact_match_stderr,strict-match": "N/A", "sample_len": 9},
+        },
+        "n-samples": {"arc": {"original": 200, "effective": 100}},
+    }
+    table = {(each.task, each.metric): each.interval for each in figures(outcome)}
+    assert set(table) == {("arc", "acc"), ("arc", "acc_norm"), ("gsm", "exact_match (strict-match)")}
+    accuracy = table["arc", "acc"]
+    assert accuracy.n == 100
+    assert [accuracy.low, accuracy.high] == pytest.approx([0.302, 0.498], abs=1e-3)
+    assert table["gsm", "exact_match (strict-match)"].low == 0.1
+
+
+def test_a_missing_harness_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match="not installed"):
+        run_harness(tmp_path, ["arc_easy"])
+
+
+@pytest.mark.slow
+def test_the_harness_agrees_with_our_own_likelihoods(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    save_model(tiny_model(init_std=0.1), tmp_path / "model", write_tokenizer(tmp_path / "tokenizer"))
+    model = load_text_model(tmp_path / "model")
+    rows = [{"question": f"pick {number}: ", "choices": ["abc", "xyz"], "answer": number % 2} for number in range(20)]
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "letters.yaml").write_text(TASK)
+    (tmp_path / "tasks" / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def likelihood(question: str, choice: str) -> float:
+        context, whole = model.encode(question), model.encode(question + choice)
+        row = torch.tensor([whole])
+        with torch.no_grad():
+            log_probs = model.decoder.logits(model.decoder(row[:, :-1])).log_softmax(-1)
+        return float(log_probs[0, len(context) - 1 :].gather(1, row[0, len(context) :].unsqueeze(1)).sum())
+
+    right = sum(
+        max(range(2), key=lambda choice: likelihood(str(row["question"]), ["abc", "xyz"][choice])) == row["answer"]
+        for row in rows
+    )
+    (figure,) = run_harness(tmp_path / "model", ["letters"], task_folder=tmp_path / "tasks")
+    assert (figure.task, figure.metric, figure.interval.n) == ("letters", "acc", 20)
+    assert figure.interval.value == pytest.approx(right / 20)
+    assert math.isfinite(figure.interval.low)
+    with pytest.raises(ConfigError, match="knows no task"):
+        run_harness(tmp_path / "model", ["no_such_task"], task_folder=tmp_path / "tasks")
