@@ -97,10 +97,12 @@ def published(stage: str) -> Callable[[Path], bool]:
     return lambda home: any(home.glob(f"datasets/{stage}/*/manifest.json"))
 
 
-def steps(stage: str, number: int) -> Callable[[Path], bool]:
+def checkpoints(stage: str, number: int) -> Callable[[Path], bool]:
+    """So many checkpoints were written, as far as they were not rotated away: at least one of that rank or later."""
+
     def reached(home: Path) -> bool:
-        files = list(home.glob(f"work/{stage}/*/events.jsonl"))
-        return any(file.read_text().count('"progress"') >= number for file in files)
+        found = [path.name for path in home.glob(f"work/{stage}/*/checkpoints/step-*") if path.suffix != ".tmp"]
+        return any(int(name.removeprefix("step-")) >= number for name in found)
 
     return reached
 
@@ -109,9 +111,9 @@ KILLS = (
     Kill("driver, ingest half done", receipts("ingest"), driver),
     Kill("pool worker, dedup", receipts("dedup"), pool_worker),
     Kill("driver, between tokenizer and shards", published("tokenizer"), driver),
-    Kill("rank, pretraining", steps("pretrain", 8), rank),
-    Kill("driver, pretraining", steps("pretrain", 14), driver),
-    Kill("rank, PPO", steps("ppo", 1), rank),
+    Kill("rank, pretraining", checkpoints("pretrain", 5), rank),
+    Kill("driver, pretraining", checkpoints("pretrain", 20), driver),
+    Kill("rank, PPO", checkpoints("ppo", 1), rank),
     Kill("driver, before the report", published("export"), driver),
 )
 
@@ -134,7 +136,9 @@ def test_a_run_killed_at_seven_places_publishes_the_same_digests(home: Path, tmp
     assert {name: ours[name] for name in STAGE_NAMES} == {name: theirs[name] for name in STAGE_NAMES}
 
 
-def _kill_until_it_ends(process: subprocess.Popen[bytes], pending: list[Kill], home: Path, landed: list[str]) -> list[Kill]:
+def _kill_until_it_ends(
+    process: subprocess.Popen[bytes], pending: list[Kill], home: Path, landed: list[str]
+) -> list[Kill]:
     """Carry out the kills in order; returns those still to come once the run has ended or was killed."""
     deadline = time.monotonic() + LIMIT_S
     while process.poll() is None and time.monotonic() < deadline:
