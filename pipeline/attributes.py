@@ -120,7 +120,7 @@ def _languages(
 
 STAGE = ShardStage(
     name="attributes",
-    code_version=1,
+    code_version=2,
     config=AttributesConfig,
     reference="pipeline.attributes:STAGE",
     inputs=inputs,

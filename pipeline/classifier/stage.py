@@ -134,7 +134,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="classifier",
-    code_version=1,
+    code_version=2,
     config=ClassifierConfig,
     reference="pipeline.classifier:STAGE",
     inputs=inputs,

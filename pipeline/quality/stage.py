@@ -19,6 +19,7 @@ from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
@@ -134,6 +135,7 @@ def source_of(path: str) -> str:
 
 def finalize(context: StageContext) -> None:
     context.stats["classifier_thresholds"] = thresholds_by_source(context)
+    context.stats[BY_SOURCE] = counts_by_source(context.receipts["select"])
 
 
 STAGE = ShardStage(

@@ -17,6 +17,7 @@ from infra.config import Config
 from infra.errors import ConfigError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.ledger import Fate, ledger_writer
 from pipeline.redact.spans import KINDS, Span, find_spans, mask
 
@@ -174,6 +175,7 @@ def finalize(context: StageContext) -> None:
     total = Counter[str]()
     for receipt in context.receipts["redact"]:
         total.update({kind: int(number) for kind, number in receipt.metrics.items() if kind in KINDS})
+    context.stats[BY_SOURCE] = counts_by_source(context.receipts["redact"])
     context.stats["masked"] = dict(sorted(total.items()))
 
 

@@ -1,0 +1,73 @@
+"""How drop rates moved: this dataset against an earlier one of the same stage.
+
+A crawl whose pages suddenly fail a rule twice as often is a changed crawl, a changed extractor or a defect, and none of
+them shows in a total. Stages that drop documents keep their counts by source in their manifest's ``stats``
+(``by_source``); ``drop_rate_changes`` compares two of those.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infra.stage import Counts, Receipt
+
+BY_SOURCE = "by_source"
+FEWEST_DOCUMENTS = 100
+"""Rates of fewer documents than this move by chance."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """The share of a source's documents that a rule dropped, before and now."""
+
+    source: str
+    rule: str
+    before: float
+    now: float
+
+    @property
+    def difference(self) -> float:
+        return self.now - self.before
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.rule} drops {self.now:.1%} of the documents, {self.before:.1%} before"
+
+
+def counts_by_source(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
+    """What became of each source's documents, from the receipts of units that wrote ``data/<source>/…``."""
+    totals: dict[str, Counts] = {}
+    for receipt in receipts:
+        sources = {output.path.split("/")[1] for output in receipt.outputs if output.path.startswith("data/")}
+        for source in sources:
+            totals[source] = totals.get(source, Counts()) + receipt.counts
+    return {
+        source: {
+            "incoming": counts.incoming,
+            "kept": counts.kept,
+            "dropped": dict(counts.dropped),
+            "failed": counts.failed,
+        }
+        for source, counts in sorted(totals.items())
+    }
+
+
+def drop_rate_changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float = 0.05) -> list[Change]:
+    """Rules whose drop rate moved by more than ``tolerance`` (of all documents of a source), largest first.
+
+    ``before`` and ``now`` are the ``stats`` of two manifests. Sources that are in one of them only, or too small to
+    tell, are left out.
+    """
+    old, new = before.get(BY_SOURCE, {}), now.get(BY_SOURCE, {})
+    changes = []
+    for source in sorted(old.keys() & new.keys()):
+        if min(old[source]["incoming"], new[source]["incoming"]) < FEWEST_DOCUMENTS:
+            continue
+        for rule in sorted(old[source]["dropped"].keys() | new[source]["dropped"].keys()):
+            change = Change(source, rule, _rate(old[source], rule), _rate(new[source], rule))
+            if abs(change.difference) > tolerance:
+                changes.append(change)
+    return sorted(changes, key=lambda change: (-abs(change.difference), change.source, change.rule))
+
+
+def _rate(counts: Mapping[str, Any], rule: str) -> float:
+    return float(counts["dropped"].get(rule, 0) / counts["incoming"])
