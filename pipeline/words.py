@@ -11,7 +11,6 @@ bit ``ALONE`` for characters that are words by themselves.
 """
 
 import functools
-import sys
 import unicodedata
 from dataclasses import dataclass
 
@@ -53,27 +52,32 @@ _IGNORED_RANGES = (
 )
 
 
-def _within(point: int, ranges: tuple[tuple[int, int], ...]) -> bool:
-    return any(low <= point <= high for low, high in ranges)
-
-
 def _fold(point: int) -> int:
-    if _within(point, _IGNORED_RANGES):
-        return IGNORED
+    """What becomes of a code point outside the special ranges."""
     character = chr(point)
     if not character.isalnum() and unicodedata.category(character) not in ("Mn", "Mc"):
         return SEPARATOR
-    plain = "".join(
-        part for part in unicodedata.normalize("NFKD", character) if not 0x0300 <= ord(part) <= 0x036F
-    ).lower()
-    folded = ord(plain) if len(plain) == 1 else point
-    return folded | ALONE if _within(folded, _ALONE_RANGES) else folded
+    if unicodedata.decomposition(character):
+        parts = unicodedata.normalize("NFKD", character)
+        plain = "".join(part for part in parts if not 0x0300 <= ord(part) <= 0x036F)
+        character = plain if len(plain) == 1 else character
+    lower = character.lower()
+    return ord(lower) if len(lower) == 1 else ord(character)
 
 
 @functools.cache
 def folds() -> NDArray[np.uint32]:
     """The kernel's table, made once for each process from the interpreter's Unicode data."""
-    return np.array([_fold(point) for point in range(min(_TABLE_SIZE, sys.maxunicode))], dtype=np.uint32)
+    table = np.array([_fold(point) for point in range(_TABLE_SIZE)], dtype=np.uint32)
+    alone = np.zeros(_TABLE_SIZE, np.bool_)
+    for low, high in _ALONE_RANGES:
+        alone[low : high + 1] = True
+    # Compatibility ideographs fold to ideographs beyond the table: those stand alone too, as the kernel has it.
+    stands_alone = (table >= _TABLE_SIZE) | alone[np.minimum(table, _TABLE_SIZE - 1)]
+    table[stands_alone & (table != SEPARATOR)] |= np.uint32(ALONE)
+    for low, high in _IGNORED_RANGES:
+        table[low : high + 1] = IGNORED
+    return table
 
 
 @dataclass
