@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.attributes import COLUMNS, attribute_table
 from pipeline.classifier.config import ClassifierConfig
@@ -26,10 +27,47 @@ from pipeline.classifier.material import training_material
 from pipeline.classifier.model import GOOD, LONGEST, ORDINARY, QualityModel
 from pipeline.classifier.train import train
 from pipeline.document import DOCUMENT_SCHEMA
+from pipeline.extract.page import ExtractConfig
 from pipeline.fasttext_model import PREFIX, load_model, one_line, probability_of
 from pipeline.language import LanguageConfig, LanguageDetector
+from pipeline.sample.items import WIKIPEDIA_MEMBER
+from pipeline.sample.packages import GENSIM, cache_folder, fetch, read_member
+from pipeline.sources import wikipedia
+from pipeline.sources.contract import Archive, Part, Reading, SourceConfig, is_fate
 
 BATCH = 256
+
+
+def quality_figures(web: Sequence[str], labels: Path, language_model: Path) -> dict[str, float]:
+    """All three figures, from extracted web pages in English and JSON lines of labelled texts."""
+    good = wikipedia_texts()
+    texts, judged = read_labels(labels)
+    samples, _ = without_overlap([*_samples(good, True), *_samples(web, False)])
+    with tempfile.TemporaryDirectory(prefix="bench-quality-") as name:
+        folder = Path(name)
+        ours = _train_ours(samples, folder).score(texts)
+        return {
+            "classifier_auc": auc(ours, judged),
+            "classifier_auc_baseline": auc(_train_baseline(samples, texts, folder), judged),
+            "quality_docs_per_s_core": quality_docs_per_s_core(web, language_model, folder / "ours.bin"),
+        }
+
+
+def wikipedia_texts() -> list[str]:
+    """The articles of the sample's dump excerpt, as ``ingest`` would write them."""
+    with tempfile.TemporaryDirectory(prefix="bench-wikipedia-") as name:
+        dump = Path(name) / "enwiki.xml.bz2"
+        dump.write_bytes(read_member(fetch(GENSIM, cache_folder("")), WIKIPEDIA_MEMBER))
+        source = SourceConfig(name="wikipedia", kind="wikipedia", address=str(dump))
+        archive = Archive(dump.name, str(dump), dump.stat().st_size, "")
+        outcomes = wikipedia.read(Part(archive, 0, archive.size), Reading(source, ExtractConfig()))
+        return [outcome["text"] for outcome in outcomes if not is_fate(outcome)]
+
+
+def ingested_texts(workspace: Path, source: str = "web") -> list[str]:
+    """The texts of a source that a run in this workspace has ingested."""
+    files = sorted(workspace.glob(f"datasets/ingest/*/data/{source}/*.parquet"))
+    return [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
 
 
 def read_labels(path: Path) -> tuple[list[str], np.ndarray]:
