@@ -82,10 +82,11 @@ def _columns(source: SourceConfig) -> list[str]:
 
 def _from_row(row: dict[str, Any], archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
     raw = row.get(source.text_column)
-    url = _cell(row, source.url_column)
     record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
+    # Every document can be asked for: what has no address of its own gets its place's.
+    url = _cell(row, source.url_column) or f"{archive}#{record_id}"
     digest = payload_digest(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else ""
-    identity = document_id(source.name, url or "", record_id, digest)
+    identity = document_id(source.name, url, record_id, digest)
     text = clean_text(raw) if isinstance(raw, str) else ""
     if not text:
         why = "" if isinstance(raw, str) else f"{source.text_column} is {type(raw).__name__}"

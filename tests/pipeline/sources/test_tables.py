@@ -48,7 +48,7 @@ def test_rows_become_documents_by_the_column_map(tmp_path: Path, name: str) -> N
     )
     assert (second["text"], second["url"], second["title"], second["license"]) == (
         "Second\ntext",
-        None,
+        f"{name}#{second['origin']['record_id']}",
         None,
         "CC0-1.0",
     )
