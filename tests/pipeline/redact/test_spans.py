@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.redact.spans import KINDS, find_spans, mask
+from pipeline.redact.stage import SourcePolicy, redact
 
 KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEA7bq0123456789abcdefg\n" * 3 + "-----END RSA PRIVATE KEY-----"
@@ -80,6 +81,15 @@ def test_spans_are_in_order_without_overlap(pieces, joint):
     assert all(0 <= span.start < span.end <= len(text) for span in spans)
     assert all(left.end <= right.start for left, right in pairwise(spans))
     assert {span.kind for span in spans} <= set(KINDS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=6), st.sampled_from(["", " ", "\n", ", "]))
+def test_nothing_is_left_after_masking(pieces, joint):
+    text = joint.join(pieces)
+    masked, spans, _ = redact(text, SourcePolicy())
+    assert find_spans(masked) == []
+    assert (masked == text) == (not spans)
 
 
 @pytest.mark.timeout(20)
