@@ -168,13 +168,14 @@ def _growth(
     large = one(f"growth, {8 * documents:,} documents", 8 * documents)
     figures["growth_documents"] = 8 * documents
     figures["growth_time_8n"] = large.result["seconds"] / small.result["seconds"]
+    figures["growth_cpu_8n"] = large.cpu_seconds / small.cpu_seconds
     figures["growth_memory_8n"] = large.memory_mb / small.memory_mb
     figures["growth_peak_worker_mb"] = large.worker_mb
     if giant:
         number = max(documents, giant + documents // 5)
         odd = one(f"{giant:,} copies and {huge_mb} MB", number, copies=giant, huge_mb=huge_mb)
-        per_document = odd.result["seconds"] / number
-        figures["giant_time_per_document"] = per_document / (small.result["seconds"] / documents)
+        figures["giant_time_per_document"] = odd.result["seconds"] / number / (small.result["seconds"] / documents)
+        figures["giant_cpu_per_document"] = odd.cpu_seconds / number / (small.cpu_seconds / documents)
         figures["giant_peak_worker_mb"] = odd.worker_mb
 
 

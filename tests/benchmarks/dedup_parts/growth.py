@@ -39,8 +39,8 @@ def publish(folder: Path, documents: int, seed: int, copies: int = 0, huge_mb: i
         names.append(_write(folder, len(names), texts, number))
         number += len(texts)
     if huge_mb:
-        words = vocabulary[_draw(rng, huge_mb * 170_000)]
-        names.append(_write(folder, len(names), pa.array([" ".join(words)], pa.large_string()), number))
+        text = " ".join(vocabulary[_draw(rng, huge_mb * 250_000)])[: huge_mb << 20]
+        names.append(_write(folder, len(names), pa.array([text], pa.large_string()), number))
         number += 1
     return adopt_dataset(folder, "quality", [describe_file(folder, name) for name in names], Counts(number, number))
 
