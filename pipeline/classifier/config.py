@@ -49,6 +49,8 @@ class ClassifierConfig(Config):
     seed: int = 0
     """Chooses documents and the order of training."""
 
+    autotune: bool = False
+    """Choose epochs, learning rate and n-grams from a small grid by AUC on a fifth of the training documents."""
     dimension: int = Field(default=32, ge=1)
     """Size of the word vectors."""
     epochs: int = Field(default=10, ge=1)

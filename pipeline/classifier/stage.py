@@ -77,6 +77,7 @@ def train_units(context: StageContext) -> Iterable[Unit]:
 
 def train_process(unit: Unit, context: UnitContext) -> Counts:
     from pipeline.classifier.train import train
+    from pipeline.classifier.tune import tuned
 
     config: ClassifierConfig = context.config
     addresses = [str(address) for address in unit.payload["samples"]]  # type: ignore[union-attr]
@@ -97,12 +98,21 @@ def train_process(unit: Unit, context: UnitContext) -> Counts:
             f"only {len(passages)} passages are left to train the quality classifier on",
             remedy="Give larger sets of positives and negatives, or shorter passage_words.",
         )
+    tuning_auc = None
+    if config.autotune:
+        config, tuning_auc = tuned(training, config, context.scratch)
     with context.output(MODEL_FILE) as target:
         train(passages, config, context.scratch, target)
         digest = sha256_file(target)
         scores = QualityModel(load_model(target)).score([sample.text for sample in testing])
     figures = {
         "model_sha256": digest,
+        "settings": {
+            "epochs": config.epochs,
+            "learning_rate": config.learning_rate,
+            "word_ngrams": config.word_ngrams,
+            "tuning_auc": tuning_auc,
+        },
         "material": {
             "good_documents": sum(sample.good for sample in training),
             "ordinary_documents": sum(not sample.good for sample in training),
@@ -151,6 +161,7 @@ STAGE = ShardStage(
         "pipeline.classifier.sources",
         "pipeline.classifier.stage",
         "pipeline.classifier.train",
+        "pipeline.classifier.tune",
         "pipeline.fasttext_model",
     ),
     description="Train the quality classifier on good and ordinary text.",

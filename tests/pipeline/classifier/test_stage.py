@@ -10,6 +10,7 @@ from infra.errors import InputError
 from pipeline.classifier import STAGE
 from pipeline.classifier.config import ClassifierConfig, TextSet
 from pipeline.classifier.model import MARK, QualityModel, prepare
+from pipeline.classifier.tune import EPOCHS
 from tests.pipeline.corpus import document, prose, publish_documents
 from tests.support import run_shard_stage
 
@@ -83,6 +84,17 @@ def test_ordinary_text_that_passes_the_rules_is_not_called_bad(ingest, trained, 
     sorted_scores = QualityModel.open(trained, tmp_path).score(texts)
     plain_scores = QualityModel.open(plain, tmp_path).score(texts)
     assert sorted_scores.mean() > plain_scores.mean()
+
+
+@pytest.mark.timeout(120)
+def test_autotune_finds_the_same_settings_every_time(ingest, tmp_path):
+    config = ClassifierConfig(autotune=True, **SMALL)
+    first = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "a")
+    second = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "b", reverse=True)
+    assert first.digest == second.digest
+    settings = report_of(first)["settings"]
+    assert settings["tuning_auc"] > 0.9
+    assert settings["epochs"] in EPOCHS
 
 
 def test_lines_are_part_of_what_it_sees():
