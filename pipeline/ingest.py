@@ -21,7 +21,7 @@ from pipeline.extract.page import ExtractConfig
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
 from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
-from pipeline.sources.files import dataset_role, find_archives, local_archives
+from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives
 from pipeline.sources.registry import SOURCES
 
 SAMPLE_SOURCES = (
@@ -66,7 +66,8 @@ def external(config: IngestConfig) -> Json:
     listing them on every plan would need the network (change the address, or run with ``--force``)."""
     found: dict[str, Json] = {}
     for source in config.sources:
-        if dataset_role(source.address) is None and is_local(source.address):
+        found_here = SOURCES[source.kind].listed and dataset_role(source.address) is None
+        if found_here and not is_http(source.address) and is_local(source.address):
             archives = local_archives(source.address, folders=source.kind == "code")
             listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
             found[source.name] = unit_id(listing)
@@ -78,8 +79,9 @@ def external(config: IngestConfig) -> Json:
 def units(context: StageContext) -> Iterator[Unit]:
     config: IngestConfig = context.config
     for source in config.sources:
-        archives = find_archives(source.address, context.inputs, folders=source.kind == "code")
-        for part in SOURCES[source.kind].parts(source, archives):
+        kind = SOURCES[source.kind]
+        archives = find_archives(source.address, context.inputs, folders=source.kind == "code") if kind.listed else []
+        for part in kind.parts(source, archives):
             archive = part.archive
             yield Unit(
                 unit_id(source.name, archive.name, archive.size, archive.digest, part.start, part.end),

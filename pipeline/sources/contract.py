@@ -11,12 +11,12 @@ only when the whole part cannot be read. Adding a source is one file with these 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypeIs
 
-from infra.config import Config, Json
+from infra.config import Config, Execution, Json
 from pipeline.document import Document
 from pipeline.extract.page import ExtractConfig
 from pipeline.ledger import Fate
@@ -25,7 +25,7 @@ STAGE_NAME = "ingest"
 
 Outcome = Document | Fate
 Verdict = Literal["dropped", "failed"]
-Kind = Literal["warc", "wet", "wikipedia", "code", "jsonl", "parquet"]
+Kind = Literal["common_crawl", "warc", "wet", "wikipedia", "code", "jsonl", "parquet"]
 
 
 class SourceConfig(Config):
@@ -33,9 +33,23 @@ class SourceConfig(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The source's name in documents and folders.")
     kind: Kind = Field(description="What the archives are.")
-    address: str = Field(min_length=1, description="File, glob, fsspec URL or dataset://sample/…")
+    address: str = Field(min_length=1, description="File, glob, fsspec URL or dataset://sample/…; a crawl's name.")
     part_bytes: int = Field(
         default=64_000_000, ge=100_000, description="WARC: archives larger than this are read as several units."
+    )
+    content: Literal["warc", "wet"] = Field(default="warc", description="common_crawl: pages, or their text.")
+    paths: str = Field(default="", description="common_crawl: only archives whose path matches, with * and ?.")
+    archives: int = Field(default=0, ge=0, description="common_crawl: at most so many archives; 0 takes all.")
+    fraction: float = Field(default=1.0, gt=0, le=1, description="common_crawl: the share of the archives to take.")
+    domain: str = Field(default="", description="common_crawl: only captures of this domain, found by the URL index.")
+    mirror: Annotated[str, Execution()] = Field(
+        default="https://data.commoncrawl.org", description="common_crawl: HTTPS, s3://commoncrawl, or a folder."
+    )
+    index: Annotated[str, Execution()] = Field(
+        default="https://index.commoncrawl.org", description="common_crawl: the URL index's server."
+    )
+    cache: Annotated[str, Execution()] = Field(
+        default="", description="Folder that keeps fetched archives; empty: none."
     )
     license: str | None = Field(default=None, description="SPDX identifier for documents that do not say their own.")
     language: str | None = Field(default=None, description="ISO 639-1 code where the whole source is in one language.")
@@ -71,22 +85,24 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes ``[start, end)`` of an archive: the records that begin there. One unit of work."""
+    """Bytes ``[start, end)`` of an archive: the records that begin there. One unit of work.
+
+    ``end`` 0 is the archive's end, where its size is not known beforehand. ``spans`` instead names single records in
+    several archives: (path, offset, length).
+    """
 
     archive: Archive
     start: int = 0
     end: int = 0
-
-    @property
-    def whole(self) -> bool:
-        return self.start == 0 and self.end >= self.archive.size
+    spans: tuple[tuple[str, int, int], ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, payload: Any) -> "Part":
-        return cls(Archive(**payload["archive"]), payload["start"], payload["end"])
+        spans = tuple((path, offset, length) for path, offset, length in payload["spans"])
+        return cls(Archive(**payload["archive"]), payload["start"], payload["end"], spans)
 
 
 @dataclass(frozen=True)
@@ -100,10 +116,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source."""
+    """A kind of source. ``listed``: its archives are found by the address; otherwise ``parts`` finds them itself."""
 
     parts: Callable[[SourceConfig, list[Archive]], Iterable[Part]]
     read: Callable[[Part, Reading], Iterator[Outcome]]
+    listed: bool = True
 
 
 def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -19,6 +20,7 @@ from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.files import CHUNK, filesystem
 from pipeline.sources.contract import Archive
+from pipeline.sources.http import HttpFile, download
 
 DATASET_SCHEME = "dataset://"
 # Files up to here are digested whole, larger ones at both ends: their size and a gzip file's checksum are in it.
@@ -39,6 +41,8 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
     """
     if dataset_role(address) is not None:
         archives = _of_dataset(address, inputs)
+    elif is_http(address):
+        archives = [_http_archive(address)]
     else:
         fs, path = filesystem(address)
         local = isinstance(fs, LocalFileSystem)
@@ -48,8 +52,12 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
     return sorted(archives, key=lambda archive: (archive.name, archive.digest))
 
 
-def open_archive(archive: Archive) -> BinaryIO:
-    """The stored bytes, seekable."""
+def open_archive(archive: Archive, cache: str = "") -> BinaryIO:
+    """The stored bytes, seekable; by HTTP resumed where it broke, and kept in ``cache`` if there is one."""
+    if is_http(archive.url):
+        if not cache:
+            return cast(BinaryIO, HttpFile(archive.url))
+        return download(archive.url, Path(cache).expanduser() / urlsplit(archive.url).path.lstrip("/")).open("rb")
     try:
         stream = fsspec.open(archive.url, "rb").open()
     except OSError as error:
@@ -57,6 +65,15 @@ def open_archive(archive: Archive) -> BinaryIO:
             f"the file cannot be opened: {error}", where=archive.url, remedy="Check that it is still there."
         ) from error
     return cast(BinaryIO, stream)
+
+
+def is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _http_archive(address: str) -> Archive:
+    with HttpFile(address) as remote:
+        return Archive(urlsplit(address).path.rsplit("/", 1)[-1], address, remote.size, remote.tag)
 
 
 def _of_dataset(address: str, inputs: Mapping[str, Dataset]) -> list[Archive]:

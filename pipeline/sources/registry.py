@@ -1,9 +1,10 @@
 """The kinds of sources there are. A new one is one module and one line here."""
 
-from pipeline.sources import code, tables, warc, wikipedia
+from pipeline.sources import code, common_crawl, tables, warc, wikipedia
 from pipeline.sources.contract import Kind, Source, whole_archives
 
 SOURCES: dict[Kind, Source] = {
+    "common_crawl": Source(common_crawl.parts, common_crawl.read, listed=False),
     "warc": Source(warc.parts, warc.read),
     "wet": Source(warc.parts, warc.read),
     "wikipedia": Source(whole_archives, wikipedia.read),

@@ -10,7 +10,8 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord
 
@@ -72,22 +73,29 @@ def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
 
 def read(part: Part, reading: Reading) -> Iterator[Outcome]:
     """The documents of one part, and the fate of every other response in it."""
+    with open_archive(part.archive, reading.source.cache) as stream:
+        yield from read_stream(stream, part, reading)
+
+
+def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) -> Iterator[Outcome]:
+    """As ``read``, of an open stream that begins ``shift`` bytes into the archive."""
     pages = PageExtractor.create(reading.extract, reading.language_model)
-    archive = part.archive
-    with open_archive(archive) as stream:
-        try:
-            for raw in read_records(stream, part.start, part.end, reading.source.max_record_bytes):
-                outcome = _outcome(raw, archive.name, reading.source, pages)
-                if outcome is not None:
-                    yield outcome
-        except NotAnArchive:
-            raise InputError(
-                "the file is empty" if not archive.size else "the file is not a WARC or ARC archive",
-                where=archive.url,
-                remedy="Check the source's address and kind.",
-            ) from None
-        except OSError as error:
-            raise InputError(f"the archive cannot be read: {error}", where=archive.url) from error
+    archive, source = part.archive, reading.source
+    try:
+        size = stream.seek(0, io.SEEK_END)
+        end = min(part.end, size) if part.end else size
+        for raw in read_records(stream, part.start, end, source.max_record_bytes):
+            outcome = _outcome(replace(raw, offset=raw.offset + shift), archive.name, source, pages)
+            if outcome is not None:
+                yield outcome
+    except NotAnArchive:
+        raise InputError(
+            "the file is not a WARC or ARC archive" if size else "the file is empty",
+            where=archive.url,
+            remedy="Check the source's address and kind.",
+        ) from None
+    except OSError as error:
+        raise InputError(f"the archive cannot be read: {error}", where=archive.url) from error
 
 
 def _outcome(raw: RawRecord, archive: str, source: SourceConfig, pages: PageExtractor) -> Outcome | None:

@@ -23,13 +23,11 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.pipeline.readers import WarcReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
-from datatrove.utils import lid
 
 WORKERS = 2
 
 
 def main(archives: str, work: str, model: str, languages: str, gold: str) -> None:
-    lid.FT176LID.model_url = model  # the model is fetched from the network otherwise
     files = len(list(Path(archives).glob("*.warc.gz")))
     reader = WarcReader(archives, glob_pattern="*.warc.gz", default_metadata={})
     if gold:
@@ -39,7 +37,7 @@ def main(archives: str, work: str, model: str, languages: str, gold: str) -> Non
             Trafilatura(favour_precision=True, timeout=30),
         ]
     else:
-        language = [LanguageFilter(languages=languages.split(","))] if languages else []
+        language = [_language_filter(languages.split(","), model)] if languages else []
         steps = [
             Trafilatura(favour_precision=True, timeout=30),
             *language,
@@ -57,6 +55,13 @@ def main(archives: str, work: str, model: str, languages: str, gold: str) -> Non
     if gold:
         answer["texts"] = {row["metadata"]["url"]: row["text"] for row in rows}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+def _language_filter(languages: list, model: str) -> LanguageFilter:
+    """With a model file that is here: it is fetched from the network otherwise."""
+    step = LanguageFilter(languages=languages)
+    step.model.MODEL_URL = model
+    return step
 
 
 def _rows(path: Path) -> list[dict]:
