@@ -51,13 +51,13 @@ class PpoConfig(TrainingConfig):
     """Passes over the replies of a round."""
     minibatches: int = Field(default=1, ge=1)
     """Optimizer steps of one pass."""
-    lr: float = Field(default=5e-5, gt=0)
+    lr: float = Field(default=2e-4, gt=0)
     """Peak learning rate of the policy. 7B models: 1e-6 to 1e-5."""
-    critic_lr: float = Field(default=1e-4, gt=0)
+    critic_lr: float = Field(default=4e-4, gt=0)
     """Peak learning rate of the value function."""
     critic_rounds: int = Field(default=2, ge=0)
     """First rounds in which only the value function learns."""
-    max_reply_tokens: int = Field(default=48, ge=4)
+    max_reply_tokens: int = Field(default=40, ge=4)
     """Longest sampled reply."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the policy."""

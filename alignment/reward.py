@@ -35,8 +35,8 @@ class RewardConfig(TrainingConfig):
     """Stop after so many steps even if an epoch is not over."""
     validate_every: int = Field(default=50, ge=1)
     """Steps between measurements on held-out pairs."""
-    lr: float = Field(default=1e-4, gt=0)
-    """Peak learning rate."""
+    lr: float = Field(default=5e-4, gt=0)
+    """Peak learning rate. 7B models: 1e-5."""
 
 
 STAGE = JobStage(
