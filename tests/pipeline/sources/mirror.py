@@ -97,9 +97,9 @@ def answer(request: BaseHTTPRequestHandler, mirror: Mirror) -> None:
     if isinstance(fault, tuple):
         body = body[: fault[1]]
         request.close_connection = True
+    mirror.sent[path] += len(body)  # before the client can have read it all, and looks at the count
     try:
         request.wfile.write(body)
-        mirror.sent[path] += len(body)
         request.wfile.flush()
         if isinstance(fault, tuple) and fault[0] == "silent":
             mirror.released.wait(10)
