@@ -197,8 +197,11 @@ def test_workers_end_with_their_driver(tmp_path: Path, how: signal.Signals, kind
     family = psutil.Process(driver.pid).children(recursive=True)
     assert len(family) >= 3
     os.kill(driver.pid, how)
-    driver.wait(10)
-    _, alive = psutil.wait_procs(family, timeout=5)
+    try:
+        driver.wait(60)
+    finally:
+        driver.kill()
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
 
 
@@ -209,6 +212,7 @@ def test_a_worker_killed_from_outside_costs_one_attempt(tmp_path: Path) -> None:
         while not killed.is_set():
             for worker in workers_of(os.getpid()):
                 if "forkserver" in " ".join(worker.cmdline()):
+                    time.sleep(0.5)  # it has taken a unit by now
                     worker.kill()
                     killed.set()
                     return
@@ -216,7 +220,7 @@ def test_a_worker_killed_from_outside_costs_one_attempt(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    outcomes = run(pool(), tmp_path, [unit(f"u{number}", "sleep", seconds=0.3) for number in range(4)])
+    outcomes = run(pool(), tmp_path, [unit(f"u{number}", "sleep", seconds=1.5) for number in range(4)])
     killed.set()
     thread.join()
     assert all(outcome.receipt for outcome in outcomes.values())
