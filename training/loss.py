@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CPU_LOGITS = 1 << 21
-"""Logits held at a time on a CPU: 8 MB in float32, so that the passes over them stay in the cache."""
+CPU_TOKENS = 512
+"""Tokens in a chunk on a CPU: enough to make up for adding to the weight's gradient once a chunk."""
 GPU_LOGITS = 1 << 26
-"""On an accelerator: 256 MB, large enough that the matrix products fill it."""
+"""Logits held at a time on an accelerator: 256 MB in float32, large enough that the matrix products fill it."""
 
 
 def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens in a chunk for a vocabulary of this size."""
-    return max(64, (CPU_LOGITS if device.type == "cpu" else GPU_LOGITS) // vocabulary)
+    return CPU_TOKENS if device.type == "cpu" else max(1024, GPU_LOGITS // vocabulary)
 
 
 def chunked_cross_entropy(
@@ -75,7 +75,10 @@ class _SummedLoss(torch.autograd.Function):
                 if hidden_grad is not None:
                     torch.mm(grad, weight, out=hidden_grad[part])
                 if weight_grad is not None:
-                    weight_grad += grad.t() @ hidden[part]
+                    if grad.dtype == torch.float32:
+                        weight_grad.addmm_(grad.t(), hidden[part])
+                    else:
+                        weight_grad += grad.t() @ hidden[part]
         ctx.hidden_grad, ctx.weight_grad, ctx.weight_dtype = hidden_grad, weight_grad, weight.dtype
         return total
 

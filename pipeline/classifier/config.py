@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from infra.config import Config, Execution
+from pipeline.language import LanguageConfig
 from pipeline.quality.rules import Preset
 
 
@@ -34,6 +35,8 @@ class ClassifierConfig(Config):
     """Text as it should be."""
     negatives: tuple[TextSet, ...] = Field(default=(TextSet(source="web*"),), min_length=1)
     """Text as it comes."""
+    language: LanguageConfig = LanguageConfig()
+    """Tells the languages apart: some rules hold for a language, and the report shows scores by language."""
     rules: tuple[Preset, ...] = (Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY, Preset.C4, Preset.FINEWEB_PAPER)
     """Rules that sort the negatives: those that fail are the bad side, those that pass join the good side. None: as is."""
     documents: int = Field(default=200_000, ge=10)

@@ -11,7 +11,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .25rem .6rem .25rem 0;
-border-bottom: 1px solid #dde3ea; vertical-align: top } td.n { text-align: right; font-variant-numeric: tabular-nums }
+border-bottom: 1px solid #dde3ea; vertical-align: top } .n { text-align: right; font-variant-numeric: tabular-nums }
 .figures { display: flex; gap: 2.5rem; flex-wrap: wrap } .figures b { display: block; font-size: 1.6rem }
 p.note, figcaption { color: #5b6b7b } svg { max-width: 24rem } code { word-break: break-all }
 """
@@ -84,7 +84,7 @@ def _groups(title: str, groups: Sequence[Mapping[str, Any]]) -> str:
         f'<td class="n">{group["mean_score"]:.3f}</td></tr>'
         for group in groups
     )
-    return f"<table><tr><th>{title}</th><th>documents</th><th>mean score</th></tr>{rows}</table>"
+    return f"<table><tr><th>{title}</th><th class='n'>documents</th><th class='n'>mean score</th></tr>{rows}</table>"
 
 
 def _nearest(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -94,7 +94,7 @@ def _nearest(documents: Sequence[Mapping[str, Any]]) -> str:
         f"<span class='note'>{escape(document['url'] or document['id'])}</span></td></tr>"
         for document in documents
     )
-    return f"<table><tr><th>score</th><th></th><th>text</th></tr>{rows}</table>"
+    return f"<table><tr><th class='n'>score</th><th></th><th>text</th></tr>{rows}</table>"
 
 
 def model_card(figures: Mapping[str, Any], config: ClassifierConfig, ingest_digest: str) -> str:

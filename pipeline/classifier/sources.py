@@ -4,6 +4,7 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import fsspec
@@ -15,6 +16,7 @@ from pipeline.classifier.config import TextSet
 from pipeline.classifier.corpus import Sample, rank_of
 from pipeline.classifier.model import LONGEST
 from pipeline.document import read_batches
+from pipeline.language import LanguageDetector
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -81,6 +83,15 @@ def _rows(texts: TextSet) -> Iterator[dict[str, Any]]:
                     f"line {number} is not JSON: {error}", where=texts.file, remedy="One JSON object a line is wanted."
                 ) from error
             yield row if isinstance(row, dict) else {}
+
+
+def with_languages(samples: list[Sample], detector: LanguageDetector) -> list[Sample]:
+    """The same documents, with the language that is detected where the source does not say it."""
+    detected = detector.detect([sample.text for sample in samples])
+    return [
+        sample if sample.language else replace(sample, language=language or "")
+        for sample, (language, _) in zip(samples, detected, strict=True)
+    ]
 
 
 def write_samples(samples: list[Sample], path: Any) -> None:

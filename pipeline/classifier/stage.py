@@ -20,6 +20,7 @@ from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
 from pipeline.classifier.page import model_card, report_page
 from pipeline.fasttext_model import digest_of, load_model
+from pipeline.language import language_external, language_inputs, open_detector
 
 REPORT_FILE = "data/report.json"
 PAGE_FILE = "data/report.html"
@@ -27,12 +28,13 @@ CARD_FILE = "data/README.md"
 
 
 def inputs(config: ClassifierConfig) -> Mapping[str, str]:
-    return {"ingest": "ingest"}
+    return {"ingest": "ingest", **language_inputs(config.language)}
 
 
 def external(config: ClassifierConfig) -> Json:
     """Digests of the files from outside, in the order in which the sets name them."""
-    return [digest_of(texts.file) for texts in (*config.positives, *config.negatives) if texts.file] or None
+    files: list[Json] = [digest_of(texts.file) for texts in (*config.positives, *config.negatives) if texts.file]
+    return {"files": files, **language_external(config.language)}
 
 
 def sample_units(context: StageContext) -> Iterable[Unit]:
@@ -66,8 +68,10 @@ def sample_process(unit: Unit, context: UnitContext) -> Counts:
         found = sources.texts_of_file(TextSet.model_validate(unit.payload["texts"]), good, config.seed)
     else:
         found = sources.documents(context.inputs["ingest"].url(str(unit.payload["path"])), good, config.seed)
+    detector = open_detector(config.language, context.inputs, context.scratch)
+    chosen = sources.with_languages(sources.smallest(found, config.documents), detector)
     with context.intermediate(f"{unit.id}.parquet") as target:
-        sources.write_samples(sources.smallest(found, config.documents), target)
+        sources.write_samples(chosen, target)
     return Counts()
 
 
@@ -144,7 +148,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="classifier",
-    code_version=2,
+    code_version=3,
     config=ClassifierConfig,
     reference="pipeline.classifier:STAGE",
     inputs=inputs,
@@ -163,6 +167,7 @@ STAGE = ShardStage(
         "pipeline.classifier.train",
         "pipeline.classifier.tune",
         "pipeline.fasttext_model",
+        "pipeline.language",
     ),
     description="Train the quality classifier on good and ordinary text.",
 )

@@ -71,15 +71,17 @@ def find_ips(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _is_version(address: str) -> bool:
-    """Four small numbers are a version far more often than an address."""
-    return all(int(part) < _SMALL for part in address.split("."))
+    """Small numbers, three of four at least, are a version or a section far more often than an address."""
+    return sum(int(part) < _SMALL for part in address.split(".")) >= 3
 
 
 def _is_public(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_global
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    # An address that ends in :: is the beginning of a network.
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not address.endswith("::")
 
 
 def find_phones(text: str) -> Iterator[tuple[int, int]]:

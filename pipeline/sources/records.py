@@ -208,12 +208,16 @@ def _compressed_records(stream: BinaryIO, start: int, end: int, max_bytes: int) 
             yield RawRecord(position, length, pending.data if pending else b"", member.damage)
         elif pending:
             yield replace(pending, offset=position, length=length, checked=True)
-        if following is not None and member.complete and not _member_follows(stream, following):
-            # Not a member where one should begin: padding, or a damaged header.
-            begin, following = following, _next_member(stream, following, end)
-            stop = following or end
-            if not _is_padding(stream, begin, stop):
-                yield RawRecord(begin, stop - begin, b"", "corrupt")
+        if following is not None and member.complete:
+            head = _head_at(stream, following)
+            if not head:
+                return
+            if head != GZIP_MAGIC:
+                # Not a member where one should begin: padding, or a damaged header.
+                begin, following = following, _next_member(stream, following, end)
+                stop = following or end
+                if not _is_padding(stream, begin, stop):
+                    yield RawRecord(begin, stop - begin, b"", "corrupt")
         position = following if following is not None and following < end else None
 
 
@@ -258,11 +262,9 @@ class _Member:
         return "" if self.complete else "truncated"
 
 
-def _member_follows(stream: BinaryIO, position: int) -> bool:
-    """Whether the next member, or the end of the file, is here."""
+def _head_at(stream: BinaryIO, position: int) -> bytes:
     stream.seek(position)
-    head = stream.read(len(GZIP_MAGIC))
-    return not head or head == GZIP_MAGIC
+    return stream.read(len(GZIP_MAGIC))
 
 
 def _is_padding(stream: BinaryIO, begin: int, end: int) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import time
 
@@ -51,15 +52,22 @@ def published(job: PretrainJob) -> Dataset:
     return Dataset(dataset.root, manifest)
 
 
-def wait_for(condition, timeout=120.0):
+def wait_for(condition, timeout=600.0):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
 
 
+def newest(job: PretrainJob) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    return max((step for step, _ in list_checkpoints(job.request.checkpoint_dir)), default=0)
+
+
 def kill_everything(process):
     """As a machine that loses power: launcher and ranks at once."""
+    if process.poll() is not None:
+        return
     parent = psutil.Process(process.pid)
     for victim in [*parent.children(recursive=True), parent]:
         victim.kill()
@@ -88,6 +96,36 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
     job.run()
     assert job.digest() == finished.digest()
     assert job.losses() == finished.losses()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("stage", "optimizer", "seed"), [(1, "muon", 1), (2, "adamw", 2), (3, "muon", 3)])
+def test_a_run_killed_at_any_moment_goes_on_exactly_and_on_one_rank_closely(inputs, tmp_path, stage, optimizer, seed):
+    changes = {
+        "checkpoint_every": 3,
+        "optimizer": {"name": optimizer, "lr": 3e-3, "schedule": {"warmup_steps": 4}},
+        "parallel": {"micro_batch": 2, "zero_stage": stage},
+    }
+    straight = PretrainJob(tmp_path / "straight", inputs, small_config(**changes))
+    straight.run()
+    killed = PretrainJob(tmp_path / "killed", inputs, small_config(**changes))
+    moments = random.Random(seed)
+    while load_result(killed.request.work_dir) is None:
+        process, behind = killed.start(), newest(killed)
+        wait_for(lambda process=process, behind=behind: process.poll() is not None or newest(killed) > behind)
+        time.sleep(moments.random())
+        kill_everything(process)
+    assert killed.digest() == straight.digest()
+    assert killed.losses() == straight.losses()
+
+    moved = PretrainJob(tmp_path / "moved", inputs, small_config(**changes, elastic_ranks=1))
+    process = moved.start(ranks=2)
+    wait_for(lambda: list_checkpoints(moved.request.checkpoint_dir))
+    kill_everything(process)
+    moved.run(ranks=1)
+    assert any("another number of ranks" in event["message"] for event in moved.events("warning"))
+    assert moved.losses() == pytest.approx(straight.losses(), rel=1e-3)
 
 
 @pytest.mark.slow

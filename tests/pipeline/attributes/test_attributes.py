@@ -51,7 +51,9 @@ def ingest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inputs(ingest, sample, tmp_path_factory):
     config = ClassifierConfig(passage_words=20, buckets=1000, dimension=4)
-    classifier = run_shard_stage(CLASSIFIER, config, {"ingest": ingest}, tmp_path_factory.mktemp("classifier"))
+    classifier = run_shard_stage(
+        CLASSIFIER, config, {"ingest": ingest, "sample": sample}, tmp_path_factory.mktemp("classifier")
+    )
     return {"ingest": ingest, "classifier": classifier, "sample": sample}
 
 

@@ -11,6 +11,7 @@ from pipeline.classifier import STAGE
 from pipeline.classifier.config import ClassifierConfig, TextSet
 from pipeline.classifier.model import MARK, QualityModel, prepare
 from pipeline.classifier.tune import EPOCHS
+from tests.pipeline.classifier.language import sample_dataset
 from tests.pipeline.corpus import document, prose, publish_documents
 from tests.support import run_shard_stage
 
@@ -29,25 +30,28 @@ def listing(rng):
 
 
 @pytest.fixture(scope="module")
-def ingest(tmp_path_factory):
+def inputs(tmp_path_factory):
     rng = random.Random(1)
     documents = [document("wikipedia", n, article(rng)) for n in range(80)]
     documents += [document("web", n, listing(rng) if n % 2 else article(rng)) for n in range(160)]
     documents += [document("web", 1000 + n, documents[n]["text"].upper()) for n in range(5)]  # on both sides
-    return publish_documents(tmp_path_factory.mktemp("ingest"), documents, "ingest")
+    return {
+        "ingest": publish_documents(tmp_path_factory.mktemp("ingest"), documents, "ingest"),
+        "sample": sample_dataset(tmp_path_factory.mktemp("sample")),
+    }
 
 
 @pytest.fixture(scope="module")
-def trained(ingest, tmp_path_factory):
-    return run_shard_stage(STAGE, ClassifierConfig(**SMALL), {"ingest": ingest}, tmp_path_factory.mktemp("trained"))
+def trained(inputs, tmp_path_factory):
+    return run_shard_stage(STAGE, ClassifierConfig(**SMALL), inputs, tmp_path_factory.mktemp("trained"))
 
 
 def report_of(dataset):
     return json.loads(dataset.local("data/report.json").read_text())
 
 
-def test_same_sets_give_the_same_bytes(ingest, trained, tmp_path):
-    again = run_shard_stage(STAGE, ClassifierConfig(**SMALL), {"ingest": ingest}, tmp_path, reverse=True)
+def test_same_sets_give_the_same_bytes(inputs, trained, tmp_path):
+    again = run_shard_stage(STAGE, ClassifierConfig(**SMALL), inputs, tmp_path, reverse=True)
     assert again.digest == trained.digest
 
 
@@ -68,6 +72,7 @@ def test_the_report_says_how_far_to_trust_it(trained):
     assert len(report["nearest_threshold"]) == 20
     assert report["nearest_threshold"][0]["url"].startswith("https://web.example/")
     assert {group["group"] for group in report["by_domain"]} == {"web.example"}
+    assert {group["group"] for group in report["by_language"]} <= {"en", "de"}
     assert trained.manifest.stats["auc"] == report["auc"]
 
 
@@ -75,10 +80,10 @@ def test_what_both_sides_share_is_taken_out(trained):
     assert report_of(trained)["material"]["taken_out_as_overlap"] >= 10
 
 
-def test_ordinary_text_that_passes_the_rules_is_not_called_bad(ingest, trained, tmp_path):
+def test_ordinary_text_that_passes_the_rules_is_not_called_bad(inputs, trained, tmp_path):
     """Half of the web documents are articles: taken as they are, they would be on both sides."""
     assert report_of(trained)["material"]["negatives_sorted_by_rules"]
-    plain = run_shard_stage(STAGE, ClassifierConfig(rules=(), **SMALL), {"ingest": ingest}, tmp_path / "plain")
+    plain = run_shard_stage(STAGE, ClassifierConfig(rules=(), **SMALL), inputs, tmp_path / "plain")
     rng = random.Random(5)
     texts = [article(rng) for _ in range(20)]
     sorted_scores = QualityModel.open(trained, tmp_path).score(texts)
@@ -87,10 +92,10 @@ def test_ordinary_text_that_passes_the_rules_is_not_called_bad(ingest, trained, 
 
 
 @pytest.mark.timeout(120)
-def test_autotune_finds_the_same_settings_every_time(ingest, tmp_path):
+def test_autotune_finds_the_same_settings_every_time(inputs, tmp_path):
     config = ClassifierConfig(autotune=True, **SMALL)
-    first = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "a")
-    second = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "b", reverse=True)
+    first = run_shard_stage(STAGE, config, inputs, tmp_path / "a")
+    second = run_shard_stage(STAGE, config, inputs, tmp_path / "b", reverse=True)
     assert first.digest == second.digest
     settings = report_of(first)["settings"]
     assert settings["tuning_auc"] > 0.9
@@ -102,7 +107,7 @@ def test_lines_are_part_of_what_it_sees():
     assert [mark[1:] for mark in marks if mark.startswith(MARK)] == ["0_", "1.", "5_"]
 
 
-def test_sets_from_files(ingest, tmp_path):
+def test_sets_from_files(inputs, tmp_path):
     rng = random.Random(3)
     lines = [{"body": listing(rng), "label": n % 2} for n in range(100)]
     file = tmp_path / "bad.jsonl"
@@ -110,7 +115,7 @@ def test_sets_from_files(ingest, tmp_path):
     negatives = TextSet(file=str(file), column="body", where="label=0")
     config = ClassifierConfig(negatives=(negatives,), **SMALL)
     before = STAGE.external(config)
-    trained = run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "out")
+    trained = run_shard_stage(STAGE, config, inputs, tmp_path / "out")
     assert report_of(trained)["auc"] == 1
     material = report_of(trained)["material"]
     assert material["ordinary_documents"] + report_of(trained)["held_out"]["ordinary"] == 50
@@ -118,20 +123,20 @@ def test_sets_from_files(ingest, tmp_path):
     assert STAGE.external(config) != before
 
 
-def test_bad_sets_are_refused_with_their_remedy(ingest, tmp_path):
+def test_bad_sets_are_refused_with_their_remedy(inputs, tmp_path):
     with pytest.raises(ValidationError, match="either a source or a file"):
         TextSet(source="web", file="x.jsonl")
     with pytest.raises(InputError, match="documents of a source 'books'"):
         config = ClassifierConfig(positives=(TextSet(source="books"),))
-        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "a")
+        run_shard_stage(STAGE, config, inputs, tmp_path / "a")
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "fine"}\nnot json\n')
     config = ClassifierConfig(negatives=(TextSet(file=str(file)),))
     with pytest.raises(InputError, match=r"line 2 is not JSON"):
-        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "b")
+        run_shard_stage(STAGE, config, inputs, tmp_path / "b")
     file.write_text('{"body": "text"}\n')
     with pytest.raises(InputError, match="no text in column 'text'"):
-        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "c")
+        run_shard_stage(STAGE, config, inputs, tmp_path / "c")
     file.write_text('{"text": "only a few words"}\n')
     with pytest.raises(InputError, match="only 0 passages are left"):
-        run_shard_stage(STAGE, config, {"ingest": ingest}, tmp_path / "d")
+        run_shard_stage(STAGE, config, inputs, tmp_path / "d")

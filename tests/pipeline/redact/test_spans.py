@@ -37,7 +37,7 @@ FOUND = [
 LEFT_ALONE = [
     "someone@example.com and root@localhost and @handle and a@b",
     "127.0.0.1 192.168.1.10 10.0.0.1 0.0.0.0 256.300.1.1 version 91.12.13.14 v93.1.2.3 3.0.5.3 1.2.3.4.5",
-    "::1 fe80::1 std::vector 12:30:45 aa:bb",
+    "::1 fe80::1 ff02::fb 2001:4860:: std::vector 12:30:45 aa:bb, multicast 224.0.0.251, section 8.2.4.44",
     "2024-01-15 12:30:45, 1,234,567.89, ISBN 978-3-16-148410-0, 100-200-300",
     "DE89 3704 0044 0532 0130 01 XX12 3456 7890 1234 5678",  # wrong checksum, unknown country
     "4111 1111 1111 1112, 1234567890123456, order/4111111111111111, EAN 4013389466813",
