@@ -16,6 +16,9 @@ COMMANDS = (
     ("status", "List datasets and runs."),
     ("why", "The fate of one document through all stages."),
     ("trace", "From a training step to its documents, from a URL to its steps, from a model to its data."),
+    ("takedown", "Who holds or learned from a URL or a domain, and what a rebuild would run again."),
+    ("scale", "From a size or a budget to a run: shape, batch, rate, tokens, memory, hours, cost."),
+    ("ladder", "Train small models, fit a scaling law, predict the large one."),
     ("inspect", "Schema, counts, drop reasons and samples of a dataset."),
     ("report", "Write or find the report page of a recipe's datasets."),
     ("chat", "Talk with a model."),
@@ -23,6 +26,7 @@ COMMANDS = (
     ("evaluate", "Measure a model."),
     ("export", "Write a model as a Hugging Face folder."),
     ("up", "Start the Prefect server, a worker and all deployments on this machine."),
+    ("doctor", "Check this machine, the workspace and the server, and say how to mend them."),
     ("bench", "Measure against other systems, in one run."),
 )
 

@@ -134,7 +134,7 @@ def _torchrun(spec: JobSpec, work_dir: Path, attempt: str) -> list[str]:
 
 
 def _environment(spec: JobSpec, work_dir: Path) -> dict[str, str]:
-    extensions = _extensions_folder()
+    extensions = extensions_folder()
     clear_stale_locks(extensions)
     environment = {
         **os.environ,
@@ -159,7 +159,7 @@ def has_gpu() -> bool:
     return nvidia or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
 
 
-def _extensions_folder() -> Path:
+def extensions_folder() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "headwater" / "torch-extensions"
     folder.mkdir(parents=True, exist_ok=True)

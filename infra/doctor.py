@@ -1,0 +1,342 @@
+"""What this machine and this workspace need to work, one check at a time.
+
+A check looks at one thing and answers with one line: ``ok``, ``warn`` (works, but somebody should know) or ``fail``
+(something of ours will not work), and how to mend it. Checks change nothing, except that ``fix=True`` removes what dead
+processes left behind: locks of compilers, leases and work folders are only ever judged by whether their owner lives.
+"""
+
+import errno
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from infra.errors import HeadwaterError
+from infra.launch.local import clear_stale_locks, extensions_folder
+from infra.store.files import create_exclusive, fsync_folder
+from infra.store.lease import Lease, lease_holder
+from infra.store.store import Store
+
+State = Literal["ok", "warn", "fail"]
+FREE_WARN, FREE_FAIL = 20 << 30, 2 << 30
+MEMORY_WARN = 8 << 30
+TORCH_CPU_BUILD = "cpu"
+
+FASTTEXT_PACKAGES = ("fasttext", "fasttext-community", "fasttext-modern", "fasttext-numpy2", "fasttext-wheel",
+                     "fasttext-predict", "fasttext-langdetect")  # fmt: skip
+"""They overwrite each other's files: exactly one may be installed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's answer."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """A check that cannot be carried out is itself a finding, not the end of the examination."""
+    try:
+        yield from look()
+    except HeadwaterError as error:
+        yield Check(name, "fail", f"{error.error} ({error.where})" if error.where else error.error, error.remedy)
+    except Exception as error:
+        yield Check(
+            name, "fail", f"{type(error).__name__}: {error}", "Mend the cause, then run headwater doctor again."
+        )
+
+
+def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
+    """Everything that can be known without a server."""
+    yield from guarded("python", python_version)
+    yield from guarded("packages", package_versions)
+    yield from guarded("fasttext", one_fasttext)
+    yield from guarded("memory", memory)
+    yield from guarded("disk", lambda: disk_space(store.home))
+    yield from guarded("filesystem", lambda: file_system(store.home))
+    yield from guarded("gpu", gpus)
+    yield from guarded("compiler", compiler)
+    yield from guarded("jit-locks", lambda: jit_locks(fix))
+    yield from guarded("leases", lambda: leases(store))
+    yield from guarded("work", lambda: work_folders(store))
+
+
+def python_version() -> Iterator[Check]:
+    version = platform.python_version()
+    wanted = metadata.metadata("headwater").get("Requires-Python") or ">=3.11"
+    if version in SpecifierSet(wanted):
+        yield Check("python", "ok", f"Python {version} at {sys.executable}")
+    else:
+        yield Check("python", "fail", f"Python {version} is not {wanted}", "Make the environment anew with another.")
+
+
+def package_versions() -> Iterator[Check]:
+    """What the distribution declares, against what is installed: bounds that a later install may have broken."""
+    wrong: list[str] = []
+    seen = 0
+    for line in metadata.requires("headwater") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        seen += 1
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is not installed")
+            continue
+        # A local version (2.13.0+cu130) is the same release built for other hardware.
+        if not requirement.specifier.contains(Version(version).public, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+    if wrong:
+        yield Check("packages", "fail", "; ".join(wrong), "pip install -e . -c constraints.txt")
+    else:
+        yield Check("packages", "ok", f"{seen} packages within their declared bounds")
+
+
+def one_fasttext() -> Iterator[Check]:
+    present = [name for name in FASTTEXT_PACKAGES if _installed(name)]
+    if present == ["fasttext-community"]:
+        yield Check("fasttext", "ok", f"fasttext-community {metadata.version('fasttext-community')}")
+        return
+    found = ", ".join(present) or "no fastText package"
+    yield Check(
+        "fasttext", "fail", f"{found} installed; the packages overwrite each other's files",
+        f"pip uninstall -y {' '.join(present)}; pip install --force-reinstall --no-deps fasttext-community==0.11.9",
+    )  # fmt: skip
+
+
+def memory() -> Iterator[Check]:
+    total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
+    limit = _cgroup_limit()
+    if limit is not None and limit < total:
+        total, free = limit, min(limit, free)
+    detail = f"{_gb(free)} free of {_gb(total)}, {os.cpu_count()} cores"
+    if total < MEMORY_WARN:
+        yield Check("memory", "warn", detail, "Lower execution.workers and execution.memory_per_worker_mb.")
+    else:
+        yield Check("memory", "ok", detail)
+
+
+def disk_space(home: Path) -> Iterator[Check]:
+    place = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    detail = f"{_gb(free)} free at {place}"
+    if free < FREE_FAIL:
+        yield Check("disk", "fail", detail, "Free space, run headwater gc, or choose another --workspace.")
+    elif free < FREE_WARN:
+        yield Check("disk", "warn", detail, "headwater gc shows what nothing needs any more.")
+    else:
+        yield Check("disk", "ok", detail)
+
+
+def file_system(home: Path) -> Iterator[Check]:
+    """Writing, fsync, atomic rename over a file, and creation that has exactly one winner: what the store rests on."""
+    new = not home.exists()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        folder = home / f".doctor-{uuid.uuid4().hex}"
+        folder.mkdir()
+    except OSError as error:
+        why = "no permission to write" if error.errno in (errno.EACCES, errno.EPERM) else (error.strerror or str(error))
+        yield Check("filesystem", "fail", f"{why} at {home}", "Choose a writable --workspace, or mend its permissions.")
+        return
+    try:
+        missing = list(_missing_guarantees(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            home.rmdir()
+    if missing:
+        yield Check(
+            "filesystem", "fail", f"{home}: {'; '.join(missing)}",
+            "Put the workspace on a local disk, NFSv4 or another POSIX file system, or in an S3 bucket.",
+        )  # fmt: skip
+    else:
+        yield Check("filesystem", "ok", f"{home}: rename, fsync, exclusive creation and locks work")
+
+
+def _missing_guarantees(folder: Path) -> Iterator[str]:
+    target, beside = folder / "target", folder / "beside"
+    target.write_bytes(b"old")
+    beside.write_bytes(b"new")
+    try:
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        fsync_folder(folder)
+    except OSError as error:
+        yield f"fsync is refused ({error.strerror})"
+    try:
+        os.replace(beside, target)
+        if target.read_bytes() != b"new":
+            yield "a rename does not replace"
+    except OSError as error:
+        yield f"a rename over a file is refused ({error.strerror})"
+    try:
+        if [create_exclusive(str(folder / "one"), b"a"), create_exclusive(str(folder / "one"), b"b")] != [True, False]:
+            yield "a file can be created exclusively twice"
+    except (OSError, HeadwaterError) as error:
+        yield f"exclusive creation is refused ({error})"
+    try:
+        lease = Lease(folder / "lease")
+        lease.acquire(wait=False)
+        lease.release()
+    except OSError as error:
+        yield f"locks are refused ({error.strerror})"
+
+
+def gpus() -> Iterator[Check]:
+    """Cards the driver shows, and whether the installed torch was built to use them. torch itself is not imported."""
+    cards = _cards()
+    build = Version(metadata.version("torch")).local or ""
+    if not cards:
+        yield Check("gpu", "ok", "no NVIDIA GPU: training runs on the CPU")
+    elif build == TORCH_CPU_BUILD:
+        yield Check(
+            "gpu", "fail", f"{len(cards)} GPU(s) ({cards[0]}), but torch is built for the CPU",
+            "pip install --force-reinstall torch==2.13.0 from the index of your CUDA version.",
+        )  # fmt: skip
+    else:
+        found = _torch_sees()
+        state: State = "ok" if found == len(cards) else "fail"
+        remedy = "" if state == "ok" else "Check the driver's version against torch's CUDA, and CUDA_VISIBLE_DEVICES."
+        yield Check("gpu", state, f"{len(cards)} GPU(s) ({cards[0]}), torch sees {found}", remedy)
+
+
+def _cards() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if result.returncode != 0:
+        raise HeadwaterError(
+            f"nvidia-smi fails: {result.stdout.strip() or result.stderr.strip()}", remedy="Mend the NVIDIA driver."
+        )
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def _torch_sees() -> int:
+    """Asked in a process of its own: the doctor does not hold a CUDA context."""
+    code = "import torch; print(torch.cuda.device_count())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    return int(result.stdout.strip() or 0) if result.returncode == 0 else 0
+
+
+def compiler() -> Iterator[Check]:
+    """Only DeepSpeed's own kernels (CPU offload, fused optimizers) are built at run time; nothing else needs one."""
+    missing = [name for name, there in (("g++", shutil.which("g++")), ("ninja", _ninja())) if not there]
+    if missing:
+        yield Check(
+            "compiler", "ok", f"no {' and '.join(missing)}: needed only for CPU offload and DeepSpeed's fused kernels",
+            "apt-get install g++; pip install ninja",
+        )  # fmt: skip
+    else:
+        yield Check("compiler", "ok", "g++ and ninja are there, for CPU offload and fused kernels")
+
+
+def _ninja() -> bool:
+    return shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
+
+
+def jit_locks(fix: bool) -> Iterator[Check]:
+    """A build that was killed leaves its lock behind, and every later start waits for it without a word."""
+    folders = {extensions_folder(), Path(os.environ.get("TORCH_EXTENSIONS_DIR") or _torch_default())}
+    locks = sorted(lock for folder in folders for lock in folder.glob("**/lock"))
+    if not locks:
+        yield Check("jit-locks", "ok", f"no lock below {', '.join(str(folder) for folder in sorted(folders))}")
+        return
+    if fix:
+        for folder in folders:
+            clear_stale_locks(folder)
+    left = [lock for lock in locks if lock.exists()]
+    if not left:
+        yield Check("jit-locks", "ok", f"{len(locks)} stale locks removed")
+    else:
+        yield Check(
+            "jit-locks", "warn", f"{len(left)} locks of extension builds, the first {left[0]}",
+            "If no build runs, headwater doctor --fix removes them.",
+        )  # fmt: skip
+
+
+def _torch_default() -> str:
+    """Where torch builds without our launcher; shared with every other program of this user."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(cache) / "torch_extensions")
+
+
+def leases(store: Store) -> Iterator[Check]:
+    held: list[str] = []
+    stale: list[str] = []
+    for path in sorted(store.home.glob("work/*/*/lease.json")):
+        (held if lease_holder(path.parent) else stale).append(f"{path.parent.parent.name}/{path.parent.name}")
+    if stale:
+        yield Check(
+            "leases", "warn", f"{len(stale)} left by dead runs: {', '.join(stale[:3])}",
+            "Run the same recipe again: the work is taken over. headwater gc removes what is not wanted any more.",
+        )  # fmt: skip
+    else:
+        yield Check("leases", "ok", f"{len(held)} held by running work, none stale")
+
+
+def work_folders(store: Store) -> Iterator[Check]:
+    """Work that nobody does and that was never published: it takes space until it is resumed or collected."""
+    left = []
+    for work in sorted(store.home.glob("work/*/*")):
+        unfinished = any((work / name).exists() for name in ("journal", "steps", "checkpoints", "scratch"))
+        if unfinished and lease_holder(work) is None:
+            left.append(f"{work.parent.name}/{work.name}")
+    if left:
+        yield Check(
+            "work", "warn", f"{len(left)} interrupted: {', '.join(left[:3])}",
+            "Run the recipe again to finish them, or headwater gc to remove them.",
+        )  # fmt: skip
+    else:
+        yield Check("work", "ok", "no interrupted work")
+
+
+def free_port(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _gb(number: float) -> str:
+    return f"{number / (1 << 30):.1f} GiB"
