@@ -18,15 +18,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
+from infra.execution.attempts import Death
 from infra.execution.base import UnitTask
 from infra.execution.limits import Board
 from infra.execution.worker import Assignment, Message, worker_main
 
 JOIN_S = 10.0
+RECYCLE_FRACTION = 0.6
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -35,17 +36,6 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
-
-Cause = Literal["memory", "unit timeout", "document timeout", "death"]
-
-
-@dataclass(frozen=True)
-class Death:
-    """Why a worker ended before its unit did, and the document it was at."""
-
-    cause: Cause
-    text: str
-    document: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,6 +133,11 @@ class WorkerHandle:
         code = self.process.exitcode
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return Death("death", f"the worker process ended ({how})", current[0] if current else "")
+
+    def worn(self, memory_bytes: int | None) -> bool:
+        """Condemned as it finished, or its libraries have kept so much memory that the next unit would pay for it."""
+        kept_too_much = memory_bytes and private_memory(self.pid) > RECYCLE_FRACTION * memory_bytes
+        return self.verdict is not None or bool(kept_too_much)
 
     def stop(self) -> None:
         """End it now. Receipts are on the disk before they are reported, so nothing is lost by a kill."""
