@@ -3,6 +3,7 @@
     recipe: demo
     description: one line
     extends: base            # optional: another recipe, whose values these override
+    scale: 125M              # optional: derives the pretraining from a size, see flows.dial
     execution:               # how to run; never changes a result
       workers: 2
     stages:
@@ -22,11 +23,16 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from flows.dial import turn
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.planning import StageNode, check_graph
 
+if TYPE_CHECKING:
+    from training.scale import ScalePlan
+
+SCALE = "scale="
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -55,6 +61,15 @@ class Recipe:
     nodes: tuple[StageNode, ...]
     origin: str
     overrides: tuple[str, ...] = ()
+    scale: "ScalePlan | None" = None
+    """Where the pretraining's settings come from, if the recipe has a scale."""
+    crawl: str = ""
+    """The crawl it is set to, as one of a series (``flows.incremental``)."""
+
+    @property
+    def label(self) -> str:
+        """What its datasets are found by."""
+        return self.crawl or self.name
 
     @property
     def address(self) -> str:
@@ -74,10 +89,16 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge and validate a recipe by name (of the bundled ones) or path; ``overrides`` are ``key=value``."""
-    raw, origin = _read(name_or_path)
-    for override in overrides:
+    raw, origin, plan = _read(name_or_path)
+    fields = [override for override in overrides if not override.startswith(SCALE)]
+    scales = [override.removeprefix(SCALE) for override in overrides if override.startswith(SCALE)]
+    for override in fields:
         _apply_override(raw, override)
-    return replace(build_recipe(raw, origin), overrides=tuple(overrides))
+    if scales:
+        raw, plan = turn(raw | {"scale": scales[-1]}, origin)
+        for override in fields:  # what is set by hand overrules the dial, and has turned it (ranks, vocabulary)
+            _apply_override(raw, override)
+    return replace(build_recipe(raw, origin), overrides=tuple(overrides), scale=plan)
 
 
 def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
@@ -95,7 +116,7 @@ def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
 
 def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     """Validate a recipe given as plain data."""
-    allowed = {"recipe", "description", "execution", "stages"}
+    allowed = {"recipe", "description", "execution", "scale", "stages"}
     _refuse_unknown(raw, allowed, "", origin)
     sections = raw.get("stages") or {}
     if not isinstance(sections, Mapping) or not sections:
@@ -121,8 +142,8 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
 
 
-def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    """The recipe as plain data, with what it extends merged in."""
+def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str, "ScalePlan | None"]:
+    """The recipe as plain data, with what it extends merged in, and what its scale was turned into."""
     path = _find(name_or_path)
     origin = path if isinstance(path, str) else str(path)
     if origin in seen:
@@ -135,12 +156,16 @@ def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         ) from None
     if not isinstance(raw, dict):
         raise ConfigError("a recipe is a mapping of keys", where=origin, remedy="See docs/recipe.md.")
+    own, plan = raw, None
     base_name = raw.pop("extends", None)
     if base_name is not None:
         beside = Path(origin).parent / f"{base_name}.yaml"
-        base, _ = _read(str(beside) if beside.exists() else str(base_name), (*seen, origin))
+        base, _, plan = _read(str(beside) if beside.exists() else str(base_name), (*seen, origin))
         raw = _merge(base, raw)
-    return raw, origin
+    if "scale" in own:
+        raw, plan = turn(raw, origin)
+        raw = _merge(raw, own)
+    return raw, origin, plan
 
 
 def _find(name_or_path: str) -> Path:

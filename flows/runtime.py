@@ -57,13 +57,13 @@ def run_in_workspace(
             from flows.pipeline import run_as_flow  # imports Prefect, which must be configured before
 
             return run_as_flow(recipe, selection, store)
-    with _terminal_reporter(quiet) as reporter:
+    with terminal_reporter(quiet) as reporter:
         record = RunRecord.start(store, recipe.name)
         return run_recipe(recipe, selection, run_context(recipe, store, record, reporter))
 
 
 @contextmanager
-def _terminal_reporter(quiet: bool) -> Iterator[Reporter]:
+def terminal_reporter(quiet: bool) -> Iterator[Reporter]:
     """A live line on a terminal, plain lines otherwise. Both write to stderr: stdout is for results."""
     if quiet or not sys.stderr.isatty():
         yield PlainReporter()

@@ -55,6 +55,8 @@ class RunContext:
     max_failed_fraction: float = 0.01
     on_drift: Literal["warn", "rerun", "fail"] = "warn"
     wait_for_lease: bool = True
+    follow_latest: bool = True
+    """Whether the label ``latest`` moves to what this run publishes."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
 
 
 def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
-    for label in dict.fromkeys((run.label, "latest")):
+    for label in dict.fromkeys((run.label, "latest") if run.follow_latest else (run.label,)):
         current = run.store.get_ref(node.name, label)
         if current is None or current.manifest.fingerprint != dataset.manifest.fingerprint:
             run.store.set_ref(node.name, label, dataset.manifest.fingerprint)

@@ -1,7 +1,7 @@
 """One dial: from a size or a budget to everything a run needs, with the reason for each number.
 
     plan = plan_scale(parameters=350e6)              or   plan_scale(budget_gpu_hours=500, gpu="H200")
-    for line in plan.derivation: print(line)
+    show(plan, print)
 
 The rules are those of OLMo-core's model ladder (learning rate and batch after Porian et al. 2024, 20 tokens a parameter
 after Hoffmann et al. 2022), and shapes between nanochat's (64 of width a layer) and Llama 3's (128). They are where to
@@ -12,6 +12,7 @@ FLOPs depend on.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,7 +96,8 @@ class ScalePlan:
         schedule = {"shape": "wsd", "warmup_steps": self.warmup_steps, "decay_fraction": self.decay_fraction}
         return {
             "model": shape | {"max_position": self.seq_len},
-            "steps": self.steps,
+            "steps": 0,  # as many as the tokens need
+            "tokens": self.tokens,
             "batch_sequences": self.batch_sequences,
             "optimizer": {
                 "lr": self.lr,
@@ -106,7 +108,16 @@ class ScalePlan:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"model": self.model.model_dump(), "recipe": self.recipe()}
+        memory = [asdict(plan) | {"total": plan.total} for plan in self.memory]
+        return asdict(self) | {"model": self.model.model_dump(), "memory": memory, "recipe": self.recipe()}
+
+
+def read_count(text: str) -> float:
+    """``350M``, ``1.3B``, ``2e9`` or a plain number."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([kMBGT]?)\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a number of parameters", remedy="Write for example 125M, 1.3B or 2e9.")
+    return float(match[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}[match[2].lower()]
 
 
 def plan_scale(
@@ -114,6 +125,7 @@ def plan_scale(
     parameters: float | None = None,
     budget_flops: float | None = None,
     budget_gpu_hours: float | None = None,
+    budget_cost: float | None = None,
     gpu: str = "H200",
     gpus: int = 8,
     price_per_gpu_hour: float | None = None,
@@ -124,23 +136,36 @@ def plan_scale(
     activation_checkpointing: bool = False,
     mfu: float = MFU,
 ) -> ScalePlan:
-    """Derive a run from its size, or from what may be spent on it. Exactly one of the first three is given."""
-    given = [value for value in (parameters, budget_flops, budget_gpu_hours) if value is not None]
+    """Derive a run from its size, or from what may be spent on it. Exactly one of the first four is given."""
+    given = [value for value in (parameters, budget_flops, budget_gpu_hours, budget_cost) if value is not None]
     if len(given) != 1:
-        raise ConfigError("give one of parameters, budget_flops and budget_gpu_hours", remedy="Give parameters=125e6.")
-    notes: list[Derived] = []
-    target = _target(parameters, budget_flops, budget_gpu_hours, gpu, mfu, tokens_per_parameter, notes)
-    if not SMALLEST <= target <= LARGEST:
         raise ConfigError(
-            f"a model of {target:.3g} parameters is outside the range of the rules",
-            remedy=f"They hold from {SMALLEST:.0e} to {LARGEST:.0e}.",
+            "give one of parameters, FLOPs, GPU hours and cost", remedy="A size in parameters will do: 125M."
         )
-    model = choose_shape(target, vocab_size, seq_len, notes)
+    notes: list[Derived] = []
+    if budget_cost is not None:
+        if not price_per_gpu_hour:
+            raise ConfigError("a budget in money needs the price of a GPU hour", remedy="Give the price as well.")
+        budget_gpu_hours = budget_cost / price_per_gpu_hour
+        rule = f"{budget_cost:,.0f} at {price_per_gpu_hour:g} an hour"
+        notes.append(Derived("budget in GPU hours", f"{budget_gpu_hours:,.0f}", rule, "-"))
+    if budget_gpu_hours is not None:
+        budget_flops = budget_gpu_hours * 3600 * _peak(gpu) * mfu
+        rule = f"{budget_gpu_hours:g} h × {_peak(gpu) / 1e12:.0f} TFLOP/s × {mfu:.0%}"
+        notes.append(Derived("budget in FLOPs", f"{budget_flops:.2e}", rule, "maker's peak, dense bf16"))
+    if parameters is None:
+        assert budget_flops is not None
+        parameters = _affordable(budget_flops, tokens_per_parameter, vocab_size, seq_len)
+        rule = "C = tokens × (6 N + attention) with tokens = ratio × N"
+        notes.append(Derived("affordable size", _short(parameters), rule, "Hoffmann 2022"))
+    model = choose_shape(_in_range(parameters), vocab_size, seq_len, notes)
     size = effective_parameters(model)
-    tokens = tokens_per_parameter * size
-    notes.append(
-        Derived("tokens", _short(tokens), f"{tokens_per_parameter:g} × parameters", "Hoffmann 2022 (Chinchilla)")
-    )
+    if budget_flops is None:
+        tokens, rule = tokens_per_parameter * size, f"{tokens_per_parameter:g} × parameters"
+    else:  # the nearest shape is a little larger or smaller than the affordable one: the tokens make up for it
+        tokens = budget_flops / flops_per_token(model, seq_len)
+        rule = f"the budget; {tokens / size:.1f} × parameters"
+    notes.append(Derived("tokens", _short(tokens), rule, "Hoffmann 2022 (Chinchilla)"))
     batch_tokens = 2048 * 160 * (size / 108e6) ** (2 / 3)
     sequences = max(gpus, round(batch_tokens / seq_len / gpus) * gpus)
     steps = max(1, math.ceil(tokens / (sequences * seq_len)))
@@ -273,25 +298,23 @@ def _activations(model: ModelConfig, tokens: int, checkpointing: bool) -> float:
     return tokens * block * model.layers
 
 
-def _target(
-    parameters: float | None,
-    flops: float | None,
-    gpu_hours: float | None,
-    gpu: str,
-    mfu: float,
-    tokens_per_parameter: float,
-    notes: list[Derived],
-) -> float:
-    if parameters is not None:
+def _in_range(parameters: float) -> float:
+    if SMALLEST <= parameters <= LARGEST:
         return parameters
-    if gpu_hours is not None:
-        peak = _peak(gpu)
-        flops = gpu_hours * 3600 * peak * mfu
-        rule = f"{gpu_hours:g} h × {peak / 1e12:.0f} TFLOP/s × {mfu:.0%}"
-        notes.append(Derived("budget in FLOPs", f"{flops:.2e}", rule, "maker's peak, dense bf16"))
-    assert flops is not None
-    notes.append(Derived("affordable size", "", "C = 6·N·D with D = tokens a parameter × N", "Hoffmann 2022"))
-    return math.sqrt(flops / (6 * tokens_per_parameter))
+    raise ConfigError(
+        f"a model of {parameters:.3g} parameters is outside the range of the rules",
+        remedy=f"They hold from {SMALLEST:.0e} to {LARGEST:.0e}.",
+    )
+
+
+def _affordable(flops: float, tokens_per_parameter: float, vocab_size: int, seq_len: int) -> float:
+    """The size whose tokens use up the budget. Attention comes on top of 6 N, the more the smaller the model."""
+    parameters = math.sqrt(flops / (6 * tokens_per_parameter))
+    for _ in range(4):
+        model = choose_shape(_in_range(parameters), vocab_size, seq_len, [])
+        size = effective_parameters(model)
+        parameters = math.sqrt(flops / tokens_per_parameter / (flops_per_token(model, seq_len) / size))
+    return parameters
 
 
 def _gpu_plan(

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from flows.funnel import DOCUMENT_STAGES
+from flows.recipe import SCALE
 from flows.runtime import open_store as open_store
 from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
@@ -22,6 +23,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 RecipeArgument = Annotated[str, typer.Argument(help="A bundled recipe's name, or a YAML file.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field: dedup.bands=20, execution.workers=8. Repeatable.")
+]
+ScaleOption = Annotated[
+    str | None,
+    typer.Option("--scale", help="Derive the pretraining from this many parameters (125M), as `scale:` in a recipe."),
 ]
 LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
 
@@ -40,6 +45,11 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def overrides(set_: list[str] | None, scale: str | None) -> list[str]:
+    """``--set`` and ``--scale`` as a recipe's overrides."""
+    return [*(set_ or ()), *([f"{SCALE}{scale}"] if scale else [])]
 
 
 def labelled(store: Store, label: str) -> list[Dataset]:

@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.cli.options import JsonOption, RecipeArgument, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    ScaleOption,
+    SetOption,
+    WorkspaceOption,
+    console,
+    open_store,
+    overrides,
+    print_json,
+)
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan
 
@@ -19,16 +29,24 @@ def command(
     only: Annotated[list[str] | None, typer.Option(help="Consider only this stage. Repeatable.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="Build this stage again. Repeatable.")] = None,
     set_: SetOption = None,
+    scale: ScaleOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     plans = plan(loaded.nodes, open_store(workspace), selection, loaded.name)
     if json:
-        print_json({"recipe": loaded.name, "stages": [entry.as_dict() for entry in plans]})
-    else:
-        console().print(plan_table(plans))
+        scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
+        print_json({"recipe": loaded.name, "stages": [entry.as_dict() for entry in plans], **scale_view})
+        return
+    out = console()
+    out.print(plan_table(plans))
+    if loaded.scale:
+        from training.scale import show
+
+        out.print("\n[bold]Pretraining by scale[/]")
+        show(loaded.scale, lambda line: out.print(line, markup=False))
 
 
 def plan_table(plans: list[StagePlan]) -> Table:

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.cli.options import JsonOption, RecipeArgument, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    ScaleOption,
+    SetOption,
+    WorkspaceOption,
+    console,
+    open_store,
+    overrides,
+    print_json,
+)
 from flows.closing import closing_words
 from flows.execute import RunResult
 from flows.funnel import FunnelRow, funnel
@@ -25,6 +35,7 @@ def command(
     only: Annotated[list[str] | None, typer.Option(help="Consider only this stage. Repeatable.")] = None,
     force: Annotated[list[str] | None, typer.Option(help="Build this stage again. Repeatable.")] = None,
     set_: SetOption = None,
+    scale: ScaleOption = None,
     workspace: WorkspaceOption = None,
     prefect: Annotated[
         bool | None,
@@ -37,7 +48,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     signal.signal(signal.SIGTERM, _as_interrupt)
-    loaded = load_recipe(recipe, set_ or ())
+    loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     store = open_store(workspace)
     result = run_in_workspace(loaded, selection, store, use_prefect=prefect, quiet=json)

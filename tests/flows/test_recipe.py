@@ -41,7 +41,7 @@ def write(folder: Path, text: str) -> str:
     [
         ("stages: {dedup: {band: 3}}", r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Allowed keys: .*bands"),
         ("stages: {dedupe: {}}", r"unknown key stages\.dedupe .*Allowed keys: .*dedup"),
-        ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, stages"),
+        ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, scale, stages"),
         ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many'.*Allowed values: int"),
         ("execution: {on_drift: maybe}\nstages: {sample: {}}", r"on_drift = 'maybe'.*warn, rerun, fail"),
         ("stages: {dedup: {}}", r"stage 'dedup' reads 'quality'.*Add a section 'quality'"),
@@ -73,3 +73,44 @@ def test_overrides_that_name_nothing_are_refused(override: str) -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no recipe 'demon'.*demo"):
         load_recipe("demon")
+
+
+def test_a_scale_derives_the_pretraining() -> None:
+    recipe = load_recipe("demo", ["scale=5M"])
+    config = recipe.node("pretrain").config
+    assert recipe.scale is not None
+    assert recipe.scale.parameters == pytest.approx(5e6, rel=0.1)
+    assert recipe.scale.model.vocab_size == 4096, "the recipe's own vocabulary"
+    assert (config.model.hidden_size, config.model.layers) == (
+        recipe.scale.model.hidden_size,
+        recipe.scale.model.layers,
+    )
+    assert (config.steps, config.tokens) == (0, recipe.scale.tokens)
+    assert config.batch_sequences % config.ranks == 0
+    assert config.eval_every == 100, "what the dial does not derive stays the recipe's"
+    by_hand = load_recipe("demo", ["pretrain.optimizer.lr=0.5", "scale=5M", "pretrain.ranks=4"]).node("pretrain").config
+    assert by_hand.optimizer.lr == 0.5
+    assert by_hand.batch_sequences % 4 == 0
+
+
+def test_a_recipe_overrules_its_own_scale_and_the_scale_what_it_extends(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: demo\nscale: 2M\nstages:\n  pretrain: {optimizer: {lr: 0.25}, seed: 7}\n")
+    config = load_recipe(str(path)).node("pretrain").config
+    assert (config.optimizer.lr, config.seed, config.steps) == (0.25, 7, 0)
+    assert config.optimizer.schedule.shape == "wsd"
+
+
+@pytest.mark.parametrize(("text", "message"), [("scale: heavy", "number of parameters"), ("scale: 3", "outside")])
+def test_a_scale_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: demo\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path))
+
+
+def test_a_scale_needs_pretraining(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("scale: 5M\nstages:\n  sample: {}\n")
+    with pytest.raises(ConfigError, match="stage `pretrain`"):
+        load_recipe(str(path))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError
 from training.model import ModelConfig, parameter_count
 from training.optimizer import OptimizerConfig
-from training.scale import effective_parameters, memory_plan, plan_scale, show
+from training.scale import effective_parameters, memory_plan, plan_scale, read_count, show
 
 
 @settings(max_examples=15, deadline=None)
@@ -37,9 +37,12 @@ def test_the_published_rules() -> None:
 def test_a_budget_is_spent() -> None:
     plan = plan_scale(budget_gpu_hours=100, gpu="H200", gpus=8, price_per_gpu_hour=3.0)
     h200 = next(gpu for gpu in plan.gpus if gpu.gpu == "H200")
-    assert h200.gpu_hours == pytest.approx(100, rel=0.35), "attention's share comes on top of 6 N D"
+    assert h200.gpu_hours == pytest.approx(100)
+    assert plan.tokens == pytest.approx(20 * plan.parameters, rel=0.3)
     assert h200.hours == pytest.approx(h200.gpu_hours / 8)
     assert h200.cost == pytest.approx(3 * h200.gpu_hours)
+    in_money = plan_scale(budget_cost=300, gpu="H200", gpus=8, price_per_gpu_hour=3.0)
+    assert (in_money.model, in_money.flops) == (plan.model, plan.flops)
     assert plan_scale(budget_flops=4e19).parameters > plan_scale(budget_flops=1e19).parameters
 
 
@@ -78,6 +81,7 @@ def test_the_plan_is_a_recipe_and_explains_itself() -> None:
     ("arguments", "message"),
     [
         ({}, "give one of"),
+        ({"budget_cost": 100}, "price"),
         ({"parameters": 1e8, "budget_flops": 1e18}, "give one of"),
         ({"parameters": 10}, "outside"),
         ({"parameters": 1e6, "vocab_size": 128256}, "vocabulary"),
@@ -87,3 +91,14 @@ def test_the_plan_is_a_recipe_and_explains_itself() -> None:
 def test_what_cannot_be_planned_is_explained(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan_scale(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "value"), [("125M", 125e6), ("1.3b", 1.3e9), ("2e9", 2e9), ("400k", 4e5), ("7", 7)])
+def test_sizes_are_read_as_they_are_written(text: str, value: float) -> None:
+    assert read_count(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "M", "12 monkeys", "-3M", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a number of parameters"):
+        read_count(text)
