@@ -202,7 +202,7 @@ def build_loop(
     )
     loader = Loader(
         data.train,
-        lambda consumed: rows_of(config.seed, consumed, len(data.train)),
+        lambda consumed: rows_of(config.seed, consumed, data.train.phases),
         batch=config.batch_sequences,
         micro=config.parallel.micro_batch,
         rank=ranks.rank,
@@ -249,7 +249,7 @@ def validate(engine: Engine, data: Data, config: PretrainConfig) -> dict[str, fl
 def describe_held(config: PretrainConfig, data: Data, result: StepResult, batch: StepData) -> str:
     """A sentence that names the documents of a batch whose update was not applied."""
     consumed = np.arange(batch.consumed, batch.consumed + config.batch_sequences)
-    rows = rows_of(config.seed, consumed, len(data.train))
+    rows = rows_of(config.seed, consumed, data.train.phases)
     names = sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"step {result.step + 1} was not applied: {result.held}; its batch held {', '.join(names[:20])}{more}"

@@ -195,20 +195,20 @@ def _steps(
         source = next((d for d in everything.values() if d.name == "shards" and d.manifest.fingerprint in read), None)
         if source is None:
             continue
-        starts, sequences = _first_rows(source)
+        starts, phases = _first_rows(source)
         rows = [
             starts[entry["shard"]] + row for entry in shards if entry["root"] == source.root for row in entry["rows"]
         ]
-        answers.append({"dataset": _label(run), "steps": steps_of_rows(run, rows, sequences)})
+        answers.append({"dataset": _label(run), "steps": steps_of_rows(run, rows, phases)})
     return [entry for entry in answers if entry["steps"]]
 
 
-def _first_rows(shards: Dataset) -> tuple[dict[str, int], int]:
-    """The running number of each train shard's first row, and the number of all rows."""
+def _first_rows(shards: Dataset) -> tuple[dict[str, int], list[int]]:
+    """The running number of each train shard's first row, and how many rows each phase has."""
     from pipeline.shards.reader import ShardSet
 
     opened = ShardSet.open(shards.local("data"), "train")
-    return {shard.path.name: shard.first_row for shard in opened.shards}, len(opened)
+    return {shard.path.name: shard.first_row for shard in opened.shards}, opened.phases
 
 
 def _checkpoints(

@@ -5,7 +5,7 @@ their documents, and ``data/steps.parquet`` says which positions each step took.
 update that made the model N steps old.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import InputError
 from infra.store.dataset import Dataset
-from pipeline.shards.order import position_of, rows_of
+from pipeline.shards.order import consumed_of, rows_of
 from pipeline.shards.reader import Lineage, ShardSet
 
 STEPS = "data/steps.parquet"
@@ -27,7 +27,7 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
     """
     steps = _Steps(pretrain)
     opened = ShardSet.open(shards.local("data"), "train")
-    rows = rows_of(steps.seed, steps.positions(step), len(opened))
+    rows = rows_of(steps.seed, steps.positions(step), opened.phases)
     share = len(rows) // steps.ranks
     documents: dict[tuple[int, bytes], dict[str, Any]] = {}
     for index, row in enumerate(rows.tolist()):
@@ -46,19 +46,18 @@ def trace_url(pretrain: Dataset, shards: Dataset, url: str) -> dict[str, Any]:
     return {
         "url": url,
         "shards": sorted({Path(span.shard).name for span in spans}),
-        "steps": steps_of_rows(pretrain, (span.row for span in spans), len(opened)),
+        "steps": steps_of_rows(pretrain, (span.row for span in spans), opened.phases),
     }
 
 
-def steps_of_rows(pretrain: Dataset, rows: Iterable[int], sequences: int) -> list[int]:
-    """The steps whose batches held any of these rows of the train shards."""
+def steps_of_rows(pretrain: Dataset, rows: Iterable[int], phases: Sequence[int]) -> list[int]:
+    """The steps whose batches held any of these rows of the train shards, which have so many rows in each phase."""
     steps = _Steps(pretrain)
     wanted = np.unique(np.fromiter(rows, dtype=np.int64))
     found: set[int] = set()
     if len(wanted):
-        for epoch in range(steps.epochs(sequences)):
-            consumed = epoch * sequences + position_of(steps.seed, epoch, wanted, sequences)
-            found.update(steps.at(consumed))
+        for epoch in range(steps.epochs(sum(phases))):
+            found.update(steps.at(consumed_of(steps.seed, epoch, wanted, phases)))
     return sorted(found)
 
 

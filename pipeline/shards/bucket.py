@@ -56,21 +56,31 @@ class Bucket:
 
 
 def gather(
-    files: Iterable[TokenFile], bucket: int, buckets: int, rates: Mapping[str, float], bounds: Mapping[str, int]
+    files: Iterable[TokenFile],
+    bucket: int,
+    buckets: int,
+    rates: Mapping[str, tuple[float, float]],
+    bounds: Mapping[str, int],
+    last: bool = True,
 ) -> tuple[Bucket, list[Fate]]:
-    """A bucket's training documents, and a fate for each that its source's rate leaves out."""
+    """A bucket's training documents: those that a phase takes between two rates of their source.
+
+    In the ``last`` phase also a fate for each document that no phase took.
+    """
     gathered, left_out = Bucket(), []
     for file in files:
-        rate = rates[file.source]
-        for copy in range(max(1, math.ceil(rate))):
+        since, rate = rates[file.source]
+        for copy in range(int(since), max(1, math.ceil(rate))):
             for low, high in arc(bucket, buckets, copy):
                 for batch in file.slices(low, high):
                     train = batch.filter(pa.array(batch.column("held").to_numpy() >= bounds[file.source]))
-                    taken = copies(train.column("choice").to_numpy(), rate) > copy
+                    choice = train.column("choice").to_numpy()
+                    reached = copies(choice, rate) > copy
+                    taken = reached & (copies(choice, since) <= copy)
                     if taken.any():
                         gathered.add(train.filter(pa.array(taken)), file.source, copy)
-                    if copy == 0:
-                        left_out += _left_out(train.filter(pa.array(~taken)), file.source, rate)
+                    if copy == 0 and last:
+                        left_out += _left_out(train.filter(pa.array(~reached)), file.source, rate)
     return gathered, left_out
 
 

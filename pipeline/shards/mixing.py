@@ -3,6 +3,9 @@
 A rate of 0.25 takes a quarter of a source's documents; 2.5 takes every one twice and half of them a third time.
 Without weights every source is taken once, so the mixture is the corpus itself. With weights the proportions are kept
 exactly (by expectation): the source that is scarcest for its weight bounds the total, unless it may be repeated.
+
+A curriculum is several mixtures, one after the other. Each takes up a source where the one before left it: what the
+first phase took at rates 0 to 0.3 the second continues from 0.3 on, so nothing is repeated before everything was seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +30,24 @@ class SourceWeight(Config):
     """Upper limit of its tokens, repetitions included."""
 
 
+class Phase(Config):
+    """One mixture of a curriculum."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Training tokens after which the next phase begins; the last one may leave it open and take what there is."""
+    mixture: tuple[SourceWeight, ...] = Field(min_length=1)
+    """Weight of each source; ``max_epochs`` and ``max_tokens`` count from the beginning of the first phase."""
+
+
 @dataclass(frozen=True)
 class SourcePlan:
-    """What becomes of one source. ``share`` is its part of the planned tokens."""
+    """What becomes of one source. ``share`` is its part of the planned tokens; a phase takes it from ``since`` on."""
 
     available: int
     rate: float
     tokens: float
     share: float
+    since: float = 0.0
 
 
 def plan_mixture(
@@ -60,8 +73,36 @@ def plan_mixture(
     }
 
 
+def plan_phases(available: Mapping[str, int], phases: Sequence[Phase]) -> list[dict[str, SourcePlan]]:
+    """The rates of each phase. Raises ConfigError where a phase asks for more than its sources still have."""
+    plans = []
+    used = dict.fromkeys(available, 0.0)
+    for number, phase in enumerate(phases, start=1):
+        _check_names(available, phase.mixture)
+        wanted = _by_weight(available, phase.mixture, phase.tokens, used)
+        total = sum(wanted.values())
+        if total < (phase.tokens or 1) * (1 - 1e-9):
+            raise ConfigError(
+                f"phase {number} asks for {phase.tokens or 'some'} tokens and its sources have {total:,.0f} left "
+                "in the proportions of its weights",
+                where="shards.phases",
+                remedy="Lower its tokens, or raise max_epochs of the scarcest source.",
+            )
+        plan = {}
+        for source, tokens in sorted(available.items()):
+            since = used[source] / tokens if tokens else 0.0
+            used[source] += wanted[source]
+            rate = used[source] / tokens if tokens else 0.0
+            plan[source] = SourcePlan(tokens, rate, wanted[source], wanted[source] / total, since)
+        plans.append(plan)
+    return plans
+
+
 def _by_weight(
-    available: Mapping[str, int], weights: Sequence[SourceWeight], total_tokens: int | None
+    available: Mapping[str, int],
+    weights: Sequence[SourceWeight],
+    total_tokens: int | None,
+    used: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """A source without documents cannot bound the rest: its weight is shared out among the others."""
     present = {entry.source: entry for entry in weights if entry.weight > 0 and available[entry.source] > 0}
@@ -73,7 +114,10 @@ def _by_weight(
             remedy="Give a weight to a source that has documents, or leave the mixture empty.",
         )
     limits = {
-        source: min(entry.max_epochs * available[source], entry.max_tokens or float("inf"))
+        source: max(
+            0.0,
+            min(entry.max_epochs * available[source], entry.max_tokens or float("inf")) - (used or {}).get(source, 0.0),
+        )
         for source, entry in present.items()
     }
     total = min(limits[source] * whole / entry.weight for source, entry in present.items())

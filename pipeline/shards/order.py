@@ -4,11 +4,13 @@ Training counts the sequences it has consumed; which row comes next follows from
 does not depend on the number of ranks, survives any restart, and needs no list of indices in memory. A trace asks the
 other way round: at which position does this row come?
 
+The phases of a curriculum are shuffled each within itself and follow one another; an epoch is all of them.
+
 The permutation is a Feistel network (four rounds) over the smallest even number of bits that holds ``n``; results
 beyond ``n`` are put through again until they fall inside, which keeps it a permutation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -26,14 +28,34 @@ def position_of(seed: int, epoch: int, row: int | np.ndarray, n: int) -> np.ndar
     return _walk(_backward, seed, epoch, row, n)
 
 
-def rows_of(seed: int, consumed: np.ndarray, n: int) -> np.ndarray:
-    """The rows for running numbers of consumed sequences, across epochs."""
-    epochs, positions = np.divmod(np.asarray(consumed, dtype=np.int64), n)
+def rows_of(seed: int, consumed: np.ndarray, phases: Sequence[int]) -> np.ndarray:
+    """The rows for running numbers of consumed sequences, across epochs. ``phases``: how many rows each has."""
+    epochs, positions = np.divmod(np.asarray(consumed, dtype=np.int64), sum(phases))
     rows = np.empty(positions.shape, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        rows[chosen] = row_at(seed, int(epoch), positions[chosen], n)
+    for start, size in _spans(phases):
+        inside = (positions >= start) & (positions < start + size)
+        for epoch in np.unique(epochs[inside]):
+            chosen = inside & (epochs == epoch)
+            rows[chosen] = start + row_at(seed, int(epoch), positions[chosen] - start, size)
     return rows
+
+
+def consumed_of(seed: int, epoch: int, rows: np.ndarray, phases: Sequence[int]) -> np.ndarray:
+    """The running numbers under which some rows come in an epoch: the inverse of ``rows_of``."""
+    rows = np.asarray(rows, dtype=np.int64)
+    consumed = np.empty(rows.shape, dtype=np.int64)
+    for start, size in _spans(phases):
+        inside = (rows >= start) & (rows < start + size)
+        if inside.any():
+            consumed[inside] = epoch * sum(phases) + start + position_of(seed, epoch, rows[inside] - start, size)
+    return consumed
+
+
+def _spans(phases: Sequence[int]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for size in phases:
+        yield start, size
+        start += size
 
 
 def _walk(

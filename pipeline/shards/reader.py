@@ -4,7 +4,8 @@
     batch = shards.rows(row_at(seed, epoch, positions, len(shards)))
     shards.documents(int(row))
 
-A row's number counts through all shards of the split in the order of their names.
+A row's number counts through all shards of the split in the order of their names. The rows of a curriculum's phases
+lie one after the other; ``phases`` says how many each has.
 """
 
 import json
@@ -54,6 +55,7 @@ class Lineage:
 class _Shard:
     path: Path
     first_row: int
+    phase: int
     batches: list[pa.RecordBatch]
     batch_ends: np.ndarray
 
@@ -96,13 +98,19 @@ class ShardSet:
             _check(found, described or found, tokenizer_digest, path)
             described = found
             ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-            shards.append(_Shard(path, first, batches, ends))
+            shards.append(_Shard(path, first, found.get("phase", 0), batches, ends))
             first += shards[-1].rows
         return cls(split, described["seq_len"], described["tokenizer_digest"], described["mixture"], shards)
 
     def __len__(self) -> int:
         last = self.shards[-1]
         return last.first_row + last.rows
+
+    @property
+    def phases(self) -> list[int]:
+        """Rows of each phase of the curriculum, in order; one phase where there is no curriculum."""
+        numbers = sorted({shard.phase for shard in self.shards})
+        return [sum(shard.rows for shard in self.shards if shard.phase == number) for number in numbers]
 
     def rows(self, indices: np.ndarray) -> RowBatch:
         """Rows by number, in the order asked for."""

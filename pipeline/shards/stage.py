@@ -1,7 +1,7 @@
 """The shards stage: tokenise, mix, shuffle, pack, and account for every document.
 
     tokenise    a group of one source's files  ->  its tokens, sorted by place on the ring     (work/, not published)
-    pack        a bucket of the ring           ->  data/train-00000.arrow + lineage + ledger
+    pack        a bucket of the ring, by phase ->  data/train-00000.arrow + lineage + ledger
                 a source's held-out documents  ->  data/validation-<source>.arrow + lineage
     finalize    data/stats.json, and the balance of documents over both steps
 
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.config import Config, Execution, Json
 from infra.errors import HeadwaterError, InputError
@@ -32,10 +32,10 @@ from pipeline.shards.bucket import (
     write_fates,
     write_lineage,
 )
-from pipeline.shards.format import LINEAGE_SUFFIX, shard_schema, validation_split, write_shard
+from pipeline.shards.format import LINEAGE_SUFFIX, TRAIN, shard_schema, validation_split, write_shard
 from pipeline.shards.holdout import Holdout, holdouts, sum_metric
 from pipeline.shards.keys import held_bound
-from pipeline.shards.mixing import SourcePlan, SourceWeight, plan_mixture
+from pipeline.shards.mixing import Phase, SourcePlan, SourceWeight, plan_mixture, plan_phases
 from pipeline.shards.tokenise import TOO_FEW_TOKENS, TokenFile, Tokenised, tokenise, write_sorted
 from pipeline.tokenizer.model import Tokenizer
 
@@ -51,6 +51,8 @@ class ShardsConfig(Config):
     """Weight of each source. Empty: every document once. With weights, sources that are not named are left out."""
     total_tokens: int | None = Field(None, ge=1)
     """Upper limit of training tokens over all sources."""
+    phases: tuple[Phase, ...] = ()
+    """A curriculum: mixtures in the order in which training sees them. Empty: ``mixture`` throughout."""
     validation_fraction: float = Field(0.02, ge=0, lt=1)
     """Share of each source's documents that is held out, chosen by the hash of their id; 0 holds out none."""
     validation_documents: int = Field(8, ge=0)
@@ -63,6 +65,14 @@ class ShardsConfig(Config):
     """About how many tokens a shard holds. A shard is packed in memory."""
     group_megabytes: Annotated[float, Execution()] = Field(64.0, gt=0)
     """Compressed documents that one unit of the first step reads."""
+
+    @model_validator(mode="after")
+    def _one_way_to_mix(self) -> "ShardsConfig":
+        if self.phases and (self.mixture or self.total_tokens):
+            raise ValueError("phases have mixtures and tokens of their own: leave out mixture and total_tokens")
+        if any(phase.tokens is None for phase in self.phases[:-1]):
+            raise ValueError("every phase but the last needs tokens")
+        return self
 
 
 # ---- tokenise -------------------------------------------------------------------------------------------------------
@@ -119,40 +129,54 @@ def _tokenise(unit: Unit, context: UnitContext) -> Counts:
 # ---- pack -----------------------------------------------------------------------------------------------------------
 
 
-def _mixture(context: StageContext) -> tuple[dict[str, SourcePlan], dict[str, Holdout]]:
+def _mixture(context: StageContext) -> tuple[list[dict[str, SourcePlan]], dict[str, Holdout]]:
+    """What each phase takes of each source; without a curriculum there is one phase."""
     config: ShardsConfig = context.config
     files = context.step_files(TOKENISE)
     held = holdouts(context.receipts[TOKENISE], files, config.validation_fraction, config.validation_documents)
     available = {source: entry.train_tokens for source, entry in held.items()}
-    return plan_mixture(available, config.mixture, config.total_tokens), held
+    if config.phases:
+        return plan_phases(available, config.phases), held
+    return [plan_mixture(available, config.mixture, config.total_tokens)], held
 
 
 def _pack_units(context: StageContext) -> Iterator[Unit]:
     config: ShardsConfig = context.config
-    plan, held = _mixture(context)
-    planned = int(sum(entry.tokens for entry in plan.values()))
-    if planned == 0:
+    phases, held = _mixture(context)
+    planned = [int(sum(entry.tokens for entry in plan.values())) for plan in phases]
+    if not all(planned):
         raise InputError(
             "no training tokens are left to pack",
             where="shards",
             remedy="Loosen the filters, or lower shards.validation_fraction or shards.min_tokens.",
         )
-    buckets = -(-planned // config.bucket_tokens)
-    rates: dict[str, Json] = {source: entry.rate for source, entry in plan.items()}
-    shares: dict[str, Json] = {source: round(entry.share, 6) for source, entry in plan.items()}
+    buckets = [-(-tokens // config.bucket_tokens) for tokens in planned]
     bounds: dict[str, Json] = {source: entry.bound for source, entry in held.items()}
-    for bucket in range(buckets):
-        payload: dict[str, Json] = {
-            "bucket": bucket, "buckets": buckets, "rates": rates, "bounds": bounds, "mixture": shares,
-        }  # fmt: skip
-        yield Unit(unit_id(PACK, bucket, buckets), payload, planned // buckets)
+    for phase, plan in enumerate(phases):
+        common: dict[str, Json] = {
+            "phase": phase,
+            "last": phase == len(phases) - 1,
+            "buckets": buckets[phase],
+            "shards": sum(buckets),
+            "rates": {source: [entry.since, entry.rate] for source, entry in plan.items()},
+            "bounds": bounds,
+            "mixture": _shares(plan),
+        }
+        for bucket in range(buckets[phase]):
+            # Shards are numbered through all phases: their names are the order in which training meets them.
+            payload = common | {"bucket": bucket, "shard": sum(buckets[:phase]) + bucket}
+            yield Unit(unit_id(PACK, phase, bucket, buckets[phase]), payload, planned[phase] // buckets[phase])
     if config.validation_fraction:
-        for source in plan:
+        for source in phases[0]:
             yield Unit(
                 unit_id(PACK, validation_split(source)),
-                {"source": source, "bound": held[source].bound, "mixture": shares},
+                {"source": source, "bound": held[source].bound, "mixture": _shares(phases[0])},
                 1,
             )
+
+
+def _shares(plan: Mapping[str, SourcePlan]) -> dict[str, Json]:
+    return {source: round(entry.share, 6) for source, entry in plan.items()}
 
 
 def _pack(unit: Unit, context: UnitContext) -> Counts:
@@ -166,11 +190,13 @@ def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
     config: ShardsConfig = context.config
     tokenizer = _tokenizer(context.inputs)
     payload: Mapping[str, Any] = unit.payload
-    bucket, buckets = payload["bucket"], payload["buckets"]
-    gathered, left_out = gather(_token_files(context), bucket, buckets, payload["rates"], payload["bounds"])
-    packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, bucket)
-    context.metrics["buckets"] = buckets
-    name = f"train-{bucket:05d}"
+    bucket, buckets, shard = payload["bucket"], payload["buckets"], payload["shard"]
+    gathered, left_out = gather(
+        _token_files(context), bucket, buckets, payload["rates"], payload["bounds"], payload["last"]
+    )
+    packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, shard)
+    context.metrics["buckets"] = payload["shards"]
+    name = f"train-{shard:05d}"
     _write(name, packed, tokenizer, unit, context)
     with context.output(f"ledger/{name}.parquet") as path:
         write_fates(left_out, path)
@@ -205,7 +231,8 @@ def _write(
     token_bytes: np.ndarray | None = None,
 ) -> None:
     split = name.split("-")[0]
-    metadata = {"tokenizer_digest": tokenizer.digest, "mixture": unit.payload["mixture"]}
+    phase = unit.payload.get("phase", 0)
+    metadata = {"tokenizer_digest": tokenizer.digest, "mixture": unit.payload["mixture"], "phase": phase}
     schema = shard_schema(tokenizer.vocab_size, context.config.seq_len, metadata, token_bytes is not None)
     rows = shard_rows(packed, token_bytes) if packed is not None else iter(())
     count = len(packed.rows) if packed is not None else 0
@@ -214,9 +241,13 @@ def _write(
     with context.output(f"data/{name}{LINEAGE_SUFFIX}") as path:
         write_lineage(packed, path)
     context.metrics[f"sequences:{split}"] = count
+    if split == TRAIN:
+        context.metrics[f"phase_sequences:{phase}"] = count
     if packed is not None:
         for source, tokens in packed.row_sources().items():
             context.metrics[f"{split}_tokens:{source}"] = tokens
+            if split == TRAIN:
+                context.metrics[f"phase_tokens:{phase}/{source}"] = tokens
 
 
 def _tokenizer(inputs: Mapping[str, Dataset]) -> Tokenizer:
@@ -253,15 +284,8 @@ def _finalize(context: StageContext) -> None:
         "unigram_entropy_nats": _entropy(context.step_files(PACK)),
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_digest": tokenizer.digest,
-        "mixture": {
-            source: {
-                "available_tokens": entry.available,
-                "rate": entry.rate,
-                "planned_share": entry.share,
-                "share": tokens.get(source, 0) / total,
-            }
-            for source, entry in _mixture(context)[0].items()
-        },
+        "mixture": _mixture_stats(_mixture(context)[0], tokens),
+        "phases": [_phase_stats(packed, phase) for phase in range(max(1, len(config.phases)))],
         "validation": {
             source: {
                 "documents": sum_metric(packed, "validation_documents")[source],
@@ -274,6 +298,30 @@ def _finalize(context: StageContext) -> None:
     with context.output("data/stats.json") as path:
         write_bytes(path, (json.dumps(stats, indent=1, sort_keys=True) + "\n").encode())
     context.stats.update(stats)
+
+
+def _mixture_stats(phases: Sequence[Mapping[str, SourcePlan]], tokens: Mapping[str, float]) -> dict[str, Any]:
+    """Over all phases: what was planned of each source and what became of it."""
+    planned = sum(entry.tokens for plan in phases for entry in plan.values())
+    return {
+        source: {
+            "available_tokens": entry.available,
+            "rate": entry.rate,
+            "planned_share": sum(plan[source].tokens for plan in phases) / planned,
+            "share": tokens.get(source, 0) / sum(tokens.values()),
+        }
+        for source, entry in phases[-1].items()
+    }
+
+
+def _phase_stats(packed: Sequence[Receipt], phase: int) -> dict[str, Any]:
+    """Rows of one phase, and its tokens by source."""
+    tokens = {
+        name.removeprefix(f"{phase}/"): count
+        for name, count in sum_metric(packed, "phase_tokens").items()
+        if name.startswith(f"{phase}/")
+    }
+    return {"sequences": sum_metric(packed, "phase_sequences").get(str(phase), 0), "tokens": tokens}
 
 
 def _require_every_bucket(packed: Sequence[Receipt]) -> None:
@@ -298,7 +346,7 @@ def _entropy(files: Sequence[str]) -> float:
 
 STAGE = ShardStage(
     name="shards",
-    code_version=2,
+    code_version=3,
     config=ShardsConfig,
     reference="pipeline.shards:STAGE",
     inputs=lambda config: {"redact": "redact", "tokenizer": "tokenizer"},

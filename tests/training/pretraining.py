@@ -8,6 +8,7 @@ from pathlib import Path
 from infra.job import JobRequest, JobResult, load_result, write_request
 from infra.store.dataset import Dataset
 from infra.store.manifest import output_digest
+from pipeline.shards.mixing import Phase
 from pipeline.shards.stage import STAGE as SHARDS
 from pipeline.shards.stage import ShardsConfig
 from pipeline.tokenizer import STAGE as TOKENIZER
@@ -18,12 +19,14 @@ from tests.training.launch import REPOSITORY, rank_command, rank_environment
 from training.pretrain import PretrainConfig
 
 
-def build_inputs(folder: Path, web: int = 400, code: int = 100, seq_len: int = 64) -> dict[str, Dataset]:
+def build_inputs(
+    folder: Path, web: int = 400, code: int = 100, seq_len: int = 64, phases: tuple[Phase, ...] = ()
+) -> dict[str, Dataset]:
     documents = publish_documents(folder / "documents", corpus_documents({"web": web, "code": code}))
     tokenizer = run_shard_stage(TOKENIZER, TokenizerConfig(vocab_size=512), {"redact": documents}, folder / "tokenizer")
     shards = run_shard_stage(
         SHARDS,
-        ShardsConfig(seq_len=seq_len, validation_fraction=0.1),
+        ShardsConfig(seq_len=seq_len, validation_fraction=0.1, phases=phases),
         {"redact": documents, "tokenizer": tokenizer},
         folder / "shards",
     )

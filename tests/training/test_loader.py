@@ -42,7 +42,7 @@ class NumberedShards:
 def loader(shards, batch, micro, rank, world_size, **options):
     return Loader(
         shards,
-        lambda consumed: rows_of(7, consumed, len(shards)),
+        lambda consumed: rows_of(7, consumed, [len(shards)]),
         batch=batch,
         micro=micro,
         rank=rank,
@@ -67,7 +67,7 @@ def test_ranks_together_take_the_steps_sequences_in_order(world_size, micro, sta
     together = []
     for rank in range(world_size):
         together += rows_seen(loader(shards, 12, micro, rank, world_size).load(start))
-    assert together == rows_of(7, np.arange(start, start + 12), count).tolist()
+    assert together == rows_of(7, np.arange(start, start + 12), [count]).tolist()
 
 
 def test_an_epoch_sees_every_row_once():

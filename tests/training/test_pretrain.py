@@ -16,6 +16,7 @@ from infra.job import load_result
 from infra.job_main import PREEMPTED_EXIT
 from infra.store.dataset import Dataset
 from infra.store.manifest import InputRecord
+from pipeline.shards.mixing import Phase, SourceWeight
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
 from tests.support import adopt_dataset
@@ -129,6 +130,37 @@ def test_a_run_killed_at_any_moment_goes_on_exactly_and_on_one_rank_closely(inpu
 
 
 @pytest.mark.slow
+def test_a_curriculum_switches_at_its_step_and_a_kill_around_it_changes_nothing(tmp_path):
+    """Phase one holds web pages only, about 80 rows of 65 tokens: ten steps of eight sequences."""
+    phases = (
+        Phase(tokens=5000, mixture=(SourceWeight(source="web"),)),
+        Phase(mixture=(SourceWeight(source="code"),)),
+    )
+    inputs = build_inputs(tmp_path / "inputs", phases=phases)
+    first, second = ShardSet.open(inputs["shards"].local("data"), "train").phases
+    steps = -(-(first + second) // 8)
+    straight = PretrainJob(tmp_path / "straight", inputs, small_config(steps=steps, checkpoint_every=100))
+    straight.run()
+    killed = PretrainJob(tmp_path / "killed", inputs, small_config(steps=steps, checkpoint_every=first // 8 - 1))
+    process = killed.start()
+    wait_for(lambda: newest(killed) or process.poll() is not None)
+    kill_everything(process)
+    assert load_result(killed.request.work_dir) is None, "it was over before it was killed"
+    killed.run()
+    assert killed.digest() == straight.digest()
+    assert killed.losses() == straight.losses()
+    pretrain = published(straight)
+    for step in range(1, steps + 1):
+        sources = {entry["source"] for entry in trace_step(pretrain, inputs["shards"], step)["documents"]}
+        if step * 8 <= first:
+            assert sources == {"web"}, step
+        elif first <= (step - 1) * 8 and step * 8 <= first + second:
+            assert sources == {"code"}, step
+    last = trace_step(pretrain, inputs["shards"], first // 8 + 2)["documents"][0]
+    assert first // 8 + 2 in trace_url(pretrain, inputs["shards"], last["url"])["steps"]
+
+
+@pytest.mark.slow
 def test_a_preempted_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
     job = PretrainJob(tmp_path, inputs, small_config(checkpoint_every=100))
     process = job.start()
@@ -157,7 +189,7 @@ def test_steps_and_urls_find_each_other(finished, inputs):
     view = trace_step(pretrain, shards, 3)
     assert {entry["rank"] for entry in view["documents"]} == {0, 1}
     train = ShardSet.open(shards.local("data"), "train")
-    rows = rows_of(0, range(16, 24), len(train))
+    rows = rows_of(0, range(16, 24), [len(train)])
     expected = {span.url for row in rows for span in train.documents(int(row))}
     assert {entry["url"] for entry in view["documents"]} == expected
     assert trace_step(pretrain, shards, 3, rank=1)["documents"] == [

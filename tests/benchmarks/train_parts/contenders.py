@@ -221,7 +221,7 @@ def _row(shards: ShardSet, index: int) -> Tensor:
 
 
 def _batches(spec: Spec, shards: ShardSet) -> Iterator[Tensor]:
-    order = rows_of(0, np.arange((spec.warmup + spec.steps) * spec.batch), len(shards))
+    order = rows_of(0, np.arange((spec.warmup + spec.steps) * spec.batch), shards.phases)
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self) -> int:

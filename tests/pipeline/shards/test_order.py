@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.order import position_of, row_at, rows_of
+from pipeline.shards.order import consumed_of, position_of, row_at, rows_of
 
 
 @settings(max_examples=100, deadline=None)
@@ -30,9 +30,24 @@ def test_seeds_and_epochs_shuffle_differently_and_well() -> None:
 def test_one_position_or_many_give_the_same_and_epochs_follow_one_another() -> None:
     n = 37
     assert [int(row_at(5, 2, position, n)) for position in range(n)] == row_at(5, 2, np.arange(n), n).tolist()
-    both = rows_of(5, np.arange(2 * n), n)
+    both = rows_of(5, np.arange(2 * n), [n])
     assert both[:n].tolist() == row_at(5, 0, np.arange(n), n).tolist()
     assert both[n:].tolist() == row_at(5, 1, np.arange(n), n).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(phases=st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(any), seed=st.integers(0, 99))
+def test_phases_follow_one_another_each_shuffled_in_itself(phases: list[int], seed: int) -> None:
+    n = sum(phases)
+    consumed = np.arange(3 * n)
+    rows = rows_of(seed, consumed, phases)
+    for epoch in range(3):
+        start = 0
+        for size in phases:
+            of_phase = rows[epoch * n + start : epoch * n + start + size]
+            assert sorted(of_phase.tolist()) == list(range(start, start + size))
+            start += size
+        assert (consumed_of(seed, epoch, rows[epoch * n : (epoch + 1) * n], phases) == consumed[:n] + epoch * n).all()
 
 
 def test_the_order_never_changes() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from infra.errors import ConfigError, InputError
 from pipeline.shards import STAGE, ShardsConfig, ShardSet, SourceWeight
+from pipeline.shards.mixing import Phase
 from pipeline.shards.reader import splits
 from tests.pipeline.corpus import corpus_documents, document, publish_documents
 from tests.support import run_shard_stage
@@ -48,6 +50,17 @@ def mixed(build):
     return build(CONFIG.model_copy(update={"mixture": MIXTURE}))
 
 
+PHASES = (
+    Phase(tokens=30_000, mixture=(SourceWeight(source="web", weight=3), SourceWeight(source="code", weight=1))),
+    Phase(mixture=(SourceWeight(source="web", weight=1), SourceWeight(source="code", weight=2, max_epochs=1.5))),
+)
+
+
+@pytest.fixture(scope="module")
+def curriculum(build):
+    return build(CONFIG.model_copy(update={"phases": PHASES}))
+
+
 def tokens_of(tokenizer, entry) -> list[int]:
     return [tokenizer.bos_id, *tokenizer.encode(entry["text"]), tokenizer.eos_id]
 
@@ -56,7 +69,7 @@ def read_ledger(dataset) -> list[dict]:
     return [row for output in dataset.files("ledger/") for row in pq.read_table(dataset.url(output.path)).to_pylist()]
 
 
-@pytest.mark.parametrize("which", ["plain", "mixed"])
+@pytest.mark.parametrize("which", ["plain", "mixed", "curriculum"])
 def test_every_span_is_the_document_its_lineage_names(which, request, documents, tokenizer) -> None:
     dataset = request.getfixturevalue(which)
     by_id = {entry["id"]: entry for entry in documents}
@@ -97,8 +110,8 @@ def test_each_document_is_whole_and_there_once_in_train_or_validation(plain, doc
     }
 
 
-def test_no_document_vanishes(plain, mixed, documents) -> None:
-    for dataset in (plain, mixed):
+def test_no_document_vanishes(plain, mixed, curriculum, documents) -> None:
+    for dataset in (plain, mixed, curriculum):
         counts = dataset.manifest.counts
         ledger = read_ledger(dataset)
         assert counts.incoming == len(documents) == counts.kept + sum(counts.dropped.values())
@@ -130,6 +143,47 @@ def test_mixture_weights_are_honoured(mixed) -> None:
     )
     repeats = [count for (_, offset, source), count in copies.items() if source == "code" and offset == 0]
     assert set(repeats) == {2, 3}
+
+
+def test_a_curriculum_changes_the_mixture_at_a_token_count(curriculum, build) -> None:
+    shards = ShardSet.open(curriculum.local("data"), "train")
+    first, second = shards.phases
+    tokens = [Counter(), Counter()]
+    taken = [Counter(), Counter()]
+    for row in range(len(shards)):
+        for span in shards.documents(row):
+            tokens[row >= first][span.source] += span.end - span.start
+            taken[row >= first][span.document_id, span.document_offset] += 1
+    assert sum(tokens[0].values()) == pytest.approx(30_000, rel=0.1)
+    assert tokens[0]["web"] / sum(tokens[0].values()) == pytest.approx(0.75, abs=0.05)
+    assert tokens[1]["code"] / sum(tokens[1].values()) == pytest.approx(2 / 3, abs=0.05)
+    both = taken[0] + taken[1]
+    assert set(both.values()) == {1, 2} and set(taken[0].values()) == set(taken[1].values()) == {1}
+    repeated = [key for key, count in both.items() if count == 2]
+    by_source = {span.document_id: span.source for row in range(len(shards)) for span in shards.documents(row)}
+    assert {by_source[document] for document, _ in repeated} == {"code"}, "web lasts for both phases"
+    stats = json.loads(curriculum.local("data/stats.json").read_text())
+    assert [phase["sequences"] for phase in stats["phases"]] == [first, second]
+    assert [phase["tokens"] for phase in stats["phases"]] == [dict(counter) for counter in tokens]
+    assert build(CONFIG.model_copy(update={"phases": PHASES}), reverse=True).digest == curriculum.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phases": PHASES, "mixture": MIXTURE}, "of their own"),
+        ({"phases": PHASES[::-1]}, "every phase but the last"),
+    ],
+)
+def test_a_curriculum_that_contradicts_itself_is_refused(changes, said) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ShardsConfig.model_validate(changes)
+
+
+def test_a_phase_that_asks_for_more_than_there_is_is_refused(build) -> None:
+    greedy = Phase(tokens=10**9, mixture=(SourceWeight(source="web"),))
+    with pytest.raises(ConfigError, match="phase 2 asks for"):
+        build(CONFIG.model_copy(update={"phases": (PHASES[0], greedy)}))
 
 
 def test_the_cut_of_the_work_cannot_be_seen(build, mixed) -> None:
