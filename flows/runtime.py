@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.execute import RunResult, run_recipe
+from flows.machines import executor_of, launcher_of
 from flows.recipe import Recipe
 from flows.server import configure, running_server
-from infra.execution.local import LocalExecutor
-from infra.launch.local import LocalLauncher
 from infra.planning import Selection
 from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
@@ -29,12 +28,8 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
         store=store,
         record=record,
         label=recipe.name,
-        executor=LocalExecutor(
-            workers=settings.workers,
-            memory_bytes=settings.memory_per_worker_mb << 20,
-            unit_timeout_s=settings.unit_timeout_s,
-        ),
-        launcher=LocalLauncher(),
+        executor=executor_of(settings),
+        launcher=launcher_of(settings),
         reporter=reporter,
         max_failed_fraction=settings.max_failed_fraction,
         on_drift=settings.on_drift,

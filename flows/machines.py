@@ -1,0 +1,46 @@
+"""Which machines a run uses: an executor for stages made of units, a launcher for process groups.
+
+Both are chosen in a recipe's ``execution`` section and never change a result, so a run can be broken off on one kind of
+machine and continued on another.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from infra.config import Config
+from infra.execution.base import Executor
+from infra.execution.local import LocalExecutor
+from infra.execution.ray import RayExecutor, RaySettings
+from infra.launch.local import LocalLauncher
+from infra.launch.spec import Launcher
+
+
+class ExecutionSettings(Config):
+    """How a run is carried out. Nothing here changes a result."""
+
+    workers: int = Field(2, ge=1, le=4096)
+    """Worker processes for stages made of units."""
+    memory_per_worker_mb: int = Field(4096, ge=256)
+    """A worker above this resident size is ended; its unit is retried alone, then recorded as failed."""
+    unit_timeout_s: int = Field(7200, ge=10)
+    """Longest time one unit may take, in seconds."""
+    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
+    """Share of a step's units that may fail for good before the stage fails."""
+    on_drift: Literal["warn", "rerun", "fail"] = "warn"
+    """What to do when a stage's source was edited since its dataset was built, with the same code version."""
+    executor: Literal["local", "ray"] = "local"
+    """Where units run: worker processes of this machine, or the nodes of a Ray cluster."""
+    ray: RaySettings = RaySettings()
+    """The Ray cluster, for executor ray."""
+
+
+def executor_of(settings: ExecutionSettings) -> Executor:
+    memory = settings.memory_per_worker_mb << 20
+    if settings.executor == "ray":
+        return RayExecutor(settings.ray, settings.workers, memory, settings.unit_timeout_s)
+    return LocalExecutor(settings.workers, memory, settings.unit_timeout_s)
+
+
+def launcher_of(settings: ExecutionSettings) -> Launcher:
+    return LocalLauncher()
