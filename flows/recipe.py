@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flows.dial import turn
+from flows.machines import ExecutionSettings
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
 from infra.errors import ConfigError
@@ -34,21 +35,6 @@ if TYPE_CHECKING:
 
 SCALE = "scale="
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ExecutionSettings(Config):
-    """How a run is carried out. Nothing here changes a result."""
-
-    workers: int = Field(2, ge=1, le=4096)
-    """Worker processes for stages made of units."""
-    memory_per_worker_mb: int = Field(4096, ge=256)
-    """A worker above this resident size is ended; its unit is retried alone, then recorded as failed."""
-    unit_timeout_s: int = Field(7200, ge=10)
-    """Longest time one unit may take, in seconds."""
-    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
-    """Share of a step's units that may fail for good before the stage fails."""
-    on_drift: Literal["warn", "rerun", "fail"] = "warn"
-    """What to do when a stage's source was edited since its dataset was built, with the same code version."""
 
 
 @dataclass(frozen=True)
