@@ -7,18 +7,23 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.execute import RunResult
+from infra.planning import Action
 from infra.store.dataset import Dataset
 
 OPENINGS = ("Hi, how are you?", "What do you like to do on weekends?")
 
 
 def closing_words(result: RunResult, out: Console) -> None:
-    """Print what the run's datasets have to show; stages that are not part of the recipe are passed over."""
+    """Print what the run's datasets have to show; stages that are not part of the recipe are passed over.
+
+    The chat is for a model that is new: loading one takes longer than a run in which nothing was left to do.
+    """
     datasets = result.datasets
     if "evaluate" in datasets:
         out.print(evaluation_table(read_evaluation(datasets["evaluate"])))
     if "export" in datasets:
-        _chat(datasets["export"], out)
+        if any(outcome.action != Action.SKIP for outcome in result.outcomes):
+            _chat(datasets["export"], out)
         out.print(f"Model    {datasets['export'].local('data')}", markup=False)
     if "report" in datasets:
         out.print(f"Report   {datasets['report'].local('data/report.html')}", markup=False)

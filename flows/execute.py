@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flows.recipe import Recipe
 from infra.errors import Blocked
 from infra.planning import Action, Selection, StageNode, StagePlan, plan
-from infra.runner import RunContext, StageOutcome, run_stage
+from infra.runner import RunContext, StageOutcome, reuse_published, run_stage
 from infra.store.dataset import Dataset
 
 RunOne = Callable[[StageNode, Mapping[str, Dataset], RunContext, bool], StageOutcome]
@@ -35,7 +35,8 @@ def run_recipe(
 ) -> RunResult:
     """Plan, then run what is selected, each stage on the datasets of the stages before it.
 
-    ``run_one`` says how a stage is run: in this process, as a Prefect flow, or by its deployment.
+    ``run_one`` says how a stage that has something to do is run: in this process, as a Prefect flow, or by its
+    deployment.
     """
     plans = plan(recipe.nodes, run.store, selection, run.label)
     result = RunResult(run.record.id, plans)
@@ -46,7 +47,9 @@ def run_recipe(
         for node, entry in zip(recipe.nodes, plans, strict=True):
             if entry.selected:
                 inputs = resolve_inputs(node, result.datasets)
-                outcome = run_one(node, inputs, run, node.name in selection.force)
+                force = node.name in selection.force
+                # What is published costs a look at its manifest: no flow run, and no process on another pool.
+                outcome = (None if force else reuse_published(node, inputs, run)) or run_one(node, inputs, run, force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
             elif entry.action == Action.SKIP and entry.dataset is not None:

@@ -13,6 +13,7 @@ import ast
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,16 @@ def source_digest(modules: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for name in sorted(set(modules)):
         for path in _files(name):
-            tree = _without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
+            seen = path.stat()
             digest.update(f"{name}:{path.name}\n".encode())
-            digest.update(ast.dump(tree).encode())
+            digest.update(_syntax(path, seen.st_mtime_ns, seen.st_size))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _syntax(path: Path, modified: int, size: int) -> bytes:
+    """A file's syntax tree as text. Stages share modules, and a run asks for each stage's digest several times."""
+    return ast.dump(_without_docstrings(ast.parse(path.read_text(encoding="utf-8")))).encode()
 
 
 def _files(module: str) -> list[Path]:

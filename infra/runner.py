@@ -91,10 +91,19 @@ class _Work:
         return self.work / "scratch"
 
 
+def reuse_published(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome | None:
+    """Skip the stage if its dataset is published; None if there is something to do. Takes no lease."""
+    published = _reusable(node, short_fingerprint(_payload(node, inputs)), run)
+    return None if published is None else _skip(node, published, run)
+
+
+def _payload(node: StageNode, inputs: Mapping[str, Dataset]) -> dict[str, Any]:
+    return fingerprint_payload(node.stage, node.config, {role: dataset.digest for role, dataset in inputs.items()})
+
+
 def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *, force: bool = False) -> StageOutcome:
     """Publish the stage's dataset, or find it published. ``inputs`` are by role."""
-    digests = {role: dataset.digest for role, dataset in inputs.items()}
-    payload = fingerprint_payload(node.stage, node.config, digests)
+    payload = _payload(node, inputs)
     fingerprint = short_fingerprint(payload)
     if not force:
         published = _reusable(node, fingerprint, run)
