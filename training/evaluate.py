@@ -242,25 +242,41 @@ def evaluate_model(
     shards: Path | None = None,
     humaneval: Path | None = None,
     max_rows: int = 64,
+    items: int = 164,
     samples: int = 0,
+    harness: Sequence[str] = (),
+    harness_folder: Path | None = None,
+    harness_limit: int | None = None,
     name: str = "",
 ) -> dict[str, Any]:
     """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}]}``.
 
-    ``shards`` is the ``data`` folder of a shards dataset, ``humaneval`` a file of problems; at least one is needed.
+    ``shards`` is the ``data`` folder of a shards dataset, ``humaneval`` a file of problems, ``harness`` tasks of
+    lm-evaluation-harness; at least one is needed.
     """
-    if shards is None and humaneval is None:
-        raise InputError("there is nothing to measure on", remedy="Give a shards dataset or a file of problems.")
-    model = load_text_model(folder)
-    digest = Tokenizer.load(folder).digest if shards is not None else None
-    heldout = open_heldout(shards, digest, humaneval)
-    measured = measure(name or str(folder), model, heldout, max_rows=max_rows, samples=samples)
-    tasks = [asdict(task) for task in tasks_of(measured, Resampling())]
-    return {"model": measured.name, "tasks": [_without_model(task) for task in tasks]}
+    if shards is None and humaneval is None and not harness:
+        raise InputError("there is nothing to measure on", remedy="Give a shards dataset, problems or tasks.")
+    name = name or str(folder)
+    tasks: list[Task] = []
+    if shards is not None or humaneval is not None:
+        digest = Tokenizer.load(folder).digest if shards is not None else None
+        heldout = open_heldout(shards, digest, humaneval, items)
+        measured = measure(name, load_text_model(folder), heldout, max_rows=max_rows, samples=samples)
+        tasks += tasks_of(measured, Resampling())
+    if harness:
+        figures = run_harness(folder, harness, task_folder=harness_folder, limit=harness_limit)
+        tasks += [Task.of(name, figure.task, figure.metric, figure.interval) for figure in figures]
+    return {"model": name, "tasks": [_without_model(asdict(task)) for task in tasks]}
 
 
 def compare_models(
-    left: Path, right: Path, *, shards: Path | None = None, humaneval: Path | None = None, max_rows: int = 64
+    left: Path,
+    right: Path,
+    *,
+    shards: Path | None = None,
+    humaneval: Path | None = None,
+    max_rows: int = 64,
+    items: int = 164,
 ) -> dict[str, Any]:
     """Two model folders on the same rows: ``{left, right, tasks: [{task, metric, value, low, high, n}]}``.
 
@@ -270,7 +286,7 @@ def compare_models(
     measured = []
     for folder in (left, right):
         digest = Tokenizer.load(folder).digest if shards is not None else None
-        heldout = open_heldout(shards, digest, humaneval)
+        heldout = open_heldout(shards, digest, humaneval, items)
         measured.append(measure(str(folder), load_text_model(folder), heldout, max_rows=max_rows))
     tasks = [asdict(task) for task in compare(measured[0], measured[1], Resampling())]
     return {"left": str(left), "right": str(right), "tasks": [_without_model(task) for task in tasks]}

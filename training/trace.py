@@ -26,6 +26,10 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
     ``tokens`` is how many of a document's tokens were in the batch, ``offset`` the archive record's byte offset.
     """
     steps = _Steps(pretrain)
+    if rank is not None and rank >= steps.ranks:
+        raise InputError(
+            f"there is no rank {rank}", where="--rank", remedy=f"The run had ranks 0 to {steps.ranks - 1}."
+        )
     opened = ShardSet.open(shards.local("data"), "train")
     rows = rows_of(steps.seed, steps.positions(step), opened.phases)
     share = len(rows) // steps.ranks

@@ -19,7 +19,9 @@ from pipeline.tokenizer.train import train_model
 from tests.support import write_dataset
 from tests.training.folders import tiny_config, tiny_model
 from training.evaluate import EvaluateConfig, compare_models, evaluate_model, external, inputs, run
+from training.harness import Figure
 from training.hub_format import save_model
+from training.intervals import Interval
 from training.model import Decoder, build_model
 
 VOCABULARY = 400
@@ -167,3 +169,20 @@ def test_shards_of_another_tokenizer_are_refused(home: Path, tmp_path: Path) -> 
     write_shards(tmp_path / "other", "0" * 64)
     with pytest.raises(InputError, match="tokenizer"):
         evaluate_model(home / "sft" / "data" / "model", shards=tmp_path / "other")
+
+
+def test_harness_tasks_stand_beside_the_held_out_rows(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run_harness(folder: Path, tasks: list[str], **options: object) -> list[Figure]:
+        asked.append((folder, tasks, options))
+        return [Figure("letters", "acc", Interval(0.5, 0.25, 0.75, 20))]
+
+    monkeypatch.setattr("training.evaluate.run_harness", run_harness)
+    folder = home / "sft" / "data" / "model"
+    options = {"harness": ["letters"], "harness_folder": home, "harness_limit": 20}
+    alone = evaluate_model(folder, **options)
+    assert alone["tasks"] == [{"task": "letters", "metric": "acc", "value": 0.5, "low": 0.25, "high": 0.75, "n": 20}]
+    assert asked == [(folder, ["letters"], {"task_folder": home, "limit": 20})]
+    both = evaluate_model(folder, shards=home / "shards" / "data", **options)
+    assert {task["task"] for task in both["tasks"]} == {"web", "code", "heldout", "letters"}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.job import load_result
 from infra.job_main import PREEMPTED_EXIT
 from infra.store.dataset import Dataset
@@ -203,6 +203,9 @@ def test_steps_and_urls_find_each_other(finished, inputs):
             urls = {document["url"] for document in trace_step(pretrain, shards, step)["documents"]}
             assert entry["url"] in urls
     assert trace_url(pretrain, shards, "https://nowhere.example/")["steps"] == []
+    for step, rank in ((25, None), (3, 2)):
+        with pytest.raises(InputError, match="there is no"):
+            trace_step(pretrain, shards, step, rank)
 
 
 def test_a_takedown_names_everything_that_holds_or_learned_from_a_document(finished, inputs):
