@@ -1,21 +1,44 @@
-"""Work pools and deployments on a Prefect server, created or brought up to date through its API."""
+"""Work pools, limits and deployments on a Prefect server, created or brought up to date through its API."""
+
+import itertools
+from collections.abc import Sequence
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 from prefect.workers.process import ProcessWorker
 
-from flows.deployments import POOL_LIMITS, POOLS, DeploymentSpec, deployments
+from flows.deployments import (
+    CONTROL_POOL,
+    CRAWL_QUEUE,
+    POOL_LIMITS,
+    POOLS,
+    WATCH_TIMEZONE,
+    DeploymentSpec,
+    deployments,
+)
 from flows.recipe import Recipe
 
+PAGE = 200
 
-def deploy(recipe: Recipe) -> list[str]:
-    """Create the pools and the recipe's deployments on the configured server; returns their full names."""
+
+def deploy(recipes: Sequence[Recipe], *, watch: bool) -> list[str]:
+    """Create the pools, limits and all deployments on the configured server; returns the deployments' full names.
+
+    What an operator has set since stays: a pool's kind and limit, the limits, the schedules. ``watch`` says whether the
+    crawl watch's schedule begins switched on.
+    """
     with get_client(sync_client=True) as client:
         for name, description in POOLS.items():
             _ensure_pool(client, name, description)
-        return [_deploy_one(client, spec) for spec in deployments(recipe)]
+        _ensure_queue(client)
+        kept = _schedules(client)
+        specs = [spec for recipe in recipes for spec in deployments(recipe)]
+        return [_deploy_one(client, spec, watch, kept.get(f"{spec.flow}/{spec.name}")) for spec in specs]
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None:
@@ -26,11 +49,28 @@ def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None
         concurrency_limit=POOL_LIMITS[name],
         base_job_template=ProcessWorker.get_default_base_job_template(),
     )
-    client.create_work_pool(pool, overwrite=True)
+    try:
+        client.create_work_pool(pool)
+    except ObjectAlreadyExists:
+        return
 
 
-def _deploy_one(client: SyncPrefectClient, spec: DeploymentSpec) -> str:
+def _ensure_queue(client: SyncPrefectClient) -> None:
+    known = {queue.name for queue in client.read_work_queues(work_pool_name=CONTROL_POOL)}
+    if CRAWL_QUEUE not in known:
+        client.create_work_queue(
+            CRAWL_QUEUE,
+            description="Runs of new crawls: one is started at a time, the oldest crawl first.",
+            concurrency_limit=1,
+            work_pool_name=CONTROL_POOL,
+        )
+
+
+def _deploy_one(
+    client: SyncPrefectClient, spec: DeploymentSpec, watch: bool, kept: list[DeploymentScheduleCreate] | None
+) -> str:
     flow = import_object(spec.entrypoint)
+    schedules = kept if kept is not None else _first_schedules(spec, watch)
     client.create_deployment(
         flow_id=client.create_flow_from_name(spec.flow),
         name=spec.name,
@@ -41,5 +81,37 @@ def _deploy_one(client: SyncPrefectClient, spec: DeploymentSpec) -> str:
         parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
         enforce_parameter_schema=True,
         tags=list(spec.tags),
+        schedules=schedules,
     )
     return f"{spec.flow}/{spec.name}"
+
+
+def _first_schedules(spec: DeploymentSpec, watch: bool) -> list[DeploymentScheduleCreate]:
+    if not spec.cron:
+        return []
+    cron = CronSchedule(cron=spec.cron, timezone=WATCH_TIMEZONE)
+    return [DeploymentScheduleCreate(schedule=cron, active=watch)]
+
+
+def _schedules(client: SyncPrefectClient) -> dict[str, list[DeploymentScheduleCreate]]:
+    """The schedules of every deployment there is, by full name: creating a deployment again would remove them."""
+    flows: dict[UUID, str] = {}
+    found: dict[str, list[DeploymentScheduleCreate]] = {}
+    for offset in itertools.count(0, PAGE):
+        page = client.read_deployments(limit=PAGE, offset=offset)
+        for deployment in page:
+            if deployment.flow_id not in flows:
+                flows[deployment.flow_id] = client.read_flow(deployment.flow_id).name
+            found[f"{flows[deployment.flow_id]}/{deployment.name}"] = [
+                DeploymentScheduleCreate(
+                    schedule=entry.schedule,
+                    active=entry.active,
+                    max_scheduled_runs=entry.max_scheduled_runs,
+                    parameters=entry.parameters,
+                    slug=entry.slug,
+                )
+                for entry in deployment.schedules
+            ]
+        if len(page) < PAGE:
+            return found
+    raise AssertionError("count does not end")

@@ -32,6 +32,7 @@ def run_recipe(
     run: RunContext,
     run_one: RunOne = run_directly,
     on_plan: Callable[[list[StagePlan]], None] | None = None,
+    on_outcome: Callable[[StageOutcome], None] = lambda outcome: None,
 ) -> RunResult:
     """Plan, then run what is selected, each stage on the datasets of the stages before it.
 
@@ -45,13 +46,18 @@ def run_recipe(
         on_plan(plans)
     try:
         for node, entry in zip(recipe.nodes, plans, strict=True):
-            if entry.selected:
+            if entry.selected and node.use and entry.dataset is not None:
+                outcome = _use(entry, run)
+                result.outcomes.append(outcome)
+                result.datasets[node.name] = outcome.dataset
+            elif entry.selected:
                 inputs = resolve_inputs(node, result.datasets)
                 force = node.name in selection.force
                 # What is published costs a look at its manifest: no flow run, and no process on another pool.
                 outcome = (None if force else reuse_published(node, inputs, run)) or run_one(node, inputs, run, force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
+                on_outcome(outcome)
             elif entry.action == Action.SKIP and entry.dataset is not None:
                 result.datasets[node.name] = entry.dataset
     except BaseException as error:
@@ -60,6 +66,15 @@ def run_recipe(
         raise
     run.record.event("run_ended", state="completed")
     return result
+
+
+def _use(entry: StagePlan, run: RunContext) -> StageOutcome:
+    """A stage whose place another run's dataset takes."""
+    assert entry.dataset is not None
+    run.store.set_ref(entry.stage, run.label, entry.dataset.manifest.fingerprint)
+    run.record.event("stage_skipped", stage=entry.stage, fingerprint=entry.fingerprint, reason=entry.reason)
+    run.reporter.message(entry.stage, f"SKIP: {entry.reason}")
+    return StageOutcome(entry.stage, entry.action, entry.reason, entry.dataset)
 
 
 def resolve_inputs(node: StageNode, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -16,6 +16,7 @@ from flows.recipe import Recipe, load_recipe, replace_config
 from flows.stages import STAGE_NAMES, load_stage
 from infra.planning import Selection
 
+CRAWL_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{2,60})?$"
 StageName = Literal[*STAGE_NAMES]  # type: ignore[valid-type]
 
 
@@ -36,6 +37,12 @@ class RecipeParams(BaseModel):
         "",
         title="Workspace",
         description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
+    )
+    crawl: str = Field(
+        "",
+        title="Crawl",
+        description="A crawl's name (CC-MAIN-2026-46): run the recipe on it as the next one of its series. Empty: as it stands.",
+        pattern=CRAWL_PATTERN,
     )
 
     def load(self) -> Recipe:
@@ -93,12 +100,13 @@ def stage_params(name: str) -> type[StageParams]:
     return create_model(f"{title}Params", __base__=StageParams, __doc__=f"Stage {name}.", **fields)
 
 
-def pipeline_params(recipe: Recipe, selection: Selection, workspace: str) -> PipelineParams:
+def pipeline_params(recipe: Recipe, selection: Selection, workspace: str, crawl: str = "") -> PipelineParams:
     """The form that says the same as a recipe given on the command line."""
     return PipelineParams(
         recipe=recipe.address,
         overrides=list(recipe.overrides),
         workspace=workspace,
+        crawl=crawl,
         start_at=selection.start_at,
         stop_after=selection.stop_after,
         only=list(selection.only),

@@ -1,24 +1,25 @@
 """The whole path as a Prefect flow: publish the plan, then run what it says, stage by stage.
 
 A stage is a flow of its own, called in this process (``inline``) or run by its deployment on its own work pool
-(``deployments``), where it can be cancelled and rerun alone. A deployment's run does not raise when it fails; its state
-is checked here.
+(``deployments``), where it can be cancelled and rerun alone (``flows.children``).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.deployments import run_deployment
-from prefect.runtime import flow_run
 
+from flows.children import run_child
+from flows.deployments import deployment_name
 from flows.execute import RunOne, RunResult, run_recipe
+from flows.incremental import planned, turn
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
 from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan
 from flows.runtime import open_store
 from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
 from infra.errors import HeadwaterError
+from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.planning import Action, Selection, StageNode, plan
 from infra.runner import RunContext, StageOutcome
 from infra.runs import RunRecord
@@ -37,26 +38,27 @@ def pipeline(params: PipelineParams = PipelineParams()) -> RunResult:
 
 
 def run_pipeline(params: PipelineParams) -> RunResult:
-    recipe, store = params.load(), open_store(params.workspace)
+    loaded, store = params.load(), open_store(params.workspace)
     if params.dry_run:
-        plans = plan(recipe.nodes, store, params.selection, recipe.name)
+        recipe = planned(loaded, params.crawl, store)
+        plans = plan(recipe.nodes, store, params.selection, recipe.label)
         best_effort(lambda: publish_plan(plans))
         return RunResult("", plans)
-    record = RunRecord.start(store, recipe.name)
-    context = flow_context(recipe, store, record)
-    run_one = _by_deployment(recipe, params) if params.dispatch == "deployments" else _inline(recipe, params)
-    try:
-        result = run_recipe(
-            recipe, params.selection, context, run_one, lambda plans: best_effort(lambda: publish_plan(plans))
-        )
-    finally:
-        best_effort(lambda: _publish_ends(recipe, store))
-    return result
+    with turn(loaded, params.crawl, store, get_run_logger().info) as (recipe, note):
+        record = RunRecord.start(store, recipe.label)
+        context = flow_context(recipe, store, record)
+        run_one = _by_deployment(recipe, params) if params.dispatch == "deployments" else _inline(recipe, params)
+        try:
+            return run_recipe(
+                recipe, params.selection, context, run_one, lambda plans: best_effort(lambda: publish_plan(plans)), note
+            )
+        finally:
+            best_effort(lambda: _publish_ends(recipe, store))
 
 
 def _publish_ends(recipe: Recipe, store: Store) -> None:
     """The funnel and the lineage of what is published, also after a failure: they show how far it came."""
-    datasets = [found for node in recipe.nodes if (found := store.get_ref(node.name, recipe.name))]
+    datasets = [found for node in recipe.nodes if (found := store.get_ref(node.name, recipe.label))]
     publish_funnel(datasets)
     if datasets:
         publish_lineage(datasets[-1])
@@ -68,6 +70,7 @@ def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunConte
         "recipe": recipe.address,
         "overrides": list(recipe.overrides),
         "workspace": params.workspace,
+        "crawl": recipe.crawl,
         "force": force,
         "run": run.record.id,
         "config": node.config.model_dump(mode="json"),
@@ -84,39 +87,27 @@ def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
 
 def _by_deployment(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
-        name = f"{node.name}/{recipe.name}"
-        child: Any = run_deployment(  # declared as maybe a coroutine; in a synchronous flow it is the flow run
-            name,
-            parameters={"params": _form(recipe, params, node, run, force)},
-            # One child for each attempt of this parent: a retried parent finds its own child again, and a new attempt
-            # never gets the failed child of the last one.
-            idempotency_key=f"{flow_run.id}:{flow_run.run_count}:{node.name}",
-        )
-        get_run_logger().info("%s ended: %s", name, child.state)
-        if child.state is None or not child.state.is_completed():
-            state = child.state.name if child.state else "unknown"
-            raise HeadwaterError(
-                f"stage {node.name!r} did not complete ({state}): {child.state.message if child.state else ''}",
-                where=f"flow run {child.name}",
-                remedy="Mend the cause, then run again: finished work is kept.",
-            )
-        return _outcome_of(node, run)
+        tags = [f"crawl:{recipe.crawl}"] if recipe.crawl else []
+        run_child(f"{node.name}/{deployment_name(recipe)}", _form(recipe, params, node, run, force), tags)
+        return _outcome_of(node, inputs, run)
 
     return run_one
 
 
-def _outcome_of(node: StageNode, run: RunContext) -> StageOutcome:
-    """What a stage did in another process: its dataset is what the run's label now points at."""
-    dataset = run.store.get_ref(node.name, run.label)
+def _outcome_of(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome:
+    """What a stage did in another process: the dataset with the fingerprint it must have."""
+    digests = {role: dataset.digest for role, dataset in inputs.items()}
+    dataset = run.store.find(node.name, short_fingerprint(fingerprint_payload(node.stage, node.config, digests)))
     if dataset is None:
         raise HeadwaterError(
             f"stage {node.name!r} completed, but its dataset is not in this workspace",
-            where=str(run.store.home),
+            where=run.store.address,
             remedy="Give all workers the same workspace.",
         )
-    return StageOutcome(node.name, Action.RUN, "run by its deployment", dataset)
+    action = Action.RUN if dataset.manifest.provenance.run == run.record.id else Action.SKIP
+    return StageOutcome(node.name, action, "run by its deployment", dataset)
 
 
-def run_as_flow(recipe: Recipe, selection: Selection, store: Store) -> RunResult:
+def run_as_flow(recipe: Recipe, selection: Selection, store: Store, crawl: str = "") -> RunResult:
     """Run a recipe as this flow against the configured server; errors are raised as they are without one."""
-    return settled(pipeline(pipeline_params(recipe, selection, str(store.home.resolve()))))
+    return settled(pipeline(pipeline_params(recipe, selection, store.address, crawl)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.execute import RunResult, run_recipe
+from flows.incremental import turn
 from flows.machines import executor_of, launcher_of
 from flows.recipe import Recipe
 from flows.server import configure, running_server
@@ -27,7 +28,7 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
     return RunContext(
         store=store,
         record=record,
-        label=recipe.name,
+        label=recipe.label,
         executor=executor_of(settings),
         launcher=launcher_of(settings),
         reporter=reporter,
@@ -37,9 +38,15 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
 
 
 def run_in_workspace(
-    recipe: Recipe, selection: Selection, store: Store, *, use_prefect: bool | None = None, quiet: bool = False
+    recipe: Recipe,
+    selection: Selection,
+    store: Store,
+    *,
+    crawl: str = "",
+    use_prefect: bool | None = None,
+    quiet: bool = False,
 ) -> RunResult:
-    """Run a recipe in a workspace.
+    """Run a recipe in a workspace, on the next crawl of its series if one is named.
 
     As a Prefect flow if the workspace's server answers (``headwater up``, or ``PREFECT_API_URL``), so that the run is
     seen there. Without a server the same stages are run directly and ``runs/`` in the store is the only record: starting
@@ -51,10 +58,14 @@ def run_in_workspace(
             configure(store, address)
             from flows.pipeline import run_as_flow  # imports Prefect, which must be configured before
 
-            return run_as_flow(recipe, selection, store)
-    with terminal_reporter(quiet) as reporter:
-        record = RunRecord.start(store, recipe.name)
-        return run_recipe(recipe, selection, run_context(recipe, store, record, reporter))
+            return run_as_flow(recipe, selection, store, crawl)
+    with (
+        terminal_reporter(quiet) as reporter,
+        turn(recipe, crawl, store, lambda text: reporter.message("crawl", text)) as (set_recipe, note),
+    ):
+        record = RunRecord.start(store, set_recipe.label)
+        context = run_context(set_recipe, store, record, reporter)
+        return run_recipe(set_recipe, selection, context, on_outcome=note)
 
 
 @contextmanager

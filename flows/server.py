@@ -96,6 +96,19 @@ def running_server(store: Store) -> str | None:
     return address
 
 
+def require_server(store: Store) -> str:
+    """The address of the server that answers, with Prefect set up to use it. Raises HeadwaterError without one."""
+    address = running_server(store)
+    if address is None:
+        raise HeadwaterError(
+            "no Prefect server answers for this workspace",
+            where=os.environ.get("PREFECT_API_URL") or str(store.home),
+            remedy="Start one with headwater up, or name yours in PREFECT_API_URL.",
+        )
+    configure(store, address)
+    return address
+
+
 def answers(api_url: str, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
     try:
         with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as response:

@@ -14,15 +14,16 @@ already done.
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 
 from flows.execute import RunResult, resolve_inputs, run_recipe
+from flows.incremental import planned
 from flows.params import StageParams, stage_params
 from flows.recipe import Recipe
 from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_samples
@@ -67,8 +68,14 @@ def ended(work: Callable[[], T]) -> T:
     """
     try:
         return work()
+    except StageCancelled as error:
+        return cast(T, Cancelled(message=str(error), data=error))
     except HeadwaterError as error:
         return cast(T, Failed(message=str(error), data=error))
+
+
+class StageCancelled(HeadwaterError):
+    """A stage that runs elsewhere was cancelled there: its parent ends as cancelled too, and not as failed."""
 
 
 def settled(value: T) -> T:
@@ -80,23 +87,32 @@ def settled(value: T) -> T:
 
 
 def run_name() -> str:
-    """``dedup-demo-1a2b3c4d``: stage, recipe, and the beginning of the flow run's id."""
+    """``dedup-cc-2026-46-1a2b3c4d``: stage, crawl or else recipe, and the beginning of the flow run's id."""
     params = flow_run.parameters.get("params") or {}
-    recipe = params.get("recipe") if isinstance(params, Mapping) else params.recipe
-    stem = str(recipe or "demo").rsplit("/", 1)[-1].removesuffix(".yaml")
-    return f"{flow_run.flow_name}-{stem}-{str(flow_run.id)[:8]}"
+    form = params if isinstance(params, Mapping) else params.model_dump()
+    return run_name_of(str(flow_run.flow_name), form, str(flow_run.id))
+
+
+def run_name_of(flow_name: str, form: Mapping[str, Any], run: str) -> str:
+    stem = str(form.get("recipe") or "demo").rsplit("/", 1)[-1].removesuffix(".yaml")
+    return f"{flow_name.replace('_', '-')}-{crawl_slug(form.get('crawl') or '') or stem}-{run[:8]}"
+
+
+def crawl_slug(crawl: str) -> str:
+    """``CC-MAIN-2026-46`` as ``cc-2026-46``."""
+    return crawl.lower().replace("cc-main-", "cc-")
 
 
 def run_one_stage(name: str, params: StageParams) -> StageOutcome:
     """The body of every stage's flow: a run of its own, or a part of the run its form names."""
-    recipe = params.load_with_config(name)
     store = open_store(params.workspace)
+    recipe = planned(params.load_with_config(name), params.crawl, store)
     selection = Selection(only=(name,), force=(name,) if params.force else ())
     if params.run:
-        record = RunRecord(params.run, store.run_root(params.run))
+        record = RunRecord(params.run, store.run_url(params.run))
         outcome = _as_part(recipe, name, selection, flow_context(recipe, store, record))
     else:
-        record = RunRecord.start(store, recipe.name)
+        record = RunRecord.start(store, recipe.label)
         result: RunResult = run_recipe(recipe, selection, flow_context(recipe, store, record), run_as_task)
         outcome = result.outcomes[0]
     best_effort(lambda: publish_samples(store, outcome.dataset))

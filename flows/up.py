@@ -58,6 +58,7 @@ def serve(
     recipes: list[Recipe],
     store: Store,
     *,
+    watch: bool,
     port: int = DEFAULT_PORT,
     database_url: str | None = None,
     ready: Callable[[str, list[str]], None],
@@ -71,7 +72,7 @@ def serve(
     check_port(port)
     ui, api = f"http://{HOST}:{port}", f"http://{HOST}:{port}/api"
     configure(store, api)
-    os.environ["HEADWATER_HOME"] = str(store.home)
+    os.environ["HEADWATER_HOME"] = store.address
     if database_url:
         os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = async_url(database_url)
     logs = prefect_home(store) / "logs"
@@ -79,9 +80,12 @@ def serve(
     server_command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with _service("server", server_command, logs, SERVER_GRACE_S) as server:
         _await_server(server, api)
-        from flows.deploying import deploy  # imports Prefect, which must be configured before
+        # Prefect is imported here, once it is configured.
+        from flows.automations import ensure_automations, notification_target
+        from flows.deploying import deploy
 
-        names = [name for recipe in recipes for name in deploy(recipe)]
+        names = deploy(recipes, watch=watch)
+        ensure_automations(notification_target())
         with _service("workers", ["-m", "flows.worker"], logs, WORKER_GRACE_S) as workers:
             record_server(store, api, ui)
             try:

@@ -24,10 +24,12 @@ from infra.store.store import Store
 
 @dataclass(frozen=True)
 class StageNode:
-    """A stage with the configuration a recipe gives it."""
+    """A stage with the configuration a recipe gives it. ``use`` names a published dataset (``name/fingerprint``) that stands
+    in its place: the stage does not run."""
 
     stage: Stage
     config: Config
+    use: str = ""
 
     @property
     def name(self) -> str:
@@ -110,6 +112,8 @@ def plan(nodes: Sequence[StageNode], store: Store, selection: Selection, label: 
 def _plan_stage(
     node: StageNode, store: Store, done: Mapping[str, StagePlan], selected: bool, force: bool, label: str
 ) -> StagePlan:
+    if node.use:
+        return _plan_used(node, store, selected)
     pending = sorted({name for name in node.upstream.values() if done[name].action != Action.SKIP})
     unknown = sorted({name for name in node.upstream.values() if done[name].dataset is None})
     if not selected:
@@ -134,7 +138,7 @@ def _plan_stage(
         return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
     if force:
         return StagePlan(node.name, Action.RUN, "forced", fingerprint)
-    receipts = len(read_receipts(store.work_root(node.name, fingerprint) / "journal"))
+    receipts = len(read_receipts(f"{store.work_url(node.name, fingerprint)}/journal"))
     checkpoints = _checkpoints(store, node.name, fingerprint)
     if receipts or checkpoints:
         kept = f"{receipts} units done" if receipts else f"checkpoint {checkpoints[-1]}"
@@ -142,6 +146,15 @@ def _plan_stage(
     previous = store.get_ref(node.name, label)
     reason = describe_change(previous.manifest.payload, payload) if previous else "not built yet"
     return StagePlan(node.name, Action.RUN, reason, fingerprint)
+
+
+def _plan_used(node: StageNode, store: Store, selected: bool) -> StagePlan:
+    fingerprint = node.use.rsplit("/", 1)[-1]
+    dataset = store.find(node.name, fingerprint)
+    if dataset is None:
+        reason = f"it is to use {node.use}, which is not in this workspace"
+        return StagePlan(node.name, Action.BLOCKED, reason, fingerprint, selected)
+    return StagePlan(node.name, Action.SKIP, f"uses {node.use} as it is", fingerprint, selected, dataset)
 
 
 def _plan_unselected(node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str]) -> StagePlan:

@@ -26,6 +26,9 @@ COMMANDS = (
     ("evaluate", "Measure a model."),
     ("export", "Write a model as a Hugging Face folder."),
     ("up", "Start the Prefect server, a worker and all deployments on this machine."),
+    ("deploy", "Create pools, limits, deployments and automations on a server that runs already."),
+    ("automations", "Create the server's automations: silent runs, failed runs."),
+    ("backfill", "Start the pipeline for crawls that were missed."),
     ("doctor", "Check this machine, the workspace and the server, and say how to mend them."),
     ("bench", "Measure against other systems, in one run."),
 )

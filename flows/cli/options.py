@@ -28,6 +28,9 @@ ScaleOption = Annotated[
     str | None,
     typer.Option("--scale", help="Derive the pretraining from this many parameters (125M), as `scale:` in a recipe."),
 ]
+CrawlOption = Annotated[
+    str, typer.Option("--crawl", help="Run on this crawl (CC-MAIN-2026-46) as the next one of the recipe's series.")
+]
 LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
 
 

@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import (
+    CrawlOption,
     JsonOption,
     RecipeArgument,
     ScaleOption,
@@ -16,6 +17,7 @@ from flows.cli.options import (
     overrides,
     print_json,
 )
+from flows.incremental import planned
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan
 
@@ -30,12 +32,15 @@ def command(
     force: Annotated[list[str] | None, typer.Option(help="Build this stage again. Repeatable.")] = None,
     set_: SetOption = None,
     scale: ScaleOption = None,
+    crawl: CrawlOption = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
-    plans = plan(loaded.nodes, open_store(workspace), selection, loaded.name)
+    store = open_store(workspace)
+    on_crawl = planned(loaded, crawl, store)
+    plans = plan(on_crawl.nodes, store, selection, on_crawl.label)
     if json:
         scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
         print_json({"recipe": loaded.name, "stages": [entry.as_dict() for entry in plans], **scale_view})

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import (
+    CrawlOption,
     JsonOption,
     RecipeArgument,
     ScaleOption,
@@ -36,6 +37,7 @@ def command(
     force: Annotated[list[str] | None, typer.Option(help="Build this stage again. Repeatable.")] = None,
     set_: SetOption = None,
     scale: ScaleOption = None,
+    crawl: CrawlOption = "",
     workspace: WorkspaceOption = None,
     prefect: Annotated[
         bool | None,
@@ -51,7 +53,7 @@ def command(
     loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     store = open_store(workspace)
-    result = run_in_workspace(loaded, selection, store, use_prefect=prefect, quiet=json)
+    result = run_in_workspace(loaded, selection, store, crawl=crawl, use_prefect=prefect, quiet=json)
     if json:
         print_json(result_json(result))
         return

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import SetOption, WorkspaceOption, console, open_store
+from flows.deployments import DEPLOYED
 from flows.recipe import load_recipe
 from flows.up import DEFAULT_PORT, serve
 
@@ -14,9 +15,16 @@ from flows.up import DEFAULT_PORT, serve
 def command(
     recipe: Annotated[
         list[str] | None,
-        typer.Option("--recipe", help="A recipe to deploy, by name or file. Repeatable; default demo."),
+        typer.Option("--recipe", help=f"A recipe to deploy, by name or file. Repeatable; default {', '.join(DEPLOYED)}."),
     ] = None,
     set_: SetOption = None,
+    watch: Annotated[
+        bool | None,
+        typer.Option(
+            "--watch/--no-watch",
+            help="Whether a new crawl watch begins switched on. Default: if a recipe is named. One that exists stays as it is.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server and its UI.")] = DEFAULT_PORT,
     database_url: Annotated[
@@ -28,16 +36,18 @@ def command(
     ] = None,
 ) -> None:
     signal.signal(signal.SIGTERM, _as_interrupt)
-    recipes = [load_recipe(name, set_ or ()) for name in recipe or ["demo"]]
+    recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
+    watching = bool(recipe) if watch is None else watch
     out = console()
     out.print("Starting the Prefect server. The first start in a workspace takes about half a minute.")
 
     def ready(ui: str, deployments: list[str]) -> None:
-        out.print(f"{len(deployments)} deployments: {', '.join(deployments)}", markup=False)
+        whole = [name for name in deployments if name.split("/")[0] in ("pipeline", "crawl_watch")]
+        out.print(f"{len(deployments)} deployments: {', '.join(whole)}, and each stage of them", markup=False)
         out.print(f"\nPrefect UI   {ui}\n\nCtrl-C ends server and workers.", markup=False)
 
     try:
-        serve(recipes, open_store(workspace), port=port, database_url=database_url, ready=ready)
+        serve(recipes, open_store(workspace), watch=watching, port=port, database_url=database_url, ready=ready)
     except KeyboardInterrupt:
         out.print("Stopped.")
 

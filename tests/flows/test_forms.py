@@ -16,7 +16,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
 
-from flows.deployments import POOLS, as_yaml, deployments
+from flows.deployments import DEPLOYED, POOLS, as_yaml, deployments
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.pipeline import pipeline
 from flows.recipe import load_recipe
@@ -129,5 +129,5 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
 
 def test_prefect_yaml_is_what_the_recipe_says() -> None:
     written = (REPOSITORY / "prefect.yaml").read_text()
-    expected = as_yaml(load_recipe("demo"))
+    expected = as_yaml([load_recipe(name) for name in DEPLOYED])
     assert yaml.safe_load(written) == yaml.safe_load(expected), "run: python -m flows.deployments > prefect.yaml"

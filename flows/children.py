@@ -1,0 +1,106 @@
+"""Stages run by their deployments: the parent's side of it.
+
+``run_deployment`` of Prefect waits for its child, but a parent that is retried would start a second child beside the
+first, and a child that failed or was cancelled raises nothing. So here:
+
+* the idempotency key of a child is ``<parent's flow run>:<stage>:<attempt of the parent>``. A parent that is run again
+  (same flow run, next attempt) looks for the children of its earlier attempts first and waits for one that still runs;
+* whatever the child's end is, the parent takes it over: completed, failed with the child's sentence, or cancelled.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+
+from flows.stage_flows import StageCancelled
+from infra.errors import HeadwaterError
+
+POLL_S = (0.5, 5.0)
+"""First and longest pause between two looks at a child."""
+OUTAGE_S = 1800.0
+"""How long a parent waits for a server that went away. The child does not need it."""
+
+
+def run_child(name: str, form: Mapping[str, Any], tags: list[str]) -> FlowRun:
+    """Run the deployment ``name`` (``dedup/full``), or wait for the run of it that an earlier attempt began."""
+    parent, attempt, stage = str(flow_run.id), int(flow_run.run_count or 1), name.split("/")[0]
+    log = get_run_logger()
+    with get_client(sync_client=True) as client:
+        child = running_child(client, [_key(parent, stage, number) for number in range(1, attempt + 1)])
+        if child is not None:
+            log.info("%s still runs from an earlier attempt as %s: waiting for it", name, child.name)
+        else:
+            try:
+                started: Any = (
+                    run_deployment(  # declared as maybe a coroutine; in a synchronous flow it is the flow run
+                        name,
+                        parameters={"params": dict(form)},
+                        idempotency_key=_key(parent, stage, attempt),
+                        tags=tags,
+                        timeout=0,
+                    )
+                )
+            except ObjectNotFound as error:
+                raise HeadwaterError(
+                    f"there is no deployment {name!r}", remedy="Create it: headwater deploy --recipe NAME."
+                ) from error
+            child = started
+            log.info("%s runs as %s", name, child.name)
+        child = _ended(client, child.id)
+    _take_over(stage, child)
+    return child
+
+
+def running_child(client: SyncPrefectClient, keys: list[str]) -> FlowRun | None:
+    """The child with one of these keys that has not ended, or ended well; the newest of them."""
+    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys)))
+    alive = [run for run in found if run.state is None or not run.state.is_final() or run.state.is_completed()]
+    return max(alive, key=lambda run: str(run.created), default=None)
+
+
+def _key(parent: str, stage: str, attempt: int) -> str:
+    return f"{parent}:{stage}:{attempt}"
+
+
+def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
+    pause, seen = POLL_S[0], time.monotonic()
+    while True:
+        try:
+            run = client.read_flow_run(child)
+        except httpx.HTTPError as error:
+            if time.monotonic() - seen > OUTAGE_S:
+                raise HeadwaterError(
+                    f"the Prefect server has been away for {OUTAGE_S / 60:.0f} minutes ({type(error).__name__})",
+                    remedy="Start it and retry this run: it finds its child again.",
+                ) from error
+        else:
+            seen = time.monotonic()
+            if run.state is not None and run.state.is_final():
+                return run
+        time.sleep(pause)
+        pause = min(POLL_S[1], pause * 1.3)
+
+
+def _take_over(stage: str, child: FlowRun) -> None:
+    state = child.state
+    if state is not None and state.is_completed():
+        return
+    if state is not None and state.is_cancelled():
+        raise StageCancelled(
+            f"stage {stage!r} was cancelled", where=f"flow run {child.name}", remedy="Run again: finished work is kept."
+        )
+    raise HeadwaterError(
+        f"stage {stage!r} did not complete ({state.name if state else 'unknown'}): {state.message if state else ''}",
+        where=f"flow run {child.name}",
+        remedy="Mend the cause, then run again: finished work is kept.",
+    )

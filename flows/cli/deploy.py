@@ -1,0 +1,41 @@
+"""``headwater deploy``: work pools, limits, deployments and automations on a server that runs already."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import JsonOption, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.deployments import DEPLOYED
+from flows.recipe import load_recipe
+from flows.server import require_server
+
+
+def command(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe", help=f"A recipe to deploy, by name or file. Repeatable; default {', '.join(DEPLOYED)}."
+        ),
+    ] = None,
+    set_: SetOption = None,
+    watch: Annotated[
+        bool | None,
+        typer.Option(
+            "--watch/--no-watch",
+            help="Whether a new crawl watch begins switched on. Default: if a recipe is named. One that exists stays as it is.",
+        ),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
+    require_server(open_store(workspace))
+    from flows.automations import ensure_automations, notification_target  # Prefect: configured before it is imported
+    from flows.deploying import deploy
+
+    names = deploy(recipes, watch=bool(recipe) if watch is None else watch)
+    automations = ensure_automations(notification_target())
+    if json:
+        print_json({"deployments": names, "automations": [entry.name for entry in automations]})
+    else:
+        console().print(f"{len(names)} deployments: {', '.join(names)}", markup=False)
