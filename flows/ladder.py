@@ -92,7 +92,7 @@ def _published(store: Store, name: str, label: str) -> Dataset:
     if dataset is None:
         raise InputError(
             f"recipe {label!r} has no {name} yet",
-            where=str(store.home),
+            where=store.address,
             remedy=f"Make them first: headwater run {label} --stop-after shards.",
         )
     return dataset

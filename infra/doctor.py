@@ -25,14 +25,16 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from infra.errors import HeadwaterError
-from infra.launch.local import clear_stale_locks, extensions_folder
-from infra.store.files import create_exclusive, fsync_folder
-from infra.store.lease import Lease, lease_holder
+from infra.launch.torchrun import clear_stale_locks, extensions_folder
+from infra.store.files import child_names, create_exclusive, exists, fsync_folder
+from infra.store.lease import LEASE, Lease, lease_holder
+from infra.store.slot import keeps_conditions
 from infra.store.store import Store
 
 State = Literal["ok", "warn", "fail"]
 FREE_WARN, FREE_FAIL = 20 << 30, 2 << 30
 MEMORY_WARN = 8 << 30
+UNFINISHED = {"journal", "steps", "checkpoints", "scratch"}
 TORCH_CPU_BUILD = "cpu"
 
 FASTTEXT_PACKAGES = ("fasttext", "fasttext-community", "fasttext-modern", "fasttext-numpy2", "fasttext-wheel",
@@ -73,6 +75,7 @@ def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
     yield from guarded("memory", memory)
     yield from guarded("disk", lambda: disk_space(store.home))
     yield from guarded("filesystem", lambda: file_system(store.home))
+    yield from guarded("objects", lambda: object_store(store))
     yield from guarded("gpu", gpus)
     yield from guarded("compiler", compiler)
     yield from guarded("jit-locks", lambda: jit_locks(fix))
@@ -82,7 +85,7 @@ def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
 
 def python_version() -> Iterator[Check]:
     version = platform.python_version()
-    wanted = metadata.metadata("headwater").get("Requires-Python") or ">=3.11"
+    wanted = metadata.metadata("headwater")["Requires-Python"] or ">=3.11"
     if version in SpecifierSet(wanted):
         yield Check("python", "ok", f"Python {version} at {sys.executable}")
     else:
@@ -285,8 +288,10 @@ def _torch_default() -> str:
 def leases(store: Store) -> Iterator[Check]:
     held: list[str] = []
     stale: list[str] = []
-    for path in sorted(store.home.glob("work/*/*/lease.json")):
-        (held if lease_holder(path.parent) else stale).append(f"{path.parent.parent.name}/{path.parent.name}")
+    for name, fingerprint in store.works():
+        work = store.work_url(name, fingerprint)
+        if exists(f"{work}/{LEASE}"):
+            (held if lease_holder(work) else stale).append(f"{name}/{fingerprint}")
     if stale:
         yield Check(
             "leases", "warn", f"{len(stale)} left by dead runs: {', '.join(stale[:3])}",
@@ -299,10 +304,11 @@ def leases(store: Store) -> Iterator[Check]:
 def work_folders(store: Store) -> Iterator[Check]:
     """Work that nobody does and that was never published: it takes space until it is resumed or collected."""
     left = []
-    for work in sorted(store.home.glob("work/*/*")):
-        unfinished = any((work / name).exists() for name in ("journal", "steps", "checkpoints", "scratch"))
+    for name, fingerprint in store.works():
+        work = store.work_url(name, fingerprint)
+        unfinished = UNFINISHED & set(child_names(work)) and store.find(name, fingerprint) is None
         if unfinished and lease_holder(work) is None:
-            left.append(f"{work.parent.name}/{work.name}")
+            left.append(f"{name}/{fingerprint}")
     if left:
         yield Check(
             "work", "warn", f"{len(left)} interrupted: {', '.join(left[:3])}",
@@ -310,6 +316,14 @@ def work_folders(store: Store) -> Iterator[Check]:
         )  # fmt: skip
     else:
         yield Check("work", "ok", "no interrupted work")
+
+
+def object_store(store: Store) -> Iterator[Check]:
+    """Reachable, writable, and keeping the conditions that leases rest on."""
+    if not store.is_local:
+        replaces = keeps_conditions(f"{store.address}/work/{LEASE}")
+        how = "If-None-Match and If-Match" if replaces else "If-None-Match"
+        yield Check("objects", "ok", f"{store.address} is writable and keeps {how}")
 
 
 def free_port(port: int, host: str = "127.0.0.1") -> bool:

@@ -3,6 +3,9 @@
 Every worker process appends to a file of its own (``journal/<host>-<pid>-<random>.jsonl``), one receipt a line, after
 its outputs are in their place. A kill can tear only the last line of one file; a torn line is ignored and its unit is
 done again. Nothing is ever rewritten, so the number of small files is the number of workers, not of units.
+
+An object cannot be appended to. In an object store a worker writes its newest receipts as one object again and again,
+and begins another after ``SEGMENT`` of them: a PUT a receipt, and few objects to read when work is resumed.
 """
 
 import json
@@ -14,30 +17,46 @@ from pathlib import Path
 from typing import Any
 
 from infra.stage import Counts, Receipt
-from infra.store.files import OutputFile
+from infra.store.files import OutputFile, child_names, file_sizes, is_local, read_many, write_bytes
+
+SEGMENT = 200
 
 
 class Journal:
-    """One worker's own append-only file. Opened at the first receipt."""
+    """One worker's own append-only record. Begun at the first receipt."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = str(folder)
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._segment: list[bytes] = []
+        self._segments = 0
 
     def append(self, receipt: Receipt) -> None:
-        """Returns once the receipt is on the disk."""
+        """Returns once the receipt is on the disk, or in the object store."""
         line = (json.dumps(_encode(receipt), separators=(",", ":")) + "\n").encode()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as stream:
+        if not is_local(self._folder):
+            self._put(line)
+            return
+        path = Path(self._folder, f"{self._name}.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
 
+    def _put(self, line: bytes) -> None:
+        self._segment.append(line)
+        write_bytes(f"{self._folder}/{self._name}-{self._segments:05}.jsonl", b"".join(self._segment))
+        if len(self._segment) == SEGMENT:
+            self._segment, self._segments = [], self._segments + 1
 
-def read_receipts(folder: Path) -> dict[tuple[str, str], Receipt]:
+
+def read_receipts(folder: str | Path) -> dict[tuple[str, str], Receipt]:
     """All receipts by (step, unit). Two receipts of one unit are equal by construction: the later read wins."""
     receipts: dict[tuple[str, str], Receipt] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
+    files = [f"{folder}/{name}" for name in child_names(folder) if name.endswith(".jsonl")]
+    for data in read_many(files):
+        for line in data.split(b"\n"):
             if not line:
                 continue
             try:
@@ -48,17 +67,13 @@ def read_receipts(folder: Path) -> dict[tuple[str, str], Receipt]:
     return receipts
 
 
-def receipts_with_outputs(receipts: Iterable[Receipt], dataset_root: Path, work_root: Path) -> list[Receipt]:
+def receipts_with_outputs(
+    receipts: Iterable[Receipt], dataset_root: str | Path, work_root: str | Path
+) -> list[Receipt]:
     """The receipts whose outputs are all still there with the size they were given."""
-    return [receipt for receipt in receipts if all(_present(o, dataset_root, work_root) for o in receipt.outputs)]
-
-
-def _present(output: OutputFile, dataset_root: Path, work_root: Path) -> bool:
-    root = work_root if output.path.startswith("steps/") else dataset_root
-    try:
-        return (root / output.path).stat().st_size == output.bytes
-    except FileNotFoundError:
-        return False
+    steps = {f"steps/{path}": size for path, size in file_sizes(f"{work_root}/steps").items()}
+    sizes = {**file_sizes(dataset_root), **steps}
+    return [receipt for receipt in receipts if all(sizes.get(o.path) == o.bytes for o in receipt.outputs)]
 
 
 def _encode(receipt: Receipt) -> dict[str, Any]:

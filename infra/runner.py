@@ -7,7 +7,6 @@ Kill any process at any point and call it again: finished units are not repeated
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -27,8 +26,20 @@ from infra.progress import Reporter
 from infra.runs import RunRecord, provenance
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
 from infra.store.dataset import Dataset
-from infra.store.files import OutputFile, describe_file, read_json, write_json
-from infra.store.lease import Lease
+from infra.store.files import (
+    OutputFile,
+    child_names,
+    describe_file,
+    exists,
+    file_sizes,
+    is_local,
+    read_json,
+    remove_file,
+    remove_tree,
+    upload,
+    write_json,
+)
+from infra.store.lease import LEASE, Lease
 from infra.store.manifest import (
     MANIFEST,
     CountsRecord,
@@ -78,8 +89,12 @@ class _Work:
     inputs: Mapping[str, Dataset]
     payload: dict[str, Any]
     fingerprint: str
-    root: Path
-    work: Path
+    root: str
+    """Where the dataset is published, and below ``work`` what the runs of any machine share while they build it."""
+    work: str
+    local_root: Path
+    """This machine's folders for both: the same in a local workspace."""
+    local_work: Path
     started: float = field(default_factory=time.time)
     failed: list[FailedUnit] = field(default_factory=list)
     lost: Counts = field(default_factory=Counts)
@@ -88,7 +103,11 @@ class _Work:
 
     @property
     def scratch(self) -> Path:
-        return self.work / "scratch"
+        return self.local_work / "scratch"
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.root)
 
 
 def reuse_published(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome | None:
@@ -111,6 +130,7 @@ def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *
             return _skip(node, published, run)
     work = _Work(
         node, inputs, payload, fingerprint,
+        run.store.dataset_url(node.name, fingerprint), run.store.work_url(node.name, fingerprint),
         run.store.dataset_root(node.name, fingerprint), run.store.work_root(node.name, fingerprint),
     )  # fmt: skip
     with Lease(work.work) as lease:
@@ -122,9 +142,11 @@ def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *
             if published is not None:
                 return _skip(node, published, run)
         outcome = _build(work, run, lease)
-        shutil.rmtree(work.work / "steps", ignore_errors=True)
-        shutil.rmtree(work.work / "journal", ignore_errors=True)
-        shutil.rmtree(work.scratch, ignore_errors=True)
+        remove_tree(f"{work.work}/steps")
+        remove_tree(f"{work.work}/journal")
+        remove_tree(work.scratch)
+        if not work.is_local:
+            remove_tree(work.local_root)
     return outcome
 
 
@@ -162,20 +184,23 @@ def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
 
 def _clear(work: _Work) -> None:
     """Forget the published dataset and all work on it: a forced stage starts from nothing."""
-    (work.root / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(work.root, ignore_errors=True)
-    for path in work.work.iterdir():
-        if path.name not in ("lease.json", ".lease.lock"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_file(f"{work.root}/{MANIFEST}")
+    remove_tree(work.root)
+    for name in child_names(work.work):
+        if name not in (LEASE, ".lease.lock"):
+            remove_tree(f"{work.work}/{name}")
+    if not work.is_local:
+        remove_tree(work.local_root)
+        remove_tree(work.local_work)
 
 
 def _build(work: _Work, run: RunContext, lease: Lease) -> StageOutcome:
     node = work.node
-    resumed = (work.work / "journal").exists() or (work.work / "checkpoints").exists()
+    resumed = exists(f"{work.work}/journal") or (work.local_work / "checkpoints").exists()
     action = Action.RESUME if resumed else Action.RUN
     run.record.event("stage_started", stage=node.name, fingerprint=work.fingerprint, action=action)
     run.reporter.stage_started(node.name, action)
-    write_json(work.work / "payload.json", work.payload)
+    write_json(f"{work.work}/payload.json", work.payload)
     try:
         if isinstance(node.stage, ShardStage):
             outputs, counts, stats, units = _run_shards(node.stage, work, run)
@@ -205,7 +230,7 @@ def _run_shards(
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     receipts: dict[str, Sequence[Receipt]] = {}
     context = StageContext(
-        work.node.config, work.inputs, str(work.root), str(work.work), work.scratch / "driver", receipts
+        work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts
     )
     total = 0
     for step in stage.steps:
@@ -224,10 +249,10 @@ def _run_shards(
     return outputs, counts, context.stats, UnitsRecord(total=total, ok=ok, failed=work.failed)
 
 
-def _planned_units(step: Step, context: StageContext, work: Path) -> list[Unit]:
+def _planned_units(step: Step, context: StageContext, work: str) -> list[Unit]:
     """The step's units, frozen at the first attempt so that a resumed run works through the same list."""
-    path = work / "plan" / f"{step.name}.json"
-    if path.exists():
+    path = f"{work}/plan/{step.name}.json"
+    if exists(path):
         return [Unit(**entry) for entry in read_json(path)]
     units = sorted(step.units(context), key=lambda unit: unit.id)
     if len({unit.id for unit in units}) != len(units):
@@ -243,7 +268,7 @@ def _planned_units(step: Step, context: StageContext, work: Path) -> list[Unit]:
 
 def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work, run: RunContext) -> list[Receipt]:
     name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
-    known = receipts_with_outputs(read_receipts(work.work / "journal").values(), work.root, work.work)
+    known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
     wanted = {unit.id for unit in units}
     done = {receipt.unit: receipt for receipt in known if receipt.step == step.name and receipt.unit in wanted}
     missing = [unit for unit in units if unit.id not in done]
@@ -254,10 +279,10 @@ def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work,
         step=step.name,
         config=work.node.config.model_dump(mode="json"),
         inputs={role: dataset.root for role, dataset in work.inputs.items()},
-        dataset_root=str(work.root),
-        work_root=str(work.work),
+        dataset_root=work.root,
+        work_root=work.work,
         scratch_root=str(work.scratch),
-        journal=str(work.work / "journal"),
+        journal=f"{work.work}/journal",
     )
     progress = _Progress(name, units, done.values(), run)
     for outcome in run.executor.run(task, missing):
@@ -276,13 +301,13 @@ def _record_failure(
     work.failed.append(failure)
     work.lost += Counts(incoming=unit.documents or 0, failed=unit.documents or 0)
     work.lost_unknown |= unit.documents is None
-    write_json(work.work / "failures" / f"{unit.id}.json", {**failure.model_dump(), "payload": dict(unit.payload)})
+    write_json(f"{work.work}/failures/{unit.id}.json", {**failure.model_dump(), "payload": dict(unit.payload)})
     run.record.event("unit_failed", stage=work.node.name, unit=unit.id, error=error)
     run.reporter.message(name, f"unit {unit.id} failed: {error}")
     if len(work.failed) > run.max_failed_fraction * total:
         raise InputError(
             f"{len(work.failed)} of {total} units of stage {name} failed, the last with: {error}",
-            where=str(work.work / "failures"),
+            where=f"{work.work}/failures",
             remedy="Mend the cause and run again (finished units are kept), or raise --max-failed-fraction.",
         )
 
@@ -342,7 +367,7 @@ def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFil
         worst = max(counts.dropped.items(), key=lambda item: item[1], default=("failed", counts.failed))
         raise InputError(
             f"stage {stage.name!r} kept none of {counts.incoming} records; most went by {worst[0]!r} ({worst[1]})",
-            where=str(work.root / "ledger"),
+            where=f"{work.root}/ledger",
             remedy="Look at the ledger there, then loosen that rule or check the input.",
         )
 
@@ -354,10 +379,14 @@ def _run_job(
     stage: JobStage, work: _Work, run: RunContext
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     request = JobRequest(
-        stage.name, work.fingerprint, work.node.config.model_dump(mode="json"), work.inputs, work.root, work.work
+        stage.name, work.fingerprint, work.node.config.model_dump(mode="json"), work.inputs, work.local_root, work.local_work
     )
     request.data_dir.mkdir(parents=True, exist_ok=True)
     write_request(request)
+    if not work.is_local:
+        run.reporter.message(stage.name, "copying its inputs to this machine")
+        for dataset in work.inputs.values():
+            dataset.local()
 
     def on_event(event: Mapping[str, Any]) -> None:
         if event.get("type") == "progress":
@@ -368,7 +397,10 @@ def _run_job(
 
     with ExitStack() as stack:
         stack.callback(lambda: run.record.event("job_ended", stage=stage.name))
-        result = run_job(stage.job(work.node.config), run.launcher, work.work, on_event)
+        result = run_job(stage.job(work.node.config), run.launcher, work.local_work, on_event)
+    if not work.is_local:
+        for output in result.outputs:
+            upload(work.local_root / output.path, f"{work.root}/{output.path}")
     return sorted(result.outputs, key=lambda output: output.path), Counts(), result.stats, UnitsRecord(total=1, ok=1)
 
 
@@ -385,25 +417,41 @@ def _verify_files(work: _Work, outputs: Sequence[OutputFile]) -> None:
     if len(set(paths)) != len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise HeadwaterError(f"two units of stage {work.node.name!r} wrote {twice}", remedy="A defect of the stage.")
+    if not work.is_local:
+        return _verify_sizes(work, outputs)
     for output in outputs:
         found = describe_file(work.root, output.path, rows=output.rows, digested=output.digested)
         if found.digest != output.digest:
             raise HeadwaterError(
                 f"{output.path} changed after it was written",
-                where=str(work.root),
+                where=work.root,
                 remedy="Run the stage again with --force.",
+            )
+    return None
+
+
+def _verify_sizes(work: _Work, outputs: Sequence[OutputFile]) -> None:
+    """In an object store the upload carries a checksum that the server verifies: what is there is what was sent."""
+    sizes = file_sizes(work.root)
+    for output in outputs:
+        if sizes.get(output.path) != output.bytes:
+            raise HeadwaterError(
+                f"{output.path} is not in the store as it was written",
+                where=work.root,
+                remedy="Run the stage again: what is there is kept.",
             )
 
 
 def _sweep(work: _Work, outputs: Sequence[OutputFile]) -> None:
     """Remove what killed attempts left in the dataset's folder and no receipt names."""
     known = {output.path for output in outputs}
-    for path in sorted(work.root.rglob("*"), reverse=True):
-        if path.is_dir():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path.relative_to(work.root).as_posix() not in known:
-            path.unlink()
+    for path in file_sizes(work.root):
+        if path not in known:
+            remove_file(f"{work.root}/{path}")
+    if work.is_local:
+        for folder in sorted(work.local_root.rglob("*/"), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _publish(
@@ -434,7 +482,7 @@ def _publish(
         stats=stats,
         provenance=provenance(run.record.id, work.started),
     )
-    write_manifest(str(work.root), manifest)
-    dataset = Dataset.open(str(work.root))
+    write_manifest(work.root, manifest)
+    dataset = Dataset.open(work.root)
     _set_refs(node, dataset, run)
     return dataset

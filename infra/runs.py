@@ -1,4 +1,8 @@
-"""The record of one invocation: ``runs/<run id>/plan.json`` and ``events.jsonl``, readable with no server."""
+"""The record of one invocation: ``runs/<run id>/plan.json`` and ``events.jsonl``, readable with no server.
+
+In an object store, where nothing can be appended to, each process that takes part writes its events as an object of its
+own, ``events/<host>-<pid>-<random>.jsonl``; readers merge them by time.
+"""
 
 import json
 import os
@@ -8,14 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from infra.store.files import write_json
+from infra.store.files import child_names, exists, is_local, read_json, read_many, write_bytes, write_json
 from infra.store.lease import is_alive
 from infra.store.manifest import Provenance
 from infra.store.store import Store
@@ -31,15 +35,18 @@ class RunRecord:
     """Where a run writes what it does."""
 
     id: str
-    root: Path
+    root: str
+    _writer: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+    _told: list[bytes] = field(default_factory=list, compare=False)
+    """What this process has told so far, for a store that cannot append."""
 
     @classmethod
     def start(cls, store: Store, recipe: str) -> "RunRecord":
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         run = f"{recipe}-{stamp}-{secrets.token_hex(2)}"
-        record = cls(run, store.run_root(run))
+        record = cls(run, store.run_url(run))
         write_json(
-            record.root / "run.json",
+            f"{record.root}/run.json",
             {
                 "id": run,
                 "recipe": recipe,
@@ -53,20 +60,36 @@ class RunRecord:
         return record
 
     def save_plan(self, plan: Any) -> None:
-        write_json(self.root / "plan.json", plan)
+        write_json(f"{self.root}/plan.json", plan)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event; a torn last line after a kill is ignored by readers."""
-        line = json.dumps({"time": time.time(), "type": kind, **fields}, default=str)
-        with (self.root / "events.jsonl").open("a") as stream:
-            stream.write(line + "\n")
+        line = (json.dumps({"time": time.time(), "type": kind, **fields}, default=str) + "\n").encode()
+        if is_local(self.root):
+            with Path(self.root, "events.jsonl").open("ab") as stream:
+                stream.write(line)
+        else:
+            self._told.append(line)
+            write_bytes(f"{self.root}/events/{self._writer}.jsonl", b"".join(self._told))
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run or a job, without a torn last line."""
-    if not path.exists():
+    """The events of a job, or of a run in a local workspace, without a torn last line."""
+    if path.exists():
+        yield from _parsed(path.read_bytes())
+
+
+def run_events(root: str) -> Iterator[dict[str, Any]]:
+    """The events of a run, in the order in which they happened."""
+    if is_local(root):
+        yield from read_events(Path(root, "events.jsonl"))
         return
-    for line in path.read_bytes().split(b"\n"):
+    files = [f"{root}/events/{name}" for name in child_names(f"{root}/events")]
+    yield from sorted((event for data in read_many(files) for event in _parsed(data)), key=lambda event: event["time"])
+
+
+def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
         if line:
             try:
                 yield json.loads(line)
@@ -77,11 +100,14 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 def list_runs(store: Store) -> list[dict[str, Any]]:
     """Every run with its state (running, completed, failed, interrupted), newest first."""
     runs = []
-    for path in (store.home / "runs").glob("*/run.json"):
-        run = json.loads(path.read_text())
+    for name in child_names(f"{store.address}/runs"):
+        root = store.run_url(name)
+        if not exists(f"{root}/run.json"):
+            continue
+        run = read_json(f"{root}/run.json")
         stages: dict[str, dict[str, Any]] = {}
         state = "running"
-        for event in read_events(path.parent / "events.jsonl"):
+        for event in run_events(root):
             if event["type"] == "run_ended":
                 state = event["state"]
                 run["ended"] = event["time"]

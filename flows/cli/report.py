@@ -26,7 +26,7 @@ def command(
     else:
         datasets = labelled(store, label)
         if not datasets:
-            raise InputError(f"nothing is published under {run!r}", where=str(store.home), remedy="Run a recipe first.")
+            raise InputError(f"nothing is published under {run!r}", where=store.address, remedy="Run a recipe first.")
         page = store.home / "reports" / f"{label}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page({dataset.name: dataset for dataset in datasets}, page)

@@ -9,6 +9,7 @@ from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, 
 from flows.stages import STAGE_NAMES
 from infra.journal import read_receipts
 from infra.runs import list_runs, read_events
+from infra.store.files import child_names, read_many
 from infra.store.lease import lease_holder
 from infra.store.store import Store
 
@@ -51,20 +52,22 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
 def work_rows(store: Store) -> list[dict[str, Any]]:
     """Datasets somebody is working on now, with their progress."""
     rows = []
-    for lease in sorted((store.home / "work").glob("*/*/lease.json")):
-        work = lease.parent
+    for name, fingerprint in store.works():
+        work = store.work_url(name, fingerprint)
         holder = lease_holder(work)
         if holder is None:
             continue
-        progress = [event for event in read_events(work / "events.jsonl") if event.get("type") == "progress"]
-        planned = sum(_unit_count(path.read_bytes()) for path in work.glob("plan/*.json"))
+        events = read_events(store.work_root(name, fingerprint) / "events.jsonl")  # of a job on this machine
+        progress = [event for event in events if event.get("type") == "progress"]
+        plans = [f"{work}/plan/{plan}" for plan in child_names(f"{work}/plan")]
+        planned = sum(_unit_count(plan) for plan in read_many(plans))
         rows.append(
             {
-                "name": work.parent.name,
-                "fingerprint": work.name,
+                "name": name,
+                "fingerprint": fingerprint,
                 "host": holder["host"],
                 "pid": holder["pid"],
-                "units_done": len(read_receipts(work / "journal")),
+                "units_done": len(read_receipts(f"{work}/journal")),
                 "units_planned": planned,
                 "progress": progress[-1] if progress else None,
             }

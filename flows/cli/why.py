@@ -24,7 +24,7 @@ def command(
     stages = document_stages(store, label)
     if not stages:
         raise InputError(
-            f"no document stage is published under {label!r}", where=str(store.home), remedy="Run a recipe first."
+            f"no document stage is published under {label!r}", where=store.address, remedy="Run a recipe first."
         )
     fate = fate_of(url_or_id, stages)
     found = difference_of(fate, stages)

@@ -79,7 +79,7 @@ def open_task(task: UnitTask) -> OpenTask:
         next(step for step in stage.steps if step.name == task.step),
         stage.config.model_validate(task.config),
         {role: Dataset.open(root) for role, root in task.inputs.items()},
-        Journal(Path(task.journal)),
+        Journal(task.journal),
     )
 
 

@@ -1,7 +1,5 @@
 """A dataset and all it was made from, found through the manifests' input records."""
 
-from pathlib import PurePosixPath
-
 from infra.store.dataset import Dataset
 from infra.store.files import exists
 from infra.store.manifest import MANIFEST
@@ -15,7 +13,7 @@ def ancestry(dataset: Dataset) -> list[Dataset]:
         if node.root in ordered:
             return
         for record in node.manifest.inputs:
-            root = f"{PurePosixPath(node.root).parent.parent}/{record.name}/{record.fingerprint}"
+            root = f"{node.root.rsplit('/', 2)[0]}/{record.name}/{record.fingerprint}"
             if exists(f"{root}/{MANIFEST}"):
                 visit(Dataset.open(root))
         ordered[node.root] = node

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.store.cache import dataset_key, staged
 from infra.store.files import OutputFile, is_local
 from infra.store.manifest import Manifest, read_manifest
 
@@ -41,7 +42,13 @@ class Dataset:
         return f"{self.root}/{path}"
 
     def local(self, path: str = "") -> Path:
-        """The local path of a file or, without argument, of the dataset; for readers that map memory."""
-        if not is_local(self.root):
-            raise ValueError(f"{self.root} is not on a local disk")
-        return Path(self.root.removeprefix("file://")) / path
+        """The local path of a file, a folder or, without argument, of the dataset; for readers that map memory.
+
+        Of a dataset in an object store, what is asked for is copied to this machine first (``infra.store.cache``).
+        """
+        if is_local(self.root):
+            return Path(self.root.removeprefix("file://")) / path
+        outputs = self.manifest.outputs
+        wanted = [output for output in outputs if not path or output.path == path or output.path.startswith(f"{path}/")]
+        key = dataset_key(self.name, self.manifest.fingerprint, outputs)
+        return staged(key, self.root, wanted) / path

@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from infra.errors import ConfigError, HeadwaterError
 
 CHUNK = 1 << 20
+OBJECT_STORES = ("s3://", "s3a://")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class PendingFile:
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of an address and the path inside it."""
+    # Other machines write too: what a listing said a moment ago is no answer.
+    options = {"use_listings_cache": False} if url.startswith(OBJECT_STORES) else {}
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"addresses of this kind cannot be opened here: {error}",
@@ -121,7 +124,7 @@ def move_into_place(source: Path, url: str) -> None:
     """Put a finished local file at ``url``: rename on the local disk, one PUT elsewhere."""
     fs, target = filesystem(url)
     if not isinstance(fs, LocalFileSystem):
-        fs.put_file(str(source), target)
+        upload(source, url)
         return
     destination = Path(target)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -217,10 +220,71 @@ def create_exclusive(url: str, data: bytes) -> bool:
     return True
 
 
-def remove_tree(url: str) -> None:
+def upload(source: Path, url: str) -> None:
+    """Put a copy of a finished local file at an address of an object store: one PUT, or one multipart upload."""
     fs, target = filesystem(url)
-    if fs.exists(target):
-        fs.rm(target, recursive=True)
+    fs.put_file(str(source), target)
+
+
+def remove_tree(url: str | Path) -> None:
+    """Remove a file or folder, and all below it. A second call finishes what a killed first one began."""
+    fs, target = filesystem(str(url))
+    if isinstance(fs, LocalFileSystem):
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(target, recursive=True)
+
+
+def remove_file(url: str | Path) -> None:
+    fs, target = filesystem(str(url))
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(target)
+
+
+def file_sizes(root: str | Path) -> dict[str, int]:
+    """Every file below a folder with its size, by relative path; one listing, however many there are."""
+    fs, top = filesystem(str(root))
+    if isinstance(fs, LocalFileSystem):
+        return dict(_walk(Path(top)))
+    try:
+        found = fs.find(top, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {path.removeprefix(top).lstrip("/"): int(entry["size"]) for path, entry in sorted(found.items())}
+
+
+def _walk(top: Path) -> Iterator[tuple[str, int]]:
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                yield path.relative_to(top).as_posix(), path.lstat().st_size
+
+
+def child_names(root: str | Path) -> list[str]:
+    """The names directly below a folder, sorted; none if it does not exist."""
+    fs, top = filesystem(str(root))
+    try:
+        if isinstance(fs, LocalFileSystem):
+            return sorted(os.listdir(top))
+        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(top, detail=False)} - {""})
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_many(urls: list[str]) -> list[bytes]:
+    """The contents of many small files, fetched side by side where the store allows it."""
+    if not urls:
+        return []
+    fs, _ = filesystem(urls[0])
+    if isinstance(fs, LocalFileSystem):
+        return [read_bytes(url) for url in urls]
+    paths = [filesystem(url)[1] for url in urls]
+    found = fs.cat(paths)
+    return [found[path] for path in paths] if isinstance(found, dict) else [found]
 
 
 def _explain(error: OSError, where: str) -> Exception:

@@ -1,20 +1,19 @@
 """The lease: at most one run works on a dataset.
 
-``lease.json`` is created exclusively and carries the owner's id and a heartbeat. A lease is stale once its heartbeat is
-90 s old, or at once if its owner was a process of this host that no longer exists (a killed run is resumed without
-waiting). Taking over, refreshing and releasing happen under an advisory lock, so two runs never both believe to own it.
-The holder checks again before it publishes.
+``lease.json`` carries the owner's id and a heartbeat, and is only ever replaced by compare-and-swap (``infra.store.slot``),
+so two runs never both believe to own it. A lease is stale once its heartbeat is 90 s old, or at once if its owner was a
+process of this host that no longer exists (a killed run is resumed without waiting). The holder checks again before it
+publishes.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,18 +21,18 @@ from typing import Any
 import psutil
 
 from infra.errors import HeadwaterError, LeaseLost
-from infra.store.files import write_json
+from infra.store.slot import Content, slot
 
 HEARTBEAT_S = 30.0
 STALE_S = 90.0
+LEASE = "lease.json"
 
 
 class Lease:
-    """Held between ``acquire`` and ``release``; usable as a context manager."""
+    """Held between ``acquire`` and ``release``; usable as a context manager. ``folder`` is a path or an S3 address."""
 
-    def __init__(self, folder: Path, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S) -> None:
-        self._path = folder / "lease.json"
-        self._lock = folder / ".lease.lock"
+    def __init__(self, folder: str | Path, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S) -> None:
+        self._slot = slot(folder, LEASE)
         self._owner = uuid.uuid4().hex
         self._heartbeat_s, self._stale_s = heartbeat_s, stale_s
         self._stop = threading.Event()
@@ -44,16 +43,17 @@ class Lease:
         """Take the lease; ``wait`` for a living holder, or raise HeadwaterError at once."""
         told = False
         while True:
-            with self._locked():
-                holder = self._read()
-                if holder is None or self._is_stale(holder):
-                    self._write()
+            seen = self._slot.read()
+            holder = _holder(seen)
+            if holder is None or _is_stale(holder, seen, self._stale_s):
+                if self._slot.swap(seen, self._record()):
                     break
+                continue  # somebody else was quicker: look who
             who = f"{holder.get('host')} process {holder.get('pid')}"
             if not wait:
                 raise HeadwaterError(
                     f"another run ({who}) is working on this dataset",
-                    where=str(self._path.parent),
+                    where=self._slot.where,
                     remedy="Wait for it to end, or stop it.",
                 )
             if not told and on_wait:
@@ -65,12 +65,11 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost if somebody else owns the lease now."""
-        with self._locked():
-            holder = self._read()
+        holder = _holder(self._slot.read())
         if self._lost.is_set() or holder is None or holder["owner"] != self._owner:
             raise LeaseLost(
                 "another run took over this dataset, so nothing of this run is published",
-                where=str(self._path.parent),
+                where=self._slot.where,
                 remedy="Let the other run finish; then run again.",
             )
 
@@ -79,10 +78,11 @@ class Lease:
         self._stop.set()
         if self._thread:
             self._thread.join()
-        with contextlib.suppress(FileNotFoundError), self._locked():
-            holder = self._read()
+        with contextlib.suppress(FileNotFoundError):
+            seen = self._slot.read()
+            holder = _holder(seen)
             if holder is not None and holder["owner"] == self._owner:
-                self._path.unlink()
+                self._slot.swap(seen, None)
 
     def __enter__(self) -> "Lease":
         return self
@@ -92,50 +92,52 @@ class Lease:
     ) -> None:
         self.release()
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            holder: dict[str, Any] = json.loads(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        return holder
-
-    def _write(self) -> None:
-        write_json(
-            self._path,
-            {
-                "owner": self._owner,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "process_started": psutil.Process().create_time(),
-                "heartbeat": time.time(),
-            },
-        )
-
-    def _is_stale(self, holder: dict[str, Any]) -> bool:
-        if time.time() - holder["heartbeat"] > self._stale_s:
-            return True
-        if holder["host"] != socket.gethostname():
-            return False
-        return not is_alive(holder["pid"], holder["process_started"])
+    def _record(self) -> bytes:
+        record = {
+            "owner": self._owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+            "heartbeat": time.time(),
+        }
+        return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
 
     def _beat(self) -> None:
+        """A store that cannot be reached for a while costs nothing, as long as nobody could have taken over."""
+        last = time.monotonic()
         while not self._stop.wait(self._heartbeat_s):
-            with self._locked():
-                holder = self._read()
-                if holder is None or holder["owner"] != self._owner:
-                    self._lost.set()
-                    return
-                self._write()
+            try:
+                seen = self._slot.read()
+                holder = _holder(seen)
+                mine = holder is not None and holder["owner"] == self._owner and self._slot.swap(seen, self._record())
+            except Exception:
+                mine = time.monotonic() - last <= self._stale_s
+            else:
+                last = time.monotonic()
+            if not mine:
+                self._lost.set()
+                return
+
+
+def _holder(seen: Content) -> dict[str, Any] | None:
+    """The record read; None if there is none, or one that no run of ours wrote."""
+    if seen.version is None:
+        return None
+    try:
+        holder: dict[str, Any] = json.loads(seen.data)
+    except ValueError:
+        return None
+    return holder
+
+
+def _is_stale(holder: dict[str, Any], seen: Content, stale_s: float) -> bool:
+    # The store's clock where it has one: two machines' clocks may differ by more than the limit.
+    age = seen.age_s if seen.age_s is not None else time.time() - holder["heartbeat"]
+    if age > stale_s:
+        return True
+    if holder["host"] != socket.gethostname():
+        return False
+    return not is_alive(holder["pid"], holder["process_started"])
 
 
 def is_alive(pid: int, started: float) -> bool:
@@ -147,8 +149,8 @@ def is_alive(pid: int, started: float) -> bool:
         return False
 
 
-def lease_holder(work_root: Path) -> dict[str, Any] | None:
+def lease_holder(folder: str | Path) -> dict[str, Any] | None:
     """Who works on a dataset right now, for ``status``; None if nobody does."""
-    lease = Lease(work_root)
-    holder = lease._read()
-    return None if holder is None or lease._is_stale(holder) else holder
+    seen = slot(folder, LEASE).read()
+    holder = _holder(seen)
+    return None if holder is None or _is_stale(holder, seen, STALE_S) else holder

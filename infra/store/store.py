@@ -4,6 +4,9 @@
 <home>/datasets/<name>/refs/<label>     a text file holding a fingerprint, replaced atomically
 <home>/work/<name>/<fingerprint>/       plan/  journal/  lease.json  steps/  logs/  checkpoints/     while running
 <home>/runs/<run id>/                   plan.json  events.jsonl           one invocation; readable with no server
+
+A workspace is a folder, or a prefix of an S3 bucket. Of the latter each machine has a local folder besides (``home``),
+for what is its own: scratch files, the checkpoints and logs of a training job, a Prefect server.
 """
 
 import re
@@ -12,57 +15,81 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import ConfigError, InputError
+from infra.store.cache import workspace_folder
 from infra.store.dataset import Dataset
-from infra.store.files import is_local, read_bytes, write_bytes
+from infra.store.files import (
+    OBJECT_STORES,
+    child_names,
+    exists,
+    file_sizes,
+    filesystem,
+    is_local,
+    read_bytes,
+    write_bytes,
+)
 from infra.store.manifest import MANIFEST
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+REFS = "refs"
 
 
 @dataclass(frozen=True)
 class Store:
-    """A workspace on a local or shared POSIX file system."""
+    """A workspace. ``address`` is where everything is shared; ``home`` is this machine's folder: the same if local."""
 
+    address: str
     home: Path
 
     @classmethod
     def at(cls, address: str | Path) -> "Store":
         """Open (not create) the workspace at an address."""
         text = str(address)
-        if not is_local(text):
+        if is_local(text):
+            home = Path(text.removeprefix("file://")).expanduser().absolute()
+            return cls(str(home), home)
+        if not text.startswith(OBJECT_STORES):
             raise ConfigError(
-                "a workspace must be on a local or mounted file system",
+                "a workspace must be a local or mounted folder, or a prefix of an S3 bucket",
                 where=text,
-                remedy="Give a folder to --workspace; sources may be at any address.",
+                remedy="Give a folder or s3://bucket/prefix to --workspace; sources may be at any address.",
             )
-        return cls(Path(text.removeprefix("file://")).expanduser().absolute())
+        text = text.rstrip("/")
+        filesystem(text)  # says so if the driver is not installed
+        return cls(text, workspace_folder(text))
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.address)
+
+    def dataset_url(self, name: str, fingerprint: str) -> str:
+        return f"{self.address}/datasets/{name}/{fingerprint}"
+
+    def work_url(self, name: str, fingerprint: str) -> str:
+        return f"{self.address}/work/{name}/{fingerprint}"
+
+    def run_url(self, run: str) -> str:
+        return f"{self.address}/runs/{run}"
 
     def dataset_root(self, name: str, fingerprint: str) -> Path:
+        """Where this machine writes the files of a dataset: its place, or before they are uploaded to it."""
         return self.home / "datasets" / name / fingerprint
 
     def work_root(self, name: str, fingerprint: str) -> Path:
+        """This machine's work on a dataset: scratch, and the logs and checkpoints of a job."""
         return self.home / "work" / name / fingerprint
-
-    def run_root(self, run: str) -> Path:
-        return self.home / "runs" / run
 
     def find(self, name: str, fingerprint: str) -> Dataset | None:
         """The published dataset, or None. A damaged manifest is an error, not an absence."""
-        root = self.dataset_root(name, fingerprint)
-        if not (root / MANIFEST).exists():
-            return None
-        return Dataset.open(str(root))
+        root = self.dataset_url(name, fingerprint)
+        return Dataset.open(root) if exists(f"{root}/{MANIFEST}") else None
 
     def missing_outputs(self, dataset: Dataset) -> list[str]:
         """Published files that are gone or have another size."""
-        missing = []
-        for output in dataset.manifest.outputs:
-            try:
-                if dataset.local(output.path).stat().st_size != output.bytes:
-                    missing.append(output.path)
-            except FileNotFoundError:
-                missing.append(output.path)
-        return missing
+        if is_local(dataset.root):
+            root = Path(dataset.root.removeprefix("file://"))
+            return [output.path for output in dataset.manifest.outputs if _size(root / output.path) != output.bytes]
+        sizes = file_sizes(dataset.root)
+        return [output.path for output in dataset.manifest.outputs if sizes.get(output.path) != output.bytes]
 
     def set_ref(self, name: str, label: str, fingerprint: str) -> None:
         """Point a human label (a recipe, a crawl, ``latest``) at a dataset."""
@@ -70,30 +97,46 @@ class Store:
             raise ConfigError(
                 f"{label!r} cannot be a label", remedy="Use letters, digits, dots, dashes and underscores."
             )
-        write_bytes(self.home / "datasets" / name / "refs" / label, f"{fingerprint}\n".encode())
+        write_bytes(f"{self.address}/datasets/{name}/{REFS}/{label}", f"{fingerprint}\n".encode())
 
     def get_ref(self, name: str, label: str) -> Dataset | None:
-        path = self.home / "datasets" / name / "refs" / label
-        if not path.exists():
+        try:
+            fingerprint = read_bytes(f"{self.address}/datasets/{name}/{REFS}/{label}").decode().strip()
+        except FileNotFoundError:
             return None
-        return self.find(name, read_bytes(path).decode().strip())
+        return self.find(name, fingerprint)
 
     def labels(self, name: str) -> dict[str, str]:
         """label -> fingerprint."""
-        folder = self.home / "datasets" / name / "refs"
-        if not folder.is_dir():
-            return {}
-        return {path.name: path.read_text().strip() for path in sorted(folder.iterdir()) if _LABEL.fullmatch(path.name)}
+        folder = f"{self.address}/datasets/{name}/{REFS}"
+        found = [label for label in child_names(folder) if _LABEL.fullmatch(label)]
+        return {label: read_bytes(f"{folder}/{label}").decode().strip() for label in found}
+
+    def names(self) -> list[str]:
+        """The names under which anything was ever published or labelled."""
+        return child_names(f"{self.address}/datasets")
+
+    def fingerprints(self, name: str) -> list[str]:
+        """Of every dataset folder of a name, published or not."""
+        return [entry for entry in child_names(f"{self.address}/datasets/{name}") if entry != REFS]
 
     def datasets(self, name: str | None = None) -> Iterator[Dataset]:
         """Every published dataset, by name and fingerprint."""
-        pattern = f"{name or '*'}/*/{MANIFEST}"
-        for manifest in sorted((self.home / "datasets").glob(pattern)):
-            yield Dataset.open(str(manifest.parent))
+        for each in [name] if name else self.names():
+            for fingerprint in self.fingerprints(each):
+                dataset = self.find(each, fingerprint)
+                if dataset is not None:
+                    yield dataset
+
+    def works(self) -> Iterator[tuple[str, str]]:
+        """(name, fingerprint) of all work, running or left behind."""
+        for name in child_names(f"{self.address}/work"):
+            for fingerprint in child_names(f"{self.address}/work/{name}"):
+                yield name, fingerprint
 
     def resolve(self, text: str, label: str = "latest") -> Dataset:
         """A dataset by ``name``, ``name@label``, ``name/fingerprint`` (a prefix will do) or folder. Raises InputError."""
-        if Path(text, MANIFEST).exists():
+        if exists(f"{text}/{MANIFEST}"):
             return Dataset.open(text)
         if "/" in text:
             name, _, prefix = text.partition("/")
@@ -103,10 +146,17 @@ class Store:
         name, _, wanted = text.partition("@")
         dataset = self.get_ref(name, wanted or label) or (self.get_ref(name, "latest") if not wanted else None)
         if dataset is None:
-            known = sorted({path.parent.parent.name for path in (self.home / "datasets").glob(f"*/*/{MANIFEST}")})
+            known = [each for each in self.names() if any(True for _ in self.datasets(each))]
             raise InputError(
                 f"there is no dataset {text!r}",
-                where=str(self.home),
+                where=self.address,
                 remedy=f"Known datasets: {', '.join(known)}." if known else "Nothing is published here yet.",
             )
         return dataset
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

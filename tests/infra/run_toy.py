@@ -15,7 +15,7 @@ from infra.store.store import Store
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 
 
-def context(home: Path, workers: int = 2, max_failed_fraction: float = 0.01) -> RunContext:
+def context(home: str | Path, workers: int = 2, max_failed_fraction: float = 0.01) -> RunContext:
     store = Store.at(home)
     return RunContext(
         store=store,
@@ -40,6 +40,6 @@ def run_both(
 if __name__ == "__main__":
     pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     done = run_both(
-        context(Path(sys.argv[1])), NumbersConfig(seconds_a_unit=pause), SquaresConfig(seconds_a_unit=pause)
+        context(sys.argv[1]), NumbersConfig(seconds_a_unit=pause), SquaresConfig(seconds_a_unit=pause)
     )
     sys.stdout.write("\n".join(outcome.dataset.digest for outcome in done.values()) + "\n")

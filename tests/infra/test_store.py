@@ -88,5 +88,5 @@ def test_unknown_major_and_damaged_manifests_are_refused(tmp_path: Path) -> None
 
 
 def test_a_remote_workspace_is_refused_in_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="local or mounted"):
+    with pytest.raises(ConfigError, match="S3 bucket"):
         Store.at("memory://somewhere")

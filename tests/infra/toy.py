@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from infra.config import Config, Execution
 from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.cache import local_file
 
 
 class NumbersConfig(Config):
@@ -76,7 +77,7 @@ def _square_units(context: StageContext) -> Iterator[Unit]:
 def _square(unit: Unit, context: UnitContext) -> Counts:
     config: SquaresConfig = context.config
     time.sleep(config.seconds_a_unit)
-    numbers = pq.read_table(str(unit.payload["file"]))["number"].to_pylist()
+    numbers = pq.read_table(local_file(str(unit.payload["file"])))["number"].to_pylist()
     kept = [number * number for number in numbers if number % config.modulus == 0]
     dropped = [number for number in numbers if number % config.modulus]
     name = Path(str(unit.payload["file"])).name
@@ -90,7 +91,8 @@ def _square(unit: Unit, context: UnitContext) -> Counts:
 
 def _sum_up(context: StageContext) -> None:
     files = [o.path for receipt in context.receipts["square"] for o in receipt.outputs if o.path.startswith("data/")]
-    total = sum(sum(pq.read_table(f"{context.dataset_root}/{path}")["square"].to_pylist()) for path in files)
+    urls = [f"{context.dataset_root}/{path}" for path in files]
+    total = sum(sum(pq.read_table(local_file(url))["square"].to_pylist()) for url in urls)
     context.stats["total"] = total
     with context.output("data/total.txt") as path:
         path.write_text(str(total))
