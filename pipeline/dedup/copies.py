@@ -1,4 +1,4 @@
-"""The kernel of the exact level: a text with its white space evened out."""
+"""The kernels of the exact level: texts with their white space evened out."""
 
 import numpy as np
 
@@ -30,3 +30,12 @@ def collapse(data, begin, stop, out):  # type: ignore[no-untyped-def]
         out[size] = byte
         size += one
     return np.int64(size)
+
+
+@kernel
+def collapse_texts(data, offsets, out, ends):  # type: ignore[no-untyped-def]
+    """Texts ``data[offsets[i]:offsets[i + 1]]``, collapsed, one after another in ``out``; ``ends`` says where each ends."""
+    filled = 0
+    for i in range(len(offsets) - 1):
+        filled += collapse(data, offsets[i], offsets[i + 1], out[filled:])
+        ends[i] = filled

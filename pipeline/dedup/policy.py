@@ -37,7 +37,7 @@ def ranks(
         elif criterion == "length":
             value = np.uint64(2**32 - 1) - np.minimum(lengths, np.uint64(2**32 - 1))
         elif criterion == "date":
-            value = _date(batch["date"].to_pylist())
+            value = _date(batch["date"])
         else:
             value = ids[:, 0] >> np.uint64(32)
         bits = np.uint64(_BITS[criterion])
@@ -54,7 +54,8 @@ def ranks(
 
 def _source(column: pa.Array, priority: Sequence[str]) -> NDArray[np.uint64]:
     order = {source: number for number, source in enumerate(priority[:126])}
-    return np.array([order.get(source, 127) for source in column.to_pylist()], np.uint64)
+    values, rows = distinct_values(column)
+    return np.array([order.get(source or "", 127) for source in values], np.uint64)[rows]
 
 
 def _quality(column: pa.Array) -> NDArray[np.uint64]:
@@ -66,16 +67,23 @@ def _quality(column: pa.Array) -> NDArray[np.uint64]:
     return (np.uint32(0xFFFFFFFF) - ordered).astype(np.uint64)
 
 
-def _date(values: Sequence[str | None]) -> NDArray[np.uint64]:
+def _date(column: pa.Array) -> NDArray[np.uint64]:
     """Days since the year 1; unknown or unreadable dates come last."""
-    days = np.full(len(values), (1 << 24) - 1, np.uint64)
-    for i, value in enumerate(values):
-        if value:
-            try:
-                days[i] = datetime.date.fromisoformat(value[:10]).toordinal()
-            except ValueError:
-                continue
-    return days
+    values, rows = distinct_values(column)
+    return np.array([_day(value) for value in values], np.uint64)[rows]
+
+
+def _day(value: str | None) -> int:
+    try:
+        return datetime.date.fromisoformat((value or "")[:10]).toordinal()
+    except ValueError:
+        return (1 << 24) - 1
+
+
+def distinct_values(column: pa.Array) -> tuple[list[str | None], NDArray[np.int64]]:
+    """The values of a column, each once, and for every row the number of its value."""
+    encoded = column.dictionary_encode(null_encoding="encode")
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def text_lengths(column: pa.Array) -> NDArray[np.uint64]:

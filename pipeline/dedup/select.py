@@ -24,6 +24,7 @@ from pipeline.document import DOCUMENT_SCHEMA, RowWriter, document_writer, read_
 from pipeline.ledger import LEDGER_SCHEMA, ledger_writer
 
 _ROWS = 1 << 13
+_IDS = 1 << 16
 _EXCERPT = 200
 
 EVIDENCE_SCHEMA = pa.schema(
@@ -102,6 +103,7 @@ class Selection:
     def write(self) -> None:
         source = self.context.inputs["quality"].url(f"data/{self.piece.name}.parquet")
         row = written = 0
+        survivors = _ids(self.corpus, self.fates[:, 1])
         with (
             self.context.output(f"data/{self.piece.name}.parquet") as data_path,
             self.context.output(f"ledger/{self.piece.name}.parquet") as ledger_path,
@@ -113,8 +115,8 @@ class Selection:
                 number = int((~stays).sum())
                 if number:
                     gone = batch.select(["id", "url", "source"]).filter(pa.array(~stays))
-                    fates = self.fates[written : written + number]
-                    ledger.write_table(_ledger_rows(gone, fates, self.corpus, self.context))
+                    part = slice(written, written + number)
+                    ledger.write_table(_ledger_rows(gone, self.fates[part], survivors[part], self.corpus, self.context))
                 table = self._cut(batch, row, stays, ledger) if self.cuts else pa.Table.from_batches([batch])
                 documents.write_table(table.filter(pa.array(stays)))
                 written += number
@@ -182,27 +184,33 @@ def _with_texts(batch: pa.RecordBatch, texts: dict[int, str]) -> pa.Table:
 def _ids(corpus: Corpus, documents: NDArray[np.uint64]) -> list[bytes]:
     """Ids of documents given in any order."""
     ordered, position = np.unique(documents, return_inverse=True)
-    ids = corpus.cards(ordered)[:, [c.ID_A, c.ID_B]].astype(">u8")
-    return [bytes(ids[at].tobytes()) for at in position]
+    ids = np.empty((len(ordered), 2), ">u8")
+    for begin in range(0, len(ordered), _IDS):
+        part = slice(begin, begin + _IDS)
+        ids[part] = corpus.cards(ordered[part])[:, [c.ID_A, c.ID_B]]
+    joined = ids[position].tobytes()
+    return [joined[at : at + 16] for at in range(0, len(joined), 16)]
 
 
-def _ledger_rows(gone: pa.RecordBatch, fates: NDArray[np.uint64], corpus: Corpus, context: UnitContext) -> pa.Table:
-    scores = np.ascontiguousarray(fates[:, 2]).view(np.float64)
-    levels = [int(level) for level in fates[:, 3]]
-    where = corpus.where(fates[:, 1])
-    threshold = context.config.threshold
+def _ledger_rows(
+    gone: pa.RecordBatch, fates: NDArray[np.uint64], survivors: list[bytes], corpus: Corpus, context: UnitContext
+) -> pa.Table:
+    number, levels = len(fates), fates[:, 3].astype(np.int64)
+    kinds, kind = np.unique(np.stack([levels, corpus.where(fates[:, 1])], axis=1), axis=0, return_inverse=True)
+    details = [_detail(int(level), corpus.pieces[at]) for level, at in kinds]
+    kind = pa.array(kind.reshape(-1))
     return pa.Table.from_pydict(
         {
             "id": gone["id"],
             "url": gone["url"],
             "source": gone["source"],
-            "stage": ["dedup"] * len(levels),
-            "verdict": ["dropped"] * len(levels),
-            "rule": [RULES[level] for level in levels],
-            "score": scores,
-            "threshold": [threshold if level == NEAR else None for level in levels],
-            "survivor_id": _ids(corpus, fates[:, 1]),
-            "detail": [_detail(level, corpus.pieces[at]) for level, at in zip(levels, where, strict=True)],
+            "stage": pa.repeat("dedup", number),
+            "verdict": pa.repeat("dropped", number),
+            "rule": pa.array([RULES[int(level)] for level, _ in kinds], pa.string()).take(kind),
+            "score": np.ascontiguousarray(fates[:, 2]).view(np.float64),
+            "threshold": pa.array(np.full(number, context.config.threshold), mask=levels != NEAR),
+            "survivor_id": survivors,
+            "detail": pa.array(details, pa.string()).take(kind),
         },
         schema=LEDGER_SCHEMA,
     )

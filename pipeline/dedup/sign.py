@@ -5,7 +5,7 @@ exact text. For a file of an earlier run the arrays exist already, and only its 
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -182,7 +182,7 @@ class Signer:
         cards[:, [c.URL_A, c.URL_B]] = url_hashes(batch)
         cards[:, [c.EXACT_A, c.EXACT_B]] = exact_hashes(data, offsets)
         if self.config.per_language_code:
-            groups = group_hashes(batch["programming_language"].to_pylist())
+            groups = group_hashes(batch["programming_language"])
             cards[:, c.GROUP] = groups
             cards[:, c.EXACT_A] ^= groups
         cards[:, c.COUNT] = counts
@@ -237,28 +237,40 @@ class Signer:
 
 def exact_hashes(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
     """128 bits (XXH3) of each text with runs of white space made one space."""
-    from pipeline.dedup.copies import collapse
+    from pipeline.dedup.copies import collapse_texts
 
-    plain = np.empty(int(np.diff(offsets).max(initial=0)) + 1, np.uint8)
+    plain = np.empty(int(offsets[-1] - offsets[0]) + 1, np.uint8)
+    ends = np.empty(len(offsets) - 1, np.int64)
+    collapse_texts(data, offsets, plain, ends)
     view = memoryview(plain.data)
-    digests = []
-    for begin, end in itertools.pairwise(offsets):
-        digests.append(xxhash.xxh3_128_digest(view[: collapse(data, begin, end, plain)]))
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+    return _digests([view[begin:end] for begin, end in itertools.pairwise([0, *ends.tolist()])])
+
+
+def _digests(keys: Sequence[bytes | memoryview | None]) -> NDArray[np.uint64]:
+    """128 bits of each key in two words; zeros for None."""
+    digest, none = xxhash.xxh3_128_digest, bytes(16)
+    words = b"".join([none if key is None else digest(key) for key in keys])
+    return np.frombuffer(words, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def url_hashes(batch: pa.RecordBatch) -> NDArray[np.uint64]:
     """128 bits of each normalised URL, with the path inside it for files of a repository; zeros without a URL."""
-    digests = []
+    if batch["url"].null_count == batch.num_rows:
+        return np.zeros((batch.num_rows, 2), np.uint64)
+    keys: list[bytes | None] = []
     for url, path, repo in zip(*(batch[name].to_pylist() for name in ("url", "path", "repo")), strict=True):
         key = normalise_url(url) if url else ""
         if path and key:
             key = f"{key}\0{repo or ''}\0{path}"
-        digests.append(xxhash.xxh3_128_digest(key.encode("utf-8", "replace")) if key else bytes(16))
-    return np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2).astype(np.uint64)
+        keys.append(key.encode("utf-8", "replace") if key else None)
+    return _digests(keys)
 
 
-def group_hashes(languages: list[str | None]) -> NDArray[np.uint64]:
+def group_hashes(languages: pa.Array) -> NDArray[np.uint64]:
     """A word for each programming language, zero for text."""
-    known = {name: xxhash.xxh3_64_intdigest(name.lower().encode()) for name in set(languages) if name}
-    return np.array([known.get(name, 0) if name else 0 for name in languages], np.uint64)
+    from pipeline.dedup.policy import distinct_values
+
+    values, rows = distinct_values(languages)
+    return np.array([xxhash.xxh3_64_intdigest(name.lower().encode()) if name else 0 for name in values], np.uint64)[
+        rows
+    ]

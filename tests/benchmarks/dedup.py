@@ -5,7 +5,9 @@ texts to survivors (two workers, a corpus with planted truth)? What grows when t
 times as many; then one with a giant cluster and a huge document)?
 
 A removal is right if the true Jaccard similarity of the removed document and its survivor reaches the threshold. Recall
-is measured on planted pairs of known similarity, beside what the LSH curve promises for them.
+is measured on planted pairs of known similarity, beside what the LSH curve promises for them. datasketch is one process
+whatever the machine has, so ours is run with one worker too; datatrove gets two workers and a smaller corpus, on which
+ours is run again.
 """
 
 import json
@@ -15,11 +17,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 from pipeline.dedup import DedupConfig
 from pipeline.dedup.minhash import catch_probability
@@ -29,28 +33,48 @@ from tests.benchmarks.dedup_parts.corpus import Planted, Truth
 from tests.benchmarks.dedup_parts.measure import Measured, measure
 
 CONFIG = DedupConfig(url=False)
-_PARTS = "tests.benchmarks.dedup_parts"
+PARTS = ("signatures", "whole", "growth")
+_MODULES = "tests.benchmarks.dedup_parts"
+_DATASKETCH = {"default": "datasketch 2.0", "xxh32": "datasketch 2.0, XXH32"}
 
 
 def run(
     seed: int = 1,
-    size: int = 60_000,
+    size: int = 120_000,
+    datatrove_size: int = 12_000,
     growth_documents: int = 250_000,
     giant: int = 200_000,
     huge_mb: int = 50,
     skip_peers: bool = False,
+    only: str = "",
 ) -> dict[str, Any]:
-    """``size`` documents with planted truth; growth from ``growth_documents`` to eight times as many (0: left out)."""
-    figures: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
+    """``size`` documents with planted truth (``datatrove_size`` for the comparison with it); growth from
+    ``growth_documents`` to eight times as many. ``only``: signatures, whole or growth."""
+    if only not in ("", *PARTS):
+        raise ConfigError(
+            f"the benchmark has no part {only!r}", where="--only", remedy=f"Choose of {', '.join(PARTS)}."
+        )
+    found = Found({}, [])
     with tempfile.TemporaryDirectory(prefix="bench-dedup-") as name:
         folder = Path(name)
         _warm_up(folder / "warm-up", seed)
-        _signatures(folder / "signatures", seed, figures, rows, skip_peers)
-        _whole(folder / "whole", seed, size, figures, rows, skip_peers)
-        if growth_documents:
-            _growth(folder / "growth", seed, growth_documents, giant, huge_mb, figures, rows)
-    return {"figures": figures, "rows": rows, "curve": catch_curve(CONFIG)}
+        if only in ("", "signatures"):
+            _signatures(folder / "signatures", seed, found, skip_peers)
+        if only in ("", "whole"):
+            _whole(folder / "whole", seed, size, found)
+            if not skip_peers:
+                _datatrove(folder / "datatrove", seed, datatrove_size, found)
+        if only in ("", "growth"):
+            _growth(folder / "growth", seed, growth_documents, giant, huge_mb, found)
+    return {"figures": found.figures, "rows": found.rows, "curve": catch_curve(CONFIG)}
+
+
+@dataclass
+class Found:
+    """What the parts add to."""
+
+    figures: dict[str, float]
+    rows: list[dict[str, Any]]
 
 
 def _warm_up(folder: Path, seed: int) -> None:
@@ -64,9 +88,7 @@ def _warm_up(folder: Path, seed: int) -> None:
 # ---- signatures -----------------------------------------------------------------------------------------------------
 
 
-def _signatures(
-    folder: Path, seed: int, figures: dict[str, float], rows: list[dict[str, Any]], skip_peers: bool
-) -> None:
+def _signatures(folder: Path, seed: int, found: Found, skip_peers: bool) -> None:
     planted = [
         Planted(f"p{i}", "original", text)
         for i, text in enumerate(corpus.passages(random.Random(seed), 2000, (500, 500)))
@@ -74,56 +96,75 @@ def _signatures(
     _write_lines(planted, folder, files=1)
     rensa = "" if skip_peers else peers.rensa_folder()
     one_thread = {**os.environ, "RAYON_NUM_THREADS": "1"}
-    found = measure([sys.executable, "-m", f"{_PARTS}.signatures", str(folder), rensa], one_thread).result
+    times = measure([sys.executable, "-m", f"{_MODULES}.signatures", str(folder), rensa], one_thread).result
     _write_lines(planted[:500], folder / "few", files=1)
-    slow = measure([sys.executable, "-m", f"{_PARTS}.peer_datasketch", "SIGNATURES", str(folder / "few")]).result
-    ours = found["documents"] / found["ours"]
-    datasketch = slow["documents"] / slow["seconds"]
-    figures["signatures_documents_per_second"] = ours
-    figures["ratio_signatures_datasketch"] = ours / datasketch
-    rows += [_row("signatures", "headwater", ours), _row("signatures", "datasketch 2.0 (xxh32)", datasketch)]
+    ours = times["documents"] / times["ours"]
+    found.figures["signatures_documents_per_second"] = ours
+    found.rows.append(_row("signatures", "headwater", ours))
+    for hashing, label in (("xxh32", "ratio_signatures_datasketch"), ("default", "ratio_signatures_datasketch_sha1")):
+        command = [sys.executable, "-m", f"{_MODULES}.peer_datasketch", "SIGNATURES", str(folder / "few"), hashing]
+        slow = measure(command).result
+        speed = slow["documents"] / slow["seconds"]
+        found.figures[label] = ours / speed
+        found.rows.append(_row("signatures", _DATASKETCH[hashing], speed))
     if rensa:
-        figures["ratio_signatures_rensa"] = found["rensa"] / found["ours"]
-        rows.append(_row("signatures", "rensa 0.5, our shingling", found["documents"] / found["rensa"]))
+        found.figures["ratio_signatures_rensa"] = times["rensa"] / times["ours"]
+        found.rows.append(_row("signatures", "rensa 0.5, our shingling", times["documents"] / times["rensa"]))
 
 
 # ---- the whole stage, with truth ------------------------------------------------------------------------------------
 
 
-def _whole(
-    folder: Path, seed: int, size: int, figures: dict[str, float], rows: list[dict[str, Any]], skip_peers: bool
-) -> None:
+def _whole(folder: Path, seed: int, size: int, found: Found) -> None:
     planted = corpus.make(size, seed)
     truth = Truth(planted)
     source = corpus.publish(planted, folder / "input")
-    _write_lines(planted, folder / "lines", files=8)
-    done = _ours(source, folder / "ours")
-    pairs = _our_pairs(done.result["root"], {corpus.identity(row.name): row.name for row in planted})
-    speed = size / done.result["seconds"]
-    figures["documents_per_second"] = speed
-    figures["peak_memory_mb"] = done.memory_mb
-    quality = judge(planted, truth, pairs)
+    names = {corpus.identity(row.name): row.name for row in planted}
+    figures, ours = found.figures, {}
+    for workers in (1, 2):
+        done = _ours(source, folder / f"ours-{workers}", workers=workers)
+        ours[workers] = done.result["seconds"]
+        quality = judge(planted, truth, _our_pairs(done.result["root"], names))
+        found.rows.append(_row("whole", f"headwater, {workers} workers", size / ours[workers], done, quality))
+    figures |= {"documents": size, "documents_per_second": size / ours[2], "peak_memory_mb": done.memory_mb}
     figures.update({key: quality[key] for key in ("precision", "recall", "recall_theory")})
-    rows.append(_row("whole", "headwater", speed, done, quality))
-    lsh = measure([sys.executable, "-m", f"{_PARTS}.peer_datasketch", "LSH", str(folder / "lines")])
-    quality = judge(planted, truth, lsh.result["pairs"])
-    rows.append(_row("whole", "datasketch 2.0 MinHashLSH", size / lsh.result["seconds"], lsh, quality))
-    figures["ratio_datasketch"] = speed * lsh.result["seconds"] / size
+
+    unverified = measure([sys.executable, "-m", f"{_MODULES}.unverified", source.root, CONFIG.model_dump_json()])
+    quality = judge(planted, truth, unverified.result["pairs"])
+    found.rows.append(_row("whole", "unverified: MinHash and connected components", None, None, quality))
+    figures["precision_unverified"], figures["recall_unverified"] = quality["precision"], quality["recall"]
+
+    for hashing, suffix in (("default", ""), ("xxh32", "_xxh32")):
+        command = [sys.executable, "-m", f"{_MODULES}.peer_datasketch", "LSH", f"{source.root}/data"]
+        lsh = measure([*command, str(folder / hashing), hashing])
+        seconds = lsh.result["seconds"]
+        quality = judge(planted, truth, lsh.result["pairs"])
+        found.rows.append(_row("whole", f"{_DATASKETCH[hashing]}, one process", size / seconds, lsh, quality))
+        figures[f"ratio_datasketch{suffix}"] = seconds / ours[2]
+        figures[f"ratio_datasketch{suffix}_one_worker"] = seconds / ours[1]
     figures["precision_datasketch"] = quality["precision"]
-    if skip_peers:
-        return
+
+
+def _datatrove(folder: Path, seed: int, size: int, found: Found) -> None:
+    planted = corpus.make(size, seed)
+    truth = Truth(planted)
+    done = _ours(corpus.publish(planted, folder / "input"), folder / "ours")
+    speed = size / done.result["seconds"]
+    found.rows.append(_row(f"whole, {size:,} documents", "headwater, 2 workers", speed, done))
+    _write_lines(planted, folder / "lines", files=8)
     script = Path(__file__).parent / "dedup_parts" / "peer_datatrove.py"
     peer = measure([peers.datatrove_python(), str(script), str(folder / "lines"), str(folder / "datatrove")])
     quality = judge(planted, truth, peer.result["pairs"])
-    rows.append(_row("whole", "datatrove 0.10.1, four stages", size / peer.result["seconds"], peer, quality))
-    figures["ratio_datatrove"] = speed * peer.result["seconds"] / size
-    figures["precision_unverified"] = quality["precision"]
-    figures["recall_unverified"] = quality["recall"]
+    label = "datatrove 0.10.1, four stages, 2 workers"
+    found.rows.append(_row(f"whole, {size:,} documents", label, size / peer.result["seconds"], peer, quality))
+    found.figures["ratio_datatrove"] = speed * peer.result["seconds"] / size
+    found.figures["precision_datatrove"] = quality["precision"]
+    found.figures["recall_datatrove"] = quality["recall"]
 
 
-def _ours(source: Dataset, workspace: Path, config: DedupConfig = CONFIG) -> Measured:
-    command = [sys.executable, "-m", f"{_PARTS}.ours", source.root, str(workspace), config.model_dump_json()]
-    return measure(command)
+def _ours(source: Dataset, workspace: Path, config: DedupConfig = CONFIG, workers: int = 2) -> Measured:
+    command = [sys.executable, "-m", f"{_MODULES}.ours", source.root, str(workspace), config.model_dump_json()]
+    return measure([*command, str(workers)])
 
 
 def _our_pairs(root: str, names: Mapping[bytes, str]) -> list[tuple[str, str]]:
@@ -156,20 +197,14 @@ def judge(planted: Sequence[Planted], truth: Truth, pairs: Sequence[Sequence[str
 # ---- growth ---------------------------------------------------------------------------------------------------------
 
 
-def _growth(
-    folder: Path,
-    seed: int,
-    documents: int,
-    giant: int,
-    huge_mb: int,
-    figures: dict[str, float],
-    rows: list[dict[str, Any]],
-) -> None:
+def _growth(folder: Path, seed: int, documents: int, giant: int, huge_mb: int, found: Found) -> None:
+    figures = found.figures
+
     def one(label: str, number: int, **more: int) -> Measured:
         source = growth.publish(folder / "input", number, seed, **more)
         done = _ours(source, folder / "work")
         shutil.rmtree(folder)
-        rows.append(_row(label, "headwater", number / done.result["seconds"], done))
+        found.rows.append(_row(label, "headwater", number / done.result["seconds"], done))
         return done
 
     small = one(f"growth, {documents:,} documents", documents)
@@ -201,7 +236,7 @@ def _write_lines(planted: Sequence[Planted], folder: Path, files: int) -> None:
 def _row(
     part: str,
     system: str,
-    documents_per_second: float,
+    documents_per_second: float | None,
     measured: Measured | None = None,
     quality: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:

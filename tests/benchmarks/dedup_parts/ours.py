@@ -1,4 +1,4 @@
-"""The stage as the runner runs it: ``python -m tests.benchmarks.dedup_parts.ours INPUT WORKSPACE CONFIG``."""
+"""The stage as the runner runs it: ``python -m tests.benchmarks.dedup_parts.ours INPUT WORKSPACE CONFIG [WORKERS]``."""
 
 import json
 import sys
@@ -16,14 +16,14 @@ from infra.store.store import Store
 from pipeline.dedup import STAGE, DedupConfig
 
 
-def main(source: str, workspace: str, config: str) -> None:
+def main(source: str, workspace: str, config: str, workers: str = "2") -> None:
     settings = DedupConfig.model_validate_json(config)
     store = Store.at(Path(workspace))
     run = RunContext(
         store=store,
         record=RunRecord.start(store, "bench"),
         label="bench",
-        executor=LocalExecutor(workers=2, memory_bytes=2 * settings.memory_mb << 20),
+        executor=LocalExecutor(workers=int(workers), memory_bytes=2 * settings.memory_mb << 20),
         launcher=LocalLauncher(),
         reporter=PlainReporter(every_s=3600.0),
     )
@@ -37,4 +37,4 @@ def main(source: str, workspace: str, config: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:])
