@@ -25,6 +25,7 @@ from infra.planning import Action, StageNode, drifted
 from infra.progress import Reporter
 from infra.runs import RunRecord, provenance
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
+from infra.store.address import beside
 from infra.store.dataset import Dataset
 from infra.store.files import (
     OutputFile,
@@ -229,9 +230,7 @@ def _run_shards(
     stage: ShardStage, work: _Work, run: RunContext
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     receipts: dict[str, Sequence[Receipt]] = {}
-    context = StageContext(
-        work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts
-    )
+    context = StageContext(work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts)
     total = 0
     for step in stage.steps:
         units = _planned_units(step, context, work.work)
@@ -379,7 +378,12 @@ def _run_job(
     stage: JobStage, work: _Work, run: RunContext
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     request = JobRequest(
-        stage.name, work.fingerprint, work.node.config.model_dump(mode="json"), work.inputs, work.local_root, work.local_work
+        stage.name,
+        work.fingerprint,
+        work.node.config.model_dump(mode="json"),
+        work.inputs,
+        work.local_root,
+        work.local_work,
     )
     request.data_dir.mkdir(parents=True, exist_ok=True)
     write_request(request)
@@ -454,6 +458,17 @@ def _sweep(work: _Work, outputs: Sequence[OutputFile]) -> None:
                 folder.rmdir()
 
 
+def _input_records(work: _Work) -> list[InputRecord]:
+    """What the dataset was made from: its inputs by role, then earlier datasets that its configuration names."""
+    stage = work.node.stage
+    named = stage.earlier(work.node.config) if isinstance(stage, ShardStage) else ()
+    earlier = [Dataset.open(beside(address, str(work.root))) for address in named]
+    return [
+        InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
+        for role, dataset in [*sorted(work.inputs.items()), *(("earlier", dataset) for dataset in earlier)]
+    ]
+
+
 def _publish(
     work: _Work,
     run: RunContext,
@@ -469,10 +484,7 @@ def _publish(
         payload=work.payload,
         source_digest=source_digest(node.stage.code),
         config=node.config.model_dump(mode="json"),
-        inputs=[
-            InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
-            for role, dataset in sorted(work.inputs.items())
-        ],
+        inputs=_input_records(work),
         outputs=outputs,
         output_digest=output_digest(outputs),
         counts=CountsRecord(

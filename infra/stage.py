@@ -166,6 +166,11 @@ def nothing_external(config: Any) -> Json:
     return None
 
 
+def nothing_earlier(config: Any) -> Sequence[str]:
+    """The default: nothing is built on an earlier dataset of the same stage."""
+    return ()
+
+
 @dataclass(frozen=True)
 class ShardStage:
     """A stage whose work is units.
@@ -175,8 +180,9 @@ class ShardStage:
     outside the store (a listing of archives with sizes, the digest of a model file): it enters the fingerprint, so that
     an archive added to a folder is noticed. ``consumes`` names the role whose kept documents this
     stage receives: the runner refuses to publish unless every one of them is accounted for. ``ledgered`` says that
-    every dropped or failed record has a ledger row, which the runner checks too. ``code`` lists the modules whose
-    source is digested for drift detection.
+    every dropped or failed record has a ledger row, which the runner checks too. ``earlier(config)`` names earlier datasets
+    (``name/fingerprint`` in the same store, or an address) that this one is built on: the manifest names them too.
+    ``code`` lists the modules whose source is digested for drift detection.
     """
 
     name: str
@@ -189,6 +195,7 @@ class ShardStage:
     external: Callable[[Any], Json] = nothing_external
     consumes: str | None = None
     ledgered: bool = False
+    earlier: Callable[[Any], Sequence[str]] = nothing_earlier
     code: tuple[str, ...] = ()
     description: str = ""
 

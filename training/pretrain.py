@@ -28,8 +28,9 @@ from infra.job import JobRequest, finish
 from infra.job_main import job_main
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
+from pipeline.shards.format import TRAIN
 from pipeline.shards.order import rows_of
-from pipeline.shards.reader import ShardSet
+from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.checkpoint import Checkpoints
 from training.engine import Engine, ParallelConfig, Ranks, StepResult, create_engine, distributed
@@ -140,7 +141,7 @@ class Data:
 
 def open_data(shards: Path, tokenizer: Path) -> Data:
     words = Tokenizer.load(tokenizer)
-    domains = sorted(path.stem for path in shards.glob("validation-*.arrow"))
+    domains = [split for split in splits(shards) if split != TRAIN]
     train = ShardSet.open(shards, "train", words.digest)
     if len(train) == 0:
         raise InputError("the train shards hold no sequence", where=str(shards), remedy="Give the shards more text.")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import ConfigError, InputError
+from infra.store.address import beside
 from infra.store.dataset import Dataset
 from infra.store.files import read_json
 from pipeline.dedup.config import DedupConfig
@@ -56,19 +57,11 @@ def open_previous(config: DedupConfig, input_root: str) -> list[Earlier]:
     """The indexes in force, in the configured order. Raises where one cannot be used."""
     if config.scope == "within":
         return []
-    found = [_open(config, resolve(address, input_root)) for address in config.previous]
+    found = [_open(config, beside(address, input_root)) for address in config.previous]
     snapshots = [earlier.snapshot for earlier in found]
     if len(set(snapshots)) != len(snapshots):
         raise ConfigError("a dataset is named twice", where="dedup.previous", remedy="Name each snapshot once.")
     return found
-
-
-def resolve(address: str, input_root: str) -> str:
-    """``dedup/<fingerprint>`` means the dataset beside the input in the same store."""
-    name, slash, fingerprint = address.partition("/")
-    if slash and name and "/" not in fingerprint and len(fingerprint) == 12:
-        return f"{input_root.rstrip('/').rsplit('/', 2)[0]}/{address}"
-    return address.rstrip("/")
 
 
 def _open(config: DedupConfig, root: str) -> Earlier:

@@ -3,6 +3,8 @@
     data/train-00000.arrow               one row a sequence (Arrow IPC stream; datasets.Dataset.from_file opens it)
     data/train-00000.lineage.parquet     where every span of every row comes from
     data/validation-<source>.arrow       the same, with the bytes that a row's targets stand for
+    data/validation-<source>.0001.arrow  held-out rows that a later version appended
+    data/unigrams.npy                    how often each token stands in the training rows
 
 A row holds ``seq_len + 1`` ids: inputs are all but the last, targets all but the first. Padding stands only at the
 end, ``length`` says where it begins. ``boundaries`` are the starts of the document pieces; the first is 0.
@@ -43,6 +45,18 @@ LINEAGE_SCHEMA = pa.schema(
 
 def validation_split(source: str) -> str:
     return f"validation-{source}"
+
+
+def part_name(split: str, number: int) -> str:
+    """The name of a split's ``number``-th file, without its suffix."""
+    if split == TRAIN:
+        return f"{TRAIN}-{number:05d}"
+    return f"{split}.{number:04d}" if number else split
+
+
+def split_of(stem: str) -> str:
+    """The split that a file of this name belongs to: the inverse of ``part_name``. Source names have no dots."""
+    return TRAIN if stem.startswith(f"{TRAIN}-") else stem.split(".")[0]
 
 
 def token_type(vocab_size: int) -> pa.DataType:

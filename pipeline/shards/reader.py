@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from infra.errors import InputError
-from pipeline.shards.format import FORMAT_VERSION, LINEAGE_SUFFIX, validation_split
+from pipeline.shards.format import FORMAT_VERSION, LINEAGE_SUFFIX, TRAIN, split_of, validation_split
 
 
 @dataclass(frozen=True)
@@ -182,15 +182,13 @@ class ShardSet:
 
 def splits(folder: Path | str) -> list[str]:
     """The splits in a folder: ``train`` and one ``validation-<source>`` for each source."""
-    names = {path.stem for path in Path(folder).glob("*.arrow")}
+    names = {split_of(path.stem) for path in Path(folder).glob("*.arrow")}
     held_out = sorted(name for name in names if name.startswith(validation_split("")))
-    return (["train"] if any(name.startswith("train-") for name in names) else []) + held_out
+    return ([TRAIN] if TRAIN in names else []) + held_out
 
 
 def _paths(folder: Path, split: str) -> list[Path]:
-    if split == "train":
-        return sorted(folder.glob("train-*.arrow"))
-    return [path for path in (folder / f"{split}.arrow",) if path.exists()]
+    return sorted((path for path in folder.glob("*.arrow") if split_of(path.stem) == split), key=lambda path: path.stem)
 
 
 def _map(path: Path) -> tuple[pa.Schema, list[pa.RecordBatch]]:

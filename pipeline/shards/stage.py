@@ -1,5 +1,6 @@
 """The shards stage: tokenise, mix, shuffle, pack, and account for every document.
 
+    adopt       a shard of the version that is appended to  ->  the same shard              (pipeline/shards/append.py)
     tokenise    a group of one source's files  ->  its tokens, sorted by place on the ring     (work/, not published)
     pack        a bucket of the ring, by phase ->  data/train-00000.arrow + lineage + ledger
                 a source's held-out documents  ->  data/validation-<source>.arrow + lineage
@@ -11,7 +12,8 @@ group or one bucket at a time.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,8 +22,10 @@ from pydantic import Field, model_validator
 from infra.config import Config, Execution, Json
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.cache import local_file
 from infra.store.dataset import Dataset
-from infra.store.files import OutputFile, write_bytes
+from infra.store.files import OutputFile, file_sizes, write_bytes
+from pipeline.shards.append import UNIGRAMS, Earlier, adopt, adopt_units
 from pipeline.shards.bucket import (
     MIXTURE_CAP,
     Packed,
@@ -36,10 +40,11 @@ from pipeline.shards.format import LINEAGE_SUFFIX, TRAIN, shard_schema, validati
 from pipeline.shards.holdout import Holdout, holdouts, sum_metric
 from pipeline.shards.keys import held_bound
 from pipeline.shards.mixing import Phase, SourcePlan, SourceWeight, plan_mixture, plan_phases
+from pipeline.shards.stats import appended, entropy, unigram_counts
 from pipeline.shards.tokenise import TOO_FEW_TOKENS, TokenFile, Tokenised, tokenise, write_sorted
 from pipeline.tokenizer.model import Tokenizer
 
-TOKENISE, PACK = "tokenise", "pack"
+ADOPT, TOKENISE, PACK = "adopt", "tokenise", "pack"
 
 
 class ShardsConfig(Config):
@@ -63,6 +68,9 @@ class ShardsConfig(Config):
     """Seed of the shuffle and of the choice of documents."""
     bucket_tokens: int = Field(1 << 25, ge=1 << 10)
     """About how many tokens a shard holds. A shard is packed in memory."""
+    append_to: str = ""
+    """An earlier shards dataset, ``shards/<fingerprint>`` in the same store or the address of its folder: its rows become
+    the first rows of this one, untouched. It must have the same tokenizer and ``seq_len``, and no phases."""
     group_megabytes: Annotated[float, Execution()] = Field(64.0, gt=0)
     """Compressed documents that one unit of the first step reads."""
 
@@ -72,7 +80,26 @@ class ShardsConfig(Config):
             raise ValueError("phases have mixtures and tokens of their own: leave out mixture and total_tokens")
         if any(phase.tokens is None for phase in self.phases[:-1]):
             raise ValueError("every phase but the last needs tokens")
+        if self.phases and self.append_to:
+            raise ValueError("a curriculum cannot be appended to another dataset: leave out phases or append_to")
         return self
+
+
+# ---- adopt ----------------------------------------------------------------------------------------------------------
+
+
+def _earlier(context: StageContext | UnitContext) -> Earlier:
+    return Earlier.open(context.config.append_to, context.inputs["redact"].root)
+
+
+def _adopt_units(context: StageContext) -> Iterator[Unit]:
+    earlier = _earlier(context)
+    earlier.check(_tokenizer(context.inputs).digest, context.config.seq_len)
+    return adopt_units(earlier)
+
+
+def _adopt(unit: Unit, context: UnitContext) -> Counts:
+    return adopt(_earlier(context), unit, context)
 
 
 # ---- tokenise -------------------------------------------------------------------------------------------------------
@@ -152,6 +179,7 @@ def _pack_units(context: StageContext) -> Iterator[Unit]:
         )
     buckets = [-(-tokens // config.bucket_tokens) for tokens in planned]
     bounds: dict[str, Json] = {source: entry.bound for source, entry in held.items()}
+    earlier = _earlier(context)
     for phase, plan in enumerate(phases):
         common: dict[str, Json] = {
             "phase": phase,
@@ -164,15 +192,14 @@ def _pack_units(context: StageContext) -> Iterator[Unit]:
         }
         for bucket in range(buckets[phase]):
             # Shards are numbered through all phases: their names are the order in which training meets them.
-            payload = common | {"bucket": bucket, "shard": sum(buckets[:phase]) + bucket}
+            shard = sum(buckets[:phase]) + bucket
+            payload = common | {"bucket": bucket, "shard": shard, "name": earlier.next_name(TRAIN, shard)}
             yield Unit(unit_id(PACK, phase, bucket, buckets[phase]), payload, planned[phase] // buckets[phase])
     if config.validation_fraction:
         for source in phases[0]:
-            yield Unit(
-                unit_id(PACK, validation_split(source)),
-                {"source": source, "bound": held[source].bound, "mixture": _shares(phases[0])},
-                1,
-            )
+            split = validation_split(source)
+            payload = {"source": source, "bound": held[source].bound, "mixture": _shares(phases[0])}
+            yield Unit(unit_id(PACK, split), payload | {"name": earlier.next_name(split, 0)}, 1)
 
 
 def _shares(plan: Mapping[str, SourcePlan]) -> dict[str, Json]:
@@ -196,7 +223,7 @@ def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
     )
     packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, shard)
     context.metrics["buckets"] = payload["shards"]
-    name = f"train-{shard:05d}"
+    name = payload["name"]
     _write(name, packed, tokenizer, unit, context)
     with context.output(f"ledger/{name}.parquet") as path:
         write_fates(left_out, path)
@@ -219,7 +246,7 @@ def _pack_validation(unit: Unit, context: UnitContext) -> None:
     sizes = np.array([len(entry) for entry in tokenizer.token_bytes])
     context.metrics[f"validation_documents:{source}"] = packed.documents.num_rows
     context.metrics[f"validation_bytes:{source}"] = sum(row.bytes or 0 for row in shard_rows(packed, sizes))
-    _write(validation_split(source), packed, tokenizer, unit, context, sizes)
+    _write(payload["name"], packed, tokenizer, unit, context, sizes)
 
 
 def _write(
@@ -255,8 +282,9 @@ def _tokenizer(inputs: Mapping[str, Dataset]) -> Tokenizer:
 
 
 def _token_files(context: UnitContext, source: str = "*") -> list[TokenFile]:
-    folder = Path(context.work_root) / "steps" / TOKENISE
-    return [TokenFile(path) for path in sorted(folder.glob(f"{source}/*.arrow"))]
+    folder = f"{context.work_root}/steps/{TOKENISE}"
+    names = sorted(name for name in file_sizes(folder) if fnmatch(name, f"{source}/*.arrow"))
+    return [TokenFile(local_file(f"{folder}/{name}")) for name in names]
 
 
 # ---- finalize -------------------------------------------------------------------------------------------------------
@@ -275,13 +303,19 @@ def _finalize(context: StageContext) -> None:
     tokens = sum_metric(packed, "train_tokens")
     total = sum(tokens.values())
     sequences = sum_metric(packed, "sequences")
-    stats = {
+    earlier = _earlier(context)
+    counts = unigram_counts(context.step_files(PACK))
+    if earlier.dataset is not None:
+        counts = counts + np.load(earlier.dataset.local(UNIGRAMS))
+    with context.output(UNIGRAMS) as path, path.open("wb") as stream:
+        np.save(stream, counts)
+    own = {
         "tokens": tokens,
         "total_tokens": total,
         "sequences": sequences.get("train", 0),
         "seq_len": config.seq_len,
         "packing_efficiency": total / (sequences["train"] * (config.seq_len + 1)),
-        "unigram_entropy_nats": _entropy(context.step_files(PACK)),
+        "unigram_entropy_nats": entropy(counts),
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_digest": tokenizer.digest,
         "mixture": _mixture_stats(_mixture(context)[0], tokens),
@@ -295,6 +329,7 @@ def _finalize(context: StageContext) -> None:
             for source, count in sum_metric(packed, "validation_tokens").items()
         },
     }
+    stats = appended(earlier.stats, own)
     with context.output("data/stats.json") as path:
         write_bytes(path, (json.dumps(stats, indent=1, sort_keys=True) + "\n").encode())
     context.stats.update(stats)
@@ -337,25 +372,25 @@ def _require_every_bucket(packed: Sequence[Receipt]) -> None:
         )
 
 
-def _entropy(files: Sequence[str]) -> float:
-    """Entropy of single tokens in nats: the loss of a model that knows frequencies and nothing else."""
-    counts = sum(np.load(path) for path in files)
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
-
-
 STAGE = ShardStage(
     name="shards",
-    code_version=3,
+    code_version=4,
     config=ShardsConfig,
     reference="pipeline.shards:STAGE",
     inputs=lambda config: {"redact": "redact", "tokenizer": "tokenizer"},
-    steps=(Step(TOKENISE, _tokenise_units, _tokenise), Step(PACK, _pack_units, _pack)),
+    steps=(
+        Step(ADOPT, _adopt_units, _adopt),
+        Step(TOKENISE, _tokenise_units, _tokenise),
+        Step(PACK, _pack_units, _pack),
+    ),
+    earlier=lambda config: (config.append_to,) if config.append_to else (),
     finalize=_finalize,
     consumes="redact",
     ledgered=True,
     code=(
         "pipeline.shards.stage",
+        "pipeline.shards.append",
+        "pipeline.shards.stats",
         "pipeline.shards.tokenise",
         "pipeline.shards.bucket",
         "pipeline.shards.packing",
