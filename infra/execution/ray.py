@@ -9,8 +9,8 @@
   this machine and a cluster at any time.
 * What becomes of a unit after an attempt is decided by ``Attempts`` in the driver. A lost node is a worker that died: the
   unit is tried again, elsewhere. Ray itself retries nothing.
-* No data goes through Ray, only units and receipts. Inputs and outputs lie in the workspace, which every node sees at the
-  same path; temporary files and spilling go to the node's own disk.
+* No data goes through Ray, only units and receipts. Inputs and outputs lie in the workspace: a folder that every node
+  sees at the same path, or an object store. Temporary files and spilling go to the node's own disk.
 * A worker process is kept for the next unit of the same step. It dies with its Ray worker (the kernel signals it), which
   dies with the driver (Ray's doing).
 """
@@ -41,6 +41,7 @@ from infra.execution.base import Failure, UnitOutcome, UnitTask
 from infra.execution.pool import Limits, WorkerHandle
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Receipt, Unit
+from infra.store.files import is_local
 from infra.store.lease import is_alive
 
 TICK_S = 0.2
@@ -245,7 +246,7 @@ def attempt_on_node(
     task: UnitTask, assignment: Assignment, limits: Limits, threads: int, scratch: str
 ) -> Receipt | Failure | Death | StartFailed:
     """The Ray task: one attempt at one unit, on whichever node."""
-    if not Path(task.work_root).is_dir():
+    if is_local(task.work_root) and not Path(task.work_root).is_dir():
         missing = HeadwaterError(
             f"node {socket.gethostname()} of the Ray cluster does not see the workspace",
             where=task.work_root,

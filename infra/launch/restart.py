@@ -9,8 +9,10 @@ Success is ``result.json`` with every file it names in place and unchanged; exit
 | preempted, or ended with further progress than before | started again |
 | two attempts in a row ended at the same step | raised: a crash loop |
 | no event for the stall limit | stacks dumped, ended, started again by the same rules |
+| cancelled at the cluster by somebody else | raised: that person wants it to stop |
 
-A job that outlived its driver is attached to before a new one is started.
+A job that outlived its driver is attached to before a new one is started. While a job waits in a cluster's queue, neither
+its time limit nor its stall limit runs.
 """
 
 import json
@@ -27,12 +29,16 @@ from infra.job_main import ERROR_FILE, read_error
 from infra.launch.spec import JobEnd, JobHandle, JobSpec, Launcher
 from infra.store.files import read_json, sha256_file
 
+JOB_FILE = "job.json"
+"""There from before anybody waits until the job has ended."""
+LOCAL = "local"
+"""Jobs of this kind never outlive their driver by more than moments, and the local launcher ends what is left."""
 PHASE_PATIENCE = 4
 """An announced phase (an evaluation, an export) may be silent this many times longer than training steps."""
 STACK_WRITE_S = 2.0
 TAIL_LINES = 15
 OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|MemoryError|Cannot allocate memory", re.IGNORECASE)
-PREEMPTED = re.compile(r"exit code 75\b")
+PREEMPTED = re.compile(r"exit code 75\b|preempted")
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -51,13 +57,14 @@ class _Watch:
     offset: int = 0
     step: float | None = None
     in_phase: bool = False
+    queued: str = ""
     began: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.offset = self.path.stat().st_size if self.path.exists() else 0
 
-    def read(self) -> None:
+    def read(self, queued: str = "") -> None:
         for event in self._new_events():
             self.heard = time.monotonic()
             self.in_phase = event.get("type") == "phase"
@@ -65,9 +72,14 @@ class _Watch:
                 self.step = event.get("done")
             self.on_event(event)
 
-    def tick(self) -> None:
+    def tick(self, queued: str = "") -> None:
         self.read()
         now = time.monotonic()
+        if queued:
+            self.began = self.heard = now
+            if queued != self.queued:
+                self.on_event({"type": "warning", "message": queued})
+        self.queued = queued
         patience = self.spec.stall_limit_s * (PHASE_PATIENCE if self.in_phase else 1)
         if now - self.heard > patience:
             raise _GiveUp(f"no sign of life for {patience} s")
@@ -122,6 +134,12 @@ def run_job(spec: JobSpec, launcher: Launcher, work_dir: Path, on_event: OnEvent
         result = verified_result(work_dir)
         if result is not None:
             return result
+        if end.cancelled:
+            raise HeadwaterError(
+                f"job {handle.id} was cancelled ({end.reason})",
+                where=str(work_dir / "logs"),
+                remedy="Run again to go on from its last checkpoint.",
+            )
         if running is None:
             _judge(spec, work_dir, end, watch.step, history, on_event)
         running = None
@@ -132,25 +150,40 @@ def _attend(launcher: Launcher, handle: JobHandle, watch: _Watch) -> JobEnd:
     try:
         try:
             end = launcher.wait(handle, watch.tick)
+            watch.read()
         except _GiveUp as given_up:
             launcher.dump_stacks(handle)
             time.sleep(STACK_WRITE_S)
             launcher.terminate(handle)
             seen = launcher.wait(handle, watch.read)
-            return JobEnd(seen.returncode, str(given_up), seen.log_tail)
-        watch.read()
-        return end
+            end = JobEnd(seen.returncode, str(given_up), seen.log_tail)
     except BaseException:
         launcher.terminate(handle)
+        _forget(watch)
         raise
+    _forget(watch)
+    return end
+
+
+def _forget(watch: _Watch) -> None:
+    """The job has ended: nobody need look for it again."""
+    watch.path.with_name(JOB_FILE).unlink(missing_ok=True)
 
 
 def _still_running(launcher: Launcher, work_dir: Path) -> JobHandle | None:
-    path = work_dir / "job.json"
+    path = work_dir / JOB_FILE
     if not path.exists():
         return None
     handle = JobHandle(**read_json(path))
-    return handle if launcher.attach(handle) else None
+    if handle.kind == launcher.kind:
+        return handle if launcher.attach(handle) else None
+    if handle.kind != LOCAL:
+        raise HeadwaterError(
+            f"job {handle.id} was started by launcher {handle.kind} and may still run",
+            where=str(path),
+            remedy=f"Run again with execution.launcher={handle.kind}, or end that job and remove this file.",
+        )
+    return None
 
 
 def verified_result(work_dir: Path) -> JobResult | None:

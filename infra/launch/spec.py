@@ -1,6 +1,6 @@
 """What a launcher is asked to run, and the contract every launcher keeps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,15 +42,27 @@ class JobEnd:
     returncode: int | None
     reason: str = ""
     log_tail: str = ""
+    cancelled: bool = False
+    """Somebody ended it at the cluster: it is not started again."""
+
+
+class OnTick(Protocol):
+    """Called about once a second while a job is waited for; may raise to give up. ``queued`` says what a job that does
+    not run yet waits for: its clocks stand still."""
+
+    def __call__(self, queued: str = "") -> None: ...
 
 
 class Launcher(Protocol):
     """Submit, wait, terminate, attach. ``work_dir`` holds request.json, job.json, logs/, events.jsonl, result.json."""
 
+    kind: str
+    """The kind of the handles it understands."""
+
     def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle: ...
 
-    def wait(self, handle: JobHandle, on_tick: Callable[[], None]) -> JobEnd:
-        """Block until the job ends, calling ``on_tick`` about once a second (it may raise to give up)."""
+    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
+        """Block until the job ends, calling ``on_tick`` about once a second."""
         ...
 
     def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:

@@ -1,7 +1,8 @@
 """When a job is started again and when it is not, with a launcher that plays prepared attempts."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from infra.errors import HeadwaterError
 from infra.job import JobRequest, JobResult, emit, finish, write_request
 from infra.launch.restart import run_job
-from infra.launch.spec import JobEnd, JobHandle, JobSpec
+from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Attempt:
     reason: str = "rank 0 exit code 1"
     tail: str = "ZeroDivisionError: a defect"
     finishes: bool = False
+    cancelled: bool = False
+    queued: Sequence[str] = ()
 
 
 @dataclass
@@ -29,17 +32,21 @@ class PreparedLauncher:
     request: JobRequest
     attempts: list[Attempt]
     alive: bool = False
+    kind: str = "prepared"
     terminated: list[str] = field(default_factory=list)
     submitted: int = 0
 
     def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
         self.submitted += 1
-        handle = JobHandle("prepared", str(self.submitted))
+        handle = JobHandle(self.kind, str(self.submitted))
         (work_dir / "job.json").write_text(json.dumps(handle.as_dict()))
         return handle
 
-    def wait(self, handle: JobHandle, on_tick: Callable[[], None]) -> JobEnd:
+    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
         attempt = self.attempts.pop(0)
+        for reason in attempt.queued:
+            time.sleep(0.6)
+            on_tick(reason)
         if attempt.step is not None:
             emit(self.request, "progress", done=attempt.step, total=10)
         on_tick()
@@ -48,7 +55,7 @@ class PreparedLauncher:
             (self.request.data_dir).mkdir(parents=True, exist_ok=True)
             (self.request.data_dir / "model").write_text("weights")
             finish(self.request, {"data/model": True}, {})
-        return JobEnd(0 if attempt.finishes else 1, attempt.reason, attempt.tail)
+        return JobEnd(0 if attempt.finishes else 1, attempt.reason, attempt.tail, attempt.cancelled)
 
     def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
         self.terminated.append(handle.id)
@@ -139,3 +146,30 @@ def test_torn_events_are_ignored_and_old_ones_not_repeated(tmp_path: Path) -> No
     events: list[Mapping[str, Any]] = []
     run(prepared, events)
     assert [event["done"] for event in events] == [10]
+
+
+def test_a_job_somebody_cancelled_is_not_started_again(tmp_path: Path) -> None:
+    prepared = launcher(tmp_path, [Attempt(3, "cancelled in the queue", cancelled=True), END])
+    with pytest.raises(HeadwaterError, match=r"job 1 was cancelled \(cancelled in the queue\)"):
+        run(prepared)
+    assert prepared.submitted == 1
+    assert not (prepared.request.work_dir / "job.json").exists()
+
+
+def test_clocks_stand_still_while_a_job_is_queued(tmp_path: Path) -> None:
+    prepared = launcher(tmp_path, [Attempt(3, queued=["waiting for nodes"] * 3, finishes=True)])
+    said: list[Mapping[str, Any]] = []
+    spec = JobSpec("fake", time_limit_s=1, stall_limit_s=1)
+    assert run_job(spec, prepared, prepared.request.work_dir, said.append).outputs
+    assert [event["message"] for event in said if event["type"] == "warning"] == ["waiting for nodes"]
+    assert prepared.terminated == []
+
+
+def test_a_job_left_at_another_cluster_is_not_doubled(tmp_path: Path) -> None:
+    prepared = launcher(tmp_path, [END])
+    prepared.submit(JobSpec("fake"), prepared.request.work_dir)
+    other = launcher(tmp_path, [END])
+    other.kind = "other"
+    with pytest.raises(HeadwaterError, match=r"job 1 was started by launcher prepared .*execution\.launcher=prepared"):
+        run(other)
+    assert other.submitted == 0

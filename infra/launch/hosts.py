@@ -1,0 +1,197 @@
+"""Process groups on a list of machines without a scheduler: torchrun's rendezvous, one command a host.
+
+The command of each host is the same but for the host's number. It is run over ssh, or (``start: print``) told to the user,
+who starts it by whatever means there are. From then on the launcher and the hosts talk through the shared work folder
+(``infra.launch.node``), so a job goes on while no driver is there, and a later driver attaches to it.
+"""
+
+import random
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infra.config import Config
+from infra.errors import ConfigError, HeadwaterError
+from infra.launch.logs import next_attempt, read_logs
+from infra.launch.node import BEAT_S, Signs
+from infra.launch.processes import TICK_S
+from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.store.files import read_json, write_bytes, write_json
+
+SILENT_S = 12 * BEAT_S
+"""A node whose state is older than this is gone."""
+START_LIMIT_S = 120
+"""A host whose command was sent must show itself within this."""
+
+
+class HostsSettings(Config):
+    """The machines, and how a command gets there."""
+
+    names: tuple[str, ...] = ()
+    """Hosts in order, by the names ssh takes; the first one hosts the meeting."""
+    start: Literal["ssh", "print"] = "ssh"
+    """Run each host's command over ssh, or print the commands and wait for them to be started."""
+    ssh: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
+    """The program that runs a command line on a host: it is given the host and the line."""
+    python: str = Field("", max_length=1000)
+    """Python with headwater on the hosts; empty: the same path as here."""
+    rendezvous_host: str = Field("", max_length=300)
+    """Where the hosts meet, as they see it; empty: the first host's name."""
+    port: int = Field(0, ge=0, le=65535)
+    """Port of the meeting on the first host; 0: one chosen for each attempt."""
+    interface: str = Field("", max_length=40)
+    """Network interface of the ranks' traffic; empty: found on each host."""
+    grace_s: int = Field(20, ge=5, le=3600)
+    """Time the ranks get for a checkpoint when the job is ended."""
+
+
+def render(spec: JobSpec, settings: HostsSettings, work_dir: Path, attempt: str, port: int) -> list[str]:
+    """The command line of each host."""
+    python = settings.python or sys.executable
+    host = settings.rendezvous_host or settings.names[0].rpartition("@")[2]
+    common = [
+        *(python, "-m", "infra.launch.node", "--work-dir", str(work_dir), "--attempt", attempt),
+        *("--module", spec.module, "--nodes", str(spec.nodes), "--ranks", str(spec.ranks)),
+        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s)),
+        *("--endpoint", f"{host}:{port}"),
+        *(("--interface", settings.interface) if settings.interface else ()),
+        *(part for name, value in sorted(spec.env.items()) for part in ("--env", f"{name}={value}")),
+    ]
+    return [shlex.join([*common, "--node", str(number)]) for number in range(spec.nodes)]
+
+
+@dataclass
+class HostsLauncher:
+    """The first ``nodes`` hosts of the list."""
+
+    settings: HostsSettings
+    kind: str = "hosts"
+    _started: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
+        work_dir = work_dir.resolve()
+        if len(self.settings.names) < spec.nodes:
+            raise ConfigError(
+                f"{spec.module} wants {spec.nodes} nodes, and execution.hosts.names lists {len(self.settings.names)}",
+                remedy="Add hosts, or lower the stage's nodes.",
+            )
+        logs = work_dir / "logs"
+        attempt = next_attempt(logs)
+        port = self.settings.port or random.SystemRandom().randrange(20000, 32000)
+        commands = render(spec, self.settings, work_dir, attempt, port)
+        hosts = self.settings.names[: spec.nodes]
+        told = "\n".join(f"# {host}\n{command}" for host, command in zip(hosts, commands, strict=True))
+        write_bytes(logs / f"{attempt}.commands", f"{told}\n".encode())
+        detail = {"work_dir": str(work_dir), "attempt": attempt, "nodes": spec.nodes, "submitted": time.time()}
+        handle = JobHandle(self.kind, attempt, "", detail)
+        write_json(work_dir / "job.json", handle.as_dict())
+        with (logs / f"{attempt}.log").open("ab") as log:
+            if self.settings.start == "ssh":
+                self._started[attempt] = [
+                    subprocess.Popen(
+                        [*self.settings.ssh, host, command],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                    for host, command in zip(hosts, commands, strict=True)
+                ]
+        return handle
+
+    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
+        next_tick = 0.0
+        while True:
+            states = self._states(handle)
+            codes = [state["code"] for state in states if state and state["code"] is not None]
+            if any(codes):  # one has failed: the others would wait for it
+                self._end_all(handle)
+                return self._end(handle, next(code for code in codes if code))
+            if len(codes) == len(states):
+                return self._end(handle, 0)
+            lost = self._lost(handle, states)
+            if lost:
+                self._end_all(handle)
+                end = self._end(handle, 1)
+                return JobEnd(1, lost, end.log_tail)
+            if time.monotonic() >= next_tick:
+                missing = [name for name, state in zip(self._hosts(handle), states, strict=True) if state is None]
+                on_tick(self._invitation(handle, missing) if missing else "")
+                next_tick = time.monotonic() + 1.0
+            time.sleep(TICK_S)
+
+    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+        self._end_all(handle)
+
+    def attach(self, handle: JobHandle) -> bool:
+        states = self._states(handle)
+        if any(state and state["code"] is not None for state in states):
+            self._end_all(handle)
+            return False
+        return any(state and time.time() - state["beat"] < SILENT_S for state in states)
+
+    def dump_stacks(self, handle: JobHandle) -> None:
+        self._signs(handle).stacks.touch()
+
+    def _signs(self, handle: JobHandle) -> Signs:
+        return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
+
+    def _hosts(self, handle: JobHandle) -> tuple[str, ...]:
+        return self.settings.names[: int(handle.detail["nodes"])]
+
+    def _states(self, handle: JobHandle) -> list[dict[str, Any] | None]:
+        """What each node last wrote about itself."""
+        paths = [self._signs(handle).state(node) for node in range(int(handle.detail["nodes"]))]
+        return [read_json(path) if path.exists() else None for path in paths]
+
+    def _invitation(self, handle: JobHandle, missing: list[str]) -> str:
+        if self.settings.start == "ssh":
+            return f"waiting for {', '.join(missing)} to start"
+        commands = self._signs(handle).logs / f"{handle.detail['attempt']}.commands"
+        return f"start the commands of {', '.join(missing)} there; they are in {commands}"
+
+    def _lost(self, handle: JobHandle, states: list[dict[str, Any] | None]) -> str:
+        """Why an attempt cannot go on, or nothing."""
+        now = time.time()
+        started = self._started.get(handle.detail["attempt"], [])
+        for number, (host, state) in enumerate(zip(self._hosts(handle), states, strict=True)):
+            if state is not None and state["code"] is None and now - state["beat"] > SILENT_S:
+                return f"host {host} was lost: nothing heard for {SILENT_S:.0f} s"
+            if state is None and self.settings.start == "ssh":
+                code = started[number].poll() if number < len(started) else None
+                if code is not None:
+                    return f"the command could not be started on host {host} (exit status {code})"
+                if now - handle.detail["submitted"] > START_LIMIT_S:
+                    return f"host {host} did not start within {START_LIMIT_S} s"
+        return ""
+
+    def _end_all(self, handle: JobHandle) -> None:
+        """Have every node end its ranks, and wait until those that still speak have."""
+        self._signs(handle).stop.touch()
+        deadline = time.monotonic() + self.settings.grace_s + SILENT_S
+        while any(
+            state and state["code"] is None and time.time() - state["beat"] < SILENT_S for state in self._states(handle)
+        ):
+            if time.monotonic() > deadline:
+                raise HeadwaterError(
+                    "a host does not end its ranks",
+                    where=", ".join(self._hosts(handle)),
+                    remedy="End them there by hand, then run again.",
+                )
+            time.sleep(TICK_S)
+        for process in self._started.pop(handle.detail["attempt"], []):
+            process.terminate()
+            process.wait()
+
+    def _end(self, handle: JobHandle, code: int) -> JobEnd:
+        signs = self._signs(handle)
+        reason, end = read_logs(signs.logs, signs.attempt)
+        for process in self._started.pop(signs.attempt, []):
+            process.wait()
+        return JobEnd(code, reason, end)

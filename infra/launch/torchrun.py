@@ -1,0 +1,141 @@
+"""The command line and environment of torchrun on one node: the same for every launcher."""
+
+import contextlib
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from infra.launch.processes import JOB_MARK, mark_of
+
+GRACE_S = 20.0
+AGENT_GRACE_S = 15
+"""Less than the guard's, so that torchrun ends its ranks in order where it can."""
+MEETING_S = 1800
+"""How long the first node waits for the last one."""
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the agents of a job meet. One node meets itself at a free port of the loopback interface."""
+
+    id: str
+    nodes: int = 1
+    node: int = 0
+    endpoint: str = "127.0.0.1:0"
+    interface: str = ""
+    """Network interface of the ranks' traffic; empty: the one that has this node's address."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What an agent starts."""
+
+    module: str
+    ranks: int
+    threads: int
+    work_dir: Path
+    logs: Path
+    env: Mapping[str, str]
+
+
+def torchrun(ranks: Ranks, meeting: Meeting, grace_s: int = AGENT_GRACE_S) -> list[str]:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", str(meeting.nodes), "--nproc-per-node", str(ranks.ranks), "--max-restarts", "0"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting.endpoint, "--rdzv-id", meeting.id),
+        *("--local-addr", local_address(meeting)),
+    ]
+    if meeting.nodes > 1:
+        # Who hosts the meeting is said, not guessed from host names: the guess hangs where two nodes share one.
+        host = "true" if meeting.node == 0 else "false"
+        command += ["--rdzv-conf", f"is_host={host},join_timeout={MEETING_S},read_timeout={MEETING_S}"]
+    return [
+        *command,
+        *("--log-dir", str(ranks.logs), "--redirects", "3", "--shutdown-timeout", str(grace_s)),
+        *("-m", ranks.module, "--request", str(ranks.work_dir / "request.json")),
+    ]
+
+
+def environment(ranks: Ranks, meeting: Meeting) -> dict[str, str]:
+    extensions = extensions_folder()
+    clear_stale_locks(extensions)
+    values = {
+        **os.environ,
+        JOB_MARK: mark_of(ranks.work_dir),
+        "OMP_NUM_THREADS": str(ranks.threads),
+        "TORCH_EXTENSIONS_DIR": str(extensions),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONFAULTHANDLER": "1",
+        "LOCAL_SIZE": str(ranks.ranks),
+    }
+    interface = meeting.interface or interface_of(local_address(meeting))
+    if interface:
+        # Left to itself gloo takes the address of the host's name, which many distributions map to the loopback.
+        values["GLOO_SOCKET_IFNAME"] = interface
+    if meeting.interface:
+        values["NCCL_SOCKET_IFNAME"] = interface
+    if not has_gpu():
+        values["DS_ACCELERATOR"] = "cpu"
+    return {**values, **ranks.env}
+
+
+def local_address(meeting: Meeting) -> str:
+    """An address of this node that the others reach: the one it takes on its way to the meeting."""
+    host, _, port = meeting.endpoint.rpartition(":")
+    if meeting.node == 0:
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+        probe.connect((host, int(port)))
+        return str(probe.getsockname()[0])
+
+
+def interface_of(address: str) -> str:
+    """The interface that has an address (or a name's address), unless none has or the name means the loopback."""
+    with contextlib.suppress(OSError):
+        found = socket.gethostbyname(address)
+        if found.startswith("127.") and not address.startswith("127."):
+            return ""
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(each.address == found for each in addresses) or (found.startswith("127.") and name == "lo"):
+                return name
+    return ""
+
+
+def has_gpu() -> bool:
+    """Whether a CUDA or ROCm device is there, without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    nvidia = any(re.fullmatch(r"nvidia\d+", path.name) for path in Path("/dev").iterdir())
+    return nvidia or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
+
+
+def extensions_folder() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "headwater" / "torch-extensions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def clear_stale_locks(folder: Path) -> None:
+    """Remove lock files that killed compilations left: every later start would wait for them in silence.
+
+    The builder keeps its lock file open while it lives, so a lock that no process has open is stale.
+    """
+    locks = {str(path.resolve()) for path in folder.rglob("lock")}
+    if locks:
+        for path in locks - set(_open_files()):
+            Path(path).unlink(missing_ok=True)
+
+
+def _open_files() -> Iterator[str]:
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            yield os.readlink(link)
+        except OSError:
+            continue  # closed meanwhile, or another user's
