@@ -29,6 +29,7 @@ COMMANDS = (
     ("deploy", "Create pools, limits, deployments and automations on a server that runs already."),
     ("automations", "Create the server's automations: silent runs, failed runs."),
     ("backfill", "Start the pipeline for crawls that were missed."),
+    ("gc", "Remove what no label, dataset or running work needs."),
     ("doctor", "Check this machine, the workspace and the server, and say how to mend them."),
     ("bench", "Measure against other systems, in one run."),
 )

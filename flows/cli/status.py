@@ -85,7 +85,7 @@ def _datasets_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right" if heading in ("rows", "size", "built in") else "left")
     for row in rows:
         table.add_row(
-            row["name"], row["fingerprint"], row["digest"][:12], f"{row['rows']:,}", _size(row["bytes"]),
+            row["name"], row["fingerprint"], row["digest"][:12], f"{row['rows']:,}", size(row["bytes"]),
             " ".join(row["labels"]), f"{row['seconds']:.0f} s",
         )  # fmt: skip
     return table
@@ -116,7 +116,8 @@ def _runs_table(rows: list[dict[str, Any]], limit: int = 10) -> Table:
     return table
 
 
-def _size(number: float) -> str:
+def size(number: float) -> str:
+    """``1.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

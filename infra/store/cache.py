@@ -2,7 +2,7 @@
 
     $HEADWATER_CACHE (default ~/.cache/headwater)/
       datasets/<name>-<fingerprint>-<digest>/data/…   published files, verified against their manifest as they arrive
-      files/<digest of address and version>/<name>    files of work in progress
+      files/<digest of address and version>/…         files of work in progress, with the name of their folder
       workspaces/<bucket-prefix-digest>/              this machine's own files of a remote workspace (work, logs, server)
 
 A copy is keyed by its content, so it is never wrong, only unused: anything here may be deleted at any time between runs.
@@ -39,7 +39,7 @@ def local_file(url: str) -> Path:
         return Path(url.removeprefix("file://"))
     fs, path = filesystem(url)
     version = hashlib.sha256(f"{url} {fs.ukey(path)}".encode()).hexdigest()
-    target = cache_root() / "files" / version / path.rsplit("/", 1)[-1]
+    target = cache_root().joinpath("files", version, *path.rsplit("/", 2)[-2:])
     if not target.exists():
         _download(url, target, None)
     return target

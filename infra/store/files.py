@@ -244,24 +244,42 @@ def remove_file(url: str | Path) -> None:
         fs.rm_file(target)
 
 
-def file_sizes(root: str | Path) -> dict[str, int]:
-    """Every file below a folder with its size, by relative path; one listing, however many there are."""
+def file_sizes(root: str | Path, *, last_link_only: bool = False) -> dict[str, int]:
+    """Every file below a folder with its size, by relative path; one listing, however many there are.
+
+    ``last_link_only`` leaves out local files that also have another name.
+    """
     fs, top = filesystem(str(root))
     if isinstance(fs, LocalFileSystem):
-        return dict(_walk(Path(top)))
+        found = _walk(Path(top))
+        return {path: status.st_size for path, status in found if status.st_nlink == 1 or not last_link_only}
+    return {path: int(entry["size"]) for path, entry in sorted(_listed(fs, top).items())}
+
+
+def newest_change(root: str | Path) -> float | None:
+    """When anything below a folder was last written; None if there is nothing."""
+    fs, top = filesystem(str(root))
+    if isinstance(fs, LocalFileSystem):
+        times = [status.st_mtime for _, status in _walk(Path(top))]
+    else:
+        times = [entry["LastModified"].timestamp() for entry in _listed(fs, top).values()]
+    return max(times, default=None)
+
+
+def _listed(fs: fsspec.AbstractFileSystem, top: str) -> dict[str, dict[str, Any]]:
     try:
         found = fs.find(top, detail=True)
     except FileNotFoundError:
         return {}
-    return {path.removeprefix(top).lstrip("/"): int(entry["size"]) for path, entry in sorted(found.items())}
+    return {path.removeprefix(top).lstrip("/"): entry for path, entry in found.items()}
 
 
-def _walk(top: Path) -> Iterator[tuple[str, int]]:
+def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     for folder, _, names in os.walk(top):
         for name in names:
             path = Path(folder, name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                yield path.relative_to(top).as_posix(), path.lstat().st_size
+                yield path.relative_to(top).as_posix(), path.lstat()
 
 
 def child_names(root: str | Path) -> list[str]:

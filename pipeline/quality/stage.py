@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.cache import local_file
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
 from pipeline.drift import BY_SOURCE, counts_by_source
@@ -57,7 +58,7 @@ def score_process(unit: Unit, context: UnitContext) -> Counts:
 
 def thresholds_by_source(context: StageContext) -> dict[str, float]:
     """The classifier's threshold of every source with a ``keep_fraction``."""
-    totals = add_histograms(pq.read_table(address) for address in context.step_files("score"))
+    totals = add_histograms(pq.read_table(local_file(address)) for address in context.step_files("score"))
     found = {}
     for source, histogram in totals.items():
         fraction = rules_for(context.config, source).keep_fraction

@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import InputError
 from infra.store.dataset import Dataset
-from infra.store.files import CHUNK, filesystem
+from infra.store.files import CHUNK, filesystem, is_local
 from pipeline.sources.contract import Archive
 from pipeline.sources.http import HttpFile, download
 
@@ -64,7 +64,8 @@ def open_archive(archive: Archive, cache: str = "") -> BinaryIO:
         raise InputError(
             f"the file cannot be opened: {error}", where=archive.url, remedy="Check that it is still there."
         ) from error
-    return cast(BinaryIO, stream)
+    # A driver's own file object reads lines and small pieces slowly, or not by a limit.
+    return cast(BinaryIO, stream if is_local(archive.url) else io.BufferedReader(stream, CHUNK))
 
 
 def is_http(address: str) -> bool:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from infra.store.cache import local_file
 from pipeline.document import RowWriter, read_batches
 
 SAMPLE_SCHEMA = pa.schema(
@@ -95,4 +96,4 @@ def texts_from(urls: Sequence[str], bound: float) -> Iterator[str]:
 
 
 def _columns(url: str, columns: list[str]) -> pa.Table:
-    return pq.read_table(url, columns=columns)
+    return pq.read_table(local_file(url), columns=columns)

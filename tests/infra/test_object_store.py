@@ -21,6 +21,7 @@ from infra.stage import Receipt
 from infra.store import slot as slots
 from infra.store.cache import cache_root, local_file
 from infra.store.files import child_names, create_exclusive, exists, file_sizes, read_bytes, remove_tree, write_bytes
+from infra.store.gc import GcSettings, collect
 from infra.store.lease import Lease, lease_holder
 from infra.store.store import Store
 from tests.infra.run_toy import context, run_both
@@ -106,6 +107,18 @@ def test_the_journal_is_few_objects_and_complete(bucket: str) -> None:
         journal.append(Receipt(f"{number:04}", "step", ()))
     assert len(child_names(f"{bucket}/journal")) == 2
     assert len(read_receipts(f"{bucket}/journal")) == SEGMENT + 3
+
+
+def test_collection_frees_what_nothing_reaches(bucket: str) -> None:
+    store, first = Store.at(bucket), _numbers(bucket).dataset
+    run = replace(context(bucket), executor=InProcessExecutor())
+    second = run_stage(StageNode(NUMBERS, NumbersConfig(files=2)), {}, run).dataset
+    for name in child_names(f"{bucket}/runs"):
+        remove_tree(f"{bucket}/runs/{name}")  # a living process's run protects what it planned
+    found = collect(store, GcSettings(keep_days=0, keep_last=0, grace_s=0))
+    assert [removal.fingerprint for removal in found.removed] == [first.manifest.fingerprint] and found.bytes > 0
+    assert file_sizes(first.root) == {} and store.missing_outputs(second) == []
+    assert not file_sizes(store.work_url("numbers", first.manifest.fingerprint))
 
 
 # ---- the lease ------------------------------------------------------------------------------------------------------

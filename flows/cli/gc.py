@@ -1,0 +1,45 @@
+"""``headwater gc``: remove what no label, dataset or running work needs."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.status import size
+from infra.store.gc import GcSettings, collect
+
+
+def command(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    keep_days: Annotated[
+        float, typer.Option(min=0, help="Keep what was published or worked on within so many days.")
+    ] = 7.0,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Keep the newest versions of each dataset, reached or not.")
+    ] = 1,
+    runs_days: Annotated[
+        float | None, typer.Option(min=0, help="Forget runs that ended so many days ago. Default: keep all.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    found = collect(open_store(workspace), GcSettings(keep_days, keep_last, runs_days), dry_run=dry_run)
+    if json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "removed": [removal.as_dict() for removal in found.removed],
+                "passed_over": found.passed_over,
+                "datasets_kept": found.kept,
+                "bytes_freed": found.bytes,
+            }
+        )
+        return
+    out = console()
+    for removal in found.removed:
+        name = f"{removal.name}/{removal.fingerprint}" if removal.fingerprint else removal.name
+        out.print(f"{removal.kind:<8} {name}  {size(removal.bytes)}  {removal.reason}", markup=False)
+    for name in found.passed_over:
+        out.print(f"kept     {name}  somebody needs it after all", markup=False)
+    verb = "would be freed" if dry_run else "freed"
+    out.print(f"{size(found.bytes)} {verb}; {found.kept} datasets are reached and kept.", markup=False)
