@@ -10,6 +10,7 @@ from flows.incremental import turn
 from flows.machines import executor_of, launcher_of
 from flows.recipe import Recipe
 from flows.server import configure, running_server
+from infra.metrics import with_metrics
 from infra.planning import Selection
 from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
@@ -31,7 +32,7 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
         label=recipe.label,
         executor=executor_of(settings),
         launcher=launcher_of(settings),
-        reporter=reporter,
+        reporter=with_metrics(reporter),
         max_failed_fraction=settings.max_failed_fraction,
         on_drift=settings.on_drift,
     )

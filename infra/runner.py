@@ -8,7 +8,7 @@ Kill any process at any point and call it again: finished units are not repeated
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -314,12 +314,13 @@ def _record_failure(
 class _Progress:
     """Totals over units, for the reporter: work done by weight, documents, and what remains."""
 
-    def __init__(self, name: str, units: Sequence[Unit], done: Any, run: RunContext) -> None:
+    def __init__(self, name: str, units: Sequence[Unit], done: Collection[Receipt], run: RunContext) -> None:
         self._name, self._run = name, run
         self._total = sum(max(1, unit.weight) for unit in units)
         weights = {unit.id: max(1, unit.weight) for unit in units}
         self._counts = sum((receipt.counts for receipt in done), Counts())
         self._before = sum(weights[receipt.unit] for receipt in done)
+        self._units, self._failed_units = len(done), 0
         self._done = self._before
         self._started = time.monotonic()
 
@@ -327,16 +328,21 @@ class _Progress:
         self._done += max(1, unit.weight)
         if receipt is not None:
             self._counts = self._counts + receipt.counts
+            self._units += 1
+        else:
+            self._failed_units += 1
         elapsed = time.monotonic() - self._started
         rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
         eta = (self._total - self._done) / rate if rate > 0 else None
-        self._run.reporter.progress(
-            self._name,
-            self._done,
-            self._total,
-            {"documents": self._counts.incoming, "kept": self._counts.kept, "failed": self._counts.failed},
-            eta,
-        )
+        figures = {
+            "units": self._units,
+            "documents": self._counts.incoming,
+            "kept": self._counts.kept,
+            "failed": self._counts.failed,
+        }
+        if self._failed_units:
+            figures["failed_units"] = self._failed_units
+        self._run.reporter.progress(self._name, self._done, self._total, figures, eta)
 
 
 def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile], work: _Work) -> None:
