@@ -13,7 +13,9 @@ from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
 from infra.execution.ray import RayExecutor, RaySettings
 from infra.launch.hosts import HostsLauncher, HostsSettings
+from infra.launch.kubernetes import KubernetesLauncher
 from infra.launch.local import LocalLauncher
+from infra.launch.manifests import KubernetesSettings
 from infra.launch.slurm import SlurmLauncher, SlurmSettings
 from infra.launch.spec import Launcher
 
@@ -35,10 +37,12 @@ class ExecutionSettings(Config):
     """Where units run: worker processes of this machine, or the nodes of a Ray cluster."""
     ray: RaySettings = RaySettings()
     """The Ray cluster, for executor ray."""
-    launcher: Literal["local", "slurm", "hosts"] = "local"
+    launcher: Literal["local", "slurm", "kubernetes", "hosts"] = "local"
     """Where process groups (training, alignment) run."""
     slurm: SlurmSettings = SlurmSettings()
     """What SLURM is asked for, for launcher slurm."""
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    """What pods get, for launcher kubernetes."""
     hosts: HostsSettings = HostsSettings()
     """The machines, for launcher hosts."""
 
@@ -53,6 +57,8 @@ def executor_of(settings: ExecutionSettings) -> Executor:
 def launcher_of(settings: ExecutionSettings) -> Launcher:
     if settings.launcher == "slurm":
         return SlurmLauncher(settings.slurm)
+    if settings.launcher == "kubernetes":
+        return KubernetesLauncher(settings.kubernetes)
     if settings.launcher == "hosts":
         return HostsLauncher(settings.hosts)
     return LocalLauncher()

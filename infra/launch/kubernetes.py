@@ -1,0 +1,263 @@
+"""Process groups on Kubernetes: an Indexed Job, a pod a node, through the official client.
+
+The job's name comes from work folder and attempt, so submitting twice gives one job, and a job of an earlier attempt is
+found by its label and ended first. Pods end with the job's deletion; the ranks get the pods' grace for a checkpoint.
+``infra.launch.manifests`` renders what is submitted; each attempt's manifest is kept as ``logs/try-1.yaml``.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.errors import ConfigError, HeadwaterError
+from infra.launch.logs import next_attempt, read_logs
+from infra.launch.manifests import WORK_LABEL, KubernetesSettings, training_job
+from infra.launch.node import Signs
+from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.store.files import write_bytes, write_json
+
+LOG_LINES = 200
+LONGEST_OUTAGE_S = 600
+"""The API may be away this long before waiting for a job is given up."""
+NOT_FOUND, CONFLICT = 404, 409
+
+
+@dataclass
+class KubernetesLauncher:
+    """One cluster, by the kubeconfig or the pod's own service account."""
+
+    settings: KubernetesSettings = field(default_factory=KubernetesSettings)
+    kind: str = "kubernetes"
+    _api: Any = None
+
+    def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
+        work_dir = work_dir.resolve()
+        if not work_dir.is_relative_to(self.settings.mount_path):
+            raise ConfigError(
+                "the pods have the workspace at another path than this run",
+                where=f"{work_dir} is not below {self.settings.mount_path}",
+                remedy="Mount the claim at the same path in both and set execution.kubernetes.mount_path.",
+            )
+        mark = hashlib.sha256(str(work_dir).encode()).hexdigest()[:10]
+        self._end_earlier(mark)
+        logs = work_dir / "logs"
+        attempt = next_attempt(logs)
+        (logs / f"{attempt}.log").touch()  # takes the attempt's number
+        name = f"headwater-{work_dir.parent.name}-{mark}-{attempt.rpartition('-')[2]}"
+        manifests = training_job(spec, self.settings, name, mark, str(work_dir), attempt)
+        write_bytes(logs / f"{attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
+        detail = {"work_dir": str(work_dir), "attempt": attempt, "namespace": self.settings.namespace}
+        handle = JobHandle(self.kind, name, self.settings.context, detail)
+        write_json(work_dir / "job.json", handle.as_dict())
+        service, job = manifests
+        with self._calls() as (core, batch):
+            _create(core.create_namespaced_service, self.settings.namespace, service)
+            _create(batch.create_namespaced_job, self.settings.namespace, job)
+        return handle
+
+    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
+        away = 0.0
+        while True:
+            try:
+                job = self._job(handle)
+                queued = "" if job is None else self._queued(handle, job)
+                away = 0.0
+            except HeadwaterError:
+                away = away or time.monotonic()
+                if time.monotonic() - away > LONGEST_OUTAGE_S:
+                    raise
+                time.sleep(self.settings.poll_s)
+                continue
+            condition = _ended(job) if job is not None else "Deleted"
+            if condition:
+                return self._end(handle, condition, gone=job is None)
+            for _ in range(max(1, round(self.settings.poll_s))):
+                on_tick(queued)
+                time.sleep(min(1.0, self.settings.poll_s))
+
+    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+        self._signs(handle).stop.touch()
+        self._delete(handle.id)
+
+    def attach(self, handle: JobHandle) -> bool:
+        job = self._job(handle)
+        return job is not None and not _ended(job)
+
+    def dump_stacks(self, handle: JobHandle) -> None:
+        self._signs(handle).stacks.touch()
+
+    # -- the API ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _calls(self) -> Iterator[tuple[Any, Any]]:
+        """The core and batch APIs; what they raise in words of ours."""
+        client = _client()
+        try:
+            if self._api is None:
+                self._api = _connect(client, self.settings.context)
+            yield client.CoreV1Api(self._api), client.BatchV1Api(self._api)
+        except client.exceptions.ApiException as error:
+            kind = ConfigError if error.status in (400, 401, 403, 422) else HeadwaterError
+            raise kind(
+                f"Kubernetes refused: {error.status} {error.reason}: {' '.join(str(error.body).split())[:300]}",
+                where=f"namespace {self.settings.namespace}",
+                remedy="Check execution.kubernetes and the rights of the account (infra/kubernetes/rbac.yaml).",
+            ) from error
+        except OSError as error:
+            raise _unreachable(error) from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] != "urllib3":
+                raise
+            raise _unreachable(error) from error
+
+    def _job(self, handle: JobHandle) -> Any:
+        with self._calls() as (_, batch):
+            return _or_none(batch.read_namespaced_job, handle.id, self.settings.namespace)
+
+    def _pods(self, name: str) -> list[Any]:
+        with self._calls() as (core, _):
+            selector = f"batch.kubernetes.io/job-name={name}"
+            return list(core.list_namespaced_pod(self.settings.namespace, label_selector=selector).items)
+
+    def _queued(self, handle: JobHandle, job: Any) -> str:
+        """What the job waits for while its pods do not all run."""
+        if job.spec.suspend:
+            return f"job {handle.id} is suspended by the cluster's queue"
+        if (job.status.ready or 0) >= (job.spec.parallelism or 1):
+            return ""
+        pods = self._pods(handle.id)
+        waiting = sorted({f"{pod.metadata.name}: {why}" for pod in pods if (why := _waits_for(pod))})
+        if not pods or waiting:
+            return f"job {handle.id} waits for pods ({'; '.join(waiting[:3]) or 'none created yet'})"
+        return ""
+
+    def _end(self, handle: JobHandle, condition: str, gone: bool) -> JobEnd:
+        signs = self._signs(handle)
+        pods = [] if gone else self._pods(handle.id)
+        with (signs.logs / f"{signs.attempt}.log").open("a") as log, self._calls() as (core, _):
+            for pod in pods:
+                text = _or_none(
+                    core.read_namespaced_pod_log, pod.metadata.name, self.settings.namespace, tail_lines=LOG_LINES
+                )
+                log.write(text or "")
+        reason, end = read_logs(signs.logs, signs.attempt)
+        fates = " ".join(_fate(pod) for pod in pods)
+        if "OOMKilled" in fates:
+            end += "\nKubernetes: out of memory\n"
+        if "DisruptionTarget" in fates:
+            reason = "preempted: a pod was evicted"
+        ours = signs.stop.exists()
+        return JobEnd(0 if condition == "Complete" else 1, reason or condition, end, cancelled=gone and not ours)
+
+    def _end_earlier(self, mark: str) -> None:
+        with self._calls() as (_, batch):
+            found = batch.list_namespaced_job(self.settings.namespace, label_selector=f"{WORK_LABEL}={mark}")
+        for job in found.items:
+            self._delete(job.metadata.name)
+
+    def _delete(self, name: str) -> None:
+        """Delete a job with its pods and service, and wait until it is gone."""
+        deadline = time.monotonic() + self.settings.grace_s + 120
+        with self._calls() as (core, batch):
+            _or_none(batch.delete_namespaced_job, name, self.settings.namespace, propagation_policy="Foreground")
+            _or_none(core.delete_namespaced_service, name, self.settings.namespace)
+        while self._job(JobHandle(self.kind, name)) is not None or self._pods(name):
+            if time.monotonic() > deadline:
+                raise HeadwaterError(
+                    f"Kubernetes job {name} does not end",
+                    where=f"namespace {self.settings.namespace}",
+                    remedy=f"Look at it with kubectl describe job {name}, then run again.",
+                )
+            time.sleep(self.settings.poll_s)
+
+    def _signs(self, handle: JobHandle) -> Signs:
+        return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
+
+
+def _client() -> Any:
+    try:
+        import kubernetes.client
+        import kubernetes.client.exceptions
+    except ImportError:
+        raise ConfigError(
+            "launcher kubernetes needs the Kubernetes client, which is not installed here",
+            remedy="Install it with pip install 'headwater[kubernetes]', or choose another execution.launcher.",
+        ) from None
+    return kubernetes.client
+
+
+def _connect(client: Any, context: str) -> Any:
+    from kubernetes import config
+
+    try:
+        try:
+            if context:
+                raise config.ConfigException
+            config.load_incluster_config()
+            return client.ApiClient()
+        except config.ConfigException:
+            # The client looks at KUBECONFIG when it is imported, which may have been long ago.
+            return config.new_client_from_config(os.environ.get("KUBECONFIG"), context=context or None)
+    except config.ConfigException as error:
+        raise ConfigError(
+            f"there is no way to a Kubernetes cluster: {error}",
+            remedy="Set KUBECONFIG, or run in a pod with a service account.",
+        ) from None
+
+
+def _unreachable(error: Exception) -> HeadwaterError:
+    return HeadwaterError(
+        f"Kubernetes does not answer: {' '.join(str(error).split())[:200]}", remedy="Check kubectl cluster-info."
+    )
+
+
+def _create(create: Any, namespace: str, manifest: dict[str, Any]) -> None:
+    """Create an object; one of that name is ours, from a call whose answer was lost."""
+    try:
+        create(namespace, manifest)
+    except _client().exceptions.ApiException as error:
+        if error.status != CONFLICT:
+            raise
+
+
+def _or_none(call: Any, *arguments: Any, **options: Any) -> Any:
+    """The answer, or None where there is no such object."""
+    try:
+        return call(*arguments, **options)
+    except _client().exceptions.ApiException as error:
+        if error.status != NOT_FOUND:
+            raise
+        return None
+
+
+def _ended(job: Any) -> str:
+    conditions = [each.type for each in job.status.conditions or [] if each.status == "True"]
+    return next((kind for kind in ("Complete", "Failed") if kind in conditions), "")
+
+
+def _waits_for(pod: Any) -> str:
+    for status in pod.status.container_statuses or []:
+        if status.state and status.state.waiting:
+            return str(status.state.waiting.reason)
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return str(condition.message or condition.reason)
+    return "starting" if pod.status.phase == "Pending" else ""
+
+
+def _fate(pod: Any) -> str:
+    """Words that say why a pod ended: its conditions and its containers' reasons."""
+    conditions = [each.type for each in pod.status.conditions or [] if each.status == "True"]
+    reasons = [
+        status.state.terminated.reason or ""
+        for status in pod.status.container_statuses or []
+        if status.state and status.state.terminated
+    ]
+    return " ".join([*conditions, *reasons])
