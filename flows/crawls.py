@@ -63,7 +63,7 @@ class Series:
 
     @property
     def root(self) -> str:
-        return f"{self.store.home}/crawls/{self.recipe}"
+        return f"{self.store.address}/crawls/{self.recipe}"
 
     # ---- what was started -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from flows.server import api_call, recorded_address
 from infra.doctor import Check, free_port, guarded
 from infra.store.store import Store
 
-ZOMBIE_WORDS = ("zombie", "heartbeat", "crash")
+ZOMBIE_WORDS = ("silent", "zombie", "heartbeat")
 
 
 def server_checks(store: Store, port: int) -> Iterator[Check]:

@@ -64,7 +64,7 @@ def _state_of(server: str | None) -> StateOf:
 def _start_on_server(recipe: Recipe, store: Store, series: Series, entry: Missed, train: bool) -> Missed:
     from flows.crawl_runs import CrawlRun, start_crawl
 
-    how = CrawlRun(recipe, series, str(store.home), "inline", train)
+    how = CrawlRun(recipe, series, store.address, "inline", train)
     run = start_crawl(how, entry.crawl, "backfill", again=series.started(entry.crawl) is not None)
     return replace(entry, flow_run=str(run.id))
 
