@@ -53,8 +53,8 @@ def run_recipe(
             elif entry.selected:
                 inputs = resolve_inputs(node, result.datasets)
                 force = node.name in selection.force
-                # What is published costs a look at its manifest: no flow run, and no process on another pool.
-                outcome = (None if force else reuse_published(node, inputs, run)) or run_one(node, inputs, run, force)
+                skipped = None if force else _skipped(node, entry, inputs, run)
+                outcome = skipped or run_one(node, inputs, run, force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
                 on_outcome(outcome)
@@ -66,6 +66,16 @@ def run_recipe(
         raise
     run.record.event("run_ended", state="completed")
     return result
+
+
+def _skipped(node: StageNode, entry: StagePlan, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome | None:
+    """What is published costs a look at its manifest: no flow run, and no process on another pool.
+
+    The look is taken where the plan could not know or found it published: a fingerprint may take the listing of many
+    thousand archives.
+    """
+    known_missing = entry.fingerprint is not None and entry.action != Action.SKIP
+    return None if known_missing else reuse_published(node, inputs, run)
 
 
 def _use(entry: StagePlan, run: RunContext) -> StageOutcome:

@@ -9,14 +9,14 @@ Planning is pure reading: it takes no lease and writes nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from infra.config import Config
 from infra.errors import Blocked, ConfigError, InputError
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
-from infra.journal import read_receipts
+from infra.journal import count_receipts
 from infra.stage import Stage
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -82,7 +82,8 @@ class StagePlan:
     dataset: Dataset | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        shown = {key: value for key, value in asdict(self).items() if key != "dataset"}
+        # dataclasses.asdict would copy the dataset's manifest, which may list many thousand files, to leave it out here.
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "dataset"}
         return {**shown, "digest": self.dataset.digest if self.dataset else None}
 
 
@@ -138,7 +139,7 @@ def _plan_stage(
         return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
     if force:
         return StagePlan(node.name, Action.RUN, "forced", fingerprint)
-    receipts = len(read_receipts(f"{store.work_url(node.name, fingerprint)}/journal"))
+    receipts = count_receipts(f"{store.work_url(node.name, fingerprint)}/journal")
     checkpoints = _checkpoints(store, node.name, fingerprint)
     if receipts or checkpoints:
         kept = f"{receipts} units done" if receipts else f"checkpoint {checkpoints[-1]}"

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
 from flows.stages import STAGE_NAMES
-from infra.journal import read_receipts
+from infra.journal import count_receipts
 from infra.runs import list_runs, read_events
 from infra.store.files import child_names, read_many
 from infra.store.lease import lease_holder
@@ -67,7 +67,7 @@ def work_rows(store: Store) -> list[dict[str, Any]]:
                 "fingerprint": fingerprint,
                 "host": holder["host"],
                 "pid": holder["pid"],
-                "units_done": len(read_receipts(f"{work}/journal")),
+                "units_done": count_receipts(f"{work}/journal"),
                 "units_planned": planned,
                 "progress": progress[-1] if progress else None,
             }

@@ -8,7 +8,8 @@ size and a digest of its content (or the store's own checksum), never from times
 import glob
 import hashlib
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
@@ -98,8 +99,7 @@ def _local(top: Path, folders: bool) -> list[Archive]:
     if top.is_dir():
         if folders:
             return [_folder_archive(top)]
-        found = sorted(item for item in top.rglob("*") if item.is_file())
-        return [_file_archive(item, item.relative_to(top).as_posix()) for item in found]
+        return [_file_archive(top / name, name) for name in _names_below(str(top))]
     if top.is_file():
         return [_file_archive(top, top.name)]
     matches = [Path(match) for match in sorted(glob.glob(str(top), recursive=True))]
@@ -107,6 +107,16 @@ def _local(top: Path, folders: bool) -> list[Archive]:
         return [_folder_archive(match) if match.is_dir() else _file_archive(match, match.name) for match in matches]
     base = Path(*_fixed_parts(top))
     return [_file_archive(match, match.relative_to(base).as_posix()) for match in matches if match.is_file()]
+
+
+def _names_below(top: str, prefix: str = "") -> Iterator[str]:
+    """The files below a folder, in no order. A crawl's folder holds 90,000: as plain text, sorted once at the end."""
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _names_below(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
 
 
 def _fixed_parts(pattern: Path) -> list[str]:
