@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types install up clean
+.PHONY: demo test test-all lint types install up up-here down clean
 
 demo: $(STAMP)
 	$(BIN)/headwater run demo
@@ -26,8 +26,16 @@ types: $(STAMP)
 
 install: $(STAMP)
 
-up: $(STAMP)
+# In containers where an engine answers, otherwise on this machine; the first line it prints says which.
+up:
+	@docker/up.sh
+
+up-here: $(STAMP)
 	$(BIN)/headwater up
+
+# What `up` started in containers; the volumes stay. On the machine, Ctrl-C ends `up`.
+down:
+	@docker/compose.sh --profile '*' down --remove-orphans
 
 # The stamp is written last: an interrupted installation is repeated.
 $(STAMP): pyproject.toml constraints.txt

@@ -7,7 +7,8 @@ set -eu
 cd "$(dirname "$0")"
 umask 077
 secrets=${HEADWATER_SECRETS:-$PWD/secrets}
-socket=${HEADWATER_DOCKER_SOCKET:-/var/run/docker.sock}
+socket=${HEADWATER_DOCKER_SOCKET:-${DOCKER_HOST:-/var/run/docker.sock}}
+socket=${socket#unix://}
 
 uid=$(id -u) gid=$(id -g)
 if [ "$uid" = 0 ]; then uid=10001 gid=10001; fi
