@@ -15,7 +15,7 @@ shingles decide. The work is a chain of steps, each a map over independent units
     repeats   every key range   what many documents share is cut from all but one
     select    every file        documents, ledger, index
 
-A corpus of one block goes through the middle steps in one unit (``small``).
+A corpus of few blocks goes through the middle steps in one unit (``small``).
 Regrouping is done by files cut into partitions (``exchange``); documents are known by number (``corpus``).
 """
 

@@ -35,7 +35,9 @@ def warm() -> None:
     similarity.compare(pairs, first, sizes, signed.shingles, False, 0.8, 4, np.zeros(1))
     similarity._fitting(pairs, np.array([0]), np.array([12, 12]), np.zeros(2, np.bool_), 1 << 20)
     for width in (4, 6):
-        stars._star(np.zeros((2, width), np.uint64), 2, 2, False, 2)
+        records = np.zeros((2, width), np.uint64)
+        stars._mark_shared(records, np.zeros(16, np.bool_), np.zeros(2, np.bool_))
+        stars._star(records, 2, 2, False, 2)
 
 
 if multiprocessing.parent_process() is None:

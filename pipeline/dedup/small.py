@@ -1,7 +1,7 @@
-"""Step ``compare``: all that lies between ``sign`` and ``select``, for a corpus of one block, in one unit.
+"""Step ``compare``: all that lies between ``sign`` and ``select``, for a corpus of few blocks, in one unit.
 
-The steps between them are the same functions on the same files; run by themselves each costs the start of its worker
-processes, which for a small corpus is most of the time.
+The steps between them are the same functions on the same files, block by block and with the same bound on memory; run by
+themselves each costs the start of its worker processes, which for a small corpus is most of the time.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,12 +13,14 @@ from pipeline.dedup.corpus import Corpus, corpus_of
 from pipeline.dedup.sign import keyed_file
 
 COMPARE = "compare"
+FEW_BLOCKS = 4
+"""Up to here (a quarter of a million documents) one process is through as soon as many."""
 Units = Callable[[StageContext], Iterable[Unit]]
 
 
 def is_small(context: StageContext | UnitContext) -> bool:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
-    return corpus.all_blocks <= 1
+    return corpus.all_blocks <= FEW_BLOCKS
 
 
 def when_large(step: Step) -> Step:

@@ -112,8 +112,15 @@ def _by_key(records: Records) -> Records:
     return records[np.argsort(records[:, KEY], kind="stable")]
 
 
+def _shared(records: Records) -> Records:
+    """The records without most of those that share their key with no other: they need no sorting."""
+    keep = np.zeros(len(records), np.bool_)
+    _mark_shared(records, np.zeros(1 << max(4, int(4 * len(records)).bit_length()), np.bool_), keep)
+    return records[keep]
+
+
 def _pairs_of(records: Records, rule: Stars) -> Iterator[Records]:
-    ordered = _by_key(records)
+    ordered = _by_key(_shared(records))
     rows = max(1, rule.budget // (records.shape[1] * 8 * 8))
     begin = 0
     while begin < len(ordered):
@@ -125,6 +132,26 @@ def _pairs_of(records: Records, rule: Stars) -> Iterator[Records]:
             part = slice(first, first + rows)
             yield np.hstack([ordered[begin + members[part]], ordered[begin + partners[part]]])
         begin = end
+
+
+@kernel
+def _mark_shared(records, first_seen, keep):  # type: ignore[no-untyped-def]
+    """Mark the records that fall into one slot with another: first the later ones of each slot, then backwards the
+    first. ``first_seen`` is a table of zeros, a power of two of slots."""
+    shift = np.uint64(64)
+    slots = len(first_seen)
+    while slots > 1:
+        slots //= 2
+        shift -= np.uint64(1)
+    for i in range(len(records)):
+        slot = (records[i, KEY] * np.uint64(0x9E3779B97F4A7C15)) >> shift
+        keep[i] = first_seen[slot]
+        first_seen[slot] = True
+    first_seen[:] = False
+    for i in range(len(records) - 1, -1, -1):
+        slot = (records[i, KEY] * np.uint64(0x9E3779B97F4A7C15)) >> shift
+        keep[i] |= first_seen[slot]
+        first_seen[slot] = True
 
 
 @kernel

@@ -81,7 +81,7 @@ def _warm_up(folder: Path, seed: int) -> None:
     """Compile the kernels, once on a machine: otherwise the first thing measured would pay for it. Both ways through the
     stage, since a small corpus is compared in one unit."""
     source = corpus.publish(corpus.make(400, seed), folder / "input")
-    for number, blocks in enumerate((CONFIG, CONFIG.model_copy(update={"block_documents": 100}))):
+    for number, blocks in enumerate((CONFIG, CONFIG.model_copy(update={"block_documents": 50}))):
         _ours(source, folder / str(number), blocks)
 
 

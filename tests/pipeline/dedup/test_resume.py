@@ -25,7 +25,7 @@ from pipeline.dedup import STAGE, DedupConfig
 from tests.pipeline.dedup.corpora import document, edited, publish, sentence_words
 from tests.support import REPOSITORY
 
-CONFIG = DedupConfig(block_documents=40)
+CONFIG = DedupConfig(block_documents=20)
 
 
 class BrokenOff(BaseException):
