@@ -10,7 +10,8 @@ orphans them. Three kernel mechanisms close the holes:
 * the guard is *two* processes, one below the other, so that killing either leaves the other to clean up.
 
 The first TERM goes to the command alone, which may shut its ranks down in order (a trainer writes a checkpoint). After
-the grace, or at a second TERM, or once the command has ended, everything left is killed. The exit code is the
+the grace, or at a second TERM, or once the command has ended, everything left is killed. (A scheduler that signals every
+process of a job itself says so by ``--together``: the command must not hear it twice.) The exit code is the
 command's; 128 + N if signal N ended it. Only the standard library is imported: the guard starts in a blink.
 """
 
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="infra.launch.guard")
     parser.add_argument("--ppid", type=int, required=True, help="the process this guard must not outlive")
     parser.add_argument("--grace", type=float, default=20.0, help="seconds between TERM and KILL")
+    parser.add_argument(
+        "--together", action="store_true", help="TERM is sent to all processes of the job at once: forward nothing"
+    )
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
     _bind_to(options.ppid)
@@ -47,9 +51,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     def inner() -> int:
         _bind_to(outer)
-        return _supervise(command, options.grace)
+        return _supervise(command, options.grace, options.together)
 
-    sys.exit(_supervise(inner, options.grace + OUTER_MARGIN_S))
+    sys.exit(_supervise(inner, options.grace + OUTER_MARGIN_S, options.together))
 
 
 def _bind_to(parent: int) -> None:
@@ -63,7 +67,7 @@ def _bind_to(parent: int) -> None:
         sys.exit(ORPHANED_EXIT)
 
 
-def _supervise(body: Callable[[], int], grace: float) -> int:
+def _supervise(body: Callable[[], int], grace: float, together: bool = False) -> int:
     """Run ``body`` in a child, forward the first TERM, and leave nothing below us. Returns the child's code."""
     child = os.fork()
     if child == 0:
@@ -86,7 +90,8 @@ def _supervise(body: Callable[[], int], grace: float) -> int:
         if heard is not None and heard.si_signo in ENDING:
             if deadline is None:
                 deadline = time.monotonic() + grace
-                os.kill(child, signal.SIGTERM)
+                if not together:
+                    os.kill(child, signal.SIGTERM)
             else:
                 deadline = time.monotonic()
         if deadline is not None and time.monotonic() >= deadline:

@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--meeting", default="", help="the meeting's name, if one attempt is started several times")
     parser.add_argument("--interface", default="")
     parser.add_argument("--grace", type=float, default=GRACE_S)
+    parser.add_argument("--together", action="store_true", help="who ends the job signals all its processes at once")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
     signs = Signs(options.work_dir / "logs", options.attempt)
@@ -77,15 +78,17 @@ def main(arguments: list[str] | None = None) -> int:
     meeting = Meeting(name, options.nodes, options.node, options.endpoint, options.interface)
     agent_grace = max(1, int(options.grace) - MARGIN_S)
     guard = [sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid()), "--grace", str(options.grace)]
+    if options.together:
+        guard.append("--together")
     child = subprocess.Popen(
         [*guard, "--", *torchrun(ranks, meeting, agent_grace)], env=environment(ranks, meeting), start_new_session=True
     )
-    return _attend(child, signs, options.node, options.work_dir)
+    return _attend(child, signs, options.node, options.work_dir, options.together)
 
 
-def _attend(guard: subprocess.Popen[bytes], signs: Signs, node: int, work_dir: Path) -> int:
+def _attend(guard: subprocess.Popen[bytes], signs: Signs, node: int, work_dir: Path, together: bool) -> int:
     """Wait for the end, beat, and pass on what the signs and the machine's own signals say."""
-    told = False
+    told = together  # then the guard has heard it already
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal told

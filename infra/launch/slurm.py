@@ -95,7 +95,7 @@ def render(spec: JobSpec, settings: SlurmSettings, work_dir: Path, attempt: str,
     node = [
         *(python, "-m", "infra.launch.node", "--work-dir", str(work_dir), "--attempt", attempt),
         *("--module", spec.module, "--nodes", str(spec.nodes), "--ranks", str(spec.ranks)),
-        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s)),
+        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s), "--together"),
         *(("--interface", settings.interface) if settings.interface else ()),
         *(part for name, value in sorted(spec.env.items()) for part in ("--env", f"{name}={value}")),
     ]

@@ -52,7 +52,7 @@ export HEADWATER_MEETING="try-1.${SLURM_RESTART_COUNT:-0}"
 again=0
 # USR1: the time limit is near. The ranks save and leave, and the job goes back into the queue.
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --env '"'"'NCCL_DEBUG=WARN x'"'"' --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"' &
+srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --together --env '"'"'NCCL_DEBUG=WARN x'"'"' --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"' &
 step=$!
 while :; do
   wait "$step"; code=$?
@@ -199,7 +199,7 @@ def test_pretraining_is_preempted_and_its_driver_killed_and_the_model_is_the_sam
     from tests.training.pretraining import PretrainJob, build_inputs, small_config
 
     inputs = build_inputs(tmp_path / "inputs")
-    changes = {"nodes": 2, "ranks": 1, "steps": 60, "checkpoint_every": 10}
+    changes = {"nodes": 2, "ranks": 1, "steps": 300, "checkpoint_every": 100}
     here = PretrainJob(tmp_path / "here", inputs, small_config(**changes))
     here.run(ranks=2)
     there = PretrainJob(tmp_path / "there", inputs, small_config(**changes))
@@ -219,10 +219,11 @@ def test_pretraining_is_preempted_and_its_driver_killed_and_the_model_is_the_sam
         assert until(lambda: reached(20), 120)
         number = read_json(work / "job.json")["id"]
         subprocess.run(["scontrol", "requeue", number], check=True)
+        assert until(lambda: "PENDING" in _job(number), 60)
+        assert left_in_order(work)
+        subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)  # not in two minutes
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        said = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
-        assert "Requeue=1" in said
         driver = start()
         assert driver.wait(200) == 0
     finally:
@@ -230,6 +231,13 @@ def test_pretraining_is_preempted_and_its_driver_killed_and_the_model_is_the_sam
         driver.wait()
     assert scripts(work) == 1
     assert there.digest() == here.digest()
-    assert len(there.events("progress")) >= 60
-    restarts = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
-    assert "Restarts=1" in restarts
+    assert "Restarts=1" in _job(number)
+
+
+def _job(number: str) -> str:
+    return subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
+
+
+def left_in_order(work: Path) -> bool:
+    """The ranks left a checkpoint of the step at which they were told to go, which no schedule asked for."""
+    return any(int(path.name.rpartition("-")[2]) % 100 for path in (work / "checkpoints").glob("step-*"))

