@@ -1,7 +1,8 @@
 """``headwater bench train``: ours, a plain PyTorch loop and Hugging Face's Trainer on the same model, batches and data.
 
-Contenders run in turn, each in a process of its own, for several rounds: a round's ratio compares runs that saw the same
-state of the machine, and the figure is the median over rounds (of both precisions on a CPU, the worse one).
+Contenders are processes that take turns of a few steps, one at a time and in changing order, so that what is compared
+was measured within seconds of each other on the same state of the machine; the figure is the median over turns (of both
+precisions on a CPU, the worse one). The first turn warms up and does not count.
 
 On a CPU the model is that of the demo; on a GPU one of 350 million parameters in bf16, where ``mfu`` is added.
 """
@@ -12,9 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -32,14 +35,15 @@ LARGE = {
     "max_position": 2048,
 }
 CADENCE_S = 60.0
-"""Checkpoints a minute, for the fraction of time they cost."""
+"""A checkpoint a minute, for the fraction of time they cost."""
 
 
-def run(rounds: int = 3, steps: int = 10, threads: int = 0, skip_peers: bool = False) -> dict[str, Any]:
-    """``steps`` timed steps a run; ``threads`` 0 means every core."""
+def run(turns: int = 9, steps: int = 2, threads: int = 0, skip_peers: bool = False) -> dict[str, Any]:
+    """``turns`` of ``steps`` steps for each contender; ``threads`` 0 means every core."""
     gpu = torch.cuda.is_available()
     names = ["ours"] if skip_peers else ["ours", "plain", "trainer"]
     rows: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-train-") as name:
         folder = Path(name)
         seq_len = 2048 if gpu else 256
@@ -47,52 +51,85 @@ def run(rounds: int = 3, steps: int = 10, threads: int = 0, skip_peers: bool = F
             folder / "inputs", web=20_000 if gpu else 1500, code=5000 if gpu else 400, seq_len=seq_len
         )
         for dtype in ["bf16"] if gpu else ["bf16", "fp32"]:
-            for number in range(rounds):
-                spec = Spec(
-                    inputs={role: str(dataset.root) for role, dataset in inputs.items()},
-                    model=LARGE if gpu else SMALL,
-                    dtype=dtype,
-                    batch=64 if gpu else 16,
-                    micro=16 if gpu else 8,
-                    steps=steps,
-                    warmup=3,
-                    threads=threads or os.cpu_count() or 1,
-                    compile=gpu,
-                    folder="",
-                )
-                # Another first one every round: whoever runs first may find a cooler, or a busier, machine.
-                for contender in names[number % len(names) :] + names[: number % len(names)]:
-                    place = folder / f"{dtype}-{number}-{contender}"
-                    rows.append(
-                        {"contender": contender, "dtype": dtype, "round": number} | _measure(spec, contender, place)
-                    )
-    return {"figures": _figures(rows, names), "rows": rows}
+            spec = Spec(
+                inputs={role: str(dataset.root) for role, dataset in inputs.items()},
+                model=LARGE if gpu else SMALL,
+                dtype=dtype,
+                batch=64 if gpu else 16,
+                micro=16 if gpu else 8,
+                turns=turns,
+                steps=steps,
+                threads=threads or os.cpu_count() or 1,
+                compile=gpu,
+                folder="",
+            )
+            with _contenders(spec, names, folder / dtype) as running:
+                for turn in range(1 + turns):
+                    # Another first one every turn: whoever comes after a slow one may find a warmer machine.
+                    for contender in names[turn % len(names) :] + names[: turn % len(names)]:
+                        taken = running[contender].next("TURN")
+                        if turn:
+                            rows.append({"contender": contender, "dtype": dtype, "turn": turn} | taken)
+                answers += [{"contender": name, "dtype": dtype} | running[name].next("ANSWER") for name in names]
+    return {"figures": _figures(rows, answers, names), "rows": rows, "contenders": answers}
 
 
-def _measure(spec: Spec, contender: str, place: Path) -> dict[str, Any]:
-    place.mkdir()
-    path = place / "spec.json"
-    path.write_text(json.dumps(asdict(spec) | {"folder": str(place)}))
-    command = [sys.executable, "-m", "tests.benchmarks.train_parts.contenders", contender, str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(spec.threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    if not answers:
-        raise RuntimeError(f"{contender} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(answers[-1].removeprefix("ANSWER "))
-    return answer
+class _Contender:
+    """A process that waits for its turn."""
+
+    def __init__(self, name: str, spec: Spec, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        path, self.name, self.errors = folder / "spec.json", name, folder / "errors.txt"
+        path.write_text(json.dumps(asdict(spec) | {"folder": str(folder)}))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(spec.threads), "HF_HUB_OFFLINE": "1"}
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.benchmarks.train_parts.contenders", name, str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
+
+    def next(self, kind: Literal["TURN", "ANSWER"]) -> dict[str, Any]:
+        """Let it go on to its next report."""
+        assert self.process.stdin and self.process.stdout
+        with suppress(BrokenPipeError):  # what it died of is told below
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith(kind):
+                found: dict[str, Any] = json.loads(line.removeprefix(kind))
+                return found
+        code = self.process.wait()
+        raise RuntimeError(f"{self.name} ended with exit code {code}: {self.errors.read_text()[-2000:]}")
 
 
-def _figures(rows: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
-    ours = [row for row in rows if row["contender"] == "ours"]
+@contextmanager
+def _contenders(spec: Spec, names: Sequence[str], folder: Path) -> Iterator[dict[str, _Contender]]:
+    running: dict[str, _Contender] = {}
+    try:
+        for name in names:
+            running[name] = _Contender(name, spec, folder / name)
+        yield running
+    finally:
+        for contender in running.values():
+            contender.process.kill()
+            contender.process.communicate()
+
+
+def _figures(rows: list[dict[str, Any]], answers: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
+    turns = [row for row in rows if row["contender"] == "ours"]
+    ours = [answer for answer in answers if answer["contender"] == "ours"]
     figures = {
-        "tokens_per_s": statistics.median(row["tokens_per_s"] for row in ours if row["dtype"] == "bf16"),
-        "data_wait_fraction": statistics.median(row["data_wait_fraction"] for row in ours),
-        "checkpoint_stall_fraction": statistics.median(row["checkpoint_lost_s"] for row in ours) / CADENCE_S,
-        "peak_memory_gb": max(row["peak_memory_gb"] for row in ours),
+        "tokens_per_s": statistics.median(row["tokens_per_s"] for row in turns if row["dtype"] == "bf16"),
+        "data_wait_fraction": statistics.median(row["data_wait_fraction"] for row in turns),
+        "checkpoint_stall_fraction": max(answer["checkpoint_lost_s"] for answer in ours) / CADENCE_S,
+        "peak_memory_gb": max(answer["peak_memory_gb"] for answer in ours),
     }
     if ours[0]["mfu"] is not None:
-        figures["mfu"] = statistics.median(row["mfu"] for row in ours)
+        figures["mfu"] = statistics.median(answer["mfu"] for answer in ours)
     for peer, figure in (("plain", "ratio_plain_loop"), ("trainer", "ratio_hf_trainer")):
         if peer in names:
             figures[figure] = _ratio(rows, peer, "tokens_per_s")
@@ -101,10 +138,10 @@ def _figures(rows: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
 
 
 def _ratio(rows: list[dict[str, Any]], peer: str, speed: str) -> float:
-    """Ours over a peer's speed: the median over rounds, in the precision where it is worse."""
+    """Ours over a peer's speed: the median over turns, in the precision where it is worse."""
     return min(statistics.median(_ratios(rows, peer, dtype, speed)) for dtype in {row["dtype"] for row in rows})
 
 
 def _ratios(rows: list[dict[str, Any]], peer: str, dtype: str, speed: str) -> list[float]:
-    speeds = {(row["contender"], row["round"]): row[speed] for row in rows if row["dtype"] == dtype}
-    return [value / speeds[peer, number] for (name, number), value in speeds.items() if name == "ours"]
+    speeds = {(row["contender"], row["turn"]): row[speed] for row in rows if row["dtype"] == dtype}
+    return [value / speeds[peer, turn] for (name, turn), value in speeds.items() if name == "ours"]

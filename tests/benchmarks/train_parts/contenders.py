@@ -1,12 +1,12 @@
 """Ours, a plain PyTorch loop and Hugging Face's Trainer: the same model, batches, precision and optimizer.
 
-    python -m tests.benchmarks.train_parts.contenders NAME SPEC.json      prints one JSON object
+    python -m tests.benchmarks.train_parts.contenders NAME SPEC.json
 
-Each contender runs alone in a process of its own. A step is timed from the end of the one before it to its own end, so
-that reading data, reporting and whatever a framework does between steps counts.
+Each contender is a process of its own that trains only while it has the turn: it waits for a line on its input, takes
+a turn's steps, prints ``TURN {...}`` and waits again; at the end it prints ``ANSWER {...}``. A step is timed from the end of
+the one before it to its own end, so that reading data, reporting and whatever a framework does between steps counts.
 """
 
-import itertools
 import json
 import statistics
 import sys
@@ -35,8 +35,9 @@ class Spec:
     dtype: str
     batch: int
     micro: int
+    turns: int
     steps: int
-    warmup: int
+    """Steps of a turn. A turn for warming up comes first."""
     threads: int
     compile: bool
     folder: str
@@ -44,6 +45,10 @@ class Spec:
     @property
     def shape(self) -> ModelConfig:
         return ModelConfig.model_validate(self.model)
+
+    @property
+    def total_steps(self) -> int:
+        return (1 + self.turns) * self.steps
 
     @property
     def device(self) -> torch.device:
@@ -54,32 +59,44 @@ class Spec:
 
 
 class Clock:
-    """Ends of steps, and how long each waited for its data."""
+    """Waits for the turn, and reports what the steps of each took."""
 
-    def __init__(self) -> None:
-        self.ends = [time.perf_counter()]
-        self.processor = [time.process_time()]
-        self.waited = [0.0]
+    def __init__(self, spec: Spec, seq_len: int) -> None:
+        self.spec, self.seq_len = spec, seq_len
+        self.taken = 0
+        self.speeds: list[float] = []
+        self._begin(0.0)
 
     def end(self, waited: float) -> None:
+        """A step is over; ``waited`` is the running total of the seconds spent waiting for data."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-        self.processor.append(time.process_time())
-        self.waited.append(waited)
-
-    def result(self, spec: Spec, seq_len: int) -> dict[str, float | None]:
-        ends, waited, processor = (series[spec.warmup :] for series in (self.ends, self.waited, self.processor))
-        seconds = [after - before for before, after in itertools.pairwise(ends)]
-        speed = spec.batch * seq_len / statistics.median(seconds)
-        return {
-            "tokens_per_s": speed,
+        self.taken += 1
+        if self.taken % self.spec.steps:
+            return
+        seconds, processor = time.perf_counter() - self._began, time.process_time() - self._processor
+        tokens = self.spec.batch * self.seq_len * self.spec.steps
+        self.speeds.append(tokens / seconds)
+        turn = {
+            "tokens_per_s": tokens / seconds,
             # Hardly touched by other load on the machine, where wall-clock time is.
-            "tokens_per_cpu_s": spec.batch * seq_len * (len(ends) - 1) / (processor[-1] - processor[0]),
-            "peak_memory_gb": memory_gb(),
-            "data_wait_fraction": (waited[-1] - waited[0]) / (ends[-1] - ends[0]),
-            "mfu": utilisation(spec.shape, seq_len, speed, 1),
+            "tokens_per_cpu_s": tokens / processor,
+            "data_wait_fraction": (waited - self._waited) / seconds,
         }
+        print("TURN " + json.dumps(turn), flush=True)
+        self._begin(waited)  # after the last one, too: what follows must not disturb the others' turns
+
+    def _begin(self, waited: float) -> None:
+        sys.stdin.readline()
+        self._began, self._processor, self._waited = time.perf_counter(), time.process_time(), waited
+
+    @property
+    def step_seconds(self) -> float:
+        return self.spec.batch * self.seq_len / statistics.median(self.speeds[1:])
+
+    def result(self) -> dict[str, float | None]:
+        speed = statistics.median(self.speeds[1:])
+        return {"peak_memory_gb": memory_gb(), "mfu": utilisation(self.spec.shape, self.seq_len, speed, 1)}
 
 
 def ours(spec: Spec) -> dict[str, float | None]:
@@ -92,7 +109,7 @@ def ours(spec: Spec) -> dict[str, float | None]:
     config = PretrainConfig.model_validate(
         {
             "model": spec.model,
-            "steps": 10 * (spec.warmup + spec.steps),
+            "steps": 10 * spec.total_steps,
             "batch_sequences": spec.batch,
             "parallel": {"dtype": spec.dtype, "micro_batch": spec.micro, "compile": spec.compile},
             "optimizer": {"lr": 1e-4},
@@ -106,9 +123,9 @@ def ours(spec: Spec) -> dict[str, float | None]:
     request = JobRequest("pretrain", "0" * 12, {}, inputs, folder / "dataset", folder / "work")
     for path in (request.dataset_root, request.work_dir):
         path.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
     with distributed() as ranks:
         data = open_data(inputs["shards"].local("data"), inputs["tokenizer"].local("data"))
+        clock = Clock(spec, data.train.seq_len)
         # Not the tokenizer's vocabulary, which is small: the output layer should weigh what it usually does.
         reporter = Reporter(request, ranks, spec.shape, data.train.seq_len, "")
         loop = build_loop(request, config, ranks, data, spec.shape, reporter)
@@ -117,7 +134,8 @@ def ours(spec: Spec) -> dict[str, float | None]:
 
         def step(result: Any, seconds: float) -> None:
             report(result, seconds)
-            clock.end(loop.loader.wait_seconds)
+            if clock.taken < spec.total_steps:
+                clock.end(loop.loader.wait_seconds)
 
         loop.events.step = step
         batches = loop.loader.steps(0)
@@ -126,9 +144,8 @@ def ours(spec: Spec) -> dict[str, float | None]:
             for _ in range(steps):
                 loop.take(next(batches), lambda: False)
 
-        advance(spec.warmup + spec.steps)
-        answer = clock.result(spec, data.train.seq_len)
-        usual = statistics.median(np.diff(clock.ends[spec.warmup :]))
+        advance(spec.total_steps)
+        answer = clock.result()
         began = time.perf_counter()
         loop.checkpoints.save({})
         answer["checkpoint_call_s"] = time.perf_counter() - began
@@ -137,7 +154,7 @@ def ours(spec: Spec) -> dict[str, float | None]:
             advance(1)
             taken += 1
         # What one checkpoint costs the training: the time until it is written, less the work done meanwhile.
-        answer["checkpoint_lost_s"] = max(0.0, time.perf_counter() - began - taken * usual)
+        answer["checkpoint_lost_s"] = max(0.0, time.perf_counter() - began - taken * clock.step_seconds)
         batches.close()
     return answer
 
@@ -148,9 +165,9 @@ def plain(spec: Spec) -> dict[str, float | None]:
     model: nn.Module = build_model(spec.shape, 0, device=spec.device)
     decoder = torch.compile(model) if spec.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    batches, clock, waited = iter(_batches(spec, shards)), Clock(), 0.0
+    batches, clock, waited = iter(_batches(spec, shards)), Clock(spec, shards.seq_len), 0.0
     model.train()
-    for _ in range(spec.warmup + spec.steps):
+    for _ in range(spec.total_steps):
         for _ in range(spec.batch // spec.micro):
             before = time.perf_counter()
             tokens = next(batches).to(spec.device)
@@ -164,7 +181,7 @@ def plain(spec: Spec) -> dict[str, float | None]:
         optimizer.zero_grad(set_to_none=True)
         loss.item()
         clock.end(waited)
-    return clock.result(spec, shards.seq_len)
+    return clock.result()
 
 
 def trainer(spec: Spec) -> dict[str, float | None]:
@@ -183,11 +200,13 @@ def trainer(spec: Spec) -> dict[str, float | None]:
             max_position_embeddings=shape.max_position,
         )
     )
-    clock = Clock()
 
     class Timer(TrainerCallback):
+        def on_train_begin(self, *arguments: Any, **named: Any) -> None:
+            self.clock = Clock(spec, shards.seq_len)
+
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
-            clock.end(0.0)
+            self.clock.end(0.0)
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -199,7 +218,7 @@ def trainer(spec: Spec) -> dict[str, float | None]:
 
     arguments = TrainingArguments(
         output_dir=spec.folder,
-        max_steps=spec.warmup + spec.steps,
+        max_steps=spec.total_steps,
         per_device_train_batch_size=spec.micro,
         gradient_accumulation_steps=spec.batch // spec.micro,
         learning_rate=1e-4,
@@ -212,8 +231,9 @@ def trainer(spec: Spec) -> dict[str, float | None]:
         save_strategy="no",
         disable_tqdm=True,
     )
-    Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[Timer()]).train()
-    return clock.result(spec, shards.seq_len) | {"data_wait_fraction": None}
+    timer = Timer()
+    Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[timer]).train()
+    return timer.clock.result()
 
 
 def _row(shards: ShardSet, index: int) -> Tensor:
@@ -221,7 +241,7 @@ def _row(shards: ShardSet, index: int) -> Tensor:
 
 
 def _batches(spec: Spec, shards: ShardSet) -> Iterator[Tensor]:
-    order = rows_of(0, np.arange((spec.warmup + spec.steps) * spec.batch), shards.phases)
+    order = rows_of(0, np.arange(spec.total_steps * spec.batch), shards.phases)
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self) -> int:
