@@ -15,7 +15,7 @@ from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
 from flows.crawl_runs import CrawlRun, start_crawl
-from flows.crawls import Series
+from flows.crawls import First, Series
 from flows.deployments import crawl_sources
 from flows.incremental import require_crawl_source
 from flows.params import RecipeParams
@@ -27,8 +27,6 @@ from pipeline.sources.common_crawl import COLLECTIONS, list_crawls
 
 PUBLIC_MIRRORS = ("https://data.commoncrawl.org", "s3://commoncrawl")
 """Mirrors that do not hold the list of crawls: it is on the URL index's server."""
-
-First = Literal["newest", "none", "all"]
 
 
 class WatchParams(RecipeParams):
@@ -76,7 +74,7 @@ def watch(params: WatchParams) -> list[str]:
     require_crawl_source(recipe)
     how = CrawlRun(recipe, Series(store, recipe.name), params.workspace, params.dispatch, params.train)
     listed = listed_crawls(recipe, params.crawl_list)
-    new = new_crawls(how.series, listed, params.first)
+    new = how.series.new_crawls(listed, params.first)
     rows = []
     for crawl in new:
         run = start_crawl(how, crawl, "watch")
@@ -100,12 +98,3 @@ def listed_crawls(recipe: Recipe, address: str) -> list[str]:
     if not address:
         address = source.index if source.mirror.rstrip("/") in PUBLIC_MIRRORS else source.mirror
     return [crawl.id for crawl in list_crawls(address.removesuffix(COLLECTIONS).rstrip("/"))]
-
-
-def new_crawls(series: Series, listed: list[str], first: First) -> list[str]:
-    """The crawls to start now, oldest first."""
-    known = series.known()
-    if known is None:
-        before = {"newest": listed[1:], "none": listed, "all": []}[first]
-        known = series.begin_watching(before)
-    return [crawl for crawl in reversed(listed) if crawl not in known and series.is_new(crawl)]

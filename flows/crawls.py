@@ -19,11 +19,13 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from infra.errors import ConfigError, InputError
-from infra.store.files import create_exclusive, exists, filesystem, read_json, write_json
+from infra.store.files import child_names, create_exclusive, exists, read_json, write_json
 from infra.store.store import Store
+
+First = Literal["newest", "none", "all"]
 
 LAST_STAGE = "shards"
 """A crawl is part of the chain once this stage published."""
@@ -71,6 +73,17 @@ class Series:
         """Crawls that were there before the first watch; None before it."""
         found = self._read("known.json")
         return frozenset(found["crawls"]) if found is not None else None
+
+    def new_crawls(self, listed: Sequence[str], first: First) -> list[str]:
+        """The crawls that nobody started yet, oldest first; ``listed`` is newest first. ``first`` says what the first watch
+        ever takes for new."""
+        known = self.known()
+        if known is None and not listed:
+            return []  # an empty list says nothing: it must not make every crawl new that it will have tomorrow
+        if known is None:
+            before = {"newest": listed[1:], "none": listed, "all": ()}[first]
+            known = self.begin_watching(before)
+        return [crawl for crawl in reversed(listed) if crawl not in known and self.is_new(crawl)]
 
     def begin_watching(self, known: Sequence[str]) -> frozenset[str]:
         """Write down what was there before, unless another watch did: its word holds."""
@@ -145,7 +158,7 @@ class Series:
 
     def chain(self) -> list[str]:
         """The crawls that published shards, each after the one it was appended to."""
-        members = [name for name in _children(self.root) if self.published(name)]
+        members = [name for name in child_names(self.root) if self.published(name)]
         after = {(base.after if (base := self.base(name)) else ""): name for name in members}
         if len(after) < len(members):
             raise InputError(
@@ -199,11 +212,6 @@ def _place(order: Sequence[str], crawl: str) -> int:
         shown = ", ".join(order[-5:]) or "none"
         raise ConfigError(f"the list of crawls has no {crawl!r}", remedy=f"The newest it has: {shown}.")
     return order.index(crawl)
-
-
-def _children(root: str) -> list[str]:
-    fs, top = filesystem(root)
-    return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(top, detail=False)) if fs.exists(top) else []
 
 
 def _json(value: Any) -> bytes:

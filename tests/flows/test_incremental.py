@@ -97,8 +97,7 @@ def test_nothing_of_the_first_crawl_is_read_or_made_again(ran: Ran) -> None:
     assert actions["classifier"] == actions["tokenizer"] == actions["sample"] == Action.SKIP
     assert {output.path.split("/")[1] for output in ran.second.datasets["ingest"].files("data/")} == {"web"}
     shards = ran.second.datasets["shards"]
-    adopted = [output for output in ran.first.datasets["shards"].files("data/", ".arrow")]
-    for output in adopted:
+    for output in ran.first.datasets["shards"].files("data/", ".arrow"):
         old, new = ran.first.datasets["shards"].local(output.path), shards.local(output.path)
         assert old.stat().st_ino == new.stat().st_ino
 
