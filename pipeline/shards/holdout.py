@@ -6,7 +6,6 @@ So a source holds out a fixed share, or a fixed number of documents where that i
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,11 +29,11 @@ def holdouts(
     receipts: Sequence[Receipt], files: Iterable[str], fraction: float, least_documents: int
 ) -> dict[str, Holdout]:
     """The bound of every source, from the first step's totals; only sources too small for the share are read."""
-    by_source: dict[str, list[Path]] = {}
-    for path in map(Path, files):
-        by_source.setdefault(path.parent.name, []).append(path)
+    by_source: dict[str, list[str]] = {}
+    for address in files:
+        by_source.setdefault(address.rsplit("/", 2)[-2], []).append(address)
     found = {}
-    for source, paths in sorted(by_source.items()):
+    for source, addresses in sorted(by_source.items()):
         documents, tokens, held_documents, held_tokens = (
             sum_metric(receipts, name).get(source, 0)
             for name in ("documents", "tokens", "held_documents", "held_tokens")
@@ -43,15 +42,15 @@ def holdouts(
         if held_documents >= wanted:
             found[source] = Holdout(held_bound(fraction), tokens - held_tokens)
         else:
-            found[source] = _lowest(paths, wanted)
+            found[source] = _lowest(addresses, wanted)
     return found
 
 
-def _lowest(paths: Iterable[Path], wanted: int) -> Holdout:
+def _lowest(addresses: Iterable[str], wanted: int) -> Holdout:
     """The bound below which ``wanted`` documents lie."""
     numbers, lengths = [], []
-    for path in paths:
-        for batch in TokenFile(path).batches():
+    for address in addresses:
+        for batch in TokenFile(address).batches():
             numbers.append(batch.column("held").to_numpy())
             lengths.append(np.diff(batch.column("tokens").offsets.to_numpy()))
     held, tokens = np.concatenate(numbers), np.concatenate(lengths)

@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 from infra.config import Config, Execution, Json
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
-from infra.store.cache import local_file
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, file_sizes, write_bytes
 from pipeline.shards.append import UNIGRAMS, Earlier, adopt, adopt_units
@@ -284,7 +283,7 @@ def _tokenizer(inputs: Mapping[str, Dataset]) -> Tokenizer:
 def _token_files(context: UnitContext, source: str = "*") -> list[TokenFile]:
     folder = f"{context.work_root}/steps/{TOKENISE}"
     names = sorted(name for name in file_sizes(folder) if fnmatch(name, f"{source}/*.arrow"))
-    return [TokenFile(local_file(f"{folder}/{name}")) for name in names]
+    return [TokenFile(f"{folder}/{name}") for name in names]
 
 
 # ---- finalize -------------------------------------------------------------------------------------------------------

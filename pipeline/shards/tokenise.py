@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from infra.store.cache import local_file
 from pipeline.document import read_batches
 from pipeline.ledger import Fate
 from pipeline.shards.format import token_type
@@ -133,7 +134,8 @@ def write_sorted(tokenised: Tokenised, vocab_size: int, path: Path) -> None:
 class TokenFile:
     """A sorted file, mapped into memory: only the batches that are asked for are touched."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, address: str) -> None:
+        path = local_file(address)
         self.source = path.parent.name
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
 
