@@ -29,6 +29,8 @@ SILENT_S = 12 * BEAT_S
 START_LIMIT_S = 120
 """A host whose command was sent must show itself within this."""
 
+HANG_UP_S = 10
+
 
 class HostsSettings(Config):
     """The machines, and how a command gets there."""
@@ -185,13 +187,19 @@ class HostsLauncher:
                     remedy="End them there by hand, then run again.",
                 )
             time.sleep(TICK_S)
+        self._hang_up(handle)
+
+    def _hang_up(self, handle: JobHandle) -> None:
+        """The hosts have ended: let their last words arrive."""
         for process in self._started.pop(handle.detail["attempt"], []):
-            process.terminate()
-            process.wait()
+            try:
+                process.wait(HANG_UP_S)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
 
     def _end(self, handle: JobHandle, code: int) -> JobEnd:
         signs = self._signs(handle)
+        self._hang_up(handle)
         reason, end = read_logs(signs.logs, signs.attempt)
-        for process in self._started.pop(signs.attempt, []):
-            process.wait()
         return JobEnd(code, reason, end)

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 TAIL_BYTES = 6000
+SEARCHED_BYTES = 1 << 20
+"""Agents of other nodes complain at length after the one that knows the cause."""
 VERDICT = re.compile(r"Root Cause.*?rank\s*:\s*(\d+)\s*\(local_rank:\s*(\d+)\).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 TRACE = re.compile(r"^(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b", re.MULTILINE)
 
@@ -16,7 +18,7 @@ TRACE = re.compile(r"^(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b", re.
 def read_logs(logs: Path, attempt: str) -> tuple[str, str]:
     """The agent's verdict (``rank 1 exit code 1``) and the end of the log that says why."""
     agent = tail(logs / f"{attempt}.log")
-    verdict = VERDICT.search(agent)
+    verdict = VERDICT.search(tail(logs / f"{attempt}.log", SEARCHED_BYTES))
     if verdict is None:
         return "", agent
     rank, local, code = verdict.groups()
@@ -27,11 +29,11 @@ def read_logs(logs: Path, attempt: str) -> tuple[str, str]:
     return reason, telling[-1] if telling else agent
 
 
-def tail(path: Path) -> str:
+def tail(path: Path, most: int = TAIL_BYTES) -> str:
     if not path.exists():
         return ""
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        stream.seek(max(0, path.stat().st_size - most))
         return stream.read().decode(errors="replace")
 
 

