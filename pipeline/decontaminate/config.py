@@ -17,7 +17,7 @@ class EvaluationSet(Config):
     dataset; ``dataset://<stage>/<path>`` is a file of an upstream dataset."""
 
     fields: tuple[str, ...] = ("prompt", "canonical_solution")
-    """Texts of an item; ``a.b`` reaches into nested values, lists are joined by line breaks."""
+    """Texts of an item; ``a.b`` reaches into nested values, also those of a list, which are joined by line breaks."""
 
     id_field: str = "task_id"
     """Names the item in the evidence; items without it are named by their number."""

@@ -1,7 +1,7 @@
 """Reading evaluation sets: items with an id and some named texts."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,21 +36,22 @@ def upstream_stages(evaluations: tuple[EvaluationSet, ...]) -> list[str]:
 
 
 def read_texts(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[Text]:
-    """Every text of an evaluation set. Raises InputError where the set or its fields are not there."""
-    number = found = 0
+    """Every text of an evaluation set. Raises where the set is not there, or one of its fields in none of its items."""
+    number = 0
     keys: list[str] = []
+    missing = dict.fromkeys(evaluation.fields)
     for number, item in enumerate(_rows(evaluation, inputs), start=1):
         keys = keys or sorted(item)
         name = _value(item, evaluation.id_field) or str(number)
         for field in evaluation.fields:
             text = _value(item, field)
             if text:
-                found += 1
+                missing.pop(field, None)
                 yield Text(evaluation.name, name, field, text)
-    if not found:
+    if missing:
         reason = f"its items have {', '.join(keys)}" if number else "it has no items"
         raise ConfigError(
-            f"evaluation {evaluation.name!r} has no text in {', '.join(evaluation.fields)}: {reason}",
+            f"evaluation {evaluation.name!r} has no text in {', '.join(missing)}: {reason}",
             where=evaluation.address,
             remedy="Correct its fields in the recipe (decontaminate.evaluations).",
         )
@@ -102,9 +103,16 @@ def _hugging_face(address: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _value(item: Mapping[str, Any], path: str) -> str:
-    value: Any = item
+    values: list[Any] = [item]
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, (list, tuple)):
-        return "\n".join(str(part) for part in value)
-    return "" if value is None else str(value)
+        values = [value[key] for value in _flat(values) if isinstance(value, Mapping) and key in value]
+    return "\n".join(str(value) for value in _flat(values) if value is not None)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, those of lists among them one by one."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value

@@ -150,3 +150,32 @@ def test_missing_sets_and_fields_are_said(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"prompt": 1}\n{oops\n')
     with pytest.raises(InputError, match="line 2 is not JSON"):
         run(tmp_path / "3", [document("d", "x")], evaluations=[{"name": "t", "address": str(tmp_path / "bad.jsonl")}])
+
+
+def test_fields_inside_lists(tmp_path: Path) -> None:
+    """As in ARC: a list of choices, each an object with a text."""
+    choices = [" ".join(sentence_words(RNG, 15)) for _ in range(4)]
+    items = [{"task_id": "q", "question": {"choices": [{"text": text, "label": "A"} for text in choices]}}]
+    evaluations = [
+        {"name": "t", "address": "dataset://sample/eval/t.jsonl", "fields": ["question.choices.text"]},
+    ]
+    rows = [document("d", "\n".join(choices)), document("e", FILLER[0])]
+    assert kept(run(tmp_path, rows, items, evaluations=evaluations)) == {rows[1]["id"]}
+
+
+def test_a_field_that_no_item_has_is_said_although_others_are_there(tmp_path: Path) -> None:
+    evaluations = [{"name": "t", "address": "dataset://sample/eval/t.jsonl", "fields": ["prompt", "solution"]}]
+    with pytest.raises(ConfigError, match="has no text in solution: its items have answer, prompt, task_id"):
+        run(tmp_path, [document("d", "x")], evaluations=evaluations)
+
+
+def test_hugging_face_datasets(tmp_path: Path) -> None:
+    """The library takes the address of a folder for the name of a dataset: nothing is fetched."""
+    (tmp_path / "set").mkdir()
+    lines = "\n".join(json.dumps({"question": item["prompt"]}) for item in ITEMS)
+    (tmp_path / "set" / "test.jsonl").write_text(lines)
+    rows = [document("planted", ITEMS[2]["prompt"]), document("clean", FILLER[0])]
+    evaluations = [{"name": "hub", "address": f"hf://{tmp_path}/set@test", "fields": ["question"]}]
+    dataset = run(tmp_path, rows, evaluations=evaluations)
+    assert kept(dataset) == {rows[1]["id"]}
+    assert {row["item"] for row in evidence(dataset)} == {"3"}
