@@ -15,12 +15,16 @@ from infra.planning import Selection
 from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
 from infra.runs import RunRecord
+from infra.store.files import check_reachable
 from infra.store.store import Store
 
 
 def open_store(workspace: str | None) -> Store:
     """The workspace that was named, or $HEADWATER_HOME, or ./workspace."""
-    return Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
+    store = Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
+    if not store.is_local:
+        check_reachable(store.address)
+    return store
 
 
 def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:

@@ -9,7 +9,7 @@ from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, 
 from flows.doctor import server_checks
 from flows.up import DEFAULT_PORT
 from infra.doctor import Check, machine_checks
-from infra.store.store import Store
+from infra.errors import HeadwaterError
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -23,7 +23,7 @@ def command(
     failed = False
     found = []
     out = console()
-    for check in examine(open_store(workspace), port, fix):
+    for check in examine(workspace, port, fix):
         failed |= check.state == "fail"
         found.append(check.as_dict())
         if not json:
@@ -36,6 +36,11 @@ def command(
         raise typer.Exit(1)
 
 
-def examine(store: Store, port: int, fix: bool) -> Iterator[Check]:
+def examine(workspace: str | None, port: int, fix: bool) -> Iterator[Check]:
+    try:
+        store = open_store(workspace)
+    except HeadwaterError as error:
+        yield Check("workspace", "fail", f"{error.error} ({error.where})", error.remedy)
+        return
     yield from machine_checks(store, fix)
     yield from server_checks(store, port)

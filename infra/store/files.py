@@ -70,6 +70,23 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, path
 
 
+def check_reachable(url: str) -> None:
+    """Say in one sentence why a bucket cannot be used, before anything begins."""
+    fs, path = filesystem(url)
+    bucket = path.split("/", 1)[0]
+    remedy = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL."
+    try:
+        fs.call_s3("head_bucket", Bucket=bucket)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no bucket {bucket!r}", where=url, remedy="Create it, or mend the address."
+        ) from None
+    except PermissionError:
+        raise ConfigError("the bucket refuses our credentials", where=url, remedy=remedy) from None
+    except Exception as error:  # botocore's own errors have no common base with Python's
+        raise ConfigError(f"the bucket cannot be reached: {error}", where=url, remedy=remedy) from error
+
+
 def is_local(url: str) -> bool:
     """Whether an address is a path of this machine; decided by its form, so that no driver is needed to tell."""
     return "://" not in url.split("::", 1)[0] or url.startswith(("file://", "local://"))

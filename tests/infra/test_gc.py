@@ -81,7 +81,7 @@ def closure(graph: list[tuple[Key, list[Key]]], roots: set[Key]) -> set[Key]:
     return reached
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(case=graphs(), kill_after=st.one_of(st.none(), st.integers(0, 6)))
 def test_what_labels_reach_stays_and_the_rest_goes_also_through_a_kill(
     case: tuple[list[tuple[Key, list[Key]]], set[Key]], kill_after: int | None,

@@ -10,17 +10,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import s3fs
 
-from infra.errors import HeadwaterError, LeaseLost
+import infra.journal as journals
+from infra.errors import ConfigError, HeadwaterError, LeaseLost
 from infra.execution.local import InProcessExecutor
-from infra.journal import SEGMENT, Journal, read_receipts
+from infra.journal import Journal, read_receipts
 from infra.planning import StageNode
 from infra.runner import StageOutcome, run_stage
 from infra.runs import list_runs
 from infra.stage import Receipt
 from infra.store import slot as slots
 from infra.store.cache import cache_root, local_file
-from infra.store.files import child_names, create_exclusive, exists, file_sizes, read_bytes, remove_tree, write_bytes
+from infra.store.files import (
+    check_reachable,
+    child_names,
+    create_exclusive,
+    exists,
+    file_sizes,
+    read_bytes,
+    remove_tree,
+    write_bytes,
+)
 from infra.store.gc import GcSettings, collect
 from infra.store.lease import Lease, lease_holder
 from infra.store.store import Store
@@ -101,12 +112,24 @@ def test_listing_sees_what_others_write(bucket: str) -> None:
     assert not exists(f"{bucket}/a/b")
 
 
-def test_the_journal_is_few_objects_and_complete(bucket: str) -> None:
+def test_a_bucket_that_cannot_be_used_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_reachable(bucket)
+    with pytest.raises(ConfigError, match="no bucket 'no-such-bucket'"):
+        check_reachable("s3://no-such-bucket/x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        check_reachable(bucket)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_the_journal_is_few_objects_and_complete(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "SEGMENT", 5)
     journal = Journal(f"{bucket}/journal")
-    for number in range(SEGMENT + 3):
+    for number in range(8):
         journal.append(Receipt(f"{number:04}", "step", ()))
     assert len(child_names(f"{bucket}/journal")) == 2
-    assert len(read_receipts(f"{bucket}/journal")) == SEGMENT + 3
+    assert len(read_receipts(f"{bucket}/journal")) == 8
 
 
 def test_collection_frees_what_nothing_reaches(bucket: str) -> None:
@@ -162,8 +185,9 @@ def test_the_heartbeat_renews_and_a_loss_is_noticed(place: str) -> None:
     assert b"not " in read_bytes(f"{place}/lease.json")
 
 
-def test_staleness_goes_by_the_clock_of_the_store(place: str) -> None:
+def test_staleness_goes_by_the_clock_of_the_store(bucket: str) -> None:
     """A holder on another machine, whose clock is an hour behind ours, is alive."""
+    place = f"{bucket}/work/a/b"
     record = b'{"owner": "x", "host": "elsewhere", "pid": 1, "process_started": 0, "heartbeat": %d}'
     write_bytes(f"{place}/lease.json", record % (time.time() - 3600))
     with pytest.raises(HeadwaterError, match="elsewhere"):
