@@ -4,12 +4,15 @@ Artifacts are for looking at. The store holds the truth, so everything here is b
 costs the picture and never the run. Sizes are capped, because artifacts live in the server's database.
 """
 
+import contextvars
 import html
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +38,7 @@ SAMPLES = 5
 PROGRESS_EVERY_S = 5.0
 PROGRESS_STEP = 1.0
 LOG_EVERY_S = 30.0
+SETTLE_S = 3.0
 
 log = logging.getLogger("headwater")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -76,8 +80,8 @@ class ProgressReporter:
     """One progress artifact a stage (and step), brought up to date at most every few seconds and every percent."""
 
     every_s: float = PROGRESS_EVERY_S
-    _artifacts: dict[str, UUID] = field(default_factory=dict)
     _shown: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _teller: "_Teller | None" = None
 
     def stage_started(self, stage: str, action: str) -> None:
         self._show(stage, 0.0, action)
@@ -96,10 +100,52 @@ class ProgressReporter:
     def stage_ended(self, stage: str, text: str) -> None:
         if text != "failed":
             self._show(stage, 100.0, text)
+        if self._teller is not None:
+            self._teller.settle(SETTLE_S)
 
     def _show(self, stage: str, percent: float, text: str) -> None:
         self._shown[stage] = (time.monotonic(), percent)
-        percent = min(100.0, max(0.0, percent))
+        self._teller = self._teller or _Teller()
+        self._teller.tell(stage, min(100.0, max(0.0, percent)), text)
+
+
+class _Teller:
+    """Tells the server from a thread of its own, the newest of each stage only.
+
+    A call to a server that is away takes a minute of retries: that must not hold up the driver, which hands out the units.
+    """
+
+    def __init__(self) -> None:
+        self._news: dict[str, tuple[float, str]] = {}
+        self._artifacts: dict[str, UUID] = {}
+        self._busy = False
+        self._change = threading.Condition()
+        flow_run = contextvars.copy_context()  # artifacts belong to the run in whose context they are made
+        threading.Thread(target=flow_run.run, args=(self._serve,), name="progress", daemon=True).start()
+
+    def tell(self, stage: str, percent: float, text: str) -> None:
+        with self._change:
+            self._news[stage] = (percent, text)
+            self._change.notify_all()
+
+    def settle(self, seconds: float) -> None:
+        """Wait until everything is told, but not for long."""
+        with self._change:
+            self._change.wait_for(lambda: not self._news and not self._busy, seconds)
+
+    def _serve(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: bool(self._news))
+                stage = next(iter(self._news))
+                percent, text = self._news.pop(stage)
+                self._busy = True
+            best_effort(partial(self._publish, stage, percent, text))
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
+
+    def _publish(self, stage: str, percent: float, text: str) -> None:
         artifact = self._artifacts.get(stage)
         if artifact is None:
             created = create_progress_artifact(percent, key=artifact_key(stage, "progress"), description=text)

@@ -74,6 +74,8 @@ def settings(home: Path) -> dict[str, str]:
         # Events outweigh everything else in the database; they are a feed, not a record.
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P3D",
         "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # Pauses double: 5 retries bridge a minute without the server, 8 bridge eight. The work itself never waits for it.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
     }
 
 

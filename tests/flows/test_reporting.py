@@ -3,12 +3,24 @@
 import logging
 import os
 import tempfile
+import threading
+import time
+from uuid import UUID, uuid4
 
 import pytest
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
-from flows.reporting import MARKDOWN_BYTES, LogReporter, artifact_key, best_effort, capped, fenced
+from flows import reporting
+from flows.reporting import (
+    MARKDOWN_BYTES,
+    LogReporter,
+    ProgressReporter,
+    artifact_key,
+    best_effort,
+    capped,
+    fenced,
+)
 from infra.progress import Reporters
 
 
@@ -53,3 +65,33 @@ def test_an_artifact_that_cannot_be_published_is_only_logged(caplog: pytest.LogC
 
     best_effort(fail)
     assert "could not be published" in caplog.text
+
+
+def test_a_server_that_does_not_answer_never_holds_up_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[float, str]] = []
+    asked, answer = threading.Event(), threading.Event()
+
+    def create(progress: float, key: str, description: str) -> UUID:
+        asked.set()
+        answer.wait(20)
+        told.append((progress, key))
+        return uuid4()
+
+    def update(artifact: UUID, progress: float, description: str) -> None:
+        told.append((progress, "again"))
+
+    monkeypatch.setattr(reporting, "create_progress_artifact", create)
+    monkeypatch.setattr(reporting, "update_progress_artifact", update)
+    reporter = ProgressReporter(every_s=0.0)
+    began = time.monotonic()
+    reporter.stage_started("dedup", "RUN")
+    assert asked.wait(5)
+    for done in range(1, 51):
+        reporter.progress("dedup", done, 100, {}, None)
+    assert time.monotonic() - began < 5.0
+    assert told == []
+    answer.set()
+    reporter.stage_ended("dedup", "published")
+    assert told[0][1] == "dedup-progress"
+    assert told[-1] == (100.0, "again")
+    assert len(told) < 10  # what was overtaken is not told
