@@ -66,6 +66,9 @@ def external(config: IngestConfig) -> Json:
     listing them on every plan would need the network (change the address, or run with ``--force``)."""
     found: dict[str, Json] = {}
     for source in config.sources:
+        identity = SOURCES[source.kind].identity
+        if identity is not None and (held := identity(source)) is not None:
+            found[source.name] = held
         found_here = SOURCES[source.kind].listed and dataset_role(source.address) is None
         if found_here and not is_http(source.address) and is_local(source.address):
             archives = local_archives(source.address, folders=source.kind == "code")
@@ -125,7 +128,7 @@ def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset], scratch
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=1,
+    code_version=2,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

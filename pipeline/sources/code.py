@@ -1,11 +1,11 @@
-"""Source code: a folder or an archive (tar, zip) is one repository.
+"""Source code: a folder or an archive (tar, zip) is one repository (``git.py``: one at a revision).
 
 Two passes: the first finds the licence files, the second reads the code, so that a file before its licence in the archive
 has the same licence as one after it. Files that are not code are passed over like pictures in a book: only files in a
 known language have a fate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
 from pipeline.document import Document, Origin, document_id
@@ -13,32 +13,40 @@ from pipeline.extract.clean import clean_code
 from pipeline.sources.code_archives import ArchiveCut, Entry, read_entries
 from pipeline.sources.code_checks import MAX_ENCODED_SHARE, encoded_share, generated, minified, vendored
 from pipeline.sources.code_languages import language_of
-from pipeline.sources.contract import Outcome, Part, Reading, SourceConfig, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, lost
 from pipeline.sources.licenses import is_license_file, license_in_header, license_of_text, nearest_license
 from pipeline.sources.warc import payload_digest
 
 MAX_LICENSE_BYTES = 200_000
+Entries = Callable[[int], Iterator[Entry]]
+"""The files of a repository, each with its content up to a bound."""
 
 
 def read(part: Part, reading: Reading) -> Iterator[Outcome]:
     """The code files of an archive as documents, or with the reason why not."""
-    source, archive = reading.source, part.archive
+    archive = part.archive
+    yield from read_files(archive, reading, lambda bound: read_entries(archive, bound))
+
+
+def read_files(archive: Archive, reading: Reading, entries: Entries, repository: str = "") -> Iterator[Outcome]:
+    """As ``read``, of whatever gives files; they are asked for twice."""
+    source = reading.source
     try:
-        licenses = _licenses(part)
-        for entry in read_entries(archive, source.max_file_bytes):
+        licenses = _licenses(entries)
+        for entry in entries(source.max_file_bytes):
             language = language_of(entry.path, entry.content)
             if language is not None:
-                yield _outcome(entry, language, licenses, archive.name, source)
+                yield _outcome(entry, language, licenses, archive.name, source, repository)
     except ArchiveCut as cut:
         identity = document_id(source.name, "", f"{archive.name}@cut", "")
         yield lost(identity, source.name, "failed", "truncated_archive", detail=f"{archive.name}: {cut}"[:200])
 
 
-def _licenses(part: Part) -> dict[str, str]:
+def _licenses(entries: Entries) -> dict[str, str]:
     """SPDX identifier by folder."""
     found: dict[str, str] = {}
     try:
-        for entry in read_entries(part.archive, MAX_LICENSE_BYTES):
+        for entry in entries(MAX_LICENSE_BYTES):
             if is_license_file(entry.path):
                 identifier = license_of_text(entry.content.decode("utf-8", "replace"))
                 if identifier:
@@ -48,7 +56,9 @@ def _licenses(part: Part) -> dict[str, str]:
     return found
 
 
-def _outcome(entry: Entry, language: str, licenses: dict[str, str], archive: str, source: SourceConfig) -> Outcome:
+def _outcome(
+    entry: Entry, language: str, licenses: dict[str, str], archive: str, source: SourceConfig, repository: str
+) -> Outcome:
     digest = payload_digest(entry.content)
     address = f"{archive}/{entry.path}"
     identity = document_id(source.name, address, entry.path, digest)
@@ -94,7 +104,7 @@ def _outcome(entry: Entry, language: str, licenses: dict[str, str], archive: str
             archive=archive, offset=entry.offset, length=len(entry.content), record_id=entry.path, digest=digest
         ),
         path=entry.path,
-        repo=_repository(archive, entry.path),
+        repo=repository or _repository(archive, entry.path),
         programming_language=language,
     )
 

@@ -25,7 +25,7 @@ STAGE_NAME = "ingest"
 
 Outcome = Document | Fate
 Verdict = Literal["dropped", "failed"]
-Kind = Literal["common_crawl", "warc", "wet", "wikipedia", "code", "jsonl", "parquet"]
+Kind = Literal["common_crawl", "warc", "wet", "wikipedia", "code", "git", "jsonl", "parquet", "hugging_face"]
 
 
 class SourceConfig(Config):
@@ -33,9 +33,12 @@ class SourceConfig(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The source's name in documents and folders.")
     kind: Kind = Field(description="What the archives are.")
-    address: str = Field(min_length=1, description="File, glob, fsspec URL or dataset://sample/…; a crawl's name.")
+    address: str = Field(
+        min_length=1,
+        description="File, glob, fsspec URL or dataset://sample/…; a crawl's, dataset's or repository's name.",
+    )
     part_bytes: int = Field(
-        default=64_000_000, ge=100_000, description="WARC: archives larger than this are read as several units."
+        default=64_000_000, ge=100_000, description="WARC, bz2 dumps: larger archives are read as several units."
     )
     content: Literal["warc", "wet"] = Field(default="warc", description="common_crawl: pages, or their text.")
     paths: str = Field(default="", description="common_crawl: only archives whose path matches, with * and ?.")
@@ -53,21 +56,25 @@ class SourceConfig(Config):
     )
     license: str | None = Field(default=None, description="SPDX identifier for documents that do not say their own.")
     language: str | None = Field(default=None, description="ISO 639-1 code where the whole source is in one language.")
-    text_column: str = Field(default="text", description="jsonl, parquet: the column with the text.")
-    id_column: str | None = Field(
-        default=None, description="jsonl, parquet: the record's own id; default its position."
+    subset: str = Field(default="", description="hugging_face: the dataset's configuration.")
+    split: str = Field(default="train", description="hugging_face: the split.")
+    revision: str = Field(default="", description="git, hugging_face: commit, branch or tag; empty: the newest.")
+    max_repository_bytes: int = Field(
+        default=2_000_000_000, ge=1_000, description="git: largest fetch of a repository."
     )
-    url_column: str | None = Field(default=None, description="jsonl, parquet: the URL.")
-    title_column: str | None = Field(default=None, description="jsonl, parquet: the title.")
-    date_column: str | None = Field(default=None, description="jsonl, parquet: the date.")
-    license_column: str | None = Field(default=None, description="jsonl, parquet: the licence.")
+    text_column: str = Field(default="text", description="jsonl, parquet, hugging_face: the column with the text.")
+    id_column: str | None = Field(default=None, description="Tables: the record's own id; default its position.")
+    url_column: str | None = Field(default=None, description="Tables: the URL.")
+    title_column: str | None = Field(default=None, description="Tables: the title.")
+    date_column: str | None = Field(default=None, description="Tables: the date.")
+    license_column: str | None = Field(default=None, description="Tables: the licence.")
     programming_languages: tuple[str, ...] = Field(
-        default=(), description="code: keep only these languages; empty keeps all."
+        default=(), description="code, git: keep only these languages; empty keeps all."
     )
     licenses: tuple[str, ...] = Field(
-        default=(), description="code: keep only files under these SPDX licences; empty keeps all."
+        default=(), description="code, git: keep only files under these SPDX licences; empty keeps all."
     )
-    max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code: larger files are dropped.")
+    max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code, git: larger files are dropped.")
     max_record_bytes: int = Field(
         default=64_000_000, ge=10_000, description="WARC, dumps: larger records are not read."
     )
@@ -116,11 +123,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source. ``listed``: its archives are found by the address; otherwise ``parts`` finds them itself."""
+    """A kind of source. ``listed``: its archives are found by the address; otherwise ``parts`` finds them itself.
+
+    ``identity`` says what an address holds now, for kinds that are not listed and can tell without the network.
+    """
 
     parts: Callable[[SourceConfig, list[Archive]], Iterable[Part]]
     read: Callable[[Part, Reading], Iterator[Outcome]]
     listed: bool = True
+    identity: Callable[[SourceConfig], Json] | None = None
 
 
 def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:

@@ -3,7 +3,7 @@
 import contextlib
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -48,7 +48,7 @@ def _from_line(line: bytes, archive: str, offset: int, source: SourceConfig) -> 
         return _unreadable(source, archive, offset, "bad_json", str(error))
     if not isinstance(row, dict):
         return _unreadable(source, archive, offset, "bad_json", "the line is not an object")
-    return _from_row(row, archive, offset, len(line), source)
+    return document_of_row(row, archive, offset, len(line), source)
 
 
 def read_parquet(part: Part, reading: Reading) -> Iterator[Outcome]:
@@ -63,24 +63,27 @@ def read_parquet(part: Part, reading: Reading) -> Iterator[Outcome]:
             ) from error
         names = set(table.schema_arrow.names)
         if source.text_column not in names:
-            raise InputError(
-                f"there is no column {source.text_column}",
-                where=archive.url,
-                remedy=f"Set text_column to one of: {', '.join(sorted(names))}.",
-            )
+            raise missing_column(source.text_column, names, archive.url)
         position = 0
-        for batch in table.iter_batches(BATCH_ROWS, columns=[name for name in _columns(source) if name in names]):
+        for batch in table.iter_batches(BATCH_ROWS, columns=[name for name in columns_of(source) if name in names]):
             for row in batch.to_pylist():
-                yield _from_row(row, archive.name, position, 1, source)
+                yield document_of_row(row, archive.name, position, 1, source)
                 position += 1
 
 
-def _columns(source: SourceConfig) -> list[str]:
+def missing_column(column: str, names: Collection[str], where: str) -> InputError:
+    remedy = f"Set text_column to one of: {', '.join(sorted(names))}."
+    return InputError(f"there is no column {column}", where=where, remedy=remedy)
+
+
+def columns_of(source: SourceConfig) -> list[str]:
+    """The columns that the source maps."""
     mapped = (source.id_column, source.url_column, source.title_column, source.date_column, source.license_column)
     return [source.text_column, *(name for name in mapped if name)]
 
 
-def _from_row(row: dict[str, Any], archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+def document_of_row(row: dict[str, Any], archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+    """A row as a document by the source's column map."""
     raw = row.get(source.text_column)
     record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
     # Every document can be asked for: what has no address of its own gets its place's.

@@ -1,4 +1,4 @@
-"""Wikipedia (any MediaWiki) from its XML dump, plain, bz2 or gzip, read as a stream.
+"""Wikipedia (any MediaWiki) from its XML dump, plain, bz2 or gzip, read as a stream; large multistream dumps in parts.
 
 Articles are the pages of namespace 0 that are no redirects. The dump itself says what its language and its names for
 files and categories are. A dump that ends early costs its tail, which is recorded; a page whose markup takes too long
@@ -7,9 +7,10 @@ costs that page.
 
 import bz2
 import gzip
+import io
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import Element, ParseError, iterparse
@@ -18,8 +19,9 @@ from infra.errors import InputError
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
-from pipeline.sources.contract import Outcome, Part, Reading, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, lost
 from pipeline.sources.files import open_archive
+from pipeline.sources.multistream import Stream, is_multistream, read_streams
 from pipeline.sources.warc import payload_digest
 from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
 
@@ -35,11 +37,33 @@ class _Site:
     language: str | None = None
     media: frozenset[str] = MEDIA_ALIASES
     pages: int = 0
-    seen: set[str] = field(default_factory=set)
+
+
+def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
+    """A dump whole, or in byte ranges of ``part_bytes`` where it is a large multistream file."""
+    for archive in archives:
+        step = config.part_bytes
+        if archive.size <= step or not _in_streams(archive):
+            yield Part(archive, 0, archive.size)
+            continue
+        for start in range(0, archive.size, step):
+            yield Part(archive, start, min(start + step, archive.size))
+
+
+def _in_streams(archive: Archive) -> bool:
+    with open_archive(archive) as raw:
+        return is_multistream(raw)
 
 
 def read(part: Part, reading: Reading) -> Iterator[Outcome]:
-    """All pages of a dump, as documents or with the reason why not."""
+    """All pages of a dump (or of the streams that begin in the part), as documents or with the reason why not."""
+    if part.start == 0 and part.end == part.archive.size:
+        yield from _read_whole(part, reading)
+    else:
+        yield from _read_streams(part, reading)
+
+
+def _read_whole(part: Part, reading: Reading) -> Iterator[Outcome]:
     archive = part.archive
     site = _Site()
     with open_archive(archive) as raw:
@@ -54,6 +78,32 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
                     remedy="Check the source's address and kind.",
                 ) from error
             yield _lost_tail(reading.source.name, archive.name, site.pages, str(error))
+
+
+def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
+    archive, most = part.archive, reading.source.max_record_bytes
+    with open_archive(archive) as raw:
+        head, _, _ = next(read_streams(raw, 0, 1, most)).data.partition(b"<page>")
+        for stream in read_streams(raw, part.start, part.end, most):
+            place = f"{archive.name}@{stream.start}"
+            # The first stream is the head itself, the last one the end tag alone.
+            body = stream.data.partition(b"<page>")[2] if stream.start == 0 else stream.data
+            body = (b"<page>" if stream.start == 0 and body else b"") + body.rstrip().removesuffix(b"</mediawiki>")
+            if stream.damage:
+                yield _lost_stream(reading.source.name, place, stream.damage)
+            if not body.strip():
+                continue
+            site = _Site()
+            try:
+                for page in _pages(io.BytesIO(head + body + b"</mediawiki>"), site):
+                    yield _outcome(page, site, archive.name, reading, stream)
+            except ParseError as error:
+                yield _lost_stream(reading.source.name, f"{place} after page {site.pages}", str(error))
+
+
+def _lost_stream(source: str, place: str, why: str) -> Outcome:
+    identity = document_id(source, "", place, "")
+    return lost(identity, source, "failed", "damaged_stream", detail=f"{place}: {why[:150]}")
 
 
 def _inflated(raw: BinaryIO) -> BinaryIO:
@@ -102,7 +152,8 @@ def _describe(site: _Site, info: Element, top: Element) -> None:
     site.media = MEDIA_ALIASES | (names - {""})
 
 
-def _outcome(page: Element, site: _Site, archive: str, reading: Reading) -> Outcome:
+def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream: Stream | None = None) -> Outcome:
+    """``stream`` is the one that holds the page: its bytes are the page's place. Otherwise it is the page's number."""
     source = reading.source
     title = clean_line(page.findtext("title", ""))
     revision = page.find("revision")
@@ -142,5 +193,11 @@ def _outcome(page: Element, site: _Site, archive: str, reading: Reading) -> Outc
         language=source.language or site.language,
         license=source.license or LICENSE,
         date=revision.findtext("timestamp") if revision is not None else None,
-        origin=Origin(archive=archive, offset=site.pages - 1, length=1, record_id=record_id, digest=digest),
+        origin=Origin(
+            archive=archive,
+            offset=stream.start if stream else site.pages - 1,
+            length=stream.end - stream.start if stream else 1,
+            record_id=record_id,
+            digest=digest,
+        ),
     )

@@ -65,9 +65,9 @@ def gzip_members(records: Iterable[bytes]) -> list[bytes]:
 def read_source(path: Path, kind: str = "warc", extract: ExtractConfig | None = None, **options: Any) -> list[Outcome]:
     """All outcomes of a source, part by part."""
     source = SourceConfig(name="test", kind=kind, address=str(path), **options)  # type: ignore[arg-type]
-    archives = find_archives(source.address, {}, folders=kind == "code")
-    reading = Reading(source, extract or ExtractConfig())
     spec = SOURCES[source.kind]
+    archives = find_archives(source.address, {}, folders=kind == "code") if spec.listed else []
+    reading = Reading(source, extract or ExtractConfig())
     parts: list[Part] = [Part.from_json(part.to_json()) for part in spec.parts(source, archives)]
     return [outcome for part in parts for outcome in spec.read(part, reading)]
 

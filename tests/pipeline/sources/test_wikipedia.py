@@ -1,6 +1,7 @@
 """Dumps become readable articles, also in other languages and when they end early."""
 
 import bz2
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,48 @@ def test_a_small_wikipedia_in_another_language() -> None:
     assert all(document["language"] == "ltg" for document in documents(outcomes))
     assert documents(outcomes)
     assert not [fate for fate in fates(outcomes) if fate["verdict"] == "failed"]
+
+
+def multistream(path: Path, *streams: str) -> Path:
+    """A dump as Wikipedia publishes it: head, some pages at a time, and the end tag, each a stream of its own."""
+    whole = dump(path.with_suffix(".tmp"), *streams).read_bytes().decode()
+    head, rest = whole.split("<page>", 1)
+    end = "</mediawiki>"
+    pieces = [head, *streams, end]
+    assert "<page>" + rest == "".join(streams) + end
+    path.write_bytes(b"".join(bz2.compress(piece.encode()) for piece in pieces))
+    return path
+
+
+def padded(number: int) -> str:
+    """A page that does not compress, so that small parts are cut between streams."""
+    words = " ".join(hashlib.sha256(f"{number} {word}".encode()).hexdigest() for word in range(1500))
+    return page(f"Page {number}", f"Number {number}. {words}")
+
+
+def test_parts_of_a_multistream_dump_give_the_same_pages_as_the_whole(tmp_path: Path) -> None:
+    path = multistream(tmp_path / "enwiki.xml.bz2", *(padded(number) for number in range(6)))
+    whole = documents(read_source(path, "wikipedia"))
+    cut = documents(read_source(path, "wikipedia", part_bytes=100_000))
+    assert [document["title"] for document in whole] == [f"Page {number}" for number in range(6)]
+    strip = [{**document, "origin": None} for document in cut]
+    assert strip == [{**document, "origin": None} for document in whole]
+    starts = [document["origin"]["offset"] for document in cut]
+    assert path.stat().st_size > 100_000
+    assert starts == sorted(set(starts))
+    first = cut[0]["origin"]
+    raw = path.read_bytes()[first["offset"] : first["offset"] + first["length"]]
+    assert b"<title>Page 0</title>" in bz2.decompress(raw)
+
+
+def test_a_damaged_stream_costs_itself(tmp_path: Path) -> None:
+    path = multistream(tmp_path / "enwiki.xml.bz2", *(padded(number) for number in range(6)))
+    third = documents(read_source(path, "wikipedia", part_bytes=100_000))[2]["origin"]
+    data = bytearray(path.read_bytes())
+    middle = third["offset"] + third["length"] // 2
+    data[middle : middle + 50] = bytes(50)
+    path.write_bytes(data)
+    outcomes = read_source(path, "wikipedia", part_bytes=100_000)
+    assert [document["title"] for document in documents(outcomes)] == [f"Page {n}" for n in (0, 1, 3, 4, 5)]
+    (fate,) = fates(outcomes)
+    assert (fate["verdict"], fate["rule"]) == ("failed", "damaged_stream")
