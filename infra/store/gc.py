@@ -8,7 +8,8 @@ Kept is whatever can be reached from
 
 through the inputs in the manifests, the inputs of unfinished work, and every ``name/fingerprint`` or address in a
 configuration (shards that another version is appended to, an index of an earlier crawl). Everything else is removed:
-datasets with their work, dead work, folders without a manifest, and runs older than ``runs_days``.
+datasets with their work, dead work, folders without a manifest, runs older than ``runs_days``, and this machine's
+copies of a remote workspace's files that were fetched before ``keep_days``.
 
 Safe beside a running pipeline: a dataset is removed under its own lease, after its labels were read once more, and
 nothing younger than an hour is touched. Safe against a kill: on a file system a dataset leaves its place by one rename
@@ -28,6 +29,7 @@ from typing import Any, Literal
 
 from infra.errors import HeadwaterError
 from infra.runs import list_runs
+from infra.store.cache import cache_root
 from infra.store.dataset import Dataset
 from infra.store.files import (
     child_names,
@@ -68,7 +70,7 @@ class GcSettings:
 class Removal:
     """One thing that nothing needs."""
 
-    kind: Literal["dataset", "work", "run", "trash"]
+    kind: Literal["dataset", "work", "run", "trash", "copy"]
     name: str
     fingerprint: str
     bytes: int
@@ -119,6 +121,8 @@ def _collect(store: Store, settings: GcSettings, dry_run: bool) -> Collection:
     for key in sorted(view.works - needed - view.folders):
         if not _young(store.work_url(*key), max(settings.grace_s, settings.keep_days * DAY_S), now):
             _remove(store, Removal("work", *key, _bytes(store.work_url(*key)), "nobody works on it"), found, dry_run)
+    if not store.is_local:
+        _drop_copies(settings, now, found, dry_run)
     if settings.runs_days is not None:
         _forget_runs(store, settings.runs_days, now, found, dry_run)
     return found
@@ -270,6 +274,16 @@ def _discard(store: Store, path: str) -> None:
     source.rename(target)
     fsync_folder(source.parent)
     remove_tree(target)
+
+
+def _drop_copies(settings: GcSettings, now: float, found: Collection, dry_run: bool) -> None:
+    """Copies of remote files on this machine that were fetched long ago; who wants one again fetches it again."""
+    for kind in ("datasets", "files"):
+        for folder in sorted((cache_root() / kind).glob("*")):
+            if not _young(str(folder), max(settings.keep_days, 1.0) * DAY_S, now):
+                found.removed.append(Removal("copy", folder.name, "", _bytes(folder), "fetched long ago"))
+                if not dry_run:
+                    remove_tree(folder)
 
 
 def _forget_runs(store: Store, days: float, now: float, found: Collection, dry_run: bool) -> None:

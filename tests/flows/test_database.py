@@ -5,6 +5,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -63,22 +64,18 @@ def test_a_failing_dump_is_one_sentence_without_the_password(tmp_path: Path, mon
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL of one's own, with a password."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found or shutil.which("pg_dump") is None or shutil.which("runuser") is None:
         pytest.skip("no PostgreSQL")
-    tmp_path.chmod(0o755)
-    folder = tmp_path / "pg"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="headwater-pg-"))  # pytest's own folders are closed to other users
     (folder / "password").write_text("s3cret-word")
     as_owner: list[str] = []
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
         shutil.chown(folder / "password", "postgres")
         as_owner = ["runuser", "-u", "postgres", "--"]
-        for parent in [tmp_path, *tmp_path.parents][:4]:
-            parent.chmod(parent.stat().st_mode | 0o055)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -94,6 +91,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         yield f"postgresql://prefect:s3cret-word@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sql(url: str, text: str) -> str:

@@ -117,6 +117,8 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(bucket: str, monkeypatch: 
     with pytest.raises(ConfigError, match="no bucket 'no-such-bucket'"):
         check_reachable("s3://no-such-bucket/x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(ConfigError, match="cannot be reached"):
         check_reachable(bucket)
@@ -142,6 +144,11 @@ def test_collection_frees_what_nothing_reaches(bucket: str) -> None:
     assert [removal.fingerprint for removal in found.removed] == [first.manifest.fingerprint] and found.bytes > 0
     assert file_sizes(first.root) == {} and store.missing_outputs(second) == []
     assert not file_sizes(store.work_url("numbers", first.manifest.fingerprint))
+    copy = second.local(second.files()[0].path)
+    collect(store, GcSettings())
+    assert copy.exists()
+    os.utime(copy, (0, 0))
+    assert {removal.kind for removal in collect(store, GcSettings()).removed} == {"copy"} and not copy.exists()
 
 
 # ---- the lease ------------------------------------------------------------------------------------------------------
