@@ -9,7 +9,7 @@ item is in the document (``match``). The policy drops it, cuts the parts out, or
 
 from infra.stage import ShardStage, Step
 from pipeline.decontaminate.config import DecontaminateConfig
-from pipeline.decontaminate.evaluations import upstream_stages
+from pipeline.decontaminate.evaluations import external, upstream_stages
 from pipeline.decontaminate.index import index_unit, index_units
 from pipeline.decontaminate.report import finalize
 from pipeline.decontaminate.scan import scan_unit, scan_units
@@ -27,6 +27,7 @@ STAGE = ShardStage(
     inputs=_inputs,
     steps=(Step("index", index_units, index_unit), Step("scan", scan_units, scan_unit)),
     finalize=finalize,
+    external=lambda config: external(config.evaluations),
     consumes="dedup",
     ledgered=True,
     code=("pipeline.decontaminate", "pipeline.ngrams", "pipeline.words", "pipeline.kernels"),

@@ -1,5 +1,6 @@
 """Reading evaluation sets: items with an id and some named texts."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,12 +8,14 @@ from typing import Any
 
 import fsspec
 
+from infra.config import Json
 from infra.errors import ConfigError, InputError
 from infra.store.dataset import Dataset
 from pipeline.decontaminate.config import EvaluationSet
 from pipeline.document import read_batches
 
 _DATASET = "dataset://"
+_HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,28 @@ def upstream_stages(evaluations: tuple[EvaluationSet, ...]) -> list[str]:
         if evaluation.address.startswith(_DATASET)
     )
     return sorted(set(stages))
+
+
+def external(evaluations: tuple[EvaluationSet, ...]) -> dict[str, Json] | None:
+    """Digests of the files outside the store, by evaluation: a set that was corrected is scanned for again."""
+    outside = [e for e in evaluations if not e.address.startswith((_DATASET, _HUB))]
+    return {evaluation.name: _digest(evaluation) for evaluation in outside} or None
+
+
+def _digest(evaluation: EvaluationSet) -> str:
+    try:
+        with fsspec.open(evaluation.address, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise _absent(evaluation) from None
+
+
+def _absent(evaluation: EvaluationSet) -> InputError:
+    return InputError(
+        f"evaluation {evaluation.name!r} is not there",
+        where=evaluation.address,
+        remedy="Correct its address in the recipe.",
+    )
 
 
 def read_texts(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[Text]:
@@ -63,7 +88,7 @@ def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[
         stage, _, path = address.removeprefix(_DATASET).partition("/")
         address = inputs[stage].url(f"data/{path}")
     try:
-        if address.startswith("hf://"):
+        if address.startswith(_HUB):
             yield from _hugging_face(address)
         elif address.endswith(".parquet"):
             for batch in read_batches(address):
@@ -71,9 +96,7 @@ def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[
         else:
             yield from _json_lines(address)
     except FileNotFoundError:
-        raise InputError(
-            f"evaluation {evaluation.name!r} is not there", where=address, remedy="Correct its address in the recipe."
-        ) from None
+        raise _absent(evaluation) from None
 
 
 def _json_lines(address: str) -> Iterator[Mapping[str, Any]]:
@@ -94,7 +117,7 @@ def _hugging_face(address: str) -> Iterator[Mapping[str, Any]]:
     """``hf://owner/name[:configuration]@split``, by way of the ``datasets`` library."""
     import datasets
 
-    name, _, split = address.removeprefix("hf://").partition("@")
+    name, _, split = address.removeprefix(_HUB).partition("@")
     name, _, configuration = name.partition(":")
     try:
         yield from datasets.load_dataset(name, configuration or None, split=split or "test", streaming=True)

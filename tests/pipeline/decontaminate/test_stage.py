@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import ConfigError, InputError
+from infra.fingerprint import fingerprint_payload
 from infra.store.dataset import Dataset
 from pipeline.decontaminate import STAGE, DecontaminateConfig
 from pipeline.document import Document
@@ -179,3 +180,15 @@ def test_hugging_face_datasets(tmp_path: Path) -> None:
     dataset = run(tmp_path, rows, evaluations=evaluations)
     assert kept(dataset) == {rows[1]["id"]}
     assert {row["item"] for row in evidence(dataset)} == {"3"}
+
+
+def test_a_corrected_evaluation_set_is_scanned_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    config = DecontaminateConfig(evaluations=({"name": "own", "address": str(path)},))  # type: ignore[arg-type]
+    path.write_text(json.dumps(ITEMS[0]))
+    before = fingerprint_payload(STAGE, config, {})
+    path.write_text(json.dumps(ITEMS[1]))
+    assert fingerprint_payload(STAGE, config, {}) != before
+    path.unlink()
+    with pytest.raises(InputError, match="evaluation 'own' is not there"):
+        fingerprint_payload(STAGE, config, {})
