@@ -1,5 +1,6 @@
 """The ``headwater`` command. Each subcommand is one module; errors become one sentence and a non-zero exit code."""
 
+import gc
 import importlib
 import json
 import sys
@@ -69,6 +70,9 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted. Nothing is lost: the same command goes on from here.")
         sys.exit(130)
+    finally:
+        # The interpreter looks for garbage among a million objects of torch and others before it ends: a second for nothing.
+        gc.freeze()
 
 
 def report_error(error: HeadwaterError) -> None:
