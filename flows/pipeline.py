@@ -15,7 +15,7 @@ from flows.execute import RunOne, RunResult, run_recipe
 from flows.incremental import planned, turn
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
-from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan
+from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.runtime import open_store
 from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
 from infra.errors import HeadwaterError
@@ -57,11 +57,12 @@ def run_pipeline(params: PipelineParams) -> RunResult:
 
 
 def _publish_ends(recipe: Recipe, store: Store) -> None:
-    """The funnel and the lineage of what is published, also after a failure: they show how far it came."""
+    """Funnel, lineage and report of what is published, also after a failure: they show how far it came."""
     datasets = [found for node in recipe.nodes if (found := store.get_ref(node.name, recipe.label))]
     publish_funnel(datasets)
     if datasets:
         publish_lineage(datasets[-1])
+        publish_report(datasets, recipe.label)
 
 
 def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunContext, force: bool) -> dict[str, Any]:

@@ -10,13 +10,16 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -38,6 +41,7 @@ SAMPLES = 5
 PROGRESS_EVERY_S = 5.0
 PROGRESS_STEP = 1.0
 LOG_EVERY_S = 30.0
+MESSAGES = 20
 SETTLE_S = 3.0
 
 log = logging.getLogger("headwater")
@@ -54,11 +58,16 @@ def artifact_key(*parts: str) -> str:
 
 @dataclass
 class LogReporter:
-    """Messages and now and then the progress, in the flow run's own log."""
+    """Messages and now and then the progress, in the flow run's own log.
+
+    Its lines are rows in the server's database: after ``MESSAGES`` of a stage (a thousand units that failed) the rest is
+    counted, and told in one line at the stage's end. The run's ``events.jsonl`` has them all.
+    """
 
     logger: Logger
     every_s: float = LOG_EVERY_S
     _last: float = field(default_factory=time.monotonic)
+    _told: Counter[str] = field(default_factory=Counter)
 
     def stage_started(self, stage: str, action: str) -> None:
         self.logger.info("%s: %s", stage, action)
@@ -69,10 +78,15 @@ class LogReporter:
             self.logger.info("%s: %s", stage, describe_progress(done, total, figures, eta))
 
     def message(self, stage: str, text: str) -> None:
-        self.logger.info("%s: %s", stage, text)
+        name = stage.split("/")[0]
+        self._told[name] += 1
+        if self._told[name] <= MESSAGES:
+            self.logger.info("%s: %s", stage, text)
 
     def stage_ended(self, stage: str, text: str) -> None:
-        self.logger.info("%s: %s", stage, text)
+        left = self._told.pop(stage, 0) - MESSAGES
+        more = f" ({left:,} more messages: see the events of this run)" if left > 0 else ""
+        self.logger.info("%s: %s%s", stage, text, more)
 
 
 @dataclass
@@ -219,12 +233,33 @@ def publish_samples(store: Store, dataset: Dataset) -> None:
 
 
 def publish_lineage(dataset: Dataset) -> None:
-    """The graph of datasets behind a dataset."""
+    """The datasets behind a dataset: as a table, and as a graph for a UI that draws it."""
     create_markdown_artifact(
-        capped(f"```mermaid\n{lineage_graph(dataset)}\n```"),
+        capped(f"{lineage_table(dataset)}\n\n```mermaid\n{lineage_graph(dataset)}\n```"),
         key="lineage",
         description=f"Every dataset behind {dataset.name} {dataset.manifest.fingerprint}.",
     )
+
+
+def lineage_table(dataset: Dataset) -> str:
+    lines = ["| dataset | rows | size | made from |", "|---|---:|---:|---|"]
+    for node in ancestry(dataset):
+        sources = ", ".join(f"{record.name}/{record.fingerprint}" for record in node.manifest.inputs)
+        manifest = node.manifest
+        size = f"{manifest.bytes / 1e6:,.1f} MB"
+        lines.append(f"| {node.name}/{manifest.fingerprint} | {manifest.rows:,} | {size} | {sources or '–'} |")
+    return "\n".join(lines)
+
+
+def publish_report(datasets: Iterable[Dataset], label: str) -> None:
+    """Where the report of what was made is: the page itself, or how to have it written."""
+    page = next((dataset.url("data/report.html") for dataset in datasets if dataset.name == "report"), None)
+    command = f"headwater report {label}"
+    if page is None:
+        create_markdown_artifact(f"`{command}` writes the report page of what is published so far.", key="report")
+        return
+    link = page if "://" in page else Path(page).as_uri()
+    create_link_artifact(link, link_text=f"Report of {label}", key="report", description=f"Or: {command} --to FILE")
 
 
 def lineage_graph(dataset: Dataset) -> str:

@@ -14,6 +14,7 @@ os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 from flows import reporting
 from flows.reporting import (
     MARKDOWN_BYTES,
+    MESSAGES,
     LogReporter,
     ProgressReporter,
     artifact_key,
@@ -95,3 +96,16 @@ def test_a_server_that_does_not_answer_never_holds_up_the_work(monkeypatch: pyte
     assert told[0][1] == "dedup-progress"
     assert told[-1] == (100.0, "again")
     assert len(told) < 10  # what was overtaken is not told
+
+
+def test_a_flood_of_messages_becomes_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    reporter = LogReporter(logging.getLogger("flood"))
+    with caplog.at_level(logging.INFO):
+        for number in range(1000):
+            reporter.message("ingest/read", f"unit {number} failed")
+        reporter.message("dedup", "of another stage")
+        reporter.stage_ended("ingest", "published in 3 s")
+        reporter.message("ingest", "of the next run")
+    assert len(caplog.messages) == MESSAGES + 3
+    assert caplog.messages[-2] == f"ingest: published in 3 s ({1000 - MESSAGES} more messages: see the events of this run)"
+    assert caplog.messages[-1] == "ingest: of the next run"
