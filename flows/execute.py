@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from flows.drift import drift
 from flows.recipe import Recipe
 from infra.errors import Blocked
 from infra.planning import Action, Selection, StageNode, StagePlan, plan
@@ -57,6 +58,7 @@ def run_recipe(
                 outcome = skipped or run_one(node, inputs, run, force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
+                _warn_of_drift(outcome, run, recipe.execution.drop_rate_tolerance)
                 on_outcome(outcome)
             elif entry.action == Action.SKIP and entry.dataset is not None:
                 result.datasets[node.name] = entry.dataset
@@ -66,6 +68,17 @@ def run_recipe(
         raise
     run.record.event("run_ended", state="completed")
     return result
+
+
+def _warn_of_drift(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:
+    """Say it where a stage drops another share of a source than the snapshot before. It never fails a run."""
+    if outcome.action == Action.SKIP:
+        return
+    found = drift(run.store, outcome.dataset, tolerance)
+    if found is not None and found.changes:
+        run.record.event("drop_rates_moved", **found.as_dict())
+        for sentence in found.sentences():
+            run.reporter.message(outcome.stage, f"warning: {sentence}")
 
 
 def _skipped(node: StageNode, entry: StagePlan, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome | None:

@@ -1,11 +1,19 @@
-"""The funnel: what every document stage received, kept and dropped, read from manifests alone."""
+"""The funnel: what every document stage received, kept and dropped; by source from manifests alone, by language from data.
 
+All document stages write one file a unit below ``data/<source>/`` and ``ledger/<source>/``, with its rows in the manifest.
+The ledger knows no languages, so by language a stage is told by what arrived and what stayed.
+"""
+
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import pyarrow.parquet as pq
 
 from infra.store.dataset import Dataset
 
 DOCUMENT_STAGES = ("ingest", "quality", "dedup", "decontaminate", "redact", "shards")
+UNKNOWN = "(unknown)"
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,88 @@ class FunnelRow:
         return self.kept / self.incoming if self.incoming else 0.0
 
 
+@dataclass(frozen=True)
+class GroupRow:
+    """What one stage received and kept of one source or language."""
+
+    stage: str
+    group: str
+    incoming: int
+    kept: int
+
+    @property
+    def kept_share(self) -> float:
+        return self.kept / self.incoming if self.incoming else 0.0
+
+
 def funnel(datasets: Iterable[Dataset]) -> list[FunnelRow]:
     """One row for each dataset that counts documents, in path order."""
-    by_name = {dataset.name: dataset for dataset in datasets}
     rows = []
-    for name in DOCUMENT_STAGES:
-        if name in by_name:
-            counts = by_name[name].manifest.counts
-            dropped = tuple(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
-            rows.append(FunnelRow(name, counts.incoming, counts.kept, dropped, counts.failed))
+    for dataset in _in_order(datasets):
+        counts = dataset.manifest.counts
+        dropped = tuple(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
+        rows.append(FunnelRow(dataset.name, counts.incoming, counts.kept, dropped, counts.failed))
     return rows
+
+
+def funnel_by_source(datasets: Iterable[Dataset]) -> list[GroupRow]:
+    """One row a stage and source; ``shards``, whose rows are sequences, is left out."""
+    rows = []
+    for dataset in _in_order(datasets):
+        if dataset.name == "shards":
+            continue
+        kept, lost = _rows_below(dataset, "data/"), _rows_below(dataset, "ledger/")
+        rows += [
+            GroupRow(dataset.name, source, kept[source] + lost[source], kept[source]) for source in sorted(kept | lost)
+        ]
+    return rows
+
+
+def funnel_by_language(datasets: Iterable[Dataset]) -> list[GroupRow]:
+    """One row a stage and language, the most frequent languages first, from the stage on that knows languages.
+
+    ``attributes`` are what ``quality`` receives; every later stage receives what the one before it kept.
+    """
+    found = {dataset.name: dataset for dataset in datasets}
+    if "attributes" not in found:
+        return []
+    rows: list[GroupRow] = []
+    arrived = found["attributes"]
+    for name in DOCUMENT_STAGES[1:-1]:
+        if name in found:
+            rows += languages_through(arrived, found[name])
+            arrived = found[name]
+    return rows
+
+
+def languages_through(arrived: Dataset, stage: Dataset) -> list[GroupRow]:
+    """What a stage kept of each language that arrived, the most frequent first."""
+    before, after = languages(arrived), languages(stage)
+    ranked = sorted(before.items(), key=lambda item: (-item[1], item[0]))
+    return [GroupRow(stage.name, language, number, after[language]) for language, number in ranked]
+
+
+def languages(dataset: Dataset) -> Counter[str]:
+    """Documents by language. One small column is read, a batch at a time."""
+    total: Counter[str] = Counter()
+    for output in dataset.files("data/", ".parquet"):
+        with pq.ParquetFile(dataset.local(output.path)) as table:
+            if "language" not in table.schema_arrow.names:
+                return Counter()
+            for batch in table.iter_batches(columns=["language"]):
+                for entry in batch.column("language").value_counts().to_pylist():
+                    total[entry["values"] or UNKNOWN] += entry["counts"]
+    return total
+
+
+def _in_order(datasets: Iterable[Dataset]) -> list[Dataset]:
+    by_name = {dataset.name: dataset for dataset in datasets}
+    return [by_name[name] for name in DOCUMENT_STAGES if name in by_name]
+
+
+def _rows_below(dataset: Dataset, prefix: str) -> Counter[str]:
+    """Rows by source, from the manifest."""
+    total: Counter[str] = Counter()
+    for output in dataset.files(prefix, ".parquet"):
+        total[output.path.split("/")[1]] += output.rows or 0
+    return total

@@ -33,6 +33,8 @@ class ExecutionSettings(Config):
     """Share of a step's units that may fail for good before the stage fails."""
     on_drift: Literal["warn", "rerun", "fail"] = "warn"
     """What to do when a stage's source was edited since its dataset was built, with the same code version."""
+    drop_rate_tolerance: float = Field(0.05, gt=0.0, le=1.0)
+    """Warn when a rule drops a share of a source that moved by more than this since the snapshot before."""
     executor: Literal["local", "ray"] = "local"
     """Where units run: worker processes of this machine, or the nodes of a Ray cluster."""
     ray: RaySettings = RaySettings()

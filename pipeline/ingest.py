@@ -17,6 +17,7 @@ from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContex
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import document_writer
+from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.extract.page import ExtractConfig
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
@@ -98,7 +99,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     source = next(source for source in config.sources if source.name == unit.payload["source"])
     reading = Reading(source, config.extract, _language_model(config, context.inputs, context.scratch))
     path = f"{source.name}/{unit.id}.parquet"
-    kept = failed = 0
+    kept = failed = characters = 0
     dropped: Counter[str] = Counter()
     with (
         context.output(f"data/{path}") as data,
@@ -110,13 +111,24 @@ def process(unit: Unit, context: UnitContext) -> Counts:
             if not is_fate(outcome):
                 documents.write(outcome)
                 kept += 1
+                characters += len(outcome["text"])
                 continue
             fates.write(outcome)
             if outcome["verdict"] == "failed":
                 failed += 1
             else:
                 dropped[outcome["rule"]] += 1
+    context.metrics["bytes"] = unit.weight
+    context.metrics["characters"] = characters
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
+
+
+def finalize(context: StageContext) -> None:
+    """Counts by source, the bytes that were read and the characters found: what drift and forecasts compare with."""
+    receipts = context.receipts["read"]
+    context.stats[BY_SOURCE] = counts_by_source(receipts)
+    for metric in ("bytes", "characters"):
+        context.stats[metric] = int(sum(receipt.metrics[metric] for receipt in receipts))
 
 
 def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset], scratch: Path) -> Path | None:
@@ -133,6 +145,7 @@ STAGE = ShardStage(
     reference="pipeline.ingest:STAGE",
     inputs=inputs,
     steps=(Step("read", units, process),),
+    finalize=finalize,
     external=external,
     ledgered=True,
     code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources", "pipeline.fasttext_model"),

@@ -1,5 +1,6 @@
 """``headwater inspect``: what is in a dataset, and what it left out."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
@@ -7,9 +8,12 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.drift import TOLERANCE, drift
+from flows.funnel import DOCUMENT_STAGES, funnel_by_source, languages_through
 from flows.samples import dropped_samples, kept_samples
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
+from infra.store.store import Store
 
 
 def command(
@@ -28,6 +32,7 @@ def command(
     found = store.resolve(name, label)
     view = {
         **describe(found),
+        **groups(store, found),
         "kept_samples": [] if rule else kept_samples(found, sample) if sample else [],
         "dropped_samples": dropped_samples(store, found, rule, sample) if sample else [],
     }
@@ -65,6 +70,27 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
+    """What a document stage kept of each source and language, and whether its drop rates moved."""
+    if dataset.name not in DOCUMENT_STAGES[:-1]:
+        return {}
+    moved = drift(store, dataset, TOLERANCE)
+    arrived = _arrived(store, dataset)
+    return {
+        "by_source": [asdict(row) for row in funnel_by_source([dataset])],
+        "by_language": [asdict(row) for row in languages_through(arrived, dataset)] if arrived else [],
+        "drift": moved.as_dict() if moved else None,
+    }
+
+
+def _arrived(store: Store, dataset: Dataset) -> Dataset | None:
+    """The dataset whose languages a stage received: the attributes, or the stage before."""
+    for record in dataset.manifest.inputs:
+        if record.name == "attributes" or (dataset.name != "quality" and record.name in DOCUMENT_STAGES[1:]):
+            return store.find(record.name, record.fingerprint)
+    return None
+
+
 def _show(view: dict[str, Any]) -> None:
     out = console()
     out.print(f"[bold]{view['name']}[/] {view['fingerprint']}  digest {view['digest'][:12]}")
@@ -80,12 +106,43 @@ def _show(view: dict[str, Any]) -> None:
         for rule, number in view["dropped"].items():
             table.add_row(rule, f"{number:,}")
         out.print(table)
+    for group in ("source", "language"):
+        if view.get(f"by_{group}"):
+            out.print(_group_table(group, view[f"by_{group}"]))
+    if view.get("drift"):
+        _show_drift(view["drift"])
     if view["schema"]:
         out.print("columns: " + ", ".join(f"{name} {kind}" for name, kind in view["schema"].items()), markup=False)
     for row in view["kept_samples"]:
         _show_sample("kept", row)
     for row in view["dropped_samples"]:
         _show_sample(f"{row['verdict']} by {row['rule']}", row)
+
+
+def _group_table(heading: str, rows: list[dict[str, Any]], limit: int = 12) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"by {heading}")
+    for name in ("in", "kept", ""):
+        table.add_column(name, justify="right")
+    for row in rows[:limit]:
+        share = f"{row['kept'] / row['incoming']:.0%}" if row["incoming"] else ""
+        table.add_row(row["group"], f"{row['incoming']:,}", f"{row['kept']:,}", share)
+    if len(rows) > limit:
+        table.add_row(f"and {len(rows) - limit} more", "", "", "")
+    return table
+
+
+def _show_drift(moved: dict[str, Any]) -> None:
+    out = console()
+    if not moved["changes"]:
+        out.print(f"drop rates are as in the snapshot before ({moved['previous']})", markup=False)
+    for change in moved["changes"]:
+        aside = "; its settings changed too" if moved["settings_changed"] else ""
+        out.print(
+            f"warning: {change['source']}: {change['rule']} drops {change['now']:.1%} of the documents, "
+            f"{change['before']:.1%} in the snapshot before ({moved['previous']}{aside})",
+            markup=False,
+        )
 
 
 def _show_sample(title: str, row: dict[str, Any], limit: int = 400) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.drift import TOLERANCE, drift
 from flows.stages import STAGE_NAMES
 from infra.journal import count_receipts
 from infra.runs import list_runs, read_events
@@ -16,7 +17,12 @@ from infra.store.store import Store
 
 def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     store = open_store(workspace)
-    status = {"datasets": dataset_rows(store), "work": work_rows(store), "runs": list_runs(store)}
+    status = {
+        "datasets": dataset_rows(store),
+        "work": work_rows(store),
+        "runs": list_runs(store),
+        "drift": drift_rows(store),
+    }
     if json:
         print_json(status)
         return
@@ -25,6 +31,9 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     if status["work"]:
         out.print(_work_table(status["work"]))
     out.print(_runs_table(status["runs"]))
+    for moved in status["drift"]:
+        for warning in moved["warnings"]:
+            out.print(f"warning: {warning}", markup=False)
 
 
 def dataset_rows(store: Store) -> list[dict[str, Any]]:
@@ -47,6 +56,12 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
         )
     order = {name: position for position, name in enumerate(STAGE_NAMES)}
     return sorted(rows, key=lambda row: (order.get(row["name"], len(order)), row["ended"]))
+
+
+def drift_rows(store: Store) -> list[dict[str, Any]]:
+    """The newest dataset of each document stage whose drop rates moved since the snapshot before."""
+    found = [drift(store, dataset, TOLERANCE) for dataset in labelled(store, "latest")]
+    return [{**moved.as_dict(), "warnings": moved.sentences()} for moved in found if moved and moved.changes]
 
 
 def work_rows(store: Store) -> list[dict[str, Any]]:
