@@ -122,6 +122,6 @@ def _wandb(project: str, run: str) -> Any:
         raise ConfigError(
             "Weights & Biases is not installed",
             where="wandb_project",
-            remedy="Install wandb, or leave the setting empty.",
+            remedy="Install it: pip install 'headwater[wandb]', or leave the setting empty.",
         ) from error
     return wandb.init(project=project, name=run, resume="allow", id=run)
