@@ -13,23 +13,17 @@ import yaml
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
 
 from prefect.exceptions import ParameterTypeError
-from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
+from prefect.utilities.schema_tools.validation import validate
 
 from flows.deployments import DEPLOYED, POOLS, as_yaml, deployments
 from flows.params import PipelineParams, pipeline_params, stage_params
-from flows.pipeline import pipeline
 from flows.recipe import load_recipe
-from flows.stage_flows import stage_flow
-from flows.stages import STAGE_NAMES, load_stage
+from flows.stages import load_stage
 from infra.errors import ConfigError
 from infra.planning import Selection
+from tests.flows.golden_forms import FORMS, flow_of, lines_of, schema_of
 from tests.support import REPOSITORY
-
-
-def schema_of(name: str) -> dict[str, Any]:
-    flow = pipeline if name == "pipeline" else stage_flow(name)
-    return parameter_schema(flow).model_dump_for_openapi()
 
 
 def parts(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -43,17 +37,29 @@ def parts(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from parts(value, f"{path}/{index}")
 
 
-@pytest.mark.parametrize("name", [*STAGE_NAMES, "pipeline"])
+@pytest.mark.parametrize("name", FORMS)
 def test_every_form_can_be_run_unfilled_and_drawn(name: str) -> None:
-    flow = pipeline if name == "pipeline" else stage_flow(name)
+    flow = flow_of(name)
     assert flow.name == name
     assert flow.validate_parameters({"params": {}})
     schema = schema_of(name)
+    # As the server does it: nothing filled in, and every default written out.
+    for form in ({}, flow.validate_parameters({"params": {}})["params"].model_dump(mode="json")):
+        validate({"params": form}, schema, raise_on_error=True)
     assert not schema.get("required")
     for path, part in parts(schema):
         models = [option for option in part.get("anyOf", []) if "$ref" in option]
         assert len(models) < 2, f"{path}: the UI cannot draw a union of models"
         assert part.get("type") != "object" or part.get("additionalProperties") is not True, f"{path}: free-form"
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_keep_what_was_agreed(name: str) -> None:
+    golden = (REPOSITORY / "tests/flows/forms.golden").read_text().splitlines()
+    agreed = {line for line in golden if line.startswith(f"{name} ")}
+    assert agreed
+    gone = agreed - set(lines_of(name))
+    assert not gone, f"{sorted(gone)}: if that is meant, python -m tests.flows.golden_forms > tests/flows/forms.golden"
 
 
 def test_bounds_choices_and_descriptions_reach_the_form() -> None:
@@ -122,6 +128,7 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
         flow = import_object(spec.entrypoint)
         assert flow.name == spec.flow
         assert flow.validate_parameters(spec.parameters)
+        validate(spec.parameters, schema_of(spec.flow), raise_on_error=True)
         if spec.flow != "pipeline":
             filled = stage_params(spec.flow)(**spec.parameters["params"]).load_with_config(spec.flow)
             assert filled.node(spec.flow).config == recipe.node(spec.flow).config
