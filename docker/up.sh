@@ -21,7 +21,7 @@ build() { # build TARGET; takes a second if nothing has changed
 build cpu
 case ",$(setting COMPOSE_PROFILES),$(setting HEADWATER_STAGE_TRAINING)," in *,gpu,* | *,cuda,*) build cuda ;; esac
 
-docker/compose.sh up --no-build --detach --remove-orphans
+docker/start.sh
 echo
 echo "Prefect UI   http://$(docker/compose.sh port server 4200)"
 echo "Password     in docker/secrets/api_auth (user:password)"
