@@ -98,14 +98,15 @@ def running_server(store: Store) -> str | None:
     return address
 
 
-def require_server(store: Store) -> str:
-    """The address of the server that answers, with Prefect set up to use it. Raises HeadwaterError without one."""
+def require_server(store: Store, otherwise: str = "") -> str:
+    """The address of the server that answers, with Prefect set up to use it. Raises HeadwaterError without one;
+    ``otherwise`` says how to do without."""
     address = running_server(store)
     if address is None:
         raise HeadwaterError(
             "no Prefect server answers for this workspace",
             where=os.environ.get("PREFECT_API_URL") or str(store.home),
-            remedy="Start one with headwater up, or name yours in PREFECT_API_URL.",
+            remedy=f"Start one with headwater up, or name yours in PREFECT_API_URL{otherwise}.",
         )
     configure(store, address)
     return address

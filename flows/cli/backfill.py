@@ -39,7 +39,7 @@ def command(
     loaded, store = load_recipe(recipe, set_ or ()), open_store(workspace)
     require_crawl_source(loaded)
     series = Series(store, loaded.name)
-    server = None if here else running_server(store) if dry_run else require_server(store)
+    server = None if here else running_server(store) if dry_run else require_server(store, "; or add --here")
     from flows.crawl_watch import listed_crawls  # Prefect: configured before it is imported
 
     chosen = select(listed_crawls(loaded, crawl_list), crawls)
