@@ -67,8 +67,8 @@ class Clock:
         self.speeds: list[float] = []
         self._begin(0.0)
 
-    def end(self, waited: float) -> None:
-        """A step is over; ``waited`` is the running total of the seconds spent waiting for data."""
+    def end(self, waited: float | None) -> None:
+        """A step is over; ``waited`` is the running total of the seconds spent waiting for data, if that is known."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.taken += 1
@@ -81,10 +81,10 @@ class Clock:
             "tokens_per_s": tokens / seconds,
             # Hardly touched by other load on the machine, where wall-clock time is.
             "tokens_per_cpu_s": tokens / processor,
-            "data_wait_fraction": (waited - self._waited) / seconds,
+            "data_wait_fraction": None if waited is None else (waited - self._waited) / seconds,
         }
         print("TURN " + json.dumps(turn), flush=True)
-        self._begin(waited)  # after the last one, too: what follows must not disturb the others' turns
+        self._begin(waited or 0.0)  # after the last one, too: what follows must not disturb the others' turns
 
     def _begin(self, waited: float) -> None:
         sys.stdin.readline()
@@ -206,7 +206,7 @@ def trainer(spec: Spec) -> dict[str, float | None]:
             self.clock = Clock(spec, shards.seq_len)
 
         def on_step_end(self, *arguments: Any, **named: Any) -> None:
-            self.clock.end(0.0)
+            self.clock.end(None)  # it fetches batches out of our sight
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self) -> int:
