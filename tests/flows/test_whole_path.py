@@ -217,6 +217,26 @@ def test_trace_leads_from_a_step_to_documents_and_back(home: Path) -> None:
     }
 
 
+def test_a_takedown_reaches_from_a_url_to_everything_made_of_it(home: Path) -> None:
+    url = as_json("trace", "--step", "3", "--workspace", str(home))["documents"][0]["url"]
+    view = as_json("takedown", "--url", url, "--workspace", str(home))
+    assert [document["url"] for document in view["documents"]] == [url]
+    assert {"ingest", "quality", "redact", "shards"} <= {entry["name"] for entry in view["datasets"]}
+    assert 3 in view["steps"][0]["steps"] and view["checkpoints"]
+    assert {"pretrain", "sft", "ppo", "export"} <= {name.split("/")[0] for name in view["derived"]}
+    rebuild = view["rebuild"]
+    assert rebuild.index("ingest") < rebuild.index("shards") < rebuild.index("pretrain") < rebuild.index("export")
+
+
+def test_two_models_are_compared_on_the_same_rows(home: Path) -> None:
+    view = as_json("evaluate", "sft", "--compare", "pretrain", "--rows", "4", "--items", "2", "--workspace", str(home))
+    assert view["model"] == "sft - pretrain"
+    tasks = {task["task"]: task for task in view["tasks"]}
+    assert {"web", "wikipedia", "humaneval"} <= tasks.keys()
+    assert all(task["low"] <= task["value"] <= task["high"] for task in tasks.values())
+    assert any(task["value"] != 0 for task in tasks.values())
+
+
 def test_inspect_report_and_status_read_the_store(home: Path, tmp_path: Path) -> None:
     view = as_json("inspect", "--stage", "quality", "--rule", "language", "--sample", "2", "--workspace", str(home))
     assert view["incoming"] == view["kept"] + sum(view["dropped"].values()) + view["failed"]
