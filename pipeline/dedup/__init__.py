@@ -15,7 +15,8 @@ shingles decide. The work is a chain of steps, each a map over independent units
     repeats   every key range   what many documents share is cut from all but one
     select    every file        documents, ledger, index
 
-A corpus of few blocks goes through the middle steps in one unit (``small``).
+A corpus of few blocks goes through the middle steps in one unit, one of some blocks through ``settle`` and ``fates``
+(``small``).
 Regrouping is done by files cut into partitions (``exchange``); documents are known by number (``corpus``).
 """
 
@@ -29,7 +30,7 @@ from pipeline.dedup.report import finalize
 from pipeline.dedup.select import select_unit, select_units
 from pipeline.dedup.settle import settle_steps
 from pipeline.dedup.sign import sign_unit, sign_units
-from pipeline.dedup.small import compare_step, when_large
+from pipeline.dedup.small import compare_step, decide_step, is_large, is_small, unless
 from pipeline.dedup.verify import verify_unit, verify_units
 
 
@@ -37,17 +38,15 @@ def _inputs(config: DedupConfig) -> dict[str, str]:
     return {"quality": "quality"}
 
 
-_BETWEEN = (
+_NOMINATING = (
     Step("urls", url_units, url_unit),
     Step("copies", copy_units, copy_unit),
     Step("bands", band_units, band_unit),
     Step("nominate", nominate_units, nominate_unit),
     Step("verify", verify_units, verify_unit),
-    *settle_steps(),
-    Step("fates", fate_units, fate_unit),
-    Step("spans", span_units, span_unit),
-    Step("repeats", repeat_units, repeat_unit),
 )
+_DECIDING = (*settle_steps(), Step("fates", fate_units, fate_unit))
+_CUTTING = (Step("spans", span_units, span_unit), Step("repeats", repeat_units, repeat_unit))
 
 STAGE = ShardStage(
     name="dedup",
@@ -57,8 +56,11 @@ STAGE = ShardStage(
     inputs=_inputs,
     steps=(
         Step("sign", sign_units, sign_unit),
-        compare_step(_BETWEEN),
-        *(when_large(step) for step in _BETWEEN),
+        compare_step((*_NOMINATING, *_DECIDING, *_CUTTING)),
+        *(unless(is_small, step) for step in _NOMINATING),
+        decide_step(_DECIDING),
+        *(unless(lambda context: not is_large(context), step) for step in _DECIDING),
+        *(unless(is_small, step) for step in _CUTTING),
         Step("select", select_units, select_unit),
     ),
     finalize=finalize,

@@ -104,13 +104,17 @@ class Corpus:
         return [(self.pieces[where[low]], slice(int(low), int(high))) for low, high in itertools.pairwise(cuts)]
 
 
+COMPARE, DECIDE = "compare", "decide"
+"""The steps inside which others may have run (``pipeline.dedup.small``)."""
+
+
 def files_of(context: StageContext, step: str, suffix: str) -> list[str]:
-    """The files of an earlier step, whether it ran by itself or inside ``compare`` (``pipeline.dedup.small``)."""
+    """The files of an earlier step, wherever it ran."""
     prefix = f"steps/{step}/"
     return sorted(
         f"{context.work_root}/{output.path}"
-        for receipts in (context.receipts.get(step, ()), context.receipts.get("compare", ()))
-        for receipt in receipts
+        for name in (step, COMPARE, DECIDE)
+        for receipt in context.receipts.get(name, ())
         for output in receipt.outputs
         if output.path.startswith(prefix) and output.path.endswith(suffix)
     )

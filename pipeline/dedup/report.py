@@ -3,9 +3,9 @@
 from infra.stage import StageContext
 from infra.store.files import write_json
 from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.corpus import COMPARE, DECIDE
 from pipeline.dedup.index import FORMAT_FILE, format_record
 from pipeline.dedup.settle import ROUNDS
-from pipeline.dedup.small import COMPARE
 
 CURVE = tuple(round(0.30 + 0.05 * i, 2) for i in range(15))
 
@@ -40,8 +40,8 @@ def finalize(context: StageContext) -> None:
 
 def _sum(context: StageContext, step: str, metric: str) -> int:
     alone = sum(receipt.metrics.get(metric, 0.0) for receipt in context.receipts.get(step, ()))
-    inside = sum(receipt.metrics.get(f"{step}.{metric}", 0.0) for receipt in context.receipts.get(COMPARE, ()))
-    return int(alone + inside)
+    around = [receipt for name in (COMPARE, DECIDE) for receipt in context.receipts.get(name, ())]
+    return int(alone + sum(receipt.metrics.get(f"{step}.{metric}", 0.0) for receipt in around))
 
 
 def _undecided(context: StageContext) -> int:

@@ -40,7 +40,7 @@ _DATASKETCH = {"default": "datasketch 2.0", "xxh32": "datasketch 2.0, XXH32"}
 
 def run(
     seed: int = 1,
-    size: int = 120_000,
+    size: int = 240_000,
     datatrove_size: int = 12_000,
     growth_documents: int = 250_000,
     giant: int = 200_000,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.execution.base import UnitOutcome, UnitTask
-from infra.execution.local import InProcessExecutor
+from infra.execution.base import Executor, UnitOutcome, UnitTask
+from infra.execution.local import InProcessExecutor, LocalExecutor
 from infra.launch.local import LocalLauncher
 from infra.planning import StageNode
 from infra.progress import PlainReporter
@@ -25,7 +25,8 @@ from pipeline.dedup import STAGE, DedupConfig
 from tests.pipeline.dedup.corpora import document, edited, publish, sentence_words
 from tests.support import REPOSITORY
 
-CONFIG = DedupConfig(block_documents=20)
+CONFIG = DedupConfig(block_documents=5)
+"""More blocks than any step handles in one unit."""
 
 
 class BrokenOff(BaseException):
@@ -45,7 +46,7 @@ class Breaking:
                 raise BrokenOff
 
 
-def run(home: Path, source: Dataset, executor: Breaking | InProcessExecutor, config: DedupConfig = CONFIG) -> Dataset:
+def run(home: Path, source: Dataset, executor: Executor, config: DedupConfig = CONFIG) -> Dataset:
     store = Store.at(home)
     context = RunContext(
         store=store,
@@ -81,16 +82,41 @@ def test_broken_off_in_every_step_the_bytes_are_the_same(tmp_path: Path, source:
     assert [(f.path, f.digest) for f in again.files("")] == [(f.path, f.digest) for f in whole.files("")]
 
 
+STEPS = ("sign", "urls", "copies", "bands", "nominate", "verify", "settle-00", "fates", "spans", "repeats", "select")
+
+
 @pytest.mark.slow
-def test_killed_again_and_again_the_bytes_are_the_same(tmp_path: Path, source: Dataset) -> None:
-    whole = run(tmp_path / "whole", source, InProcessExecutor())
+@pytest.mark.parametrize("blocks", [5, 20, 65_536], ids=["many blocks", "some", "few"])
+def test_killed_in_every_step_the_bytes_are_the_same(tmp_path: Path, source: Dataset, blocks: int) -> None:
+    """The whole process is killed as soon as a step has left its first file; the next one goes on from there."""
+    config = DedupConfig(block_documents=blocks, repeats="line", repeat_documents=2)
+    whole = run(tmp_path / "whole", source, InProcessExecutor(), config)
     command = [sys.executable, "-m", "tests.benchmarks.dedup_parts.ours", source.root, str(tmp_path / "killed")]
-    config = CONFIG.model_dump_json()
-    for seconds in (3, 5, 7, 9):
-        process = subprocess.Popen([*command, config], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-        time.sleep(seconds)
+    command.append(config.model_dump_json())
+    killed = 0
+    for step in STEPS:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not reached(tmp_path / "killed", step):
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, config], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-    killed = Dataset.open(str(next((tmp_path / "killed" / "datasets" / "dedup").glob("*/manifest.json")).parent))
-    assert killed.digest == whole.digest
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= len(STEPS) - 1, "but for the last step, which may be over before it is seen"
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    again = Dataset.open(str(next((tmp_path / "killed" / "datasets" / "dedup").glob("*/manifest.json")).parent))
+    assert [(f.path, f.digest) for f in again.files("")] == [(f.path, f.digest) for f in whole.files("")]
+
+
+def reached(home: Path, step: str) -> bool:
+    """Whether a step has written anything; the last one writes the dataset itself."""
+    pattern = "datasets/dedup/*/data/web/*" if step == "select" else f"work/dedup/*/steps/{step}/**/*.*"
+    return any(home.glob(pattern))
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_does_not_change_a_byte(tmp_path: Path, source: Dataset) -> None:
+    files = [
+        [(f.path, f.digest) for f in run(tmp_path / str(workers), source, LocalExecutor(workers)).files("")]
+        for workers in (1, 2, 3)
+    ]
+    assert files[0] == files[1] == files[2]
+    assert any(path.startswith("index/") for path, _ in files[0])
