@@ -106,6 +106,8 @@ def _show(view: dict[str, Any]) -> None:
         for rule, number in view["dropped"].items():
             table.add_row(rule, f"{number:,}")
         out.print(table)
+    if "lsh" in view["stats"]:
+        _show_lsh(view["stats"])
     for group in ("source", "language"):
         if view.get(f"by_{group}"):
             out.print(_group_table(group, view[f"by_{group}"]))
@@ -117,6 +119,22 @@ def _show(view: dict[str, Any]) -> None:
         _show_sample("kept", row)
     for row in view["dropped_samples"]:
         _show_sample(f"{row['verdict']} by {row['rule']}", row)
+
+
+def _show_lsh(stats: dict[str, Any]) -> None:
+    """How likely dedup's setting was to find a pair, and what verification said of those it found."""
+    lsh, verification = stats["lsh"], stats["verification"]
+    out = console()
+    out.print(
+        f"MinHash-LSH {lsh['bands']} × {lsh['rows']}: {verification['pairs']:,} pairs nominated, "
+        f"{verification['rejected']:,} of them below {lsh['measure']} {lsh['threshold']:g}"
+    )
+    curve = [point for point in lsh["curve"] if 0.5 <= point["similarity"] < 1]
+    table = Table(box=None, pad_edge=False)
+    for name, key, form in (("at", "similarity", ".2f"), ("found", "probability", ".3f")):
+        table.add_row(name, *(f"{point[key]:{form}}" for point in curve))
+    table.show_header = False
+    out.print(table)
 
 
 def _group_table(heading: str, rows: list[dict[str, Any]], limit: int = 12) -> Table:

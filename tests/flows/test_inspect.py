@@ -1,0 +1,28 @@
+"""``headwater inspect`` on the dataset of a stage that has something of its own to say."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import build_app
+from pipeline.dedup import STAGE, DedupConfig
+from tests.pipeline.dedup.corpora import document, publish
+from tests.support import run_shard_stage
+
+
+def test_dedup_prints_how_likely_a_pair_was_to_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [document(f"d{i}", f"text number {i} of a few") for i in range(3)]
+    config = DedupConfig(preset="20x13")
+    dataset = run_shard_stage(STAGE, config, {"quality": publish(tmp_path / "q", {"web/a": rows})}, tmp_path / "d")
+    words = ["inspect", dataset.root, "--sample", "0", "--workspace", str(tmp_path / "w")]
+    shown = CliRunner().invoke(build_app(words), words)
+    assert shown.exit_code == 0, shown.output
+    assert "20 × 13" in shown.output
+    curve = dict(zip(*([float(x) for x in line.split()[1:]] for line in _lines(shown.output)), strict=True))
+    assert curve[0.8] == pytest.approx(0.677)
+
+
+def _lines(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith(("at ", "found "))]
