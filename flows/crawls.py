@@ -113,7 +113,7 @@ class Series:
 
     def is_new(self, crawl: str) -> bool:
         """Whether nobody started the crawl. A claim of a watch that died before its run was created does not count."""
-        if self.started(crawl) is not None:
+        if self.started(crawl) is not None or self.base(crawl) is not None:
             return False
         return self.claimed_by(crawl) in (None, "watch", "backfill")
 

@@ -61,6 +61,13 @@ def test_a_crawl_run_by_hand_is_not_started_again(series: Series) -> None:
     assert series.new_crawls(LISTED, "newest") == ["C4"]
 
 
+def test_a_run_that_began_before_its_start_was_on_record_is_not_started_again(series: Series) -> None:
+    assert series.new_crawls(LISTED, "newest") == ["C5"]
+    series.claim("C5", "watch")  # the watch was killed between creating the run and writing it down
+    series.settle_base("C5")  # the run's turn came
+    assert series.new_crawls(LISTED, "newest") == []
+
+
 def test_watches_at_the_same_time_agree_on_the_key(series: Series) -> None:
     keys: list[str] = []
     threads = [threading.Thread(target=lambda: keys.append(series.claim("C1", "watch"))) for _ in range(8)]
