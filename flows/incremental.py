@@ -95,6 +95,12 @@ def _node(node: StageNode, crawl: str, base: Base, recipe: Recipe) -> StageNode:
         previous = dict.fromkeys((*config.previous, *base.previous))  # type: ignore[attr-defined]
         config = config.model_copy(update={"previous": tuple(previous), "scope": "all"})
     elif node.name == LAST_STAGE and base.append_to:
+        if config.phases:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "a curriculum cannot be continued by another crawl: its last rows must stay the last",
+                where="shards.phases",
+                remedy="Use a mixture for a series of crawls.",
+            )
         mixture = tuple(entry for entry in config.mixture if entry.source in names)  # type: ignore[attr-defined]
         config = config.model_copy(update={"append_to": base.append_to, "mixture": mixture})
     return replace(node, config=config)

@@ -164,6 +164,30 @@ def test_a_lost_record_is_said(tmp_path: Path) -> None:
         series.plan_base("C4")
 
 
+def test_a_curriculum_is_not_appended_to(tmp_path: Path) -> None:
+    recipe = load_recipe("common-crawl-1b", ["shards.mixture=[]", "shards.phases=[{mixture: [{source: web}]}]"])
+    store = Store.at(tmp_path)
+    assert planned(recipe, "CC-MAIN-2026-10", store).label == "CC-MAIN-2026-10"
+    publish(Series(store, recipe.name), "CC-MAIN-2026-10")
+    with pytest.raises(ConfigError, match="a curriculum cannot be continued by another crawl"):
+        planned(recipe, "CC-MAIN-2026-14", store)
+
+
+def test_a_later_crawl_reads_itself_alone(tmp_path: Path) -> None:
+    recipe, store = load_recipe("common-crawl-1b"), Store.at(tmp_path)
+    first = planned(recipe, "CC-MAIN-2026-10", store)
+    assert [source.name for source in first.node("ingest").config.sources] == ["web", "wikipedia", "code"]
+    publish(Series(store, recipe.name), "CC-MAIN-2026-10")
+    later = planned(recipe, "CC-MAIN-2026-14", store)
+    (source,) = later.node("ingest").config.sources
+    assert (source.name, source.address) == ("web", "CC-MAIN-2026-14")
+    shards = later.node("shards").config
+    assert [entry.source for entry in shards.mixture] == ["web"]
+    assert shards.append_to == "shards/shards-CC-MAIN-2026-10"
+    assert later.node("tokenizer").use == "tokenizer/tokenizer-CC-MAIN-2026-10"
+    assert later.node("dedup").config.previous == ("dedup/dedup-CC-MAIN-2026-10",)
+
+
 def test_a_recipe_without_a_crawl_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="reads no crawl by its name"):
         planned(load_recipe("smoke"), FIRST, Store.at(tmp_path))
