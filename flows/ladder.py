@@ -76,9 +76,7 @@ def climb(
     done = []
     with terminal_reporter(quiet) as reporter:
         record = RunRecord.start(store, f"ladder-{recipe.name}")
-        run = replace(
-            run_context(recipe, store, record, reporter), label=f"ladder-{recipe.name}", follow_latest=False
-        )
+        run = replace(run_context(recipe, store, record, reporter), label=f"ladder-{recipe.name}", follow_latest=False)
         for config in configs:
             outcome = run_directly(StageNode(STAGE, config), inputs, run, False)
             done.append(_result(outcome.dataset, config, stats, domain))

@@ -25,6 +25,7 @@ COMMANDS = (
     ("chat", "Talk with a model."),
     ("generate", "Continue a text, or answer one message."),
     ("evaluate", "Measure a model."),
+    ("judge", "Two models answer the same prompts, and a third one says who did better."),
     ("export", "Write a model as a Hugging Face folder."),
     ("render", "Print what SLURM, Kubernetes, Ray or a list of hosts would be handed."),
     ("up", "Start the Prefect server, a worker and all deployments on this machine."),
