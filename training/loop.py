@@ -118,7 +118,8 @@ class Loop:
         if self.engine.any_rank(stop()):
             self._save(wait=True)
             raise Preempted(f"stopped by a signal after step {done}")
-        if done % self.checkpoint_every == 0 and done < self.engine.total_steps:
+        # Not among held steps: a rollback must find a checkpoint from before the trouble.
+        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.held_in_a_row:
             self._save()
         if self.eval_every and done % self.eval_every == 0 and done < self.engine.total_steps:
             self.events.evaluate(done)

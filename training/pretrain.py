@@ -119,7 +119,7 @@ def job(config: PretrainConfig) -> JobSpec:
 
 STAGE = JobStage(
     name="pretrain",
-    code_version=1,
+    code_version=2,
     config=PretrainConfig,
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},
     job=job,

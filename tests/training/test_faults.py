@@ -129,6 +129,14 @@ def test_repeated_held_steps_roll_back_and_go_around_the_data(ranks, tmp_path, s
         assert ours.weight.weight.item() == theirs.weight.weight.item()
 
 
+def test_a_rollback_goes_back_to_before_the_trouble(ranks, tmp_path):
+    """A checkpoint is due at step 15, between the held steps."""
+    loop, heard = build(ranks, tmp_path, dict.fromkeys((13, 14, 15), math.nan), patience=3)
+    loop.run()
+    assert any("back to the checkpoint of step 10 from step 16" in entry[1] for entry in heard if entry[0] == "warning")
+    assert loop.progress.jumps == [[0, 0], [10, 16]]
+
+
 def test_a_run_that_never_recovers_is_given_up(ranks, tmp_path):
     loop, _ = build(ranks, tmp_path, dict.fromkeys(range(12, 99), math.nan), patience=2, rollbacks=1)
     with pytest.raises(HeadwaterError, match="does not recover"):
