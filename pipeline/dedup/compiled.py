@@ -5,6 +5,7 @@ module and loads them once, for the workers of every step; a worker that has to 
 needs a few of them only.
 """
 
+import contextlib
 import multiprocessing
 
 import numpy as np
@@ -41,4 +42,6 @@ def warm() -> None:
 
 
 if multiprocessing.parent_process() is None:
-    warm()
+    # What fails here fails again in a worker, which can say so; here it would end the process that all are forked from.
+    with contextlib.suppress(Exception):
+        warm()
