@@ -90,7 +90,9 @@ def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "Q
 
     texts = batch.column("text").to_pylist()
     programming = batch.column("programming_language").to_pylist()
-    languages, language_scores = _languages(texts, batch.column("language").to_pylist(), programming, detector)
+    languages, language_scores = declared_or_detected(
+        texts, batch.column("language").to_pylist(), programming, detector
+    )
     measures = measure(Batch(batch.column("text"), languages, programming))
     return pa.table(
         {
@@ -103,7 +105,7 @@ def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "Q
     )
 
 
-def _languages(
+def declared_or_detected(
     texts: Sequence[str],
     declared: Sequence[str | None],
     programming: Sequence[str | None],

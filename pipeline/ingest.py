@@ -97,7 +97,7 @@ def units(context: StageContext) -> Iterator[Unit]:
 def process(unit: Unit, context: UnitContext) -> Counts:
     config: IngestConfig = context.config
     source = next(source for source in config.sources if source.name == unit.payload["source"])
-    reading = Reading(source, config.extract, _language_model(config, context.inputs, context.scratch))
+    reading = Reading(source, config.extract, language_model_of(config, context.inputs, context.scratch))
     path = f"{source.name}/{unit.id}.parquet"
     kept = failed = characters = 0
     dropped: Counter[str] = Counter()
@@ -131,7 +131,8 @@ def finalize(context: StageContext) -> None:
         context.stats[metric] = int(sum(receipt.metrics[metric] for receipt in receipts))
 
 
-def _language_model(config: IngestConfig, inputs: Mapping[str, Dataset], scratch: Path) -> Path | None:
+def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scratch: Path) -> Path | None:
+    """The identifier for the quick look at raw text, if languages are chosen."""
     if not config.extract.languages:
         return None
     (archive,) = find_archives(config.language_model, inputs)

@@ -1,4 +1,4 @@
-"""``headwater plan``: RUN, RESUME or SKIP for each stage, with the reason."""
+"""``headwater plan``: RUN, RESUME or SKIP for each stage, with the reason; and what the run will give and cost."""
 
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from flows.cli.options import (
     overrides,
     print_json,
 )
+from flows.forecast import Forecast, forecast
 from flows.incremental import planned
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan
@@ -34,6 +35,9 @@ def command(
     scale: ScaleOption = None,
     crawl: CrawlOption = "",
     workspace: WorkspaceOption = None,
+    with_forecast: Annotated[
+        bool, typer.Option("--forecast/--no-forecast", help="Forecast documents, tokens, disk and time, from a sample.")
+    ] = True,
     json: JsonOption = False,
 ) -> None:
     loaded = load_recipe(recipe, overrides(set_, scale))
@@ -41,12 +45,19 @@ def command(
     store = open_store(workspace)
     on_crawl = planned(loaded, crawl, store)
     plans = plan(on_crawl.nodes, store, selection, on_crawl.label)
+    expected = None
+    if with_forecast:
+        expected = forecast(on_crawl.nodes, plans, store, on_crawl.label, loaded.execution.workers)
     if json:
         scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
-        print_json({"recipe": loaded.name, "stages": [entry.as_dict() for entry in plans], **scale_view})
+        stages = [entry.as_dict() for entry in plans]
+        view = {"recipe": loaded.name, "stages": stages, "forecast": expected.as_dict() if expected else None}
+        print_json({**view, **scale_view})
         return
     out = console()
     out.print(plan_table(plans))
+    if expected:
+        _show_forecast(expected)
     if loaded.scale:
         from training.scale import show
 
@@ -62,3 +73,36 @@ def plan_table(plans: list[StagePlan]) -> Table:
         action = f"[{STYLES[entry.action]}]{entry.action}[/]"
         table.add_row(entry.stage, action, entry.fingerprint or "not known yet", entry.reason)
     return table
+
+
+def _show_forecast(expected: Forecast) -> None:
+    table = Table(title="Forecast", title_justify="left", box=None, pad_edge=False)
+    for heading in ("stage", "documents in", "kept", "disk", "time", "from"):
+        table.add_column(heading, justify="left" if heading in ("stage", "from") else "right")
+    for row in expected.stages:
+        disk = "?" if row.bytes is None else _size(row.bytes)
+        seconds = "?" if row.seconds is None else _duration(row.seconds)
+        table.add_row(row.stage, f"{row.incoming:,}", f"{row.kept:,}", disk, seconds, row.basis)
+    out = console()
+    out.print()
+    out.print(table)
+    out.print(
+        f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {_size(expected.bytes)} on disk, "
+        f"{_duration(expected.seconds)}; training is not part of it."
+    )
+    for note in expected.notes:
+        out.print(f"  {note}", markup=False)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,125 @@
+"""A plan says what a run will give: from a small sample at first, from what earlier datasets did afterwards."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import build_app
+from flows.recipe import load_recipe
+from flows.runtime import run_in_workspace
+from infra.planning import Selection
+from infra.store.store import Store
+from pipeline.extract.page import ExtractConfig
+from pipeline.sources import probe as probes
+from pipeline.sources.contract import Reading, SourceConfig
+from tests.pipeline.sources.archives import PROSE, html_page, read_source, warc_record
+
+
+def recipe(folder: Path, kind: str, address: Path, *further: str) -> Path:
+    path = folder / "small.yaml"
+    sources = json.dumps([{"name": "web", "kind": kind, "address": str(address)}])
+    later = "".join(f"  {stage}: {{}}\n" for stage in further)
+    first = "  sample: {}\n" if further else ""
+    path.write_text(
+        f"recipe: small\nexecution: {{workers: 1}}\nstages:\n{first}  ingest: {{sources: {sources}}}\n{later}"
+    )
+    return path
+
+
+def planned(path: Path, store: Store) -> Any:
+    arguments = ["plan", str(path), "--json", "--workspace", str(store.home)]
+    return json.loads(CliRunner().invoke(build_app(arguments), arguments).stdout)["forecast"]
+
+
+def article(number: int) -> bytes:
+    sentences = (
+        f"The river number {number} begins in the hills above a small town and ends in the northern sea.",
+        "Mills were built along its banks by weavers who had come from the south.",
+        "Most of them burned down during the long war, and only two were ever restored.",
+        "Today visitors can see how linen was made, dyed and carried to the harbour.",
+        "A museum opened near the old bridge, with maps that show every flood since then.",
+        "It is closed on Mondays, but its garden may be entered at any time of the year.",
+        "Trains from the capital stop there twice a day, and the walk takes ten minutes.",
+    )
+    paragraphs = "".join(f"<p>{sentence}</p>" for sentence in sentences)
+    return (
+        f"<html><head><title>River {number}</title></head><body><article>{paragraphs}</article></body></html>".encode()
+    )
+
+
+def write_rows(path: Path, rows: int, empty: int) -> None:
+    texts = [f"{PROSE} {number}" for number in range(rows)] + [""] * empty
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def test_from_a_sample_then_from_what_was_built_and_nothing_when_nothing_is_to_do(tmp_path: Path) -> None:
+    store, archive = Store.at(tmp_path / "workspace"), tmp_path / "rows.jsonl"
+    write_rows(archive, 90, 10)
+    path = recipe(tmp_path, "jsonl", archive)
+    sampled = planned(path, store)
+    (ingest,) = sampled["stages"]
+    assert (ingest["incoming"], ingest["kept"], ingest["basis"]) == (100, 90, "sample")
+    assert sampled["documents"] == 90
+    assert sampled["tokens"] == pytest.approx(90 * len(PROSE) / 4, rel=0.1)
+    assert sampled["bytes"] > 0
+    assert not list((store.home / "work").glob("*")) if (store.home / "work").exists() else True
+
+    built = run_in_workspace(load_recipe(str(path)), Selection(), store, use_prefect=False, quiet=True)
+    assert planned(path, store) is None
+    write_rows(archive, 180, 20)
+    (ingest,) = planned(path, store)["stages"]
+    assert ingest["basis"] == f"as ingest/{built.datasets['ingest'].manifest.fingerprint}"
+    assert ingest["incoming"] == pytest.approx(200, rel=0.02)
+    assert ingest["kept"] == pytest.approx(180, rel=0.02)
+
+
+def test_the_rules_of_the_recipe_are_put_to_the_sample(tmp_path: Path) -> None:
+    pages = [
+        warc_record(f"http://example.org/{n}", article(n) if n % 2 else html_page("Bad", "Buy now! " * 30))
+        for n in range(20)
+    ]
+    archive = tmp_path / "web.warc.gz"
+    archive.write_bytes(b"".join(gzip.compress(page) for page in pages))
+    path = recipe(tmp_path, "warc", archive, "classifier", "attributes", "quality", "dedup")
+    found = planned(path, Store.at(tmp_path / "workspace"))
+    kept = {row["stage"]: row["kept"] for row in found["stages"]}
+    assert kept == {"ingest": 11, "attributes": 11, "quality": 10, "dedup": 10}
+    assert any("dedup drops is not known" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("kind", ["warc", "jsonl", "jsonl.gz"])
+def test_a_large_source_is_judged_by_a_part_of_it(tmp_path: Path, kind: str) -> None:
+    chance = random.Random(1)
+    noise = [chance.randbytes(3_000).hex() for _ in range(1200)]
+    archive = tmp_path / f"large.{kind}"
+    if kind == "warc":
+        archive = tmp_path / "large.warc.gz"
+        pages = (
+            warc_record(f"http://example.org/{n}", html_page("x", f"{PROSE} {text}")) for n, text in enumerate(noise)
+        )
+        archive.write_bytes(b"".join(gzip.compress(page, 1) for page in pages))
+    else:
+        data = "".join(json.dumps({"text": text}) + "\n" for text in noise).encode()
+        archive.write_bytes(gzip.compress(data, 1) if kind.endswith("gz") else data)
+    assert archive.stat().st_size > 3 * probes.PIECE_BYTES
+    source = SourceConfig(name="test", kind="warc" if kind == "warc" else "jsonl", address=str(archive))
+    seen = probes.probe(Reading(source, ExtractConfig()), {}, 20.0)
+    assert seen is not None
+    total = len(read_source(archive, source.kind))
+    assert seen.records < total
+    assert seen.records * seen.scale == pytest.approx(total, rel=0.1)
+
+
+def test_what_needs_the_network_is_not_looked_at() -> None:
+    for kind, address in (
+        ("common_crawl", "CC-MAIN-2024-10"),
+        ("warc", "https://example.org/x.warc.gz"),
+        ("warc", "s3://b/*.gz"),
+    ):
+        source = SourceConfig(name="test", kind=kind, address=address)  # type: ignore[arg-type]
+        assert probes.probe(Reading(source, ExtractConfig()), {}, 1.0) is None
