@@ -17,6 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.crawls import LAST_STAGE, Series, Started
 from flows.deployments import CRAWL_QUEUE, deployment_name
 from flows.recipe import Recipe
+from flows.stage_flows import crawl_slug
 from infra.errors import HeadwaterError
 
 
@@ -50,6 +51,7 @@ def start_crawl(how: CrawlRun, crawl: str, by: str, *, again: bool = False) -> F
     try:
         run: Any = run_deployment(
             name,
+            flow_run_name=f"pipeline-{crawl_slug(crawl)}",  # while it waits; its id is added when it begins
             parameters={"params": how.form(crawl)},
             idempotency_key=f"crawl:{key}:{attempt}",
             work_queue_name=CRAWL_QUEUE,

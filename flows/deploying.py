@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -38,7 +39,14 @@ def deploy(recipes: Sequence[Recipe], *, watch: bool) -> list[str]:
         _ensure_queue(client)
         kept = _schedules(client)
         specs = [spec for recipe in recipes for spec in deployments(recipe)]
-        return [_deploy_one(client, spec, watch, kept.get(f"{spec.flow}/{spec.name}")) for spec in specs]
+        flows = {spec.flow: client.create_flow_from_name(spec.flow) for spec in specs}
+        forms = {spec.entrypoint: _form_schema(spec.entrypoint) for spec in specs}
+        for spec in specs:
+            schedules = kept.get(f"{spec.flow}/{spec.name}")
+            if schedules is None:
+                schedules = _first_schedules(spec, watch)
+            _deploy_one(client, spec, flows[spec.flow], forms[spec.entrypoint], schedules)
+        return [f"{spec.flow}/{spec.name}" for spec in specs]
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None:
@@ -66,24 +74,29 @@ def _ensure_queue(client: SyncPrefectClient) -> None:
         )
 
 
+def _form_schema(entrypoint: str) -> dict[str, Any]:
+    return parameter_schema(import_object(entrypoint)).model_dump_for_openapi()
+
+
 def _deploy_one(
-    client: SyncPrefectClient, spec: DeploymentSpec, watch: bool, kept: list[DeploymentScheduleCreate] | None
-) -> str:
-    flow = import_object(spec.entrypoint)
-    schedules = kept if kept is not None else _first_schedules(spec, watch)
+    client: SyncPrefectClient,
+    spec: DeploymentSpec,
+    flow: UUID,
+    form: dict[str, Any],
+    schedules: list[DeploymentScheduleCreate],
+) -> None:
     client.create_deployment(
-        flow_id=client.create_flow_from_name(spec.flow),
+        flow_id=flow,
         name=spec.name,
         entrypoint=spec.entrypoint,
         work_pool_name=spec.pool,
         description=spec.description,
         parameters=spec.parameters,
-        parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+        parameter_openapi_schema=form,
         enforce_parameter_schema=True,
         tags=list(spec.tags),
         schedules=schedules,
     )
-    return f"{spec.flow}/{spec.name}"
 
 
 def _first_schedules(spec: DeploymentSpec, watch: bool) -> list[DeploymentScheduleCreate]:

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 from flows.children import run_child
 from flows.deployments import deployment_name
 from flows.execute import RunOne, RunResult, run_recipe
-from flows.incremental import planned, turn
+from flows.incremental import OnOutcome, planned, turn
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
 from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
@@ -50,10 +50,24 @@ def run_pipeline(params: PipelineParams) -> RunResult:
         run_one = _by_deployment(recipe, params) if params.dispatch == "deployments" else _inline(recipe, params)
         try:
             return run_recipe(
-                recipe, params.selection, context, run_one, lambda plans: best_effort(lambda: publish_plan(plans)), note
+                recipe,
+                params.selection,
+                context,
+                run_one,
+                on_plan=lambda plans: best_effort(lambda: publish_plan(plans)),
+                on_outcome=lambda outcome: _note_and_tell(outcome, note),
             )
         finally:
             best_effort(lambda: _publish_ends(recipe, store))
+
+
+def _note_and_tell(outcome: StageOutcome, note: OnOutcome) -> None:
+    """One line a stage in this run's own log: what the stage itself has to say is in the log of its own run."""
+    if outcome.action != Action.SKIP:  # that is told already, with its reason
+        counts = outcome.dataset.manifest.counts
+        kept = f", kept {counts.kept:,} of {counts.incoming:,} documents" if counts.incoming else ""
+        get_run_logger().info("%s: published %s%s", outcome.stage, outcome.dataset.manifest.fingerprint, kept)
+    note(outcome)
 
 
 def _publish_ends(recipe: Recipe, store: Store) -> None:
