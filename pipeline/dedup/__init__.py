@@ -50,7 +50,7 @@ _CUTTING = (Step("spans", span_units, span_unit), Step("repeats", repeat_units, 
 
 STAGE = ShardStage(
     name="dedup",
-    code_version=1,
+    code_version=2,
     config=DedupConfig,
     reference="pipeline.dedup.compiled:STAGE",
     inputs=_inputs,

@@ -6,6 +6,7 @@ the parameters that only track visitors do not matter. Everything else does.
 
 from urllib.parse import urlsplit
 
+# Not "sid": on many sites it names the story.
 _TRACKING = frozenset(
     (
         "fbclid",
@@ -19,7 +20,6 @@ _TRACKING = frozenset(
         "_ga",
         "phpsessid",
         "jsessionid",
-        "sid",
     )
 )
 

@@ -17,6 +17,8 @@ from pipeline.dedup.urls import normalise_url
         ("https://example.org:443/a#part", "https://example.org/a", True),
         ("https://example.org/?b=2&a=1&utm_source=x", "https://example.org?a=1&b=2", True),
         ("https://example.org/a?id=1", "https://example.org/a?id=2", False),
+        ("https://example.org/article.pl?sid=1", "https://example.org/article.pl?sid=2", False),
+        ("https://example.org/a?PHPSESSID=1", "https://example.org/a", True),
         ("https://example.org/A", "https://example.org/a", False),
         ("https://example.org/#!/one", "https://example.org/#!/two", False),
         ("https://user:pw@example.org/", "https://example.org/", True),
