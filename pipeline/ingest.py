@@ -77,6 +77,8 @@ def external(config: IngestConfig) -> Json:
             found[source.name] = unit_id(listing)
     if config.extract.languages and dataset_role(config.language_model) is None:
         found["language model"] = digest_of(config.language_model)
+    for address in config.extract.blocked_urls:
+        found[f"blocked {len(found)}"] = digest_of(address)
     return found or None
 
 
@@ -141,7 +143,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=2,
+    code_version=3,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

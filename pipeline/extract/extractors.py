@@ -20,6 +20,7 @@ from trafilatura.settings import Extractor as Options
 
 Extractor = Literal["trafilatura", "resiliparse"]
 Mode = Literal["fast", "standard", "precision", "recall"]
+Markup = Literal["text", "markdown"]
 
 # libxml2 ends the page at some of them.
 CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\r")
@@ -30,10 +31,13 @@ TITLE_WINDOW = 131_072
 class TrafilaturaExtractor:
     """trafilatura with one set of options, read once (they cost half a millisecond a page otherwise)."""
 
-    def __init__(self, *, mode: Mode = "fast", tables: bool = True, comments: bool = False) -> None:
+    def __init__(
+        self, *, mode: Mode = "fast", tables: bool = True, comments: bool = False, markup: Markup = "text"
+    ) -> None:
         logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it warns of each page without text
         self._options = Options(
-            output_format="txt",
+            output_format="markdown" if markup == "markdown" else "txt",
+            formatting=markup == "markdown",
             fast=mode == "fast",
             precision=mode == "precision",
             recall=mode == "recall",

@@ -8,20 +8,23 @@ given up.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from lxml.etree import LxmlError
 from pydantic import Field
 
-from infra.config import Config
+from infra.config import Config, Execution
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, unpack
-from pipeline.extract.extractors import Extractor, Mode, TrafilaturaExtractor, page_title, with_resiliparse
+from pipeline.extract.extractors import Extractor, Markup, Mode, TrafilaturaExtractor, page_title, with_resiliparse
 from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
+from pipeline.extract.license_link import declared_license
 from pipeline.extract.refusal import Refused
 from pipeline.extract.scan import Scan, sample_text, scan_page
+from pipeline.extract.url_rules import UrlRules, read_url_rules
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xhtml"})
 TEXT_TYPES = frozenset({"text/plain"})
@@ -35,6 +38,10 @@ class ExtractConfig(Config):
     """trafilatura (best text) or resiliparse (ten times faster, more boilerplate)."""
     mode: Mode = "fast"
     """trafilatura's setting: fast, standard, precision, recall."""
+    markup: Markup = "text"
+    """text, or markdown: tables, lists, headings, emphasis and code blocks in Markdown (trafilatura only)."""
+    blocked_urls: Annotated[tuple[str, ...], Execution()] = ()
+    """Lists of domains and beginnings of addresses that are not wanted, one a line; their content is their identity."""
     tables: bool = True
     """Keep the text of tables."""
     comments: bool = False
@@ -74,6 +81,7 @@ class Extracted:
     text: str
     title: str | None
     extractor: str
+    license: str | None = None
 
 
 @dataclass
@@ -83,13 +91,17 @@ class PageExtractor:
     config: ExtractConfig
     trafilatura: TrafilaturaExtractor
     gate: LanguageGate | None = None
+    blocked: UrlRules | None = None
     seen: dict[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: ExtractConfig, language_model: Path | None) -> "PageExtractor":
-        extractor = TrafilaturaExtractor(mode=config.mode, tables=config.tables, comments=config.comments)
+        extractor = TrafilaturaExtractor(
+            mode=config.mode, tables=config.tables, comments=config.comments, markup=config.markup
+        )
         wanted = frozenset(config.languages)
-        return cls(config, extractor, LanguageGate(language_model, wanted) if wanted and language_model else None)
+        gate = LanguageGate(language_model, wanted) if wanted and language_model else None
+        return cls(config, extractor, gate, read_url_rules(config.blocked_urls) if config.blocked_urls else None)
 
     def extract(self, page: Page) -> Extracted:
         """The page's text. Raises ``Refused`` with the reason."""
@@ -98,12 +110,14 @@ class PageExtractor:
         if kind == "text":
             return self._accept(html, None, "plain text")
         text, extractor = self._main_text(page, html)
-        return self._accept(text, page_title(html), extractor)
+        return replace(self._accept(text, page_title(html), extractor), license=declared_license(html))
 
     def _check(self, page: Page) -> str:
         """Everything that can be told without looking into the body. Returns ``html`` or ``text``."""
         if page.status != 200:
             raise Refused("dropped", "http_status", score=float(page.status), threshold=200.0)
+        if self.blocked and (entry := self.blocked.entry_for(page.url)):
+            raise Refused("dropped", "url_blocked", detail=entry[:200])
         if not page.body.strip():
             raise Refused("dropped", "empty_payload")
         if len(page.body) > self.config.max_page_bytes:

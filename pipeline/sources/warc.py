@@ -156,7 +156,7 @@ def _document(record: _Record, extracted: Extracted, source: SourceConfig) -> Do
         url=record.url or None,
         title=extracted.title,
         language=source.language,
-        license=source.license,
+        license=extracted.license or source.license,
         date=record.date or None,
         origin=record.origin,
     )

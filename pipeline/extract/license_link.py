@@ -1,0 +1,25 @@
+"""The licence a page declares for itself: a link with ``rel=license`` to a Creative Commons licence, as its SPDX name.
+
+A link without that mark may be about a picture on the page, and says nothing about its text.
+"""
+
+import re
+
+LINK = re.compile(r"<(?:a|link)\b[^>]{0,600}>", re.IGNORECASE)
+REL = re.compile(r"\brel\s*=\s*(?:\"[^\"]{0,100}\blicense\b|'[^']{0,100}\blicense\b|license\b)", re.IGNORECASE)
+LICENSE = re.compile(r"creativecommons\.org/licenses/(by(?:-nc)?(?:-sa|-nd)?)/(\d\.\d)\b", re.IGNORECASE)
+ZERO = re.compile(r"creativecommons\.org/publicdomain/zero/1\.0\b", re.IGNORECASE)
+
+
+def declared_license(html: str) -> str | None:
+    """SPDX identifier, or None. Pages that declare several different ones declare none."""
+    if "creativecommons.org" not in html:
+        return None
+    found = set()
+    for tag in LINK.findall(html):
+        if REL.search(tag):
+            if match := LICENSE.search(tag):
+                found.add(f"CC-{match[1].upper()}-{match[2]}")
+            elif ZERO.search(tag):
+                found.add("CC0-1.0")
+    return found.pop() if len(found) == 1 else None
