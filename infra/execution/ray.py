@@ -19,6 +19,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -47,8 +48,12 @@ from infra.store.lease import is_alive
 TICK_S = 0.2
 LOOK_AROUND_S = 5.0
 """How often the driver asks which nodes there are."""
+STARVED_S = 600.0
+"""No node with enough cores for this long (an autoscaler may be starting one) ends the run."""
 UNITS_PER_CPU = 2
 """Tasks in flight for each unit a cluster can run: one runs, one waits at its node."""
+
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 class RaySettings(Config):
@@ -113,10 +118,10 @@ def connect(settings: RaySettings, workers: int) -> Any:
             ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"no Ray cluster can be used: {' '.join(str(error).split())[:300]}",
+            f"no Ray cluster can be used: {_telling_line(error)}",
             where=settings.address or "this machine",
             remedy="Check execution.ray.address; the run must be started on a node of the cluster, with the same "
-            "versions of Python and Ray.",
+            "versions of Python and Ray, and with its token (RAY_AUTH_MODE, RAY_AUTH_TOKEN) if it wants one.",
         ) from error
     return ray
 
@@ -156,6 +161,8 @@ class _Run:
     running: dict[Any, Try] = field(default_factory=dict)
     room: Room = field(init=False)
     looked: float = 0.0
+    fed: float = field(default_factory=time.monotonic)
+    """When there was last a node that can run a unit."""
 
     def __post_init__(self) -> None:
         self._look_around()
@@ -191,6 +198,13 @@ class _Run:
         units = sum(int(number // per_unit) for number in useful)
         self.room = Room(len(useful), max(1, units), min(useful, default=per_unit))
         self.looked = time.monotonic()
+        if useful:
+            self.fed = self.looked
+        elif self.looked - self.fed > STARVED_S:
+            raise HeadwaterError(
+                f"no node of the Ray cluster has the {per_unit:g} cores of a unit (they have {sorted(cpus)})",
+                remedy="Add nodes, or lower execution.ray.cpus_per_unit.",
+            )
 
     def _hand_out(self) -> None:
         while len(self.running) < self.room.units * UNITS_PER_CPU:
@@ -232,6 +246,12 @@ class _Run:
         if isinstance(answer, Death):
             return self.attempts.died(attempt, answer)
         return self.attempts.answered(attempt, answer)
+
+
+def _telling_line(error: Exception) -> str:
+    """Ray packs tracebacks into its messages: the innermost error, or the beginning."""
+    named = [line.strip() for line in str(error).splitlines() if ERROR_LINE.match(line.strip())]
+    return (named[-1] if named else " ".join(str(error).split()))[:300]
 
 
 def _last_line(error: Exception) -> str:
