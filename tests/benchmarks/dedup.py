@@ -101,7 +101,7 @@ def _signatures(folder: Path, seed: int, found: Found, skip_peers: bool) -> None
     ours = times["documents"] / times["ours"]
     found.figures["signatures_documents_per_second"] = ours
     found.rows.append(_row("signatures", "headwater", ours))
-    for hashing, label in (("xxh32", "ratio_signatures_datasketch"), ("default", "ratio_signatures_datasketch_sha1")):
+    for hashing, label in (("default", "ratio_signatures_datasketch"), ("xxh32", "ratio_signatures_datasketch_xxh32")):
         command = [sys.executable, "-m", f"{_MODULES}.peer_datasketch", "SIGNATURES", str(folder / "few"), hashing]
         slow = measure(command).result
         speed = slow["documents"] / slow["seconds"]
