@@ -2,7 +2,8 @@
 
 Pages are real and archived as crawlers do. ``english``: WARC to quality-filtered documents, English kept. ``all``: the same
 without the language rule. Extraction F1 is measured on the pages with a full gold text, for each system in the setting it
-runs with in the comparison (and for trafilatura with its own defaults).
+runs with in the comparison (and for trafilatura with its own defaults). A run with all peers writes its section of
+``docs/benchmarks.md``.
 """
 
 import json
@@ -20,6 +21,7 @@ from tests.benchmarks.data_parts import archive as archives
 from tests.benchmarks.dedup_parts import peers
 from tests.benchmarks.dedup_parts.measure import Measured, measure
 from tests.benchmarks.extraction import Score, full_text_score, read_gold, segment_score
+from tests.benchmarks.page import table, write_section
 from tests.benchmarks.quality import english_texts, quality_figures
 from tests.support import REPOSITORY
 
@@ -60,7 +62,29 @@ def run(
             figures.update(quality_figures(english_texts(warc, model, number), judged, model))
         if growth:
             _growth(folder, model, growth, figures, rows)
+    if not skip_peers:
+        write_section(
+            "data", "headwater bench data" + (f" --growth {growth}" if growth else ""), _tables(figures, rows)
+        )
     return {"figures": figures, "rows": rows}
+
+
+def _tables(figures: dict[str, float], rows: list[dict[str, Any]]) -> list[str]:
+    """The run as tables for people."""
+    speed = [row for row in rows if row["part"] in ("english", "all")]
+    texts = [row for row in rows if row["part"] == "extraction"]
+    growth = [row for row in rows if row["part"] == "growth"]
+    found = [
+        "From the archives to quality-filtered documents, two workers; `english` keeps English only, `all` keeps every "
+        "language.",
+        table(("part", "system", "pages_per_second", "seconds", "peak_memory_mb", "documents_kept"), speed),
+        "Main text against the gold pages; datatrove's trafilatura is 1.x and set to precision, as its examples do.",
+        table(("system", "f1", "precision", "recall", "segment_f1"), texts),
+    ]
+    if growth:
+        found += ["The largest process, by the number of archives.", table(("files", "peak_process_mb"), growth)]
+    figure_rows = [{"figure": name, "value": value} for name, value in figures.items()]
+    return [*found, table(("figure", "value"), figure_rows)]
 
 
 def _warm_up(folder: Path, model: Path) -> None:
