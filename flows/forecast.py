@@ -205,16 +205,16 @@ def _sampled(nodes: Mapping[str, StageNode], inputs: Mapping[str, Dataset]) -> _
         for source in config.sources:
             try:
                 seen = look.at(source)
+                if seen is None:
+                    notes.append(f"{source.name} is not in the forecast: it cannot be looked at in a few seconds here")
+                    continue
+                look.judge(source.name, seen.documents[:1])  # loads what is loaded once
+                started = time.monotonic()
+                passed, characters = look.judge(source.name, seen.documents)
+                measured = time.monotonic() - started
             except (HeadwaterError, OSError, ValueError) as error:
                 notes.append(f"{source.name} is not in the forecast: {str(error)[:120]}")
                 continue
-            if seen is None:
-                notes.append(f"{source.name} is not in the forecast: it cannot be looked at in a few seconds here")
-                continue
-            look.judge(source.name, seen.documents[:1])  # loads what is loaded once
-            started = time.monotonic()
-            passed, characters = look.judge(source.name, seen.documents)
-            measured = time.monotonic() - started
             packed, rows = packed + _packed(seen.documents), rows + len(seen.documents)
             total = replace(
                 total,
