@@ -5,7 +5,8 @@ first, and a child that failed or was cancelled raises nothing. So here:
 
 * the idempotency key of a child is ``<parent's flow run>:<stage>:<attempt of the parent>``. A parent that is run again
   (same flow run, next attempt) looks for the children of its earlier attempts first and waits for one that still runs;
-* whatever the child's end is, the parent takes it over: completed, failed with the child's sentence, or cancelled.
+* whatever the child's end is, the parent takes it over: completed, failed with the child's sentence, or cancelled;
+* a cancelled parent cancels its child before it ends.
 """
 
 import time
@@ -21,6 +22,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Cancelling
 
 from flows.stage_flows import StageCancelled
 from infra.errors import HeadwaterError
@@ -56,7 +58,11 @@ def run_child(name: str, form: Mapping[str, Any], tags: list[str]) -> FlowRun:
                 ) from error
             child = started
             log.info("%s runs as %s", name, child.name)
-        child = _ended(client, child.id)
+        try:
+            child = _ended(client, child.id)
+        except BaseException:  # a cancelled parent is ended by a signal, which arrives as an exception
+            _cancel_with_parent(client, UUID(parent), child.id)
+            raise
     _take_over(stage, child)
     return child
 
@@ -89,6 +95,19 @@ def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
                 return run
         time.sleep(pause)
         pause = min(POLL_S[1], pause * 1.3)
+
+
+def _cancel_with_parent(client: SyncPrefectClient, parent: UUID, child: UUID) -> None:
+    """Cancel the child now. The server would do it too, but only once the parent's process was seen to have ended.
+
+    A parent that is ended for another reason (its machine shuts down) leaves its child running: its next attempt finds it.
+    """
+    try:
+        state = client.read_flow_run(parent).state
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            client.set_flow_run_state(child, Cancelling())
+    except httpx.HTTPError as error:  # then the server does it; what ended us must not be replaced by this
+        get_run_logger().warning("the child could not be cancelled from here: %s", error)
 
 
 def _take_over(stage: str, child: FlowRun) -> None:
