@@ -47,13 +47,16 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The sum over the stages that have something to do; ``documents`` and ``tokens`` are what comes out at the end."""
+    """The sum over the stages that have something to do; ``documents`` and ``tokens`` are what comes out at the end.
+
+    All are None where nothing can be said; the notes say why.
+    """
 
     stages: tuple[StageForecast, ...]
-    documents: int
-    tokens: int
-    bytes: int
-    seconds: float
+    documents: int | None
+    tokens: int | None
+    bytes: int | None
+    seconds: float | None
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class _Sample:
 def forecast(
     nodes: Sequence[StageNode], plans: Sequence[StagePlan], store: Store, label: str, workers: int
 ) -> Forecast | None:
-    """None where nothing of the data path is to be done, or nothing can be said about it yet."""
+    """None where nothing of the data path is to be done."""
     found = {plan.stage: plan for plan in plans if plan.stage in PATH}
     to_run = [name for name, plan in found.items() if plan.selected and plan.action in (Action.RUN, Action.RESUME)]
     if not to_run:
@@ -93,7 +96,11 @@ def forecast(
         arriving = before.manifest.counts.incoming * _growth(by_name["ingest"], found["ingest"], before, published)
         return _walk(list(found.values()), earlier, arriving, None, workers)
     sample = _sampled(by_name, published)
-    return None if sample is None else _walk(list(found.values()), earlier, sample.incoming, sample, workers)
+    if sample is None:
+        return None
+    if not sample.incoming:
+        return Forecast((), None, None, None, None, sample.notes)
+    return _walk(list(found.values()), earlier, sample.incoming, sample, workers)
 
 
 def _growth(node: StageNode, entry: StagePlan, before: Dataset, inputs: Mapping[str, Dataset]) -> float:
@@ -200,7 +207,7 @@ def _sampled(nodes: Mapping[str, StageNode], inputs: Mapping[str, Dataset]) -> _
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="headwater-forecast-") as scratch:
         look = _Look(nodes, inputs, Path(scratch), SAMPLE_SECONDS / len(config.sources))
-        if not look.detects_languages:
+        if "quality" in nodes and not look.detects_languages:
             notes.append("languages are not told apart: the identifier is not here yet")
         for source in config.sources:
             try:
@@ -225,7 +232,7 @@ def _sampled(nodes: Mapping[str, StageNode], inputs: Mapping[str, Dataset]) -> _
                 read_seconds=total.read_seconds + seen.seconds * seen.scale,
                 measure_seconds=total.measure_seconds + measured * seen.scale,
             )
-    return replace(total, bytes_a_document=packed / max(1, rows), notes=tuple(notes)) if total.incoming else None
+    return replace(total, bytes_a_document=packed / max(1, rows), notes=tuple(notes))
 
 
 @dataclass(frozen=True)

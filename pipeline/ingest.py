@@ -92,14 +92,22 @@ def units(context: StageContext) -> Iterator[Unit]:
             yield Unit(
                 unit_id(source.name, archive.name, archive.size, archive.digest, part.start, part.end),
                 {"source": source.name, "part": part.to_json()},
-                weight=max(1, part.end - part.start),
+                weight=_bytes_of(part) or source.part_bytes,
             )
+
+
+def _bytes_of(part: Part) -> int:
+    """What the part reads; 0 where that is known only when it is read."""
+    if part.spans:
+        return sum(length for *_, length in part.spans)
+    return part.end - part.start if part.archive.size else 0
 
 
 def process(unit: Unit, context: UnitContext) -> Counts:
     config: IngestConfig = context.config
     source = next(source for source in config.sources if source.name == unit.payload["source"])
     reading = Reading(source, config.extract, language_model_of(config, context.inputs, context.scratch))
+    part = Part.from_json(unit.payload["part"])
     path = f"{source.name}/{unit.id}.parquet"
     kept = failed = characters = 0
     dropped: Counter[str] = Counter()
@@ -109,7 +117,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
         document_writer(data) as documents,
         ledger_writer(ledger) as fates,
     ):
-        for outcome in SOURCES[source.kind].read(Part.from_json(unit.payload["part"]), reading):
+        for outcome in SOURCES[source.kind].read(part, reading):
             if not is_fate(outcome):
                 documents.write(outcome)
                 kept += 1
@@ -120,7 +128,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
                 failed += 1
             else:
                 dropped[outcome["rule"]] += 1
-    context.metrics["bytes"] = unit.weight
+    context.metrics["bytes"] = _bytes_of(part)
     context.metrics["characters"] = characters
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
 

@@ -85,11 +85,14 @@ def _show_forecast(expected: Forecast) -> None:
         table.add_row(row.stage, f"{row.incoming:,}", f"{row.kept:,}", disk, seconds, row.basis)
     out = console()
     out.print()
-    out.print(table)
-    out.print(
-        f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {_size(expected.bytes)} on disk, "
-        f"{_duration(expected.seconds)}; training is not part of it."
-    )
+    if expected.documents is None or expected.tokens is None or expected.bytes is None or expected.seconds is None:
+        out.print("No forecast:")
+    else:
+        out.print(table)
+        out.print(
+            f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {_size(expected.bytes)} on disk, "
+            f"{_duration(expected.seconds)}; training is not part of it."
+        )
     for note in expected.notes:
         out.print(f"  {note}", markup=False)
 

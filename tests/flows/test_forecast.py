@@ -115,7 +115,11 @@ def test_a_large_source_is_judged_by_a_part_of_it(tmp_path: Path, kind: str) -> 
     assert seen.records * seen.scale == pytest.approx(total, rel=0.1)
 
 
-def test_what_needs_the_network_is_not_looked_at() -> None:
+def test_what_needs_the_network_is_not_looked_at(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "common_crawl", Path("CC-MAIN-2024-10"))
+    said = planned(path, Store.at(tmp_path / "workspace"))
+    assert (said["documents"], said["stages"]) == (None, [])
+    assert "web is not in the forecast" in said["notes"][0]
     for kind, address in (
         ("common_crawl", "CC-MAIN-2024-10"),
         ("warc", "https://example.org/x.warc.gz"),
