@@ -9,9 +9,10 @@ they are. Deployments name a pool and not a kind: nothing else changes.
 import os
 import sys
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import WorkPool
 from prefect.exceptions import ObjectNotFound
@@ -21,6 +22,7 @@ from flows.deployments import POOL_LIMITS, POOLS
 from infra.errors import HeadwaterError
 
 KINDS = ("process", "docker")
+PAGE = 200
 
 
 def template_of(kind: str, pool: str) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def template_of(kind: str, pool: str) -> dict[str, Any]:
 
 def ensure_kind(client: SyncPrefectClient, pool: str, kind: str, template: dict[str, Any]) -> None:
     """Make the pool one of this kind. A pool's kind cannot be changed: one of another kind that is idle is replaced, and
-    its deployments are bound again when they are deployed."""
+    its deployments, which lose their pool by that, get the new one."""
     try:
         present: WorkPool | None = client.read_work_pool(pool)
     except ObjectNotFound:
@@ -41,8 +43,10 @@ def ensure_kind(client: SyncPrefectClient, pool: str, kind: str, template: dict[
     if present is not None and present.type == kind:
         client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
         return
+    bound: list[UUID] = []
     if present is not None:
         _refuse_busy(client, pool)
+        bound = _deployments_of(client, pool)
         client.delete_work_pool(pool)
     client.create_work_pool(
         WorkPoolCreate(
@@ -53,12 +57,27 @@ def ensure_kind(client: SyncPrefectClient, pool: str, kind: str, template: dict[
             base_job_template=template,
         )
     )
+    for deployment in bound:
+        client.update_deployment(deployment, DeploymentUpdate(work_pool_name=pool))
+
+
+def _deployments_of(client: SyncPrefectClient, pool: str) -> list[UUID]:
+    found: list[UUID] = []
+    while True:
+        page = client.read_deployments(work_pool_filter=_named(pool), limit=PAGE, offset=len(found))
+        found += [deployment.id for deployment in page]
+        if len(page) < PAGE:
+            return found
+
+
+def _named(pool: str) -> WorkPoolFilter:
+    return WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
 
 
 def _refuse_busy(client: SyncPrefectClient, pool: str) -> None:
     unfinished = ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]
     busy = client.read_flow_runs(
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
+        work_pool_filter=_named(pool),
         flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": unfinished}}}),
         limit=1,
     )
