@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import s3fs
@@ -35,6 +36,7 @@ from infra.store.files import (
 from infra.store.gc import GcSettings, collect
 from infra.store.lease import Lease, lease_holder
 from infra.store.store import Store
+from tests.infra.adding_job import ADD, AddConfig
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NUMBERS, NumbersConfig
 from tests.s3 import new_bucket, s3_server
@@ -222,6 +224,22 @@ def _driver(workspace: str, pause: float) -> subprocess.Popen[str]:
         [sys.executable, "-m", "tests.infra.run_toy", workspace, str(pause)], cwd=REPOSITORY, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_job_gets_its_inputs_here_and_its_outputs_there(bucket: str, tmp_path: Path) -> None:
+    done = []
+    for place in (str(tmp_path / "ws"), bucket):
+        run = replace(context(place), executor=InProcessExecutor())
+        numbers = run_stage(StageNode(NUMBERS, NumbersConfig()), {}, run).dataset
+        done.append(run_stage(StageNode(ADD, AddConfig()), {"numbers": numbers}, run).dataset)
+    here, there = done
+    assert there.root.startswith(bucket) and there.digest == here.digest
+    assert read_bytes(there.url("data/total.txt")) == b"780" and there.local("data/total.txt").read_text() == "780"
+    store = Store.at(bucket)
+    assert store.missing_outputs(there) == [] and not store.dataset_root("add", there.manifest.fingerprint).exists()
+    again = run_stage(StageNode(ADD, AddConfig()), {"numbers": numbers}, run)
+    assert again.action.value == "SKIP"
 
 
 @pytest.mark.slow
