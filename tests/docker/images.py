@@ -18,6 +18,7 @@ from tests.docker.engine import Engine
 from tests.support import REPOSITORY
 
 STANDIN = Path(__file__).parent / "standin"
+IMAGE = "headwater:0.1.0-cpu"
 DEBIAN = "headwater-test/debian:12"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 BUILD_S = 1500
