@@ -56,6 +56,8 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
             _ip(*inside, "address", "add", f"{machine.address}/24", "dev", machine.name)
             _ip(*inside, "link", "set", machine.name, "up")
             _ip(*inside, "link", "set", "lo", "up")
+            # Nothing answers there, but programs learn their own address from the way to the world.
+            _ip(*inside, "route", "add", "default", "dev", machine.name)
         yield machines[0], machines[1]
 
 
