@@ -169,7 +169,7 @@ def test_cancelling_ends_the_container_and_removes_it(small: Services) -> None:
     eventually(lambda: not small.job_containers(run, everything=True), 30)
 
 
-def test_a_container_that_is_killed_is_a_crashed_run_and_work_goes_on_from_there(small: Services) -> None:
+def test_a_container_that_is_killed_is_a_crashed_run_and_removed(small: Services) -> None:
     run = small.start("ingest/large")
     small.wait(run, "RUNNING")
     eventually(lambda: bool(small.job_containers(run)), 60)
