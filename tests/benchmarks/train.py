@@ -1,10 +1,11 @@
 """``headwater bench train``: ours, a plain PyTorch loop and Hugging Face's Trainer on the same model, batches and data.
 
 Contenders are processes that take turns of a few steps, one at a time and in changing order, so that what is compared
-was measured within seconds of each other on the same state of the machine; the figure is the median over turns (of both
-precisions on a CPU, the worse one). The first turn warms up and does not count.
+was measured within seconds of each other on the same state of the machine; the figure is the median over turns (of several
+cases the worse one). The first turn warms up and does not count.
 
-On a CPU the model is that of the demo; on a GPU one of 350 million parameters in bf16, where ``mfu`` is added.
+On a CPU the model is that of the demo, in bf16 and fp32; on a GPU models of 125 M, 350 M and 1 B parameters in bf16, where
+``mfu`` is added: the lower one of the two larger models.
 """
 
 import json
@@ -13,9 +14,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,15 +26,35 @@ from tests.benchmarks.train_parts.contenders import Spec
 from tests.training.pretraining import build_inputs
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate_size": 704}
-LARGE = {
-    "vocab_size": 32_768,
-    "hidden_size": 1024,
-    "layers": 24,
-    "heads": 16,
-    "kv_heads": 16,
-    "intermediate_size": 2816,
-    "max_position": 2048,
-}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its precision, and sequences of a micro batch."""
+
+    name: str
+    model: dict[str, int]
+    dtype: str
+    micro: int
+
+
+def _large(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, int]:
+    shape = {
+        "hidden_size": hidden,
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": heads,
+        "intermediate_size": intermediate,
+    }
+    return {"vocab_size": 32_768, "max_position": 2048} | shape
+
+
+ON_CPU = (Case("4M bf16", SMALL, "bf16", 8), Case("4M fp32", SMALL, "fp32", 8))
+ON_GPU = (
+    Case("125M", _large(768, 12, 12, 2048), "bf16", 16),
+    Case("350M", _large(1024, 24, 16, 2816), "bf16", 16),
+    Case("1B", _large(2048, 18, 16, 5632), "bf16", 8),
+)
 CADENCE_S = 60.0
 """A checkpoint a minute, for the fraction of time they cost."""
 
@@ -50,28 +71,35 @@ def run(turns: int = 9, steps: int = 2, threads: int = 0, skip_peers: bool = Fal
         inputs = build_inputs(
             folder / "inputs", web=20_000 if gpu else 1500, code=5000 if gpu else 400, seq_len=seq_len
         )
-        for dtype in ["bf16"] if gpu else ["bf16", "fp32"]:
+        for case in ON_GPU if gpu else ON_CPU:
             spec = Spec(
                 inputs={role: str(dataset.root) for role, dataset in inputs.items()},
-                model=LARGE if gpu else SMALL,
-                dtype=dtype,
+                model=case.model,
+                dtype=case.dtype,
                 batch=64 if gpu else 16,
-                micro=16 if gpu else 8,
+                micro=case.micro,
                 turns=turns,
                 steps=steps,
                 threads=threads or os.cpu_count() or 1,
                 compile=gpu,
                 folder="",
             )
-            with _contenders(spec, names, folder / dtype) as running:
-                for turn in range(1 + turns):
-                    # Another first one every turn: whoever comes after a slow one may find a warmer machine.
-                    for contender in names[turn % len(names) :] + names[: turn % len(names)]:
-                        taken = running[contender].next("TURN")
-                        if turn:
-                            rows.append({"contender": contender, "dtype": dtype, "turn": turn} | taken)
-                answers += [{"contender": name, "dtype": dtype} | running[name].next("ANSWER") for name in names]
+            # A GPU is rarely shared, and its memory holds one of them.
+            for group in [[name] for name in names] if gpu else [names]:
+                with _contenders(spec, group, folder / case.name) as running:
+                    rows += [{"case": case.name} | row for row in _turns(running, turns)]
+                    answers += [{"case": case.name, "contender": name} | running[name].next("ANSWER") for name in group]
     return {"figures": _figures(rows, answers, names), "rows": rows, "contenders": answers}
+
+
+def _turns(running: Mapping[str, "_Contender"], turns: int) -> Iterator[dict[str, Any]]:
+    """Round after round, with another first one every time: whoever comes after a slow one may find a warmer machine."""
+    names = list(running)
+    for turn in range(1 + turns):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            taken = running[name].next("TURN")
+            if turn:
+                yield {"contender": name, "turn": turn} | taken
 
 
 class _Contender:
@@ -123,13 +151,13 @@ def _figures(rows: list[dict[str, Any]], answers: list[dict[str, Any]], names: l
     turns = [row for row in rows if row["contender"] == "ours"]
     ours = [answer for answer in answers if answer["contender"] == "ours"]
     figures = {
-        "tokens_per_s": statistics.median(row["tokens_per_s"] for row in turns if row["dtype"] == "bf16"),
+        "tokens_per_s": statistics.median(row["tokens_per_s"] for row in turns if row["case"] == turns[0]["case"]),
         "data_wait_fraction": statistics.median(row["data_wait_fraction"] for row in turns),
         "checkpoint_stall_fraction": max(answer["checkpoint_lost_s"] for answer in ours) / CADENCE_S,
         "peak_memory_gb": max(answer["peak_memory_gb"] for answer in ours),
     }
     if ours[0]["mfu"] is not None:
-        figures["mfu"] = statistics.median(answer["mfu"] for answer in ours)
+        figures["mfu"] = min(answer["mfu"] for answer in ours if answer["case"] != ON_GPU[0].name)
     for peer, figure in (("plain", "ratio_plain_loop"), ("trainer", "ratio_hf_trainer")):
         if peer in names:
             figures[figure] = _ratio(rows, peer, "tokens_per_s")
@@ -138,10 +166,10 @@ def _figures(rows: list[dict[str, Any]], answers: list[dict[str, Any]], names: l
 
 
 def _ratio(rows: list[dict[str, Any]], peer: str, speed: str) -> float:
-    """Ours over a peer's speed: the median over turns, in the precision where it is worse."""
-    return min(statistics.median(_ratios(rows, peer, dtype, speed)) for dtype in {row["dtype"] for row in rows})
+    """Ours over a peer's speed: the median over turns, in the case where it is worse."""
+    return min(statistics.median(_ratios(rows, peer, case, speed)) for case in {row["case"] for row in rows})
 
 
-def _ratios(rows: list[dict[str, Any]], peer: str, dtype: str, speed: str) -> list[float]:
-    speeds = {(row["contender"], row["turn"]): row[speed] for row in rows if row["dtype"] == dtype}
+def _ratios(rows: list[dict[str, Any]], peer: str, case: str, speed: str) -> list[float]:
+    speeds = {(row["contender"], row["turn"]): row[speed] for row in rows if row["case"] == case}
     return [value / speeds[peer, turn] for (name, turn), value in speeds.items() if name == "ours"]
