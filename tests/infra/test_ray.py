@@ -2,15 +2,12 @@
 
 import dataclasses
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from infra.errors import ConfigError, HeadwaterError
@@ -22,7 +19,6 @@ from infra.stage import Unit
 from tests.infra.run_toy import context, run_both
 from tests.infra.test_execution import digests, run, task, unit
 from tests.infra.toy import NumbersConfig, SquaresConfig
-from tests.support import REPOSITORY
 
 QUICK_HEALTH = {
     "health_check_initial_delay_ms": 500,
@@ -84,6 +80,7 @@ def test_scratch_of_dead_processes_is_removed_and_of_living_ones_kept(tmp_path: 
 # ---- two nodes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_nodes_publish_the_bytes_of_one_machine(tmp_path: Path, cluster: Any) -> None:
     units = [unit(f"u{number:02}", text=f"text {number}") for number in range(8)]
     hazards = [unit("dies", "crash once"), unit("net", "network once"), unit("bad", "input")]
@@ -100,7 +97,7 @@ def test_two_nodes_publish_the_bytes_of_one_machine(tmp_path: Path, cluster: Any
 
 
 @pytest.mark.slow
-def test_limits_hold_on_the_nodes(tmp_path: Path, cluster: Any) -> None:
+def test_limits_hold_on_the_nodes(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     units = [
         unit("documents", "documents", stuck=[2], crash=[5], slow=[7]),
         unit("slow", "sleep", seconds=60),
@@ -117,6 +114,9 @@ def test_limits_hold_on_the_nodes(tmp_path: Path, cluster: Any) -> None:
     assert outcomes["bad"].attempts == 3
     with pytest.raises(ConfigError, match="threshold"):
         run(on(cluster), tmp_path / "second", [unit("bad", "config"), unit("good")])
+    with monkeypatch.context() as patch, pytest.raises(HeadwaterError, match="no node .* has the 64 cores of a unit"):
+        patch.setattr("infra.execution.ray.STARVED_S", 1.0)
+        run(on(cluster, settings=RaySettings(address=cluster.address, cpus_per_unit=64)), tmp_path / "big", [unit("a")])
     with pytest.raises(HeadwaterError, match="no_such_module"):
         list(on(cluster).run(task(tmp_path / "third", "tests.infra.no_such_module:STAGE"), [unit("a")]))
 
@@ -200,56 +200,3 @@ def test_duplicates_are_found_alike(tmp_path: Path, cluster: Any) -> None:
         )
     assert found[0].manifest.counts.dropped
     assert found[0].digest == found[1].digest
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-from infra.execution.ray import RayExecutor, RaySettings
-from tests.infra.test_execution import task, unit
-executor = RayExecutor(RaySettings(address=sys.argv[2]))
-list(executor.run(task(Path(sys.argv[1])), [unit("a", "stuck"), unit("b", "stuck")]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_nothing_runs_on_after_the_driver(tmp_path: Path, cluster: Any, how: str) -> None:
-    import signal
-
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path), cluster.address],
-        cwd=REPOSITORY,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-
-    def units_in_work() -> list[psutil.Process]:
-        busy = []
-        for process in psutil.process_iter():
-            try:
-                if any(file.path.startswith(str(scratch)) for file in process.memory_maps(grouped=False)):
-                    busy.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return busy
-
-    import tempfile
-
-    scratch = Path(tempfile.gettempdir()) / "headwater"
-    try:
-        deadline = time.monotonic() + 60
-        while not list((tmp_path / "journal").glob("*")) and time.monotonic() < deadline:
-            if len(units_in_work()) >= 4:  # two units, each seen by its Ray worker and its own process
-                break
-            time.sleep(0.3)
-        assert units_in_work()
-        os.kill(driver.pid, getattr(signal, how))
-        assert driver.wait(30) != 0
-        deadline = time.monotonic() + 30
-        while units_in_work() and time.monotonic() < deadline:
-            time.sleep(0.3)
-        assert not units_in_work()
-    finally:
-        driver.kill()
-        driver.wait()
