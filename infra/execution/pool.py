@@ -70,8 +70,12 @@ class WorkerHandle:
         context.set_forkserver_preload(["infra.execution.worker", task.module])
         environment = {name: str(threads) for name in THREAD_VARIABLES} | {"TOKENIZERS_PARALLELISM": "false"}
         ours, theirs = context.Pipe()
+        # The fork server keeps the environment it was started with; a worker works in that of its driver, now.
         process = context.Process(
-            target=worker_main, args=(task, theirs, board_path, environment), name="headwater-worker", daemon=True
+            target=worker_main,
+            args=(task, theirs, board_path, {**os.environ, **environment}),
+            name="headwater-worker",
+            daemon=True,
         )
         with _environment(environment), _without_main():
             process.start()

@@ -65,6 +65,8 @@ def process(unit: Unit, context: UnitContext) -> Counts:
         time.sleep(float(str(unit.payload.get("seconds", 5))))
     elif kind == "documents":
         return documents(unit, context)
+    elif kind == "environment":
+        unit = Unit(unit.id, {"text": os.environ.get(str(unit.payload["name"]), "")})
     with context.output(f"data/{unit.id}.txt") as path:
         path.write_text(f"{unit.id} {unit.payload.get('text', '')}\n")
     return Counts(1, 1)
