@@ -1,0 +1,184 @@
+"""A campaign of kills against runs of a recipe, and what it is held to.
+
+    an undisturbed run once  ->  its digests
+    again and again: a run through server and worker, and every few seconds of its work a random victim gets SIGKILL;
+    what was killed is started again; a run whose process is gone is submitted again, as an operator would
+    a run that completes is compared, its datasets deleted, and the next begins; the last is let through in peace
+
+Everything is below one folder, and ``campaign.json`` in it is written after each kill: a campaign that was stopped goes on.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.runs import read_events
+from infra.store.files import write_json
+from infra.store.store import Store
+from tests.chaos.victims import WEIGHTS, flow_run_of, victims
+from tests.flows.cluster import FINAL, Cluster, running
+
+TICK_S = 0.5
+LOST_S = 60.0
+"""A run that was submitted and has had no process for so long is given up: its worker died between the two."""
+DOWN_S = (0.0, 12.0)
+"""How long a killed server or worker stays away."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill that was made."""
+
+    victim: str
+    stage: str
+    round: int
+
+
+@dataclass
+class Campaign:
+    """Where a campaign stands."""
+
+    folder: Path
+    recipe: str
+    seed: int
+    wanted: int
+    gap_s: tuple[float, float]
+    kills: list[Kill] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """Completed runs: how many kills each took, how often it was submitted, and the stages whose digest differs."""
+    submitted: int = 0
+
+    @classmethod
+    def open(cls, folder: Path, recipe: str, seed: int, wanted: int, gap_s: tuple[float, float]) -> "Campaign":
+        campaign = cls(folder, recipe, seed, wanted, gap_s)
+        state = folder / "campaign.json"
+        if state.exists():
+            raw = json.loads(state.read_text())
+            campaign.kills = [Kill(**kill) for kill in raw["kills"]]
+            campaign.rounds, campaign.submitted = raw["rounds"], raw["submitted"]
+        return campaign
+
+    def save(self) -> None:
+        kills = [asdict(kill) for kill in self.kills]
+        write_json(self.folder / "campaign.json", {"kills": kills, "rounds": self.rounds, "submitted": self.submitted})
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "workspace"
+
+    @property
+    def done(self) -> bool:
+        """All kills made, and a run completed after the last of them."""
+        return len(self.kills) >= self.wanted and sum(entry["kills"] for entry in self.rounds) == len(self.kills)
+
+    @property
+    def different(self) -> list[str]:
+        return sorted({stage for entry in self.rounds for stage in entry["different"]})
+
+
+def pursue(campaign: Campaign, minutes: float, say: Callable[[str], None]) -> None:
+    """Go on with the campaign until it is done or the time is over."""
+    deadline = time.monotonic() + 60 * minutes
+    expected = undisturbed(campaign, say)
+    rng = random.Random(f"{campaign.seed}:{len(campaign.kills)}")
+    with running(Cluster(campaign.home, campaign.recipe)) as cluster:
+        while not campaign.done and time.monotonic() < deadline:
+            if _one_run(campaign, cluster, rng, deadline, say):
+                compare(campaign, expected, say)
+
+
+def undisturbed(campaign: Campaign, say: Callable[[str], None]) -> dict[str, str]:
+    """The digests that every run must publish."""
+    home = campaign.folder / "undisturbed"
+    command = [sys.executable, "-m", "flows.cli.main", "run", campaign.recipe, "--no-prefect", "--json"]
+    say("an undisturbed run first (or a look at it)")
+    subprocess.run([*command, "--workspace", str(home)], check=True, capture_output=True)
+    return digests(home)
+
+
+def digests(home: Path) -> dict[str, str]:
+    return {dataset.name: dataset.digest for dataset in Store.at(home).datasets()}
+
+
+def compare(campaign: Campaign, expected: dict[str, str], say: Callable[[str], None]) -> None:
+    found = digests(campaign.home)
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    before = sum(entry["kills"] for entry in campaign.rounds)
+    campaign.rounds.append(
+        {"kills": len(campaign.kills) - before, "submitted": campaign.submitted, "different": different}
+    )
+    campaign.submitted = 0
+    campaign.save()
+    say(f"run {len(campaign.rounds)} complete: " + (f"DIFFERENT: {', '.join(different)}" if different else "equal"))
+    if not campaign.done:
+        for name in ("datasets", "work", "runs"):
+            shutil.rmtree(campaign.home / name, ignore_errors=True)
+
+
+def _one_run(
+    campaign: Campaign, cluster: Cluster, rng: random.Random, deadline: float, say: Callable[[str], None]
+) -> bool:
+    """Submit the whole path and disturb it, until its flow run has ended (True: completed), is lost, or time is over."""
+    dispatch = "deployments" if rng.random() < 0.2 else "inline"
+    run = cluster.submit(f"pipeline/{campaign.recipe}", dispatch=dispatch)
+    campaign.submitted += 1
+    say(f"submitted ({dispatch})")
+    seen = time.monotonic()
+    due = None
+    while time.monotonic() < deadline:
+        time.sleep(TICK_S)
+        state = cluster.state(run)
+        if state in FINAL:
+            say(f"flow run {state}")
+            return state == "COMPLETED"
+        alive = any(flow_run_of(process) == run for process in cluster.family())
+        if alive:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > (LOST_S if state in ("SCHEDULED", "PENDING") else 5.0):
+            _give_up(cluster, run)
+            say(f"flow run had no process and was {state}")
+            return False
+        if len(campaign.kills) < campaign.wanted and (stage := stage_at_work(campaign.home)) and alive:
+            due = due or time.monotonic() + rng.uniform(*campaign.gap_s)
+            if time.monotonic() >= due:
+                _strike(campaign, cluster, rng, stage, say)
+                due = None
+    return False
+
+
+def _strike(campaign: Campaign, cluster: Cluster, rng: random.Random, stage: str, say: Callable[[str], None]) -> None:
+    choice = victims(cluster)
+    kinds = sorted(choice)
+    victim = rng.choice(choice[rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]])
+    victim.kill()
+    campaign.kills.append(Kill(victim.kind, stage, len(campaign.rounds) + 1))
+    campaign.save()
+    say(f"kill {len(campaign.kills)}: {victim.kind} in {stage}")
+    if victim.kind in ("worker", "server"):
+        time.sleep(rng.uniform(*DOWN_S))
+        (cluster.start_worker if victim.kind == "worker" else cluster.start_server)()
+
+
+def _give_up(cluster: Cluster, run: str) -> None:
+    """What the zombie automation does on a server of one's own: the run's process is gone, so the run has crashed."""
+    state = {"type": "CRASHED", "name": "Crashed", "message": "its process was killed"}
+    cluster.call(f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+
+def stage_at_work(home: Path) -> str | None:
+    """The stage that the newest run is in, or None between stages."""
+    records = sorted(home.glob("runs/*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    current = None
+    for event in read_events(records[-1]) if records else ():
+        if event["type"] == "stage_started":
+            current = event["stage"]
+        elif event["type"] in ("stage_published", "stage_failed", "run_ended"):
+            current = None
+    return current
