@@ -66,7 +66,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     elif kind == "documents":
         return documents(unit, context)
     elif kind == "environment":
-        unit = Unit(unit.id, {"text": os.environ.get(str(unit.payload["name"]), "")})
+        unit = Unit(unit.id, {"text": os.environ.get(str(unit.payload["variable"]), "")})
     with context.output(f"data/{unit.id}.txt") as path:
         path.write_text(f"{unit.id} {unit.payload.get('text', '')}\n")
     return Counts(1, 1)

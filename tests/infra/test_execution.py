@@ -79,7 +79,7 @@ def test_receipts_are_in_the_journal_and_nothing_is_left_in_scratch(tmp_path: Pa
 def test_workers_work_in_their_drivers_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(pool(), tmp_path / "first", [unit("a")])  # the fork server is there from now on
     monkeypatch.setenv("HEADWATER_TEST_CREDENTIALS", "given later")
-    run(pool(), tmp_path / "second", [unit("b", "environment", name="HEADWATER_TEST_CREDENTIALS")])
+    run(pool(), tmp_path / "second", [unit("b", "environment", variable="HEADWATER_TEST_CREDENTIALS")])
     assert (tmp_path / "second" / "dataset" / "data" / "b.txt").read_text() == "b given later\n"
 
 
