@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.recipe import load_recipe
 from infra.runs import read_events
 from infra.store.files import write_json
 from infra.store.store import Store
@@ -127,7 +128,7 @@ def _one_run(
 ) -> bool:
     """Submit the whole path and disturb it, until its flow run has ended (True: completed), is lost, or time is over."""
     dispatch = "deployments" if rng.random() < 0.2 else "inline"
-    run = cluster.submit(f"pipeline/{campaign.recipe}", dispatch=dispatch)
+    run = cluster.submit(f"pipeline/{load_recipe(campaign.recipe).name}", dispatch=dispatch)
     campaign.submitted += 1
     say(f"submitted ({dispatch})")
     seen = time.monotonic()
