@@ -39,7 +39,5 @@ def run_both(
 
 if __name__ == "__main__":
     pause = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
-    done = run_both(
-        context(sys.argv[1]), NumbersConfig(seconds_a_unit=pause), SquaresConfig(seconds_a_unit=pause)
-    )
+    done = run_both(context(sys.argv[1]), NumbersConfig(seconds_a_unit=pause), SquaresConfig(seconds_a_unit=pause))
     sys.stdout.write("\n".join(outcome.dataset.digest for outcome in done.values()) + "\n")
