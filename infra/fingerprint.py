@@ -10,15 +10,20 @@ comment costs nothing and an edited rule without a new ``code_version`` is still
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from infra.config import Config, Json, canonical_json, differences, identity
+from infra.errors import HeadwaterError
 from infra.stage import Stage
+from infra.store.cache import cache_root
+from infra.store.files import write_bytes
 
 
 def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str, str]) -> dict[str, Json]:
@@ -59,15 +64,37 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def source_digest(modules: Sequence[str]) -> str:
     """SHA-256 over the syntax trees of the named modules (a package counts with all its files).
 
-    Comments, layout and docstrings do not count.
+    Comments, layout and docstrings do not count. To parse a hundred files takes a second, so the result is remembered on
+    this machine by the files' contents.
     """
+    files = [(name, path) for name in sorted(set(modules)) for path in _files(name)]
+    key = hashlib.sha256(f"{sys.version_info[:2]}\n".encode())
+    for name, path in files:
+        seen = path.stat()
+        key.update(f"{name}:{path.name}:{_content(path, seen.st_mtime_ns, seen.st_size)}\n".encode())
+    remembered = cache_root() / "sources" / key.hexdigest()
+    try:
+        return remembered.read_text(encoding="ascii")
+    except OSError:
+        digest = _syntax_digest(files)
+    # A machine without a place for it parses again next time.
+    with contextlib.suppress(OSError, HeadwaterError):
+        write_bytes(remembered, digest.encode())
+    return digest
+
+
+def _syntax_digest(files: Sequence[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(set(modules)):
-        for path in _files(name):
-            seen = path.stat()
-            digest.update(f"{name}:{path.name}\n".encode())
-            digest.update(_syntax(path, seen.st_mtime_ns, seen.st_size))
+    for name, path in files:
+        seen = path.stat()
+        digest.update(f"{name}:{path.name}\n".encode())
+        digest.update(_syntax(path, seen.st_mtime_ns, seen.st_size))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _content(path: Path, modified: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache
