@@ -23,8 +23,9 @@ class FaultConfig(Config):
 
     sigmas: float = Field(default=6.0, ge=0)
     """Standard deviations above the recent mean from which a loss or gradient norm is a spike; 0: never."""
-    window: int = Field(default=128, ge=8)
-    """Accepted steps that make up the recent past; nothing is a spike before half of them are there."""
+    window: int = Field(default=128, ge=32)
+    """Accepted steps that make up the recent past; nothing is a spike before half of them are there. The deviation of
+    fewer steps is too small: one batch of rare rows is six of them away, and good data would be gone around."""
     patience: int = Field(default=3, ge=1)
     """Held steps in a row after which the run goes back to a checkpoint."""
     rollbacks: int = Field(default=2, ge=0)

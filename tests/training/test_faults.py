@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from infra.errors import HeadwaterError
@@ -17,30 +18,32 @@ from training.optimizer import OptimizerConfig
 
 
 def primed(losses, **settings):
-    guard = SpikeGuard(FaultConfig(window=8, **settings))
+    guard = SpikeGuard(FaultConfig(window=32, **settings))
     for loss in losses:
         guard.record(loss, 1.0, held=False)
     return guard
 
 
 def test_a_spike_is_six_deviations_from_the_recent_mean():
-    guard = primed([4.0, 4.2, 3.8, 4.1, 3.9, 4.0])
+    guard = primed([4.0, 4.2, 3.8, 4.1, 3.9, 4.0] * 3)
     assert guard.veto(4.5, 1.0) is None
     assert "loss is 9" in guard.veto(9.0, 1.0)
     assert "gradient norm" in guard.veto(4.0, 50.0)
 
 
 def test_nothing_is_a_spike_before_there_is_a_past():
-    assert primed([4.0, 4.0]).veto(100.0, 100.0) is None
-    assert primed([4.0] * 8, sigmas=0).veto(100.0, 100.0) is None
+    assert primed([4.0] * 15).veto(100.0, 100.0) is None and primed([4.0] * 16).veto(100.0, 100.0) is not None
+    with pytest.raises(ValidationError):
+        FaultConfig(window=16)
+    assert primed([4.0] * 16, sigmas=0).veto(100.0, 100.0) is None
 
 
 def test_a_flat_past_does_not_make_noise_a_spike():
-    assert primed([4.0] * 8).veto(4.2, 1.05) is None
+    assert primed([4.0] * 16).veto(4.2, 1.05) is None
 
 
 def test_held_steps_leave_no_trace_in_the_past_and_survive_a_restart():
-    guard = primed([4.0] * 8, patience=2)
+    guard = primed([4.0] * 16, patience=2)
     guard.record(1000.0, 1.0, held=True)
     assert guard.veto(9.0, 1.0) is not None and not guard.exhausted
     other = SpikeGuard(guard.config)
@@ -82,7 +85,7 @@ def ranks():
 
 
 def build(ranks, folder, script, steps=30, stage=1, **faults):
-    guard = SpikeGuard(FaultConfig(window=8, **faults))
+    guard = SpikeGuard(FaultConfig(window=32, **faults))
     engine = create_engine(
         Line(),
         OptimizerConfig(lr=0.01, weight_decay=0.0),
@@ -104,13 +107,13 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e4])
 def test_a_bad_batch_is_held_reported_and_stepped_over(ranks, tmp_path, bad):
-    loop, heard = build(ranks, tmp_path, {12: bad})
+    loop, heard = build(ranks, tmp_path, {18: bad})
     before = []
     loop.events.step = lambda result, seconds: before.append(loop.engine.model.weight.weight.item())
     loop.run()
-    assert heard == [("held", 12, 12)]
-    assert before[12] == before[11] and before[13] > before[12]
-    assert loop.progress.held == [12] and loop.engine.held_steps == 1 and loop.engine.step == 30
+    assert heard == [("held", 18, 18)]
+    assert before[18] == before[17] and before[19] > before[18]
+    assert loop.progress.held == [18] and loop.engine.held_steps == 1 and loop.engine.step == 30
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
