@@ -2,12 +2,16 @@
 
 import dataclasses
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.errors import ConfigError, HeadwaterError
@@ -19,6 +23,7 @@ from infra.stage import Unit
 from tests.infra.run_toy import context, run_both
 from tests.infra.test_execution import digests, run, task, unit
 from tests.infra.toy import NumbersConfig, SquaresConfig
+from tests.support import REPOSITORY
 
 QUICK_HEALTH = {
     "health_check_initial_delay_ms": 500,
@@ -200,3 +205,55 @@ def test_duplicates_are_found_alike(tmp_path: Path, cluster: Any) -> None:
         )
     assert found[0].manifest.counts.dropped
     assert found[0].digest == found[1].digest
+
+
+# ---- a driver that ends ---------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+from pathlib import Path
+from infra.execution.ray import RayExecutor, RaySettings
+from tests.infra.test_execution import task, unit
+executor = RayExecutor(RaySettings(address=sys.argv[2], scratch=sys.argv[1]))
+list(executor.run(task(Path(sys.argv[1])), [unit("a", "stuck"), unit("b", "stuck")]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_nothing_runs_on_after_the_driver(tmp_path: Path, cluster: Any, how: str) -> None:
+    """Its units hold the interpreter's lock: they notice nothing themselves."""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path), cluster.address],
+        cwd=REPOSITORY,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    scratch = tmp_path / "headwater"
+    try:
+        deadline = time.monotonic() + 90
+        while len(busy := at_work(scratch)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        assert len(busy) == 4, "two units, each with its Ray worker and its own process"
+        family = {*busy, *(child for each in busy for child in each.children(recursive=True))}
+        assert len(family) > 4, "the fork servers"
+        driver.send_signal(getattr(signal, how))
+        assert driver.wait(30) != 0
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive
+        assert not at_work(scratch), "none was started again"
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def at_work(scratch: Path) -> list[psutil.Process]:
+    """The processes that share a board (a mapped file) in a scratch folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(scratch) in Path(f"/proc/{process.pid}/maps").read_text():
+                found.append(process)
+        except OSError:  # it ended meanwhile
+            continue
+    return found
