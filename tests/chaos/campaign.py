@@ -14,21 +14,26 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.recipe import load_recipe
 from infra.runs import read_events
-from infra.store.files import write_json
+from infra.store.files import read_json, write_json
+from infra.store.lease import is_alive
 from infra.store.store import Store
 from tests.chaos.victims import WEIGHTS, flow_run_of, victims
-from tests.flows.cluster import FINAL, Cluster, running
+from tests.flows.cluster import FINAL, Cluster, running, wait_for
 
 TICK_S = 0.5
 LOST_S = 60.0
 """A run that was submitted and has had no process for so long is given up: its worker died between the two."""
+SILENT_S = 5.0
+"""The same for one that was running: its worker would have told its end by then."""
 DOWN_S = (0.0, 12.0)
 """How long a killed server or worker stays away."""
 
@@ -90,8 +95,11 @@ def pursue(campaign: Campaign, minutes: float, say: Callable[[str], None]) -> No
     expected = undisturbed(campaign, say)
     rng = random.Random(f"{campaign.seed}:{len(campaign.kills)}")
     with running(Cluster(campaign.home, campaign.recipe)) as cluster:
+        for left in cluster.open_runs():  # of a campaign that was stopped
+            _give_up(cluster, left)
         while not campaign.done and time.monotonic() < deadline:
             if _one_run(campaign, cluster, rng, deadline, say):
+                wait_for(lambda: not cluster.family(), LOST_S, "every process of a completed run to end")
                 compare(campaign, expected, say)
 
 
@@ -131,21 +139,18 @@ def _one_run(
     run = cluster.submit(f"pipeline/{load_recipe(campaign.recipe).name}", dispatch=dispatch)
     campaign.submitted += 1
     say(f"submitted ({dispatch})")
-    seen = time.monotonic()
-    due = None
+    silence, due = Silence(), None
     while time.monotonic() < deadline:
         time.sleep(TICK_S)
         state = cluster.state(run)
         if state in FINAL:
             say(f"flow run {state}")
             return state == "COMPLETED"
-        alive = any(flow_run_of(process) == run for process in cluster.family())
-        if alive:
-            seen = time.monotonic()
-        elif time.monotonic() - seen > (LOST_S if state in ("SCHEDULED", "PENDING") else 5.0):
-            _give_up(cluster, run)
-            say(f"flow run had no process and was {state}")
-            return False
+        processes = {flow_run_of(process) for process in cluster.family()}
+        alive = run in processes
+        for lost in silence.lost(cluster.open_runs(), processes):
+            _give_up(cluster, lost)
+            say("a flow run had no process and is given up")
         if len(campaign.kills) < campaign.wanted and (stage := stage_at_work(campaign.home)) and alive:
             due = due or time.monotonic() + rng.uniform(*campaign.gap_s)
             if time.monotonic() >= due:
@@ -154,11 +159,28 @@ def _one_run(
     return False
 
 
+@dataclass
+class Silence:
+    """Since when flow runs, children too, are without a process."""
+
+    since: dict[str, float] = field(default_factory=dict)
+
+    def lost(self, runs: dict[str, str], processes: Set[str | None]) -> list[str]:
+        """Runs, with their states, whose process will not come (any more)."""
+        now = time.monotonic()
+        self.since = {run: self.since.get(run, now) for run in runs if run not in processes}
+        limits = {run: LOST_S if runs[run] in ("SCHEDULED", "PENDING") else SILENT_S for run in self.since}
+        return [run for run, began in self.since.items() if now - began > limits[run]]
+
+
 def _strike(campaign: Campaign, cluster: Cluster, rng: random.Random, stage: str, say: Callable[[str], None]) -> None:
     choice = victims(cluster)
     kinds = sorted(choice)
     victim = rng.choice(choice[rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]])
-    victim.kill()
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return  # it ended by itself, just now
     campaign.kills.append(Kill(victim.kind, stage, len(campaign.rounds) + 1))
     campaign.save()
     say(f"kill {len(campaign.kills)}: {victim.kind} in {stage}")
@@ -174,12 +196,18 @@ def _give_up(cluster: Cluster, run: str) -> None:
 
 
 def stage_at_work(home: Path) -> str | None:
-    """The stage that the newest run is in, or None between stages."""
+    """The stage that a living run is in, or None between stages: what a killed run said last counts no more."""
     records = sorted(home.glob("runs/*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    living = [path for path in records if _lives(path.parent)]
     current = None
-    for event in read_events(records[-1]) if records else ():
+    for event in read_events(living[-1]) if living else ():
         if event["type"] == "stage_started":
             current = event["stage"]
         elif event["type"] in ("stage_published", "stage_failed", "run_ended"):
             current = None
     return current
+
+
+def _lives(run: Path) -> bool:
+    record = read_json(run / "run.json")
+    return is_alive(record["pid"], record["process_started"])

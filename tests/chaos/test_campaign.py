@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from tests.chaos.campaign import Campaign, Kill, compare, stage_at_work
+import psutil
+
+from infra.store.files import write_json
+from tests.chaos.campaign import Campaign, Kill, Silence, compare, stage_at_work
 from tests.chaos.victims import victims
 from tests.flows.cluster import Cluster, wait_for
 from tests.support import write_dataset
@@ -54,3 +58,21 @@ def test_a_run_that_differs_is_a_failure(tmp_path: Path) -> None:
     compare(now, {"numbers": made.digest}, print)
     assert now.different == ["numbers"]
     assert now.done
+
+
+def test_a_running_run_without_a_process_is_given_up_soon() -> None:
+    before = time.monotonic() - 10
+    silence = Silence({"gone": before, "awaited": before, "back": before})
+    states = {"gone": "RUNNING", "awaited": "PENDING", "back": "RUNNING", "new": "RUNNING"}
+    assert silence.lost(states, {"back", None}) == ["gone"]
+    assert set(silence.since) == {"gone", "awaited", "new"}
+
+
+def test_what_a_killed_run_said_last_is_not_believed(tmp_path: Path) -> None:
+    for pid, began in ((os.getpid(), psutil.Process().create_time()), (os.getpid(), 1.0)):  # the second is long gone
+        run = tmp_path / "runs" / f"of-{began}"
+        run.mkdir(parents=True)
+        write_json(run / "run.json", {"pid": pid, "process_started": began})
+        stage = "dedup" if began == 1.0 else "ingest"
+        (run / "events.jsonl").write_text(f'{{"type": "stage_started", "stage": "{stage}"}}\n')
+    assert stage_at_work(tmp_path) == "ingest"

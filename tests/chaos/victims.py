@@ -10,6 +10,9 @@ from tests.flows.cluster import Cluster, ranks
 WEIGHTS = {"pool": 0.3, "rank": 0.3, "driver": 0.2, "worker": 0.1, "server": 0.1}
 """What is cheap to start again is killed more often: more kills in an hour."""
 
+ENGINE = {"prefect.runner._workspace_supervisor", "prefect.engine"}
+"""What a worker starts for a flow run: the first prepares, then becomes the second."""
+
 
 @dataclass(frozen=True)
 class Victim:
@@ -35,8 +38,7 @@ def victims(cluster: Cluster) -> Mapping[str, list[Victim]]:
 def flow_run_of(process: psutil.Process) -> str | None:
     """The flow run that a process carries out: one that a worker started, not what it started itself."""
     try:
-        words = process.cmdline()
-        if ("flow-run" in words and "execute" in words) or any("prefect.engine" in word for word in words):
+        if ENGINE & set(process.cmdline()):
             return process.environ().get("PREFECT__FLOW_RUN_ID")
     except (psutil.Error, OSError):
         pass

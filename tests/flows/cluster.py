@@ -221,6 +221,12 @@ class Cluster:
     def runs(self) -> list[dict[str, Any]]:
         return list(self.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 200}))
 
+    def open_runs(self) -> dict[str, str]:
+        """Runs of deployments that have not ended, and their states."""
+        unfinished = {"state": {"type": {"not_any_": list(FINAL)}}, "deployment_id": {"is_null_": False}}
+        found = self.call("/flow_runs/filter", {"flow_runs": unfinished, "limit": 200})
+        return {str(run["id"]): str(run["state_type"]) for run in found}
+
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
     """Seconds until the condition holds."""
