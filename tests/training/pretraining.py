@@ -55,6 +55,7 @@ class PretrainJob:
     folder: Path
     inputs: dict[str, Dataset]
     config: PretrainConfig
+    module: str = "training.pretrain"
 
     @property
     def request(self) -> JobRequest:
@@ -74,7 +75,7 @@ class PretrainJob:
         ranks = ranks or self.config.ranks
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                rank_command("training.pretrain", ranks, "--request", str(path)),
+                rank_command(self.module, ranks, "--request", str(path)),
                 cwd=REPOSITORY,
                 env=rank_environment() | environment,
                 stdout=log,

@@ -3,17 +3,23 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from infra.errors import ConfigError, InputError
-from infra.job import load_result
+from infra.job import load_result, write_request
 from infra.job_main import PREEMPTED_EXIT
+from infra.launch.local import LocalLauncher
+from infra.launch.restart import run_job
+from infra.launch.spec import JobSpec
 from infra.store.dataset import Dataset
 from infra.store.manifest import InputRecord
 from pipeline.shards.mixing import Phase, SourceWeight
@@ -21,6 +27,7 @@ from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
 from tests.support import adopt_dataset
 from tests.training.pretraining import PretrainJob, build_inputs, small_config
+from tests.training.ranks_faults import name_of
 from training.checkpoint import list_checkpoints
 from training.hub_format import load_model
 from training.takedown import takedown
@@ -158,6 +165,74 @@ def test_a_curriculum_switches_at_its_step_and_a_kill_around_it_changes_nothing(
             assert sources == {"code"}, step
     last = trace_step(pretrain, inputs["shards"], first // 8 + 2)["documents"][0]
     assert first // 8 + 2 in trace_url(pretrain, inputs["shards"], last["url"])["steps"]
+
+
+def poison(inputs, harms: dict[int, str]) -> str:
+    """Rows by the running number under which a run with seed 0 meets them -> what they do."""
+    train = ShardSet.open(inputs["shards"].local("data"), "train")
+    rows = rows_of(0, np.array(list(harms)), train.phases)
+    ids = train.rows(rows).input_ids[:, :-1]  # as the model meets them: the last token is only a target
+    return json.dumps({name_of(row): harm for row, harm in zip(ids, harms.values(), strict=True)})
+
+
+def documents_of(inputs, step: int) -> set[str]:
+    train = ShardSet.open(inputs["shards"].local("data"), "train")
+    rows = rows_of(0, np.arange(step * 8, step * 8 + 8), train.phases)
+    return {span.url for row in rows for span in train.documents(int(row))}
+
+
+def continued_by_hand(job: PretrainJob, folder: Path, step: int, sequence: int) -> PretrainJob:
+    """The job's checkpoint of ``step`` in the hands of processes that met nothing bad, on with ``sequence``."""
+    other = PretrainJob(folder, job.inputs, job.config)
+    (source,) = [path for at, path in list_checkpoints(job.request.checkpoint_dir) if at == step]
+    copy = other.request.checkpoint_dir / source.name
+    shutil.copytree(source, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["state"]["progress"]["jumps"].append([step, sequence])
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return other
+
+
+@pytest.mark.slow
+def test_bad_rows_on_one_rank_are_held_named_and_gone_around(inputs, tmp_path):
+    """A spike in step 18; three steps in a row without a finite loss from step 23 on, after a checkpoint at step 20."""
+    harms = {17 * 8 + 5: "spike", 22 * 8 + 1: "nan", 23 * 8 + 6: "nan", 24 * 8 + 2: "nan"}
+    config = small_config(steps=32, checkpoint_every=4, keep_last=4, faults={"window": 32})
+    job = PretrainJob(tmp_path / "job", inputs, config, module="tests.training.ranks_faults")
+    result = job.run(POISON=poison(inputs, harms))
+    warnings = [event["message"] for event in job.events("warning")]
+    held = [message for message in warnings if "was not applied" in message]
+    named_steps = [message.split(":")[0] for message in held]
+    assert named_steps == [f"step {step} was not applied" for step in (18, 23, 24, 25)], warnings
+    assert "after a mean of" in held[0] and all("the loss is not finite" in message for message in held[1:])
+    for message, step in zip(held, (17, 22, 23, 24), strict=True):
+        named = set(message.split("its batch held ")[1].split(" and ")[0].split(", "))
+        assert named <= documents_of(inputs, step) and len(named) == min(20, len(documents_of(inputs, step)))
+    (rollback,) = [message for message in warnings if "back to the checkpoint" in message]
+    assert "of step 20 from step 25; training goes on with sequence 200" in rollback
+    steps = pq.read_table(job.request.data_dir / "steps.parquet").to_pylist()
+    assert [step["step"] for step in steps if not step["applied"]] == [18]
+    assert [steps[index]["first"] for index in (19, 20, 31)] == [19 * 8, 200, 200 + 11 * 8]
+    assert (result.stats["held_steps"], result.stats["rollbacks"]) == (1, 1)
+    other = continued_by_hand(job, tmp_path / "other", step=20, sequence=200)
+    other.run()
+    assert other.digest() == job.digest(), "something of the bad steps survived the rollback"
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_shows_where_and_the_run_ends_as_if_it_had_not(finished, inputs, tmp_path):
+    config = small_config(checkpoint_every=4, stall_limit_s=25)
+    job = PretrainJob(tmp_path, inputs, config)
+    for folder in (job.request.dataset_root, job.request.work_dir):
+        folder.mkdir(parents=True)
+    write_request(job.request)
+    environment = {"POISON": poison(inputs, {9 * 8 + 5: "hang"}), "MARKER": str(tmp_path / "slept")}
+    spec = JobSpec("tests.training.ranks_faults", ranks=2, threads_per_rank=1, stall_limit_s=25, env=environment)
+    run_job(spec, LocalLauncher(), job.request.work_dir, lambda event: None)
+    assert (tmp_path / "slept").exists()
+    logs = "".join(path.read_text() for path in (job.request.work_dir / "logs").rglob("*") if path.is_file())
+    assert "in sleep_for_ever" in logs and "training/loop.py" in logs
+    assert job.digest() == finished.digest()
 
 
 @pytest.mark.slow
