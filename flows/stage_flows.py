@@ -24,6 +24,7 @@ from prefect.states import Cancelled, Failed
 
 from flows.execute import RunResult, resolve_inputs, run_recipe
 from flows.incremental import planned
+from flows.outlive import outlive_worker
 from flows.params import StageParams, stage_params
 from flows.recipe import Recipe
 from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_samples
@@ -66,6 +67,7 @@ def ended(work: Callable[[], T]) -> T:
 
     Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``settled``.
     """
+    outlive_worker()
     try:
         return work()
     except StageCancelled as error:
