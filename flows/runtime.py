@@ -10,8 +10,9 @@ from flows.incremental import turn
 from flows.machines import executor_of, launcher_of
 from flows.recipe import Recipe
 from flows.server import configure, running_server
+from infra.errors import HeadwaterError
 from infra.metrics import with_metrics
-from infra.planning import Selection
+from infra.planning import Action, Selection, plan
 from infra.progress import PlainReporter, Reporter, RichReporter
 from infra.runner import RunContext
 from infra.runs import RunRecord
@@ -56,10 +57,11 @@ def run_in_workspace(
     As a Prefect flow if the workspace's server answers (``headwater up``, or ``PREFECT_API_URL``), so that the run is
     seen there. Without a server the same stages are run directly and ``runs/`` in the store is the only record: starting
     a server for one run costs half a minute. ``use_prefect=True`` does that all the same, ``False`` never looks for one.
+    A run that finds everything published is no flow run unless it is asked for: to say so takes longer than to see it.
     """
     if use_prefect is not False:
         address = running_server(store)
-        if address is not None or use_prefect:
+        if use_prefect or (address is not None and (crawl or not _all_published(recipe, selection, store))):
             configure(store, address)
             from flows.pipeline import run_as_flow  # imports Prefect, which must be configured before
 
@@ -71,6 +73,17 @@ def run_in_workspace(
         record = RunRecord.start(store, set_recipe.label)
         context = run_context(set_recipe, store, record, reporter)
         return run_recipe(set_recipe, selection, context, on_outcome=note)
+
+
+def _all_published(recipe: Recipe, selection: Selection, store: Store) -> bool:
+    """Whether there is nothing to do. A recipe that cannot be planned, or may mind edited source, is not so sure."""
+    if recipe.execution.on_drift != "warn":
+        return False
+    try:
+        plans = plan(recipe.nodes, store, selection, recipe.label)
+    except HeadwaterError:
+        return False
+    return all(entry.action is Action.SKIP for entry in plans if entry.selected)
 
 
 @contextmanager
