@@ -10,6 +10,7 @@ from refitting the curve to points that are shaken by as much as the real ones s
 not about a law that bends.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,15 @@ def rungs(sizes: Sequence[float], **settings: Any) -> list[dict[str, Any]]:
     """Settings of the stage ``pretrain`` for each size, by the rules of ``training.scale``."""
     if len(set(sizes)) < 4:
         raise ConfigError("a ladder needs at least four sizes", remedy="For example 1e6, 2e6, 4e6 and 8e6.")
-    return [plan_scale(parameters=size, **settings).recipe() for size in sorted(sizes)]
+    derived = {size: plan_scale(parameters=size, **settings).recipe() for size in sorted(set(sizes))}
+    shapes = {json.dumps(settings_of["model"], sort_keys=True) for settings_of in derived.values()}
+    if len(shapes) < 4:
+        raise ConfigError(
+            f"{len(derived)} sizes make {len(shapes)} different models",
+            where=", ".join(f"{size:,.0f}" for size in derived),
+            remedy="Choose sizes further apart, for example each twice the one before.",
+        )
+    return list(derived.values())
 
 
 def fit(points: Sequence[Point]) -> Law:

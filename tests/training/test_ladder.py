@@ -55,6 +55,8 @@ def test_a_ladder_has_rungs() -> None:
     assert sizes == sorted(sizes)
     with pytest.raises(ConfigError, match="four sizes"):
         rungs([1e6, 2e6])
+    with pytest.raises(ConfigError, match="4 sizes make . different models"):
+        rungs([1e6, 1.0001e6, 1.0002e6, 8e6], vocab_size=1024, seq_len=256)
 
 
 def test_too_few_or_broken_points_are_refused() -> None:
