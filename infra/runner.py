@@ -10,30 +10,26 @@ import dataclasses
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.errors import HeadwaterError, InputError
 from infra.execution.base import Executor, UnitTask
-from infra.fingerprint import fingerprint_payload, short_fingerprint, source_digest
+from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.job import JobRequest, write_request
 from infra.journal import read_receipts, receipts_with_outputs
 from infra.launch.restart import run_job
 from infra.launch.spec import Launcher
 from infra.planning import Action, StageNode, drifted
 from infra.progress import Reporter
-from infra.runs import RunRecord, provenance
+from infra.publication import check_counts, publish, sweep, verify_files
+from infra.runs import RunRecord
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
-from infra.store.address import beside
 from infra.store.dataset import Dataset
 from infra.store.files import (
     OutputFile,
     child_names,
-    describe_file,
     exists,
-    file_sizes,
-    is_local,
     read_json,
     remove_file,
     remove_tree,
@@ -43,15 +39,11 @@ from infra.store.files import (
 from infra.store.lease import LEASE, Lease
 from infra.store.manifest import (
     MANIFEST,
-    CountsRecord,
     FailedUnit,
-    InputRecord,
-    Manifest,
     UnitsRecord,
-    output_digest,
-    write_manifest,
 )
 from infra.store.store import Store
+from infra.work import Work
 
 
 @dataclass(frozen=True)
@@ -82,35 +74,6 @@ class StageOutcome:
     seconds: float = 0.0
 
 
-@dataclass
-class _Work:
-    """One dataset under construction."""
-
-    node: StageNode
-    inputs: Mapping[str, Dataset]
-    payload: dict[str, Any]
-    fingerprint: str
-    root: str
-    """Where the dataset is published, and below ``work`` what the runs of any machine share while they build it."""
-    work: str
-    local_root: Path
-    """This machine's folders for both: the same in a local workspace."""
-    local_work: Path
-    started: float = field(default_factory=time.time)
-    failed: list[FailedUnit] = field(default_factory=list)
-    lost: Counts = field(default_factory=Counts)
-    """Documents of units that failed for good, where their number was known beforehand."""
-    lost_unknown: bool = False
-
-    @property
-    def scratch(self) -> Path:
-        return self.local_work / "scratch"
-
-    @property
-    def is_local(self) -> bool:
-        return is_local(self.root)
-
-
 def reuse_published(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome | None:
     """Skip the stage if its dataset is published; None if there is something to do. Takes no lease."""
     published = _reusable(node, short_fingerprint(_payload(node, inputs)), run)
@@ -129,7 +92,7 @@ def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *
         published = _reusable(node, fingerprint, run)
         if published is not None:
             return _skip(node, published, run)
-    work = _Work(
+    work = Work(
         node, inputs, payload, fingerprint,
         run.store.dataset_url(node.name, fingerprint), run.store.work_url(node.name, fingerprint),
         run.store.dataset_root(node.name, fingerprint), run.store.work_root(node.name, fingerprint),
@@ -183,7 +146,7 @@ def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
             run.store.set_ref(node.name, label, dataset.manifest.fingerprint)
 
 
-def _clear(work: _Work) -> None:
+def _clear(work: Work) -> None:
     """Forget the published dataset and all work on it: a forced stage starts from nothing."""
     remove_file(f"{work.root}/{MANIFEST}")
     remove_tree(work.root)
@@ -195,7 +158,7 @@ def _clear(work: _Work) -> None:
         remove_tree(work.local_work)
 
 
-def _build(work: _Work, run: RunContext, lease: Lease) -> StageOutcome:
+def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
     node = work.node
     resumed = exists(f"{work.work}/journal") or (work.local_work / "checkpoints").exists()
     action = Action.RESUME if resumed else Action.RUN
@@ -211,10 +174,11 @@ def _build(work: _Work, run: RunContext, lease: Lease) -> StageOutcome:
         run.record.event("stage_failed", stage=node.name, error=str(error) or type(error).__name__)
         run.reporter.stage_ended(node.name, "failed")
         raise
-    _verify_files(work, outputs)
-    _sweep(work, outputs)
+    verify_files(work, outputs)
+    sweep(work, outputs)
     lease.check()
-    dataset = _publish(work, run, outputs, counts, stats, units)
+    dataset = publish(work, run.record.id, outputs, counts, stats, units)
+    _set_refs(node, dataset, run)
     seconds = time.time() - work.started
     run.record.event(
         "stage_published", stage=node.name, fingerprint=work.fingerprint, digest=dataset.digest, seconds=seconds
@@ -227,7 +191,7 @@ def _build(work: _Work, run: RunContext, lease: Lease) -> StageOutcome:
 
 
 def _run_shards(
-    stage: ShardStage, work: _Work, run: RunContext
+    stage: ShardStage, work: Work, run: RunContext
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     receipts: dict[str, Sequence[Receipt]] = {}
     context = StageContext(work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts)
@@ -243,7 +207,7 @@ def _run_shards(
         output for receipt in every for output in receipt.outputs if not output.path.startswith("steps/")
     ] + context.outputs
     outputs.sort(key=lambda output: output.path)
-    _check_counts(stage, counts, outputs, work)
+    check_counts(stage, counts, outputs, work)
     ok = total - len(work.failed)
     return outputs, counts, context.stats, UnitsRecord(total=total, ok=ok, failed=work.failed)
 
@@ -265,7 +229,7 @@ def _planned_units(step: Step, context: StageContext, work: str) -> list[Unit]:
     return units
 
 
-def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work, run: RunContext) -> list[Receipt]:
+def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: Work, run: RunContext) -> list[Receipt]:
     name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
     known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
     wanted = {unit.id for unit in units}
@@ -294,7 +258,7 @@ def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: _Work,
 
 
 def _record_failure(
-    work: _Work, run: RunContext, name: str, step: Step, unit: Unit, error: str, attempts: int, total: int
+    work: Work, run: RunContext, name: str, step: Step, unit: Unit, error: str, attempts: int, total: int
 ) -> None:
     failure = FailedUnit(unit=unit.id, step=step.name, error=error, attempts=attempts)
     work.failed.append(failure)
@@ -345,43 +309,11 @@ class _Progress:
         self._run.reporter.progress(self._name, self._done, self._total, figures, eta)
 
 
-def _check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile], work: _Work) -> None:
-    """Conservation: nothing may disappear between what came in and what is on record."""
-    if not counts.balanced:
-        raise HeadwaterError(
-            f"stage {stage.name!r} received {counts.incoming} records but accounts for "
-            f"{counts.kept} kept, {sum(counts.dropped.values())} dropped and {counts.failed} failed",
-            remedy="This is a defect of the stage: nothing was published.",
-        )
-    if stage.consumes and not work.lost_unknown:
-        expected = work.inputs[stage.consumes].manifest.counts.kept
-        if counts.incoming != expected:
-            raise HeadwaterError(
-                f"stage {stage.name!r} received {counts.incoming} records, but {stage.consumes!r} handed on {expected}",
-                remedy="This is a defect of the stage: nothing was published.",
-            )
-    if stage.ledgered:
-        rows = sum(output.rows or 0 for output in outputs if output.path.startswith("ledger/"))
-        expected = sum(counts.dropped.values()) + counts.failed - work.lost.failed  # lost units: in the manifest
-        if rows != expected:
-            raise HeadwaterError(
-                f"the ledger of stage {stage.name!r} has {rows} rows for {expected} records dropped or failed",
-                remedy="This is a defect of the stage: nothing was published.",
-            )
-    if counts.incoming and not counts.kept:
-        worst = max(counts.dropped.items(), key=lambda item: item[1], default=("failed", counts.failed))
-        raise InputError(
-            f"stage {stage.name!r} kept none of {counts.incoming} records; most went by {worst[0]!r} ({worst[1]})",
-            where=f"{work.root}/ledger",
-            remedy="Look at the ledger there, then loosen that rule or check the input.",
-        )
-
-
 # ---- job stages -----------------------------------------------------------------------------------------------------
 
 
 def _run_job(
-    stage: JobStage, work: _Work, run: RunContext
+    stage: JobStage, work: Work, run: RunContext
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     request = JobRequest(
         stage.name,
@@ -412,95 +344,3 @@ def _run_job(
         for output in result.outputs:
             upload(work.local_root / output.path, f"{work.root}/{output.path}")
     return sorted(result.outputs, key=lambda output: output.path), Counts(), result.stats, UnitsRecord(total=1, ok=1)
-
-
-# ---- publishing -----------------------------------------------------------------------------------------------------
-
-
-def _verify_files(work: _Work, outputs: Sequence[OutputFile]) -> None:
-    """Every output is in its place with the bytes its receipt promised."""
-    if not outputs:
-        raise HeadwaterError(
-            f"stage {work.node.name!r} wrote nothing", remedy="Check its input: nothing was published."
-        )
-    paths = [output.path for output in outputs]
-    if len(set(paths)) != len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise HeadwaterError(f"two units of stage {work.node.name!r} wrote {twice}", remedy="A defect of the stage.")
-    if not work.is_local:
-        return _verify_sizes(work, outputs)
-    for output in outputs:
-        found = describe_file(work.root, output.path, rows=output.rows, digested=output.digested)
-        if found.digest != output.digest:
-            raise HeadwaterError(
-                f"{output.path} changed after it was written",
-                where=work.root,
-                remedy="Run the stage again with --force.",
-            )
-    return None
-
-
-def _verify_sizes(work: _Work, outputs: Sequence[OutputFile]) -> None:
-    """In an object store the upload carries a checksum that the server verifies: what is there is what was sent."""
-    sizes = file_sizes(work.root)
-    for output in outputs:
-        if sizes.get(output.path) != output.bytes:
-            raise HeadwaterError(
-                f"{output.path} is not in the store as it was written",
-                where=work.root,
-                remedy="Run the stage again: what is there is kept.",
-            )
-
-
-def _sweep(work: _Work, outputs: Sequence[OutputFile]) -> None:
-    """Remove what killed attempts left in the dataset's folder and no receipt names."""
-    known = {output.path for output in outputs}
-    for path in file_sizes(work.root):
-        if path not in known:
-            remove_file(f"{work.root}/{path}")
-    if work.is_local:
-        for folder in sorted(work.local_root.rglob("*/"), reverse=True):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _input_records(work: _Work) -> list[InputRecord]:
-    """What the dataset was made from: its inputs by role, then earlier datasets that its configuration names."""
-    stage = work.node.stage
-    named = stage.earlier(work.node.config) if isinstance(stage, ShardStage) else ()
-    earlier = [Dataset.open(beside(address, str(work.root))) for address in named]
-    return [
-        InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
-        for role, dataset in [*sorted(work.inputs.items()), *(("earlier", dataset) for dataset in earlier)]
-    ]
-
-
-def _publish(
-    work: _Work,
-    run: RunContext,
-    outputs: list[OutputFile],
-    counts: Counts,
-    stats: dict[str, Any],
-    units: UnitsRecord,
-) -> Dataset:
-    node = work.node
-    manifest = Manifest(
-        name=node.name,
-        fingerprint=work.fingerprint,
-        payload=work.payload,
-        source_digest=source_digest(node.stage.code),
-        config=node.config.model_dump(mode="json"),
-        inputs=_input_records(work),
-        outputs=outputs,
-        output_digest=output_digest(outputs),
-        counts=CountsRecord(
-            incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
-        ),
-        units=units,
-        stats=stats,
-        provenance=provenance(run.record.id, work.started),
-    )
-    write_manifest(work.root, manifest)
-    dataset = Dataset.open(work.root)
-    _set_refs(node, dataset, run)
-    return dataset

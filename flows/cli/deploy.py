@@ -1,30 +1,24 @@
 """``headwater deploy``: work pools, limits, deployments and automations on a server that runs already."""
 
-from typing import Annotated
-
-import typer
-
-from flows.cli.options import JsonOption, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    RecipesOption,
+    SetOption,
+    WatchOption,
+    WorkspaceOption,
+    console,
+    open_store,
+    print_json,
+)
 from flows.deployments import DEPLOYED
 from flows.recipe import load_recipe
 from flows.server import require_server
 
 
 def command(
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--recipe", help=f"A recipe to deploy, by name or file. Repeatable; default {', '.join(DEPLOYED)}."
-        ),
-    ] = None,
+    recipe: RecipesOption = None,
     set_: SetOption = None,
-    watch: Annotated[
-        bool | None,
-        typer.Option(
-            "--watch/--no-watch",
-            help="Whether a new crawl watch begins switched on. Default: if a recipe is named. One that exists stays as it is.",
-        ),
-    ] = None,
+    watch: WatchOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -1,13 +1,16 @@
 """Options that several commands share, and how commands speak: tables for people, JSON for programs."""
 
 import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from flows.deployments import DEPLOYED
 from flows.funnel import DOCUMENT_STAGES
 from flows.recipe import SCALE
 from flows.runtime import open_store as open_store
@@ -31,7 +34,27 @@ ScaleOption = Annotated[
 CrawlOption = Annotated[
     str, typer.Option("--crawl", help="Run on this crawl (CC-MAIN-2026-46) as the next one of the recipe's series.")
 ]
+RecipesOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", help=f"A recipe to deploy, by name or file. Repeatable; default {', '.join(DEPLOYED)}."),
+]
+WatchOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--watch/--no-watch",
+        help="Whether a new crawl watch begins switched on. Default: if a recipe is named. One that exists stays as it is.",
+    ),
+]
 LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
+
+
+def interrupt_on_term() -> None:
+    """A polite TERM (a container stopping, a worker cancelling) ends a command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def console() -> Console:

@@ -1,7 +1,5 @@
 """``headwater run``: carry out a recipe."""
 
-import signal
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +13,7 @@ from flows.cli.options import (
     SetOption,
     WorkspaceOption,
     console,
+    interrupt_on_term,
     open_store,
     overrides,
     print_json,
@@ -49,7 +48,7 @@ def command(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    interrupt_on_term()
     loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     store = open_store(workspace)
@@ -62,11 +61,6 @@ def command(
     if rows:
         out.print(funnel_table(rows))
     closing_words(result, out)
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite TERM (a container stopping, a worker cancelling) ends a run as Ctrl-C does."""
-    raise KeyboardInterrupt
 
 
 def result_json(result: RunResult) -> dict[str, object]:

@@ -1,30 +1,27 @@
 """``headwater up``: Prefect server, workers and all deployments on this machine."""
 
-import signal
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import SetOption, WorkspaceOption, console, open_store
+from flows.cli.options import (
+    RecipesOption,
+    SetOption,
+    WatchOption,
+    WorkspaceOption,
+    console,
+    interrupt_on_term,
+    open_store,
+)
 from flows.deployments import DEPLOYED
 from flows.recipe import load_recipe
 from flows.up import DEFAULT_PORT, serve
 
 
 def command(
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", help=f"A recipe to deploy, by name or file. Repeatable; default {', '.join(DEPLOYED)}."),
-    ] = None,
+    recipe: RecipesOption = None,
     set_: SetOption = None,
-    watch: Annotated[
-        bool | None,
-        typer.Option(
-            "--watch/--no-watch",
-            help="Whether a new crawl watch begins switched on. Default: if a recipe is named. One that exists stays as it is.",
-        ),
-    ] = None,
+    watch: WatchOption = None,
     workspace: WorkspaceOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server and its UI.")] = DEFAULT_PORT,
     database_url: Annotated[
@@ -35,7 +32,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    interrupt_on_term()
     recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
     watching = bool(recipe) if watch is None else watch
     out = console()
@@ -50,8 +47,3 @@ def command(
         serve(recipes, open_store(workspace), watch=watching, port=port, database_url=database_url, ready=ready)
     except KeyboardInterrupt:
         out.print("Stopped.")
-
-
-def _as_interrupt(number: int, frame: FrameType | None) -> None:
-    """A polite TERM ends everything as Ctrl-C does."""
-    raise KeyboardInterrupt

@@ -10,20 +10,12 @@ from pathlib import Path
 import pytest
 
 from infra.errors import HeadwaterError, LeaseLost
-from infra.store.lease import Lease, lease_holder
+from infra.store.lease import Lease
+from tests.infra.leases import second_is_refused_or_waits
 
 
 def test_a_second_run_is_refused_or_waits(tmp_path: Path) -> None:
-    first, second = Lease(tmp_path), Lease(tmp_path)
-    first.acquire()
-    with pytest.raises(HeadwaterError, match="another run"):
-        second.acquire(wait=False)
-    told: list[str] = []
-    threading.Timer(0.3, first.release).start()
-    second.acquire(on_wait=told.append)
-    second.check()
-    second.release()
-    assert len(told) == 1 and lease_holder(tmp_path) is None
+    second_is_refused_or_waits(tmp_path)
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,9 +33,10 @@ from infra.store.files import (
     write_bytes,
 )
 from infra.store.gc import GcSettings, collect
-from infra.store.lease import Lease, lease_holder
+from infra.store.lease import Lease
 from infra.store.store import Store
 from tests.infra.adding_job import ADD, AddConfig
+from tests.infra.leases import second_is_refused_or_waits
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NUMBERS, NumbersConfig
 from tests.s3 import new_bucket, s3_server
@@ -165,16 +165,7 @@ def place(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.Monke
 
 
 def test_a_second_run_is_refused_or_waits(place: str) -> None:
-    first, second = Lease(place), Lease(place)
-    first.acquire()
-    with pytest.raises(HeadwaterError, match="another run"):
-        second.acquire(wait=False)
-    told: list[str] = []
-    threading.Timer(0.3, first.release).start()
-    second.acquire(on_wait=told.append)
-    second.check()
-    second.release()
-    assert len(told) == 1 and lease_holder(place) is None
+    second_is_refused_or_waits(place)
 
 
 def test_the_heartbeat_renews_and_a_loss_is_noticed(place: str) -> None:

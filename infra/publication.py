@@ -1,0 +1,144 @@
+"""What must hold before a dataset is published, and the manifest that publishes it.
+
+counts are conserved -> every output is there with the bytes it was written with -> nothing else is there -> manifest
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from infra.errors import HeadwaterError, InputError
+from infra.fingerprint import source_digest
+from infra.runs import provenance
+from infra.stage import Counts, ShardStage
+from infra.store.address import beside
+from infra.store.dataset import Dataset
+from infra.store.files import OutputFile, describe_file, file_sizes, remove_file
+from infra.store.manifest import (
+    CountsRecord,
+    InputRecord,
+    Manifest,
+    UnitsRecord,
+    output_digest,
+    write_manifest,
+)
+from infra.work import Work
+
+
+def check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile], work: Work) -> None:
+    """Conservation: nothing may disappear between what came in and what is on record."""
+    if not counts.balanced:
+        raise HeadwaterError(
+            f"stage {stage.name!r} received {counts.incoming} records but accounts for "
+            f"{counts.kept} kept, {sum(counts.dropped.values())} dropped and {counts.failed} failed",
+            remedy="This is a defect of the stage: nothing was published.",
+        )
+    if stage.consumes and not work.lost_unknown:
+        expected = work.inputs[stage.consumes].manifest.counts.kept
+        if counts.incoming != expected:
+            raise HeadwaterError(
+                f"stage {stage.name!r} received {counts.incoming} records, but {stage.consumes!r} handed on {expected}",
+                remedy="This is a defect of the stage: nothing was published.",
+            )
+    if stage.ledgered:
+        rows = sum(output.rows or 0 for output in outputs if output.path.startswith("ledger/"))
+        expected = sum(counts.dropped.values()) + counts.failed - work.lost.failed  # lost units: in the manifest
+        if rows != expected:
+            raise HeadwaterError(
+                f"the ledger of stage {stage.name!r} has {rows} rows for {expected} records dropped or failed",
+                remedy="This is a defect of the stage: nothing was published.",
+            )
+    if counts.incoming and not counts.kept:
+        worst = max(counts.dropped.items(), key=lambda item: item[1], default=("failed", counts.failed))
+        raise InputError(
+            f"stage {stage.name!r} kept none of {counts.incoming} records; most went by {worst[0]!r} ({worst[1]})",
+            where=f"{work.root}/ledger",
+            remedy="Look at the ledger there, then loosen that rule or check the input.",
+        )
+
+
+def verify_files(work: Work, outputs: Sequence[OutputFile]) -> None:
+    """Every output is in its place with the bytes its receipt promised."""
+    if not outputs:
+        raise HeadwaterError(
+            f"stage {work.node.name!r} wrote nothing", remedy="Check its input: nothing was published."
+        )
+    paths = [output.path for output in outputs]
+    if len(set(paths)) != len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise HeadwaterError(f"two units of stage {work.node.name!r} wrote {twice}", remedy="A defect of the stage.")
+    if not work.is_local:
+        return _verify_sizes(work, outputs)
+    for output in outputs:
+        found = describe_file(work.root, output.path, rows=output.rows, digested=output.digested)
+        if found.digest != output.digest:
+            raise HeadwaterError(
+                f"{output.path} changed after it was written",
+                where=work.root,
+                remedy="Run the stage again with --force.",
+            )
+    return None
+
+
+def _verify_sizes(work: Work, outputs: Sequence[OutputFile]) -> None:
+    """In an object store the upload carries a checksum that the server verifies: what is there is what was sent."""
+    sizes = file_sizes(work.root)
+    for output in outputs:
+        if sizes.get(output.path) != output.bytes:
+            raise HeadwaterError(
+                f"{output.path} is not in the store as it was written",
+                where=work.root,
+                remedy="Run the stage again: what is there is kept.",
+            )
+
+
+def sweep(work: Work, outputs: Sequence[OutputFile]) -> None:
+    """Remove what killed attempts left in the dataset's folder and no receipt names."""
+    known = {output.path for output in outputs}
+    for path in file_sizes(work.root):
+        if path not in known:
+            remove_file(f"{work.root}/{path}")
+    if work.is_local:
+        for folder in sorted(work.local_root.rglob("*/"), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _input_records(work: Work) -> list[InputRecord]:
+    """What the dataset was made from: its inputs by role, then earlier datasets that its configuration names."""
+    stage = work.node.stage
+    named = stage.earlier(work.node.config) if isinstance(stage, ShardStage) else ()
+    earlier = [Dataset.open(beside(address, str(work.root))) for address in named]
+    return [
+        InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
+        for role, dataset in [*sorted(work.inputs.items()), *(("earlier", dataset) for dataset in earlier)]
+    ]
+
+
+def publish(
+    work: Work,
+    run: str,
+    outputs: list[OutputFile],
+    counts: Counts,
+    stats: dict[str, Any],
+    units: UnitsRecord,
+) -> Dataset:
+    """Write the manifest, last of all: from here on the dataset exists. ``run`` is the id of the run that made it."""
+    node = work.node
+    manifest = Manifest(
+        name=node.name,
+        fingerprint=work.fingerprint,
+        payload=work.payload,
+        source_digest=source_digest(node.stage.code),
+        config=node.config.model_dump(mode="json"),
+        inputs=_input_records(work),
+        outputs=outputs,
+        output_digest=output_digest(outputs),
+        counts=CountsRecord(
+            incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
+        ),
+        units=units,
+        stats=stats,
+        provenance=provenance(run, work.started),
+    )
+    write_manifest(work.root, manifest)
+    return Dataset.open(work.root)
