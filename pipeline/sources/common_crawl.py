@@ -95,7 +95,7 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
 
 
 def _captures(config: SourceConfig, patience: Patience) -> Iterator[Part]:
-    """Units of some captures each. A capture is in the unit its hash says, so new captures do not move old ones far."""
+    """Units of some captures each, in the order of the archives they lie in."""
     found = sorted(set(_index_lines(config, patience)))
     if not found:
         raise InputError(f"the index knows no capture of {config.domain}", where=config.address)
@@ -111,7 +111,13 @@ def _index_lines(config: SourceConfig, patience: Patience) -> Iterator[tuple[str
     query = {"url": f"*.{config.domain}", "output": "json", "filter": "=status:200"}
     pages = _json(_read(f"{base}?{urlencode({**query, 'showNumPages': 'true'})}", patience), base)
     number = int(pages["pages"]) if isinstance(pages, dict) else int(pages)
-    for page in range(min(number, MAX_INDEX_PAGES)):
+    if number > MAX_INDEX_PAGES:
+        raise InputError(
+            f"the index lists {config.domain} on {number:,} pages, and more than {MAX_INDEX_PAGES:,} are not asked for",
+            where=base,
+            remedy="Name a smaller domain, or take the crawl's archives instead.",
+        )
+    for page in range(number):
         answer = _read(f"{base}?{urlencode({**query, 'page': page})}", patience)
         for line in answer.splitlines():
             entry = _json(line, base)

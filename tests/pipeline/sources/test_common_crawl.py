@@ -105,6 +105,15 @@ def test_the_captures_of_a_domain_are_ranges(mirror: Mirror) -> None:
         assert str(document["url"]).encode() in gzip.decompress(stored)
 
 
+def test_a_domain_too_large_for_the_index_is_refused_not_cut_short(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common_crawl, "MAX_INDEX_PAGES", 1)
+    mirror.captures += [{"url": f"http://site.example.org/{n}"} for n in range(3)]
+    with pytest.raises(InputError, match="more than 1 are not asked for"):
+        list(common_crawl.parts(source(mirror, domain="example.org"), []))
+
+
 def _records(number: int) -> list[bytes]:
     return [warc_record(f"http://site{n}.example.org/{number}", html_page(f"{number}-{n}")) for n in range(4)]
 
