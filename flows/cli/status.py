@@ -27,6 +27,9 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
         print_json(status)
         return
     out = console()
+    if not any(status.values()):
+        out.print(f"{store.address}: nothing is published here yet. Begin with: headwater run demo", markup=False)
+        return
     out.print(_datasets_table(status["datasets"]))
     if status["work"]:
         out.print(_work_table(status["work"]))
