@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from infra.store.files import child_names, exists, is_local, read_json, read_many, write_bytes, write_json
-from infra.store.lease import is_alive
+from infra.store.lease import is_alive, process_host
 from infra.store.manifest import Provenance
 from infra.store.store import Store
 
@@ -51,7 +51,7 @@ class RunRecord:
                 "id": run,
                 "recipe": recipe,
                 "argv": sys.argv,
-                "host": socket.gethostname(),
+                "host": process_host(),
                 "pid": os.getpid(),
                 "process_started": psutil.Process().create_time(),
                 "started": time.time(),
@@ -113,7 +113,7 @@ def list_runs(store: Store) -> list[dict[str, Any]]:
                 run["ended"] = event["time"]
             elif "stage" in event:
                 stages.setdefault(event["stage"], {}).update(event)
-        alive = run["host"] == socket.gethostname() and is_alive(run["pid"], run["process_started"])
+        alive = run["host"] == process_host() and is_alive(run["pid"], run["process_started"])
         if state == "running" and not alive:
             state = "interrupted"
         runs.append({**run, "state": state, "stages": stages})

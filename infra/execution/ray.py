@@ -43,7 +43,7 @@ from infra.execution.pool import Limits, WorkerHandle
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Receipt, Unit
 from infra.store.files import is_local
-from infra.store.lease import is_alive
+from infra.store.lease import is_alive, process_host
 
 TICK_S = 0.2
 LOOK_AROUND_S = 5.0
@@ -333,7 +333,7 @@ class Bench:
 
 def own_scratch(base: Path) -> Path:
     """This process's scratch folder below ``base``. What killed ones of this host left there is removed."""
-    host = socket.gethostname()
+    host = process_host()
     for folder in base.glob(f"{host}-*-*"):
         pid, _, started = folder.name.removeprefix(f"{host}-").partition("-")
         if pid.isdigit() and started.isdigit() and not is_alive(int(pid), float(started)):

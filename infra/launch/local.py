@@ -10,7 +10,6 @@ and ends them first: two process groups never write to one work folder.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from infra.launch.processes import TICK_S, dump_stacks_of, end_processes_of
 from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
 from infra.launch.torchrun import GRACE_S, Meeting, Ranks, environment, torchrun
 from infra.store.files import write_json
-from infra.store.lease import is_alive
+from infra.store.lease import is_alive, process_host
 
 
 @dataclass
@@ -62,7 +61,7 @@ class LocalLauncher:
             )
         started = psutil.Process(guard.pid).create_time()
         detail = {"pid": guard.pid, "started": started, "work_dir": str(work_dir), "attempt": attempt}
-        handle = JobHandle(self.kind, f"{guard.pid}-{started:.2f}", socket.gethostname(), detail)
+        handle = JobHandle(self.kind, f"{guard.pid}-{started:.2f}", process_host(), detail)
         self._guards[handle.id] = guard
         write_json(work_dir / "job.json", handle.as_dict())
         return handle
@@ -90,7 +89,7 @@ class LocalLauncher:
         end_processes_of(Path(handle.detail["work_dir"]))
 
     def attach(self, handle: JobHandle) -> bool:
-        return handle.host == socket.gethostname() and self._running(handle)
+        return handle.host == process_host() and self._running(handle)
 
     def dump_stacks(self, handle: JobHandle) -> None:
         dump_stacks_of(Path(handle.detail["work_dir"]))

@@ -19,7 +19,6 @@ known.
 """
 
 import re
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from infra.store.files import (
     remove_file,
     remove_tree,
 )
-from infra.store.lease import LEASE, Lease, lease_holder
+from infra.store.lease import LEASE, Lease, lease_holder, process_host
 from infra.store.manifest import MANIFEST
 from infra.store.store import Store
 
@@ -206,7 +205,7 @@ def _planned(view: _View, now: float) -> Iterator[Key]:
 
 def _may_go_on_elsewhere(run: dict[str, Any], now: float) -> bool:
     """Of a run on another machine nobody here knows whether it lives: for a week it counts as living."""
-    return bool(run["host"] != socket.gethostname() and now - run["started"] < 7 * DAY_S)
+    return bool(run["host"] != process_host() and now - run["started"] < 7 * DAY_S)
 
 
 def _referenced(value: Any, view: _View) -> Iterator[Key]:

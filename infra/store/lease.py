@@ -26,6 +26,8 @@ from infra.store.slot import Content, slot
 HEARTBEAT_S = 30.0
 STALE_S = 90.0
 LEASE = "lease.json"
+HOST_NAMESPACE = "4026531836"
+"""Linux numbers the process namespace that it starts with like this, on every machine."""
 
 
 class Lease:
@@ -95,7 +97,7 @@ class Lease:
     def _record(self) -> bytes:
         record = {
             "owner": self._owner,
-            "host": socket.gethostname(),
+            "host": process_host(),
             "pid": os.getpid(),
             "process_started": psutil.Process().create_time(),
             "heartbeat": time.time(),
@@ -135,13 +137,27 @@ def _is_stale(holder: dict[str, Any], seen: Content, stale_s: float) -> bool:
     age = seen.age_s if seen.age_s is not None else time.time() - holder["heartbeat"]
     if age > stale_s:
         return True
-    if holder["host"] != socket.gethostname():
+    if holder["host"] != process_host():
         return False
     return not is_alive(holder["pid"], holder["process_started"])
 
 
+def process_host() -> str:
+    """Where a process number means a process: this host, or one container of it.
+
+    A container counts processes for itself, and on the host's network it even bears the host's name: by the name alone
+    two of them would take each other's living processes for dead.
+    """
+    name = socket.gethostname()
+    try:
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:  # not Linux
+        return name
+    return name if namespace == HOST_NAMESPACE else f"{name}.{namespace}"
+
+
 def is_alive(pid: int, started: float) -> bool:
-    """Whether this very process (not a later one with the same number) still runs."""
+    """Whether this very process (not a later one with the same number) still runs; only on its own ``process_host``."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 2.0 and process.status() != psutil.STATUS_ZOMBIE

@@ -1,6 +1,8 @@
 """Two runs of one dataset: one works, the other waits, and a dead or stale holder is replaced."""
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +43,24 @@ def test_a_foreign_lease_becomes_stale_by_its_heartbeat(tmp_path: Path) -> None:
     lease = Lease(tmp_path)
     lease.acquire(wait=False)
     lease.release()
+
+
+def test_a_container_that_bears_the_hosts_name_keeps_its_lease(tmp_path: Path) -> None:
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode != 0:
+        pytest.skip("process namespaces cannot be made here")
+    code = (
+        "import sys, time; from infra.store.lease import Lease; Lease(sys.argv[1]).acquire(); print(1, flush=True); "
+        "time.sleep(60)"
+    )
+    command = [*inside, sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"1\n"
+        assert json.loads((tmp_path / "lease.json").read_text())["host"].startswith(socket.gethostname())
+        with pytest.raises(HeadwaterError, match="another run"):
+            Lease(tmp_path).acquire(wait=False)
+        holder.kill()
 
 
 def test_losing_the_lease_is_noticed_before_publishing(tmp_path: Path) -> None:
