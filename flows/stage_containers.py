@@ -2,9 +2,9 @@
 
 ``flows.pool_kind`` makes a pool one of these. The worker is Prefect's own for Docker, with three differences: the exit
 code is the one the engine holds after the end (Prefect may read it a moment too early and take a killed container for a
-finished one), an ended container is removed, and processors and GPUs can be asked for by number. Everything else a
-container gets stands in the pool's job template, where it can be read and changed in the UI: image, network, workspace,
-limits.
+finished one), an ended container is removed together with its unnamed volumes, and processors and GPUs can be asked for
+by number. Everything else a container gets stands in the pool's job template, where it can be read and changed in the
+UI: image, network, workspace, limits.
 
 A worker hands its own Prefect settings down to the containers it starts. Two of them must not arrive: its
 ``PREFECT_HOME``, which is a folder of its own, and the server's credentials, which ``docker inspect`` would show; a
@@ -63,7 +63,7 @@ with warnings.catch_warnings():
             try:
                 container = client.containers.get(result.identifier.rsplit(":", 1)[-1])
                 code = int(container.wait()["StatusCode"])
-                container.remove()
+                container.remove(v=True)
                 return DockerWorkerResult(status_code=code, identifier=result.identifier)
             except NotFound:  # somebody else removed it
                 return result
@@ -77,7 +77,7 @@ with warnings.catch_warnings():
                 label = f"{POOL_LABEL}={self._work_pool_name}"
                 for state in ("exited", "dead"):
                     for container in client.containers.list(all=True, filters={"label": label, "status": state}):
-                        container.remove()
+                        container.remove(v=True)
             finally:
                 client.close()
 
@@ -107,13 +107,19 @@ class ContainerSettings:
     api_url: str
     network: str = ""
     workspace: str = ""
-    """A volume's name, or a folder of the machine the engine runs on."""
+    """A volume's name, or a folder of the machine the engine runs on. A folder keeps its path in the container: what a form
+    says about it holds inside and outside."""
     secret: str = ""
     """The file with the server's credentials, as a path on the machine the engine runs on."""
     user: str = ""
     memory: str = ""
     cpus: str = ""
     gpus: str = ""
+
+    @property
+    def home(self) -> str:
+        """Where a container finds the workspace."""
+        return self.workspace if self.workspace.startswith("/") else "/workspace"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], pool: str) -> "ContainerSettings":
@@ -139,12 +145,13 @@ def job_template(settings: ContainerSettings) -> dict[str, Any]:
     env: dict[str, str | None] = {
         "PREFECT_API_URL": settings.api_url,
         "PREFECT_HOME": "/tmp/prefect",
-        "HEADWATER_HOME": "/workspace",
+        "HEADWATER_HOME": settings.home,
+        "HEADWATER_CACHE": f"{settings.home}/cache",
         **dict.fromkeys(NOT_HANDED_DOWN),
     }
     volumes = []
     if settings.workspace:
-        volumes.append(f"{settings.workspace}:/workspace")
+        volumes.append(f"{settings.workspace}:{settings.home}")
     if settings.secret:
         volumes.append(f"{settings.secret}:{SECRET_FILE}:ro")
         env["HEADWATER_API_AUTH_FILE"] = SECRET_FILE

@@ -1,22 +1,27 @@
 """``python -m tests.chaos --kills 50 --seed 7``: kill random processes of a run, and demand the same bytes.
 
 Server, worker, driver (the process of a flow run), ranks of process groups and processes of the pool are killed with
-SIGKILL at random moments. Exit code 1 if any stage of any completed run differs from an undisturbed run, 3 if ``--minutes``
-were over first: the same command then goes on.
+SIGKILL at random moments. With ``--containers`` the runs and their stages are containers, which are killed too; that
+takes Docker, or root and ``dockerd`` to start it. Exit code 1 if any stage of any completed run differs from an
+undisturbed run, 3 if ``--minutes`` were over first: the same command then goes on.
 """
 
 import argparse
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
 from flows.stages import STAGE_NAMES
 from tests.chaos.campaign import Campaign, pursue
+from tests.chaos.containers import engine_with_image
 from tests.chaos.victims import WEIGHTS
+from tests.docker.engine import Engine
 
 UNFINISHED_EXIT = 3
 
@@ -31,9 +36,20 @@ def main() -> None:
         "--gap", type=float, nargs=2, default=(2.0, 12.0), metavar="S", help="seconds of work between kills"
     )
     parser.add_argument("--folder", type=Path, default=Path("workspace/chaos"), help="where everything is kept")
+    parser.add_argument("--containers", action="store_true", help="run stages as containers, and kill containers too")
     options = parser.parse_args()
+    try:
+        with engine_with_image() if options.containers else nullcontext() as engine:
+            carry_out(options, engine)
+    except pytest.skip.Exception as reason:  # no engine can be had
+        sys.exit(str(reason))
+
+
+def carry_out(options: argparse.Namespace, engine: Engine | None) -> None:
     out = Console()
-    campaign = Campaign.open(options.folder.absolute(), options.recipe, options.seed, options.kills, tuple(options.gap))
+    campaign = Campaign.open(
+        options.folder.absolute(), options.recipe, options.seed, options.kills, tuple(options.gap), engine
+    )
     pursue(campaign, options.minutes, lambda text: out.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False))
     out.print(table(campaign))
     for number, entry in enumerate(campaign.rounds, 1):
@@ -53,12 +69,13 @@ def table(campaign: Campaign) -> Table:
     made = Counter((kill.stage, kill.victim) for kill in campaign.kills)
     shown = Table(title=f"{len(campaign.kills)} kills", title_justify="left", box=None, pad_edge=False)
     shown.add_column("stage")
-    for kind in WEIGHTS:
+    kinds = [kind for kind in WEIGHTS if kind != "container" or campaign.engine]
+    for kind in kinds:
         shown.add_column(kind, justify="right")
     for stage in STAGE_NAMES:
         if any(kill.stage == stage for kill in campaign.kills):
-            shown.add_row(stage, *(str(made[stage, kind] or "") for kind in WEIGHTS))
-    shown.add_row("all", *(str(sum(kill.victim == kind for kill in campaign.kills)) for kind in WEIGHTS))
+            shown.add_row(stage, *(str(made[stage, kind] or "") for kind in kinds))
+    shown.add_row("all", *(str(sum(kill.victim == kind for kill in campaign.kills)) for kind in kinds))
     return shown
 
 

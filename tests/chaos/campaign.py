@@ -5,6 +5,7 @@
     what was killed is started again; a run whose process is gone is submitted again, as an operator would
     a run that completes is compared, its datasets deleted, and the next begins; the last is let through in peace
 
+With an ``engine``, the runs are containers (``tests.chaos.containers``), each stage one, and containers are victims too.
 Everything is below one folder, and ``campaign.json`` in it is written after each kill: a campaign that was stopped goes on.
 """
 
@@ -26,7 +27,9 @@ from infra.runs import read_events
 from infra.store.files import read_json, write_json
 from infra.store.lease import is_alive
 from infra.store.store import Store
-from tests.chaos.victims import WEIGHTS, flow_run_of, victims
+from tests.chaos.containers import ContainerCluster, share_downloads, undisturbed_run
+from tests.chaos.victims import WEIGHTS, flow_runs, victims
+from tests.docker.engine import Engine
 from tests.flows.cluster import FINAL, Cluster, running, wait_for
 
 TICK_S = 0.5
@@ -56,24 +59,37 @@ class Campaign:
     seed: int
     wanted: int
     gap_s: tuple[float, float]
+    engine: Engine | None = None
     kills: list[Kill] = field(default_factory=list)
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """Completed runs: how many kills each took, how often it was submitted, and the stages whose digest differs."""
     submitted: int = 0
 
     @classmethod
-    def open(cls, folder: Path, recipe: str, seed: int, wanted: int, gap_s: tuple[float, float]) -> "Campaign":
-        campaign = cls(folder, recipe, seed, wanted, gap_s)
+    def open(
+        cls,
+        folder: Path,
+        recipe: str,
+        seed: int,
+        wanted: int,
+        gap_s: tuple[float, float],
+        engine: Engine | None = None,
+    ) -> "Campaign":
+        campaign = cls(folder, recipe, seed, wanted, gap_s, engine)
         state = folder / "campaign.json"
         if state.exists():
             raw = json.loads(state.read_text())
+            if raw.get("containers", False) != (engine is not None):
+                where = "outside containers" if engine else "in containers"
+                raise SystemExit(f"The runs of the campaign in {folder} are {where}: name another --folder.")
             campaign.kills = [Kill(**kill) for kill in raw["kills"]]
             campaign.rounds, campaign.submitted = raw["rounds"], raw["submitted"]
         return campaign
 
     def save(self) -> None:
         kills = [asdict(kill) for kill in self.kills]
-        write_json(self.folder / "campaign.json", {"kills": kills, "rounds": self.rounds, "submitted": self.submitted})
+        state = {"kills": kills, "rounds": self.rounds, "submitted": self.submitted, "containers": bool(self.engine)}
+        write_json(self.folder / "campaign.json", state)
 
     @property
     def home(self) -> Path:
@@ -92,9 +108,11 @@ class Campaign:
 def pursue(campaign: Campaign, minutes: float, say: Callable[[str], None]) -> None:
     """Go on with the campaign until it is done or the time is over."""
     deadline = time.monotonic() + 60 * minutes
+    campaign.folder.mkdir(parents=True, exist_ok=True)
+    campaign.save()
     expected = undisturbed(campaign, say)
     rng = random.Random(f"{campaign.seed}:{len(campaign.kills)}")
-    with running(Cluster(campaign.home, campaign.recipe)) as cluster:
+    with running(cluster_of(campaign)) as cluster:
         for left in cluster.open_runs():  # of a campaign that was stopped
             _give_up(cluster, left)
         while not campaign.done and time.monotonic() < deadline:
@@ -103,12 +121,23 @@ def pursue(campaign: Campaign, minutes: float, say: Callable[[str], None]) -> No
                 compare(campaign, expected, say)
 
 
+def cluster_of(campaign: Campaign) -> Cluster:
+    if campaign.engine is None:
+        return Cluster(campaign.home, campaign.recipe)
+    cluster = ContainerCluster(campaign.home, campaign.recipe, engine=campaign.engine)
+    share_downloads(campaign.folder / "undisturbed", campaign.home)
+    return cluster
+
+
 def undisturbed(campaign: Campaign, say: Callable[[str], None]) -> dict[str, str]:
     """The digests that every run must publish."""
     home = campaign.folder / "undisturbed"
     command = [sys.executable, "-m", "flows.cli.main", "run", campaign.recipe, "--no-prefect", "--json"]
     say("an undisturbed run first (or a look at it)")
-    subprocess.run([*command, "--workspace", str(home)], check=True, capture_output=True)
+    if campaign.engine is None:
+        subprocess.run([*command, "--workspace", str(home)], check=True, capture_output=True)
+    else:
+        undisturbed_run(campaign.engine, campaign.recipe, home)
     return digests(home)
 
 
@@ -135,7 +164,7 @@ def _one_run(
     campaign: Campaign, cluster: Cluster, rng: random.Random, deadline: float, say: Callable[[str], None]
 ) -> bool:
     """Submit the whole path and disturb it, until its flow run has ended (True: completed), is lost, or time is over."""
-    dispatch = "deployments" if rng.random() < 0.2 else "inline"
+    dispatch = "deployments" if campaign.engine or rng.random() < 0.2 else "inline"
     run = cluster.submit(f"pipeline/{load_recipe(campaign.recipe).name}", dispatch=dispatch)
     campaign.submitted += 1
     say(f"submitted ({dispatch})")
@@ -146,12 +175,11 @@ def _one_run(
         if state in FINAL:
             say(f"flow run {state}")
             return state == "COMPLETED"
-        processes = {flow_run_of(process) for process in cluster.family()}
-        alive = run in processes
-        for lost in silence.lost(cluster.open_runs(), processes):
+        carried = flow_runs(cluster)
+        for lost in silence.lost(cluster.open_runs(), carried):
             _give_up(cluster, lost)
             say("a flow run had no process and is given up")
-        if len(campaign.kills) < campaign.wanted and (stage := stage_at_work(campaign.home)) and alive:
+        if len(campaign.kills) < campaign.wanted and run in carried and (stage := stage_at_work(cluster)):
             due = due or time.monotonic() + rng.uniform(*campaign.gap_s)
             if time.monotonic() >= due:
                 _strike(campaign, cluster, rng, stage, say)
@@ -179,7 +207,7 @@ def _strike(campaign: Campaign, cluster: Cluster, rng: random.Random, stage: str
     victim = rng.choice(choice[rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]])
     try:
         victim.kill()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ProcessLookupError):
         return  # it ended by itself, just now
     campaign.kills.append(Kill(victim.kind, stage, len(campaign.rounds) + 1))
     campaign.save()
@@ -195,10 +223,10 @@ def _give_up(cluster: Cluster, run: str) -> None:
     cluster.call(f"/flow_runs/{run}/set_state", {"state": state, "force": True})
 
 
-def stage_at_work(home: Path) -> str | None:
+def stage_at_work(cluster: Cluster) -> str | None:
     """The stage that a living run is in, or None between stages: what a killed run said last counts no more."""
-    records = sorted(home.glob("runs/*/events.jsonl"), key=lambda path: path.stat().st_mtime)
-    living = [path for path in records if _lives(path.parent)]
+    records = sorted(cluster.workspace.glob("runs/*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    living = [path for path in records if _lives(cluster, read_json(path.with_name("run.json")))]
     current = None
     for event in read_events(living[-1]) if living else ():
         if event["type"] == "stage_started":
@@ -208,6 +236,7 @@ def stage_at_work(home: Path) -> str | None:
     return current
 
 
-def _lives(run: Path) -> bool:
-    record = read_json(run / "run.json")
+def _lives(cluster: Cluster, record: dict[str, Any]) -> bool:
+    if isinstance(cluster, ContainerCluster):
+        return cluster.lives(record)
     return is_alive(record["pid"], record["process_started"])

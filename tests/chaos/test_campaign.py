@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from infra.store.files import write_json
 from tests.chaos.campaign import Campaign, Kill, Silence, compare, stage_at_work
 from tests.chaos.victims import victims
+from tests.docker.engine import Engine
 from tests.flows.cluster import Cluster, wait_for
 from tests.support import write_dataset
 
@@ -24,7 +26,7 @@ def test_processes_of_a_pool_are_told_from_what_started_them(tmp_path: Path) -> 
     )  # fmt: skip
     try:
         wait_for(lambda: len(victims(cluster).get("pool", ())) == 2, 30, "two workers")
-        assert stage_at_work(cluster.workspace) == "numbers"
+        assert stage_at_work(cluster) == "numbers"
         assert not {"driver", "rank"} & set(victims(cluster))
         victims(cluster)["pool"][0].kill()
         assert run.wait(60) == 0, "the run survives the kill of a worker"
@@ -45,6 +47,12 @@ def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     again = campaign(tmp_path)
     assert again.kills == first.kills
     assert not again.done  # no run completed after the last kill
+
+
+def test_a_campaign_in_containers_does_not_go_on_outside(tmp_path: Path) -> None:
+    Campaign.open(tmp_path, "smoke", 7, 2, (0.0, 1.0), Engine("")).save()
+    with pytest.raises(SystemExit, match="in containers"):
+        campaign(tmp_path)
 
 
 def test_a_run_that_differs_is_a_failure(tmp_path: Path) -> None:
@@ -75,4 +83,4 @@ def test_what_a_killed_run_said_last_is_not_believed(tmp_path: Path) -> None:
         write_json(run / "run.json", {"pid": pid, "process_started": began})
         stage = "dedup" if began == 1.0 else "ingest"
         (run / "events.jsonl").write_text(f'{{"type": "stage_started", "stage": "{stage}"}}\n')
-    assert stage_at_work(tmp_path) == "ingest"
+    assert stage_at_work(Cluster(tmp_path, "smoke")) == "ingest"

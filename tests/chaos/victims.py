@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
+from tests.chaos.containers import ContainerCluster, containers
 from tests.flows.cluster import Cluster, ranks
 
-WEIGHTS = {"pool": 0.3, "rank": 0.3, "driver": 0.2, "worker": 0.1, "server": 0.1}
+WEIGHTS = {"pool": 0.3, "rank": 0.3, "driver": 0.2, "worker": 0.1, "server": 0.1, "container": 0.4}
 """What is cheap to start again is killed more often: more kills in an hour."""
 
 ENGINE = {"prefect.runner._workspace_supervisor", "prefect.engine"}
@@ -32,7 +34,17 @@ def victims(cluster: Cluster) -> Mapping[str, list[Victim]]:
         "worker": [Victim("worker", cluster.kill_worker)],
         "server": [Victim("server", cluster.kill_server)],
     }
+    if isinstance(cluster, ContainerCluster):
+        running = containers(cluster.engine, cluster.workspace)
+        found["container"] = [Victim("container", partial(cluster.kill_container, each)) for each in running]
     return {kind: alive for kind, alive in found.items() if alive}
+
+
+def flow_runs(cluster: Cluster) -> set[str]:
+    """Flow runs that something still carries out."""
+    if isinstance(cluster, ContainerCluster):
+        return cluster.flow_runs()
+    return {run for process in cluster.family() if (run := flow_run_of(process))}
 
 
 def flow_run_of(process: psutil.Process) -> str | None:

@@ -30,9 +30,15 @@ class Engine:
     """Its socket, or empty for the one that the environment names."""
 
     @property
+    def address(self) -> dict[str, str]:
+        """The variables by which clients find it."""
+        if not self.socket:
+            return {}
+        return {"DOCKER_HOST": f"unix://{self.socket}", "HEADWATER_DOCKER_SOCKET": self.socket}
+
+    @property
     def environment(self) -> dict[str, str]:
-        extra = {"DOCKER_HOST": f"unix://{self.socket}", "HEADWATER_DOCKER_SOCKET": self.socket} if self.socket else {}
-        return {**os.environ, "DOCKER_BUILDKIT": "1", **extra}
+        return {**os.environ, "DOCKER_BUILDKIT": "1", **self.address}
 
     def run(self, *command: str | Path, check: bool = True, timeout: float = 900, **extra: str) -> str:
         """Run a program with this engine in its environment; returns what it printed."""

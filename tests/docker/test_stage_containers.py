@@ -50,6 +50,17 @@ def test_a_job_template_bounds_the_container_and_hands_no_secret_down() -> None:
     assert (fixed["user"], fixed["cap_drop"], fixed["init"]) == ("7:8", ["ALL"], True)
 
 
+def test_a_folder_is_the_workspace_under_its_own_path() -> None:
+    from flows.stage_containers import ContainerSettings, job_template
+
+    for workspace, home in (("/data/headwater", "/data/headwater"), ("volume", "/workspace")):
+        settings = ContainerSettings.from_environment({**ENVIRONMENT, "HEADWATER_STAGE_WORKSPACE": workspace}, "cpu")
+        variables = job_template(settings)["variables"]["properties"]
+        assert variables["volumes"]["default"][0] == f"{workspace}:{home}"
+        env = variables["env"]["default"]
+        assert (env["HEADWATER_HOME"], env["HEADWATER_CACHE"]) == (home, f"{home}/cache")
+
+
 def test_processors_and_gpus_are_said_in_the_engines_units() -> None:
     from flows.stage_containers import engine_units
 

@@ -119,6 +119,11 @@ class Cluster:
 
     def start(self) -> None:
         self.start_server()
+        self.wire.join()
+        self.deploy()
+        self.start_worker()
+
+    def deploy(self) -> None:
         words = [word for override in self.overrides for word in ("--set", override)]
         subprocess.run(
             [
@@ -127,8 +132,6 @@ class Cluster:
             ],
             env=self.environment(self.api), check=True, capture_output=True,
         )  # fmt: skip
-        self.wire.join()
-        self.start_worker()
 
     def start_server(self) -> None:
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]

@@ -55,12 +55,14 @@ def test_a_container_that_bears_the_hosts_name_keeps_its_lease(tmp_path: Path) -
     )
     command = [*inside, sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"1\n"
-        assert json.loads((tmp_path / "lease.json").read_text())["host"].startswith(socket.gethostname())
-        with pytest.raises(HeadwaterError, match="another run"):
-            Lease(tmp_path).acquire(wait=False)
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"1\n"
+            assert json.loads((tmp_path / "lease.json").read_text())["host"].startswith(socket.gethostname())
+            with pytest.raises(HeadwaterError, match="another run"):
+                Lease(tmp_path).acquire(wait=False)
+        finally:
+            holder.kill()
 
 
 def test_losing_the_lease_is_noticed_before_publishing(tmp_path: Path) -> None:
