@@ -2,7 +2,8 @@
 
     checkpoints/step-00000120.tmp/       being written; a leftover of a kill is swept away by the next save
     checkpoints/step-00000120/
-        manifest.json                    step, ranks, ZeRO stage, the caller's state, every file's size and digest
+        manifest.json                    step, ranks, ZeRO stage, the model's shape, the caller's state, every file's
+                                         size and digest
         engine/                          DeepSpeed's files: weights, master weights, moments
         rank-0.pt …                      random generators and the caller's tensors, a file a rank
 
@@ -34,11 +35,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
 from training.engine import Engine
+from training.model import Decoder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -92,6 +95,7 @@ class Checkpoints:
             "held_steps": self.engine.held_steps,
             "ranks": self.engine.ranks.world_size,
             "zero_stage": self.engine.parallel.zero_stage,
+            "model": _describe_model(self.engine.model),
             "state": state,
         }
         self._thread = threading.Thread(target=self._write, args=(pending, target, files, description))
@@ -153,19 +157,22 @@ class Checkpoints:
                 path.rename(doomed)
                 shutil.rmtree(doomed)
 
-    def load_newest(self) -> Loaded | None:
-        """Restore the engine from the newest checkpoint that verifies; None where there is none."""
+    def load_newest(self, preferred: Callable[[int], bool] = lambda step: True) -> Loaded | None:
+        """Restore the engine from the newest checkpoint that verifies; None where there is none.
+
+        One of a ``preferred`` step comes before all others.
+        """
         choice: list[Any] = [None]
         if self.engine.ranks.first:
-            choice = [self._newest_verified()]
+            choice = [self._newest_verified(preferred)]
         dist.broadcast_object_list(choice)
         if choice[0] is None:
             return None
         path, manifest = choice[0]
         return _restore(self.engine, path, manifest)
 
-    def _newest_verified(self) -> tuple[Path, dict[str, Any]] | None:
-        for _, path in reversed(list_checkpoints(self.folder)):
+    def _newest_verified(self, preferred: Callable[[int], bool]) -> tuple[Path, dict[str, Any]] | None:
+        for _, path in sorted(list_checkpoints(self.folder), key=lambda one: (preferred(one[0]), one), reverse=True):
             try:
                 return path, verify(path)
             except HeadwaterError as error:
@@ -215,6 +222,15 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
     finally:
         deepspeed_engine.checkpoint_engine = original
     return collector.files
+
+
+def _describe_model(model: nn.Module) -> dict[str, Json] | None:
+    """Where in the engine's module the decoder is, and its shape: enough to open it without the job's code."""
+    for name, module in model.named_modules():
+        if isinstance(module, Decoder):
+            dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
+            return {"prefix": f"{name}." * bool(name), "dtype": dtype, "config": module.config.model_dump(mode="json")}
+    return None
 
 
 class _Collector:

@@ -2,15 +2,22 @@
 
 A loss or gradient norm that is not finite, or far outside what the last steps showed (six standard deviations, as a
 rule), holds the update back: weights and moments stay as they were, the batch's documents are reported, training goes
-on with the next batch. Several held steps in a row mean that the weights themselves are bad: then the run goes back to
-a checkpoint and continues *behind* the data that led there.
+on with the next batch. Several held steps in a row mean bad weights or a bad stretch of data: the run goes back to a
+checkpoint and continues *behind* the data that led there.
 
-All of it is a function of the numbers every rank already agrees on, so that ranks, and a run and its resumption,
-decide alike.
+    held again at once     the weights are those of the checkpoint and the data is other data: the data is harder from
+                           here on. The new level is accepted, the past is scaled to it
+    not finite again       one more rollback, and the run is given up when there are no more of them
+    a new curriculum phase the past says nothing about other data: it is forgotten, and gathered anew
+
+All of it is a function of the numbers every rank already agrees on and of what the checkpoint holds, so that ranks, and
+a run and its resumption, decide alike.
 """
 
 import math
 from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -27,25 +34,42 @@ class FaultConfig(Config):
     """Accepted steps that make up the recent past; nothing is a spike before half of them are there. The deviation of
     fewer steps is too small: one batch of rare rows is six of them away, and good data would be gone around."""
     patience: int = Field(default=3, ge=1)
-    """Held steps in a row after which the run goes back to a checkpoint."""
+    """Held steps in a row after which the run goes back to a checkpoint; as many again right behind that, all of them
+    finite, are a new level of the data and accepted."""
     rollbacks: int = Field(default=2, ge=0)
-    """How many times a run may go back before it is given up."""
+    """How many times a run may go back, without a whole window of applied steps in between, before it is given up."""
 
 
 class SpikeGuard:
-    """Remembers the recent past; says why a step must be held."""
+    """Remembers the recent past; says why a step must be held, and whether a rise has come to stay."""
 
     def __init__(self, config: FaultConfig) -> None:
         self.config = config
         self.losses: deque[float] = deque(maxlen=config.window)
         self.norms: deque[float] = deque(maxlen=config.window)
-        self.held_in_a_row = 0
+        self.phase = 0
+        """The curriculum's phase that the past belongs to."""
+        self.rollbacks = 0
+        """Rollbacks since there was a whole window of applied steps."""
+        self.behind_rollback = False
+        """Whether the last thing that happened to the run was a rollback, not the acceptance of a level."""
+        self.applied = 0
+        """Applied steps since then."""
+        self.held: list[_Held] = []
+        """The held steps in a row. In no checkpoint: none is made among them."""
+
+    def enter(self, phase: int) -> None:
+        """The next step's data is of this phase."""
+        if phase != self.phase:
+            self.phase = phase
+            self.losses.clear()
+            self.norms.clear()
 
     def veto(self, loss: float, norm: float) -> str | None:
         """Why this step must not be applied, or None. Pure: see ``record``."""
         for name, value, past in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
             if self.config.sigmas and len(past) >= self.config.window // 2:
-                mean = math.fsum(past) / len(past)
+                mean = _mean(past)
                 deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in past) / len(past))
                 # A flat past has hardly any deviation; a tenth of the mean is never a spike.
                 if value > mean + max(self.config.sigmas * deviation, 0.1 * abs(mean)):
@@ -55,20 +79,84 @@ class SpikeGuard:
     def record(self, loss: float, norm: float, held: bool) -> None:
         """Remember a step. Held ones leave no trace in the past they were measured against."""
         if held:
-            self.held_in_a_row += 1
-        else:
-            self.held_in_a_row = 0
-            self.losses.append(loss)
-            self.norms.append(norm)
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            self.held.append(_Held(loss, norm, spike=finite and self.veto(loss, norm) is not None))
+            return
+        self.held.clear()
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.applied += 1
+        if self.applied >= self.config.window:
+            self.rollbacks = 0
 
     @property
     def exhausted(self) -> bool:
-        return self.held_in_a_row >= self.config.patience
+        return len(self.held) >= self.config.patience
+
+    @property
+    def only_spikes(self) -> bool:
+        """Whether nothing but high figures held the last steps: training could go on with them."""
+        return all(step.spike for step in self.held)
+
+    @property
+    def new_level(self) -> bool:
+        """Whether the rise met before the rollback is met again by the checkpoint's weights on the data behind it.
+
+        Updates that make the weights diverge need some steps for it; data that is harder is so from the first on.
+        """
+        return self.only_spikes and self.behind_rollback and self.applied < self.config.patience
+
+    def accept(self) -> str:
+        """Take the held steps for the level from here on; says so in a sentence.
+
+        The past is scaled to the new level instead of forgotten, so that a spike above it is still seen.
+        """
+        losses, norms = [step.loss for step in self.held], [step.norm for step in self.held]
+        said = f"the loss stays at {_mean(losses):.4g} after a mean of {_mean(self.losses):.4g}"
+        said += f", the gradient norm at {_mean(norms):.4g} after {_mean(self.norms):.4g}"
+        self.losses = _scaled(self.losses, losses)
+        self.norms = _scaled(self.norms, norms)
+        self.held.clear()
+        self.behind_rollback, self.applied = False, 0
+        return said
 
     def state(self) -> dict[str, Any]:
-        return {"losses": list(self.losses), "norms": list(self.norms), "held_in_a_row": self.held_in_a_row}
+        return {
+            "losses": list(self.losses),
+            "norms": list(self.norms),
+            "phase": self.phase,
+            "rollbacks": self.rollbacks,
+            "behind_rollback": self.behind_rollback,
+            "applied": self.applied,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.losses = deque(state["losses"], self.config.window)
         self.norms = deque(state["norms"], self.config.window)
-        self.held_in_a_row = state["held_in_a_row"]
+        self.phase, self.rollbacks = state["phase"], state["rollbacks"]
+        self.behind_rollback, self.applied = state["behind_rollback"], state["applied"]
+        self.held = []
+
+    def roll_back(self, state: dict[str, Any]) -> None:
+        """Restore what a checkpoint remembers, but for the fact that the run has come back to it."""
+        rollbacks = self.rollbacks + 1
+        self.restore(state)
+        self.rollbacks, self.behind_rollback, self.applied = rollbacks, True, 0
+
+
+@dataclass(frozen=True)
+class _Held:
+    loss: float
+    norm: float
+    spike: bool
+    """Finite, and held for its height alone."""
+
+
+def _mean(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _scaled(past: deque[float], level: list[float]) -> deque[float]:
+    """The past as it would have looked at a higher level, with what was seen of it; losses and norms are positive."""
+    factor = max(1.0, _mean(level) / _mean(past))
+    return deque([*(value * factor for value in past), *level], past.maxlen)

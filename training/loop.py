@@ -5,7 +5,8 @@ the engine; both are in every checkpoint. A kill costs the steps since the last 
 
     held step        its update was not applied; its documents are reported
     rollback         too many held steps in a row: back to a checkpoint, on with the data *behind* the bad stretch
-    preemption       SIGTERM: the ranks agree at the end of a step, save, and leave
+    new level        the same rise again right behind a rollback: it is the data; the guard accepts it
+    preemption       SIGTERM: the ranks agree at the end of a step that was not held, save, and leave
 """
 
 import signal
@@ -74,13 +75,15 @@ class Loop:
     events: Events
     checkpoint_every: int
     eval_every: int
+    phase: Callable[[int], int] = lambda position: 0
+    """The curriculum's phase to which the sequence consumed at this position belongs."""
 
     def resume(self) -> bool:
         """Take up the newest checkpoint that verifies; False where there is none."""
         loaded = self.checkpoints.load_newest()
         if loaded is None:
             return False
-        self._restore(loaded.state)
+        self.guard.restore(loaded.state["guard"])
         self.progress = Progress(self.progress.batch, **loaded.state["progress"])
         if not loaded.exact:
             self.events.warning(
@@ -105,6 +108,7 @@ class Loop:
     def take(self, data: StepData, stop: Callable[[], bool]) -> bool:
         """One step and what follows from it; True when the data does not simply go on. ``stop()``: leave after it?"""
         began = time.perf_counter()
+        self.guard.enter(self.phase(data.consumed + self.progress.batch - 1))
         result = self.engine.train_step(data.batches, self.losses, lambda batch: batch.tokens)
         self.guard.record(result.loss, result.grad_norm, result.held is not None)
         if result.held is not None:
@@ -112,14 +116,16 @@ class Loop:
             self.events.held(result, data)
         self.events.step(result, time.perf_counter() - began)
         if self.guard.exhausted:
-            self._roll_back(data)
-            return True
+            if self.guard.new_level:
+                self._accept()
+            elif self._roll_back(data):
+                return True
         done = self.engine.step
-        if self.engine.any_rank(stop()):
+        # Nothing is saved among held steps: a rollback must find a checkpoint from before the trouble.
+        if not self.guard.held and self.engine.any_rank(stop()):
             self._save(wait=True)
             raise Preempted(f"stopped by a signal after step {done}")
-        # Not among held steps: a rollback must find a checkpoint from before the trouble.
-        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.held_in_a_row:
+        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.held:
             self._save()
         if self.eval_every and done % self.eval_every == 0 and done < self.engine.total_steps:
             self.events.evaluate(done)
@@ -128,32 +134,40 @@ class Loop:
     def _save(self, wait: bool = False) -> None:
         self.checkpoints.save({"progress": self.progress.state(), "guard": self.guard.state()}, wait=wait)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.guard.restore(state["guard"])
+    def _accept(self) -> None:
+        said = self.guard.accept()
+        self.events.warning(f"a new level at step {self.engine.step}: {said}; training goes on with it")
 
-    def _roll_back(self, data: StepData) -> None:
-        reached = self.engine.step
-        if self.progress.rollbacks >= self.guard.config.rollbacks:
+    def _roll_back(self, data: StepData) -> bool:
+        """Go back and around the data; False where there is nothing to go back to and no need, either."""
+        reached, held = self.engine.step, len(self.guard.held)
+        if self.guard.rollbacks >= self.guard.config.rollbacks:
             raise HeadwaterError(
-                f"training does not recover: {self.guard.held_in_a_row} steps in a row were held back at step "
-                f"{reached}, after {self.progress.rollbacks} rollbacks",
+                f"training does not recover: {held} steps in a row were held back at step {reached}, after "
+                f"{self.guard.rollbacks} rollbacks",
                 where=f"step {reached}",
-                remedy="Lower the learning rate, or look at the documents named in the warnings.",
+                remedy="Look at the reasons and documents in the warnings, lower the learning rate, or set "
+                "faults.sigmas to 0, which holds back only what is not finite.",
             )
         self.checkpoints.wait()
-        loaded = self.checkpoints.load_newest()
+        # A checkpoint that a signal left is passed over, so that with and without the signal the run goes on alike.
+        loaded = self.checkpoints.load_newest(lambda step: step % self.checkpoint_every == 0)
+        if loaded is None and self.guard.only_spikes:
+            self._accept()
+            return False
         if loaded is None:
             raise HeadwaterError(
-                f"{self.guard.held_in_a_row} steps in a row were held back and there is no checkpoint to go back to",
+                f"{held} steps in a row were held back and there is no checkpoint to go back to",
                 where=f"step {reached}",
                 remedy="Lower the learning rate or lengthen the warm-up.",
             )
-        self._restore(loaded.state)
+        self.guard.roll_back(loaded.state["guard"])
         self.progress.roll_back(loaded.step, data.consumed + self.progress.batch)
         self.events.warning(
             f"back to the checkpoint of step {loaded.step} from step {reached}; "
             f"training goes on with sequence {data.consumed + self.progress.batch}"
         )
+        return True
 
 
 class _Termination:

@@ -29,7 +29,7 @@ from infra.job_main import job_main
 from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from pipeline.shards.format import TRAIN
-from pipeline.shards.order import rows_of
+from pipeline.shards.order import phase_of, rows_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.checkpoint import Checkpoints
@@ -119,7 +119,7 @@ def job(config: PretrainConfig) -> JobSpec:
 
 STAGE = JobStage(
     name="pretrain",
-    code_version=2,
+    code_version=3,
     config=PretrainConfig,
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},
     job=job,
@@ -201,9 +201,10 @@ def build_loop(
         ranks=ranks,
         veto=guard.veto,
     )
+    phases = data.train.phases
     loader = Loader(
         data.train,
-        lambda consumed: rows_of(config.seed, consumed, data.train.phases),
+        lambda consumed: rows_of(config.seed, consumed, phases),
         batch=config.batch_sequences,
         micro=config.parallel.micro_batch,
         rank=ranks.rank,
@@ -234,6 +235,7 @@ def build_loop(
         events=events,
         checkpoint_every=config.checkpoint_every,
         eval_every=config.eval_every,
+        phase=lambda position: phase_of(position, phases),
     )
 
 

@@ -51,6 +51,12 @@ def consumed_of(seed: int, epoch: int, rows: np.ndarray, phases: Sequence[int]) 
     return consumed
 
 
+def phase_of(consumed: int, phases: Sequence[int]) -> int:
+    """The phase to which a running number of consumed sequences belongs."""
+    position = consumed % sum(phases)
+    return next(phase for phase, (start, size) in enumerate(_spans(phases)) if position < start + size)
+
+
 def _spans(phases: Sequence[int]) -> Iterator[tuple[int, int]]:
     start = 0
     for size in phases:

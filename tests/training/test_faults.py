@@ -1,6 +1,7 @@
 """Harmful steps are held back without a trace in the weights; a run that got lost goes back and around the data."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -48,8 +49,58 @@ def test_held_steps_leave_no_trace_in_the_past_and_survive_a_restart():
     assert guard.veto(9.0, 1.0) is not None and not guard.exhausted
     other = SpikeGuard(guard.config)
     other.restore(guard.state())
-    other.record(1000.0, 1.0, held=True)
-    assert other.exhausted and other.veto(9.0, 1.0) == guard.veto(9.0, 1.0)
+    assert other.veto(9.0, 1.0) == guard.veto(9.0, 1.0)
+    guard.record(1000.0, 1.0, held=True)
+    assert guard.exhausted and not other.exhausted
+
+
+def test_a_rise_is_a_new_level_only_where_the_checkpoint_meets_it_at_once():
+    def returned(applied, height=9.0):
+        guard = primed([4.0] * 16, patience=2)
+        guard.roll_back(guard.state())
+        for _ in range(applied):
+            guard.record(4.0, 1.0, held=False)
+        for _ in range(2):
+            guard.record(height, 1.0, held=True)
+        assert guard.exhausted
+        return guard.new_level
+
+    assert returned(0) and returned(1)
+    assert not returned(2), "updates were made before: the weights may be what is bad"
+    assert not returned(0, math.nan) and not returned(0, math.inf)
+    assert not returned(0, height=4.0), "held for another reason than its height"
+
+
+def test_an_accepted_level_is_the_past_at_another_height():
+    guard = primed([3.9, 4.1] * 8)
+    for _ in range(3):
+        guard.record(8.0, 3.0, held=True)
+    said = guard.accept()
+    assert "loss stays at 8 after a mean of 4" in said and "gradient norm at 3 after 1" in said
+    assert guard.veto(8.4, 3.2) is None and "loss" in guard.veto(12.0, 3.0) and "norm" in guard.veto(8.0, 9.0)
+    assert not guard.held
+
+
+def test_another_phase_of_the_curriculum_starts_a_past_of_its_own():
+    guard = primed([4.0] * 16)
+    guard.enter(0)
+    assert guard.veto(9.0, 1.0)
+    guard.enter(1)
+    assert guard.veto(9.0, 1.0) is None
+    for _ in range(16):
+        guard.record(9.0, 1.0, held=False)
+    guard.enter(1)
+    assert guard.veto(9.2, 1.0) is None and guard.veto(20.0, 1.0)
+
+
+def test_rollbacks_are_forgiven_after_a_window_of_applied_steps():
+    guard = primed([4.0] * 16)
+    guard.roll_back(guard.state())
+    for _ in range(31):
+        guard.record(4.0, 1.0, held=False)
+    assert guard.rollbacks == 1
+    guard.record(4.0, 1.0, held=False)
+    assert guard.rollbacks == 0
 
 
 class Line(nn.Module):
@@ -67,14 +118,14 @@ def squares(model, batch):
 
 
 class ScriptedLoader:
-    """Sequence n has target 1, except where the script says otherwise."""
+    """Sequence n has target 1, except where the script (numbers, or a function of n) says otherwise."""
 
     def __init__(self, script):
-        self.script, self.wait_seconds = script, 0.0
+        self.script, self.wait_seconds = script if callable(script) else lambda n: script.get(n, 1.0), 0.0
 
     def steps(self, consumed):
         while True:
-            target = torch.tensor([[self.script.get(consumed, 1.0)]])
+            target = torch.tensor([[self.script(consumed)]])
             yield StepData(consumed, [MicroBatch(torch.ones(1, 1), target, torch.ones(1, 1), None, 1.0)])
             consumed += 1
 
@@ -152,9 +203,76 @@ def test_without_a_checkpoint_to_go_back_to(ranks, tmp_path):
         loop.run()
 
 
-def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path):
-    import signal
+def warnings(heard):
+    return [entry[1] for entry in heard if entry[0] == "warning"]
 
+
+def rise(n):
+    """Harder data from sequence 22 on, and one spike above it."""
+    return 1e4 if n == 38 else 3.0 if n >= 22 else 1.0
+
+
+def test_a_rise_that_stays_is_accepted_after_one_rollback(ranks, tmp_path):
+    loop, heard = build(ranks, tmp_path, rise, steps=45)
+    loop.run()
+    assert [entry[1:] for entry in heard if entry[0] == "held"] == [
+        *((22, 22), (23, 23), (24, 24)),  # the rise
+        *((20, 25), (21, 26), (22, 27)),  # again, at once behind the rollback
+        (33, 38),  # the spike above it
+    ]
+    back, level = warnings(heard)
+    assert "back to the checkpoint of step 20 from step 25" in back
+    assert "a new level at step 23" in level and "the loss stays at" in level
+    assert loop.progress.held == [20, 21, 22, 33] and loop.progress.rollbacks == 1
+    assert loop.engine.step == 45
+
+
+@pytest.mark.parametrize("signalled", [23, 24, 26, 31, 41])
+def test_a_signal_around_a_rise_changes_nothing(ranks, tmp_path, signalled):
+    """``signalled``: the number of steps taken, repeated ones too, when the signal comes."""
+    straight, _ = build(ranks, tmp_path / "straight", rise, steps=45)
+    straight.run()
+    loop, _ = build(ranks, tmp_path / "interrupted", rise, steps=45)
+    seen = []
+
+    def step(result, seconds):
+        seen.append(result.step)
+        if len(seen) == signalled:
+            signal.raise_signal(signal.SIGTERM)
+
+    loop.events.step = step
+    with pytest.raises(Preempted):
+        loop.run()
+    resumed, _ = build(ranks, tmp_path / "interrupted", rise, steps=45)
+    assert resumed.resume()
+    resumed.run()
+    assert torch.equal(resumed.engine.model.weight.weight, straight.engine.model.weight.weight)
+    assert resumed.progress == straight.progress and resumed.guard.state() == straight.guard.state()
+
+
+def test_a_rise_without_end_is_given_up(ranks, tmp_path):
+    loop, heard = build(ranks, tmp_path, lambda n: 3.0 ** max(0, n - 21), steps=60)
+    with pytest.raises(HeadwaterError, match="does not recover.* after 2 rollbacks"):
+        loop.run()
+    assert sum("a new level" in message for message in warnings(heard)) == 2  # once a rollback
+
+
+def test_a_rise_before_the_first_checkpoint_is_accepted(ranks, tmp_path):
+    loop, heard = build(ranks, tmp_path, rise, steps=30)
+    loop.checkpoint_every = 100
+    loop.run()
+    assert loop.progress.held == [22, 23, 24] and loop.progress.rollbacks == 0
+    assert ["a new level at step 25" in message for message in warnings(heard)] == [True]
+
+
+def test_a_switch_of_phase_is_no_rise(ranks, tmp_path):
+    loop, heard = build(ranks, tmp_path, rise, steps=45)
+    loop.phase = lambda position: int(position >= 22)
+    loop.run()
+    assert heard == [("held", 38, 38)]
+
+
+def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path):
     expected, _ = build(ranks, tmp_path / "straight", {7: math.nan})
     expected.run()
     loop, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})

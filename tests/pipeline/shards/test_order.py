@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.order import consumed_of, position_of, row_at, rows_of
+from pipeline.shards.order import consumed_of, phase_of, position_of, row_at, rows_of
 
 
 @settings(max_examples=100, deadline=None)
@@ -43,9 +43,10 @@ def test_phases_follow_one_another_each_shuffled_in_itself(phases: list[int], se
     rows = rows_of(seed, consumed, phases)
     for epoch in range(3):
         start = 0
-        for size in phases:
+        for phase, size in enumerate(phases):
             of_phase = rows[epoch * n + start : epoch * n + start + size]
             assert sorted(of_phase.tolist()) == list(range(start, start + size))
+            assert {phase_of(epoch * n + start + at, phases) for at in range(size)} == ({phase} if size else set())
             start += size
         assert (consumed_of(seed, epoch, rows[epoch * n : (epoch + 1) * n], phases) == consumed[:n] + epoch * n).all()
 
