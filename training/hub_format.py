@@ -11,6 +11,7 @@ safetensors are read; a pickle from outside could run code.
 """
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,15 @@ def hub_config(
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_position,
         }
+    elif scaling.kind == "yarn":
+        rope = {
+            "rope_type": "yarn",
+            "factor": scaling.factor,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "truncate": scaling.truncate,
+            "original_max_position_embeddings": scaling.original_max_position,
+        } | ({"attention_factor": scaling.attention_factor} if scaling.attention_factor else {})
     fields: dict[str, Any] = {
         "architectures": [f"{ARCHITECTURES[kind]}For{'SequenceClassification' if reward else 'CausalLM'}"],
         "model_type": kind,
@@ -295,7 +305,32 @@ def _rope_scaling(raw: dict[str, Any], folder: Path) -> RopeScaling:
             high_freq_factor=settings["high_freq_factor"],
             original_max_position=settings["original_max_position_embeddings"],
         )
-    raise InputError(f"rotary scaling {kind!r} is not supported", where=str(folder / "config.json"))
+    if kind == "yarn":
+        return _yarn_scaling(raw, settings)
+    raise InputError(
+        f"rotary scaling {kind!r} is not supported",
+        where=str(folder / "config.json"),
+        remedy="This reads default, linear, llama3 and yarn.",
+    )
+
+
+def _yarn_scaling(raw: dict[str, Any], settings: dict[str, Any]) -> RopeScaling:
+    original = settings.get("original_max_position_embeddings") or raw["max_position_embeddings"]
+    factor = settings.get("factor") or raw["max_position_embeddings"] / original
+    attention = settings.get("attention_factor") or 0.0
+    scales = [scale for name in ("mscale", "mscale_all_dim") if (scale := settings.get(name))]
+    if not attention and len(scales) == 2:
+        above, below = (0.1 * scale * math.log(factor) + 1.0 for scale in scales)
+        attention = above / below
+    return RopeScaling(
+        kind="yarn",
+        factor=factor,
+        beta_fast=settings.get("beta_fast") or 32,
+        beta_slow=settings.get("beta_slow") or 1,
+        truncate=settings.get("truncate", True),
+        attention_factor=attention,
+        original_max_position=original,
+    )
 
 
 def _copy_tokenizer(source: Path, folder: Path, template: str | None) -> None:

@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         frequencies = rope_frequencies(
             self.config.width_of_head, self.config.rope_theta, self.config.rope_scaling, input_ids.device
         )
-        cos, sin = rope_table(positions, frequencies, hidden.dtype)
+        cos, sin = rope_table(positions, frequencies, hidden.dtype, self.config.rope_scaling.amplitude)
         seen = visibility(hidden, segments, cache)
         for block in self.layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():

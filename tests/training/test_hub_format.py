@@ -20,6 +20,7 @@ from training.hub_format import load_config, load_model, load_reward_model, save
 
 ROWS = torch.randint(8, 264, (2, 40), generator=torch.Generator().manual_seed(0))
 LLAMA3 = {"kind": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 32}
+YARN = {"kind": "yarn", "factor": 4.0, "original_max_position": 32}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"rope_theta": 500000.0},
         {"rope_scaling": {"kind": "linear", "factor": 2.0}},
         {"rope_scaling": LLAMA3},
+        {"rope_scaling": YARN},
+        {"rope_scaling": YARN | {"factor": 8.0, "truncate": False, "beta_fast": 4.0, "attention_factor": 1.3}},
+        {"rope_theta": 100.0, "head_dim": 32, "rope_scaling": YARN},
         {"qk_norm": True},
     ],
 )
@@ -54,8 +58,27 @@ def test_logits_equal_those_of_transformers(changes: dict[str, object], tokenize
     assert again.config == model.config.model_copy(update={"head_dim": model.config.width_of_head})
 
 
+LLAMA3_OF_THEIRS = {
+    "rope_theta": 20000.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN_OF_THEIRS = {
+    "rope_theta": 100.0,
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.4,
+    "original_max_position_embeddings": 32,
+}
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_folder_from_transformers_opens_here(tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rope", [LLAMA3_OF_THEIRS, YARN_OF_THEIRS])
+def test_a_folder_from_transformers_opens_here(tied: bool, rope: dict[str, object], tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=264,
         hidden_size=32,
@@ -66,14 +89,7 @@ def test_a_folder_from_transformers_opens_here(tied: bool, tmp_path: Path) -> No
         max_position_embeddings=128,
         tie_word_embeddings=tied,
         initializer_range=0.2,
-        rope_parameters={
-            "rope_theta": 20000.0,
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        rope_parameters=rope,
     )
     torch.manual_seed(0)
     theirs = LlamaForCausalLM(config).eval()
