@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from flows.deployments import deployment_name
 from flows.recipe import load_recipe
 from infra.runs import read_events
 from infra.store.files import read_json, write_json
@@ -165,7 +166,7 @@ def _one_run(
 ) -> bool:
     """Submit the whole path and disturb it, until its flow run has ended (True: completed), is lost, or time is over."""
     dispatch = "deployments" if campaign.engine or rng.random() < 0.2 else "inline"
-    run = cluster.submit(f"pipeline/{load_recipe(campaign.recipe).name}", dispatch=dispatch)
+    run = cluster.submit(f"pipeline/{deployment_name(load_recipe(campaign.recipe))}", dispatch=dispatch)
     campaign.submitted += 1
     say(f"submitted ({dispatch})")
     silence, due = Silence(), None
