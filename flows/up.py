@@ -1,22 +1,18 @@
 """Prefect on this machine: server, deployments, workers; all of it ends with the process that started it.
 
-Server and workers each run below a guard, so nothing is left behind however this process ends. Everything listens on
-the loopback interface only.
+Server and workers each run below a guard, so nothing is left behind however this process ends. One that dies is started
+again: flow runs bridge minutes without the server, and those that died with the workers are run again by the next ones.
+Everything listens on the loopback interface only.
 """
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from flows.recipe import Recipe
 from flows.server import answers, configure, forget_server, prefect_home, record_server, running_server
+from flows.services import Service, service
 from infra.errors import ConfigError, HeadwaterError
 from infra.store.store import Store
 
@@ -27,33 +23,6 @@ WORKER_GRACE_S = 20.0
 SERVER_GRACE_S = 8.0
 
 
-@dataclass(frozen=True)
-class Service:
-    """A child process below a guard, and its log."""
-
-    name: str
-    guard: subprocess.Popen[bytes]
-    log: Path
-
-    def check(self) -> None:
-        """Raise if it has ended."""
-        if self.guard.poll() is not None:
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            raise HeadwaterError(
-                f"the Prefect {self.name} ended: {lines[-1] if lines else 'its log is empty'}",
-                where=str(self.log),
-                remedy="Read the log, mend the cause and start again.",
-            )
-
-    def stop(self, grace_s: float) -> None:
-        self.guard.terminate()
-        try:
-            self.guard.wait(grace_s + 5)
-        except subprocess.TimeoutExpired:
-            self.guard.terminate()  # a guard's second TERM means now
-            self.guard.wait(30)
-
-
 def serve(
     recipes: list[Recipe],
     store: Store,
@@ -62,8 +31,10 @@ def serve(
     port: int = DEFAULT_PORT,
     database_url: str | None = None,
     ready: Callable[[str, list[str]], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Start everything, call ``ready`` with the UI's address and the deployments, then wait until told to stop."""
+    """Start everything, call ``ready`` with the UI's address and the deployments, then keep it up until told to stop;
+    ``say`` is told what had to be started again."""
     address = running_server(store)
     if address is not None:
         raise HeadwaterError(
@@ -78,7 +49,7 @@ def serve(
     logs = prefect_home(store) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     server_command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with _service("server", server_command, logs, SERVER_GRACE_S) as server:
+    with service("server", server_command, logs, SERVER_GRACE_S) as server:
         _await_server(server, api)
         # Prefect is imported here, once it is configured.
         from flows.automations import ensure_automations, notification_target
@@ -86,13 +57,13 @@ def serve(
 
         names = deploy(recipes, watch=watch)
         ensure_automations(notification_target())
-        with _service("workers", ["-m", "flows.worker"], logs, WORKER_GRACE_S) as workers:
+        _hand_back(say)  # of workers before this start that had no time to tell their end
+        with service("workers", ["-m", "flows.worker"], logs, WORKER_GRACE_S) as workers:
             record_server(store, api, ui)
             try:
                 ready(ui, names)
                 while True:
-                    server.check()
-                    workers.check()
+                    _keep_up(server, workers, api, say)
                     time.sleep(1.0)
             finally:
                 forget_server(store)
@@ -124,36 +95,19 @@ def async_url(database_url: str) -> str:
     return database_url
 
 
-@contextmanager
-def _service(name: str, arguments: list[str], logs: Path, grace_s: float) -> Iterator[Service]:
-    log = logs / f"{name}.log"
-    with log.open("wb") as stream:
-        guard = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid())),
-                *("--grace", str(grace_s), "--", sys.executable, *arguments),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us; we end the services in order
-        )
-    service = Service(name, guard, log)
-    try:
-        yield service
-    finally:
-        with _uninterrupted():
-            service.stop(grace_s)
+def _keep_up(server: Service, workers: Service, api: str, say: Callable[[str], None]) -> None:
+    if server.ended():
+        server.restart(say)
+    elif workers.ended() and answers(api):  # without a server they could not begin
+        _hand_back(say)
+        workers.restart(say)
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not leave the other services running."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _hand_back(say: Callable[[str], None]) -> None:
+    from flows.lost_runs import hand_back  # Prefect
+
+    for name in hand_back():
+        say(f"{name} lost its process with its worker, and is run again.")
 
 
 def _await_server(server: Service, api: str) -> None:

@@ -43,7 +43,11 @@ def command(
         out.print(f"{len(deployments)} deployments: {', '.join(whole)}, and each stage of them", markup=False)
         out.print(f"\nPrefect UI   {ui}\n\nCtrl-C ends server and workers.", markup=False)
 
+    def say(text: str) -> None:
+        out.print(text, markup=False)
+
+    store = open_store(workspace)
     try:
-        serve(recipes, open_store(workspace), watch=watching, port=port, database_url=database_url, ready=ready)
+        serve(recipes, store, watch=watching, port=port, database_url=database_url, ready=ready, say=say)
     except KeyboardInterrupt:
         out.print("Stopped.")

@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.server import record_server, running_server
+from flows.server import answers, record_server, running_server
 from flows.up import async_url, check_port
 from infra.errors import ConfigError
+from infra.store.lease import Lease
 from infra.store.store import Store
 
 
@@ -72,15 +73,29 @@ class Up:
 
     def run(self, deployment: str, **changes: Any) -> dict[str, Any]:
         """Run a deployment as the UI's form does, and wait for its end."""
+        return self.reached(self.submit(deployment, **changes), "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+    def submit(self, deployment: str, **changes: Any) -> str:
+        """The id of a new run of a deployment."""
         found = self.call(f"/deployments/name/{deployment}")
         form = found["parameters"]["params"] | changes
         run = self.call(f"/deployments/{found['id']}/create_flow_run", {"parameters": {"params": form}})
+        return str(run["id"])
+
+    def reached(self, run: str, *states: str) -> dict[str, Any]:
+        """The run, once it is in one of these states."""
         for _ in range(240):
-            run = self.call(f"/flow_runs/{run['id']}")
-            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return dict(run)
+            found = self.call(f"/flow_runs/{run}")
+            if found["state_type"] in states:
+                return dict(found)
             time.sleep(0.5)
-        raise TimeoutError(run["state_name"])
+        raise TimeoutError(found["state_name"])
+
+    def services(self) -> list[psutil.Process]:
+        """The server and the process of the workers, without their guards."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        named = [process for process in family if {"server", "flows.worker"} & set(process.cmdline())]
+        return [process for process in named if "infra.launch.guard" not in process.cmdline()]
 
     def artifacts(self) -> set[str]:
         return {artifact["key"] for artifact in self.call("/artifacts/latest/filter", {"limit": 100})}
@@ -161,6 +176,11 @@ def test_a_failed_child_fails_its_parent_with_the_cause(up: Up) -> None:
     assert "stage 'ingest' did not complete (Failed): there is no file" in failed["state"]["message"]
 
 
+def names_of_runs(up: Up) -> list[str]:
+    """The newest first."""
+    return [run["name"] for run in up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 200})]
+
+
 @pytest.mark.slow
 @pytest.mark.prefect
 def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
@@ -175,6 +195,7 @@ def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
         str(up.workspace),
         "--json",
     ]
+    before = len([name for name in names_of_runs(up) if name.startswith("pipeline-small-")])
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert [stage["action"] for stage in json.loads(done.stdout)["stages"]] == ["SKIP"]
     moved = up.recipe.with_name("moved.yaml")
@@ -183,5 +204,34 @@ def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
     assert failed.returncode == 1
     assert json.loads(failed.stderr.splitlines()[-1])["error"] == "there is no file"
     assert "Traceback" not in failed.stderr
-    names = [run["name"] for run in up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 5})]
-    assert names[0].startswith("pipeline-moved-"), "what failed is seen, and what had nothing to do is no flow run"
+    names = names_of_runs(up)
+    assert [name for name in names if "-moved-" in name] == names[:2], "what failed is seen: the path, and its stage"
+    assert len([name for name in names if name.startswith("pipeline-small-")]) == before, "nothing to do: no flow run"
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_server_and_workers_that_die_are_started_again_and_so_is_what_they_ran(up: Up) -> None:
+    dataset = Store.at(up.workspace).get_ref("ingest", "small")
+    assert dataset is not None
+    with Lease(Store.at(up.workspace).work_url("ingest", dataset.manifest.fingerprint)):
+        run = up.submit("ingest/small", force=True)  # waits for the lease
+        up.reached(run, "RUNNING")
+        killed = up.services()
+        assert len(killed) == 2
+        for service in killed:
+            service.kill()
+        psutil.wait_procs(killed, timeout=10)
+        deadline = time.monotonic() + 120
+        while not answers(up.api):
+            assert time.monotonic() < deadline
+            assert up.process.poll() is None
+            time.sleep(0.5)
+    done = up.reached(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    assert (done["state_name"], done["run_count"]) == ("Completed", 2)
+    again = Store.at(up.workspace).get_ref("ingest", "small")
+    assert again is not None
+    assert again.digest == dataset.digest
+    assert again.manifest.provenance.started > dataset.manifest.provenance.ended
+    assert up.run("pipeline/small")["state_name"] == "Completed"
+    assert len(up.services()) == 2
