@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from flows.funnel import DOCUMENT_STAGES
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 
+KNOWN = ("source", "title", "author", "date", "captured", "language", "license")
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -32,12 +33,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Fate:
-    """One document's way; ``others`` are further records of the same URL."""
+    """One document's way; ``others`` are further records of the same URL, ``document`` what is known of it beside its text."""
 
     id: str
     url: str | None
     history: tuple[Verdict, ...]
     others: tuple[str, ...] = ()
+    document: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,9 +50,10 @@ def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
     stages = [dataset for name in DOCUMENT_STAGES for dataset in datasets if dataset.name == name]
     ids = [bytes.fromhex(url_or_id)] if _ID.fullmatch(url_or_id) else _ids_of_url(url_or_id, stages)
     for document in ids:
-        history, url = _history(document, stages)
+        history, url, known = _history(document, stages)
         if history:
-            return Fate(document.hex(), url, tuple(history), tuple(other.hex() for other in ids if other != document))
+            others = tuple(other.hex() for other in ids if other != document)
+            return Fate(document.hex(), url, tuple(history), others, known)
     raise InputError(
         f"no stage ever saw {url_or_id!r}",
         remedy="Give the URL as the crawl has it, or a document id of 32 hex digits (headwater inspect shows some).",
@@ -83,9 +86,10 @@ def _ids_of_url(url: str, stages: Sequence[Dataset]) -> list[bytes]:
     return list(found)
 
 
-def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict], str | None]:
+def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict], str | None, dict[str, str]]:
     history: list[Verdict] = []
     url: str | None = None
+    known: dict[str, str] = {}
     wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
     for dataset in stages:
         columns = ["id", "url", "verdict", "rule", "score", "threshold", "survivor_id", "detail"]
@@ -99,12 +103,13 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict],
             if _in_shards(document, dataset):
                 history.append(Verdict("shards", "kept"))
             continue
-        kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality"])
+        kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality", *KNOWN])
         if not kept:
             break
         url = url or kept[0]["url"]
+        known |= {name: kept[0][name] for name in KNOWN if kept[0].get(name)}
         history.append(Verdict(dataset.name, "kept", score=kept[0].get("quality")))
-    return history, url
+    return history, url, known
 
 
 def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -> Verdict:

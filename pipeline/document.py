@@ -23,6 +23,8 @@ ORIGIN = pa.struct(
     ]
 )
 
+VERSION_KEY = b"headwater.document"
+
 DOCUMENT_SCHEMA = pa.schema(
     [
         pa.field("id", pa.binary(16), nullable=False),
@@ -30,20 +32,24 @@ DOCUMENT_SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("url", pa.string()),
         pa.field("title", pa.string()),
+        pa.field("author", pa.string()),
         pa.field("language", pa.string()),
         pa.field("license", pa.string()),
         pa.field("date", pa.string()),
+        pa.field("captured", pa.string()),
         pa.field("origin", ORIGIN, nullable=False),
         pa.field("path", pa.string()),
         pa.field("repo", pa.string()),
         pa.field("programming_language", pa.string()),
         pa.field("quality", pa.float32()),
     ],
-    metadata={"headwater.document": "1"},
+    metadata={"headwater.document": "2"},
 )
-"""``source`` is the recipe's name for where the document came from (``web``, ``wikipedia``, ``code``); ``date`` is ISO 8601;
-``origin.archive`` is the archive's name inside its source, ``offset``/``length`` the bytes of the record there;
-``quality`` is the classifier's score, carried from the attributes by the selection (null before it)."""
+"""``source`` is the recipe's name for where the document came from (``web``, ``wikipedia``, ``code``); ``author`` has "; "
+between names; ``date`` is when it was published or last revised, as its page or archive says, else when it was captured;
+``captured`` when a crawler fetched it (both ISO 8601). ``origin.archive`` is the archive's name inside its source,
+``offset``/``length`` the bytes of the record there; ``quality`` is the classifier's score, carried from the attributes by
+the selection (null before it)."""
 
 
 class Origin(TypedDict):
@@ -65,9 +71,11 @@ class Document(TypedDict):
     origin: Origin
     url: NotRequired[str | None]
     title: NotRequired[str | None]
+    author: NotRequired[str | None]
     language: NotRequired[str | None]
     license: NotRequired[str | None]
     date: NotRequired[str | None]
+    captured: NotRequired[str | None]
     path: NotRequired[str | None]
     repo: NotRequired[str | None]
     programming_language: NotRequired[str | None]
@@ -132,9 +140,24 @@ def document_writer(path: Path) -> RowWriter:
 
 
 def read_batches(url: str, columns: list[str] | None = None, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
-    """Stream a Parquet file (any fsspec address) in batches."""
+    """Stream a Parquet file (any fsspec address) in batches.
+
+    Documents of an earlier version, read whole, have nulls in the columns that came later.
+    """
     with fsspec.open(url, "rb") as stream:
-        yield from pq.ParquetFile(stream).iter_batches(batch_size=batch_rows, columns=columns)
+        table = pq.ParquetFile(stream)
+        batches = table.iter_batches(batch_size=batch_rows, columns=columns)
+        written = (table.schema_arrow.metadata or {}).get(VERSION_KEY)
+        if columns is None and written and written != DOCUMENT_SCHEMA.metadata[VERSION_KEY]:
+            yield from (_with_later_columns(batch) for batch in batches)
+        else:
+            yield from batches
+
+
+def _with_later_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    rows, known = batch.num_rows, set(batch.schema.names)
+    columns = [batch[field.name] if field.name in known else pa.nulls(rows, field.type) for field in DOCUMENT_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
 
 
 def read_documents(urls: Iterable[str]) -> Iterator[Document]:

@@ -169,6 +169,9 @@ def _show_sample(title: str, row: dict[str, Any], limit: int = 400) -> None:
     out = console()
     out.print(f"\n[bold]{title}[/] ", end="")
     out.print(place, markup=False)
+    about = [f"{name} {row[name]}" for name in ("title", "author", "date", "license") if row.get(name)]
+    if about:
+        out.print("    " + "; ".join(about), style="dim", markup=False)
     if text is not None:
         out.print("    " + " ".join(text[:limit].split()), markup=False)
     elif row.get("detail"):

@@ -39,6 +39,9 @@ def command(
 def _show(fate: Fate) -> None:
     out = console()
     out.print(f"[bold]{fate.url or fate.id}[/]  ({fate.id})")
+    if fate.document:
+        known = "; ".join(f"{name} {value}" for name, value in fate.document.items())
+        out.print(f"  {known}", style="dim", markup=False)
     for verdict in fate.history:
         out.print(f"  {verdict.stage:<14} {_sentence(verdict)}", markup=False)
     if fate.others:

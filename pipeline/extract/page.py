@@ -8,7 +8,7 @@ given up.
 """
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, unpack
 from pipeline.extract.extractors import Extractor, Markup, Mode, TrafilaturaExtractor, page_title, with_resiliparse
 from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
-from pipeline.extract.license_link import declared_license
+from pipeline.extract.metadata import NOTHING_DECLARED, Metadata, page_metadata
 from pipeline.extract.refusal import Refused
 from pipeline.extract.scan import Scan, sample_text, scan_page
 from pipeline.extract.url_rules import UrlRules, read_url_rules
@@ -46,6 +46,8 @@ class ExtractConfig(Config):
     """Keep the text of tables."""
     comments: bool = False
     """Keep readers' comments."""
+    metadata: bool = True
+    """Read author, date of publication and licence as the page declares them."""
     languages: tuple[str, ...] = ()
     """Extract only pages that may be in these languages (ISO 639-1); empty extracts all."""
     language_threshold: float = Field(default=0.2, ge=0, le=1)
@@ -74,14 +76,17 @@ class Page:
     charset: str = ""
     content_encoding: str = ""
     transfer_encoding: str = ""
+    captured: str = ""
 
 
 @dataclass(frozen=True)
 class Extracted:
+    """A page's text, and what the page says of itself."""
+
     text: str
     title: str | None
     extractor: str
-    license: str | None = None
+    metadata: Metadata = NOTHING_DECLARED
 
 
 @dataclass
@@ -108,9 +113,17 @@ class PageExtractor:
         kind = self._check(page)
         html = self._decode(page, kind)
         if kind == "text":
-            return self._accept(html, None, "plain text")
-        text, extractor = self._main_text(page, html)
-        return replace(self._accept(text, page_title(html), extractor), license=declared_license(html))
+            return Extracted(self._accept(html), None, "plain text")
+        scan = scan_page(html.encode("utf-8", "replace"))
+        self._check_text(scan)
+        data = scan.pruned() if self.config.prune else scan.data
+        text, extractor = self._main_text(page, data)
+        text = self._accept(text)
+        title = page_title(html)
+        metadata = NOTHING_DECLARED
+        if self.config.metadata:
+            metadata = page_metadata(html, scan.data, data, page.captured)
+        return Extracted(text, clean_line(title)[:500] if title else None, extractor, metadata)
 
     def _check(self, page: Page) -> str:
         """Everything that can be told without looking into the body. Returns ``html`` or ``text``."""
@@ -142,11 +155,8 @@ class PageExtractor:
             raise Refused("dropped", "content_type", detail="binary data under a text type")
         return decode(body, page.charset, html=kind == "html").text
 
-    def _main_text(self, page: Page, html: str) -> tuple[str, str]:
+    def _main_text(self, page: Page, data: bytes) -> tuple[str, str]:
         name = page.id.hex()
-        scan = scan_page(html.encode("utf-8", "replace"))
-        self._check_text(scan)
-        data = scan.pruned() if self.config.prune else scan.data
         if self.config.extractor == "trafilatura" and data.count(b"<") <= self.config.max_elements:
             text = self._by_trafilatura(name, data)
             if text is not None:
@@ -182,8 +192,8 @@ class PageExtractor:
         except Exception as error:
             raise Refused("failed", "extraction_error", f"{type(error).__name__}: {error}"[:200]) from None
 
-    def _accept(self, text: str, title: str | None, extractor: str) -> Extracted:
+    def _accept(self, text: str) -> str:
         text = clean_text(text)
         if len(text) < self.config.min_characters:
             raise Refused("dropped", "no_text", score=float(len(text)), threshold=float(self.config.min_characters))
-        return Extracted(text, clean_line(title)[:500] if title else None, extractor)
+        return text

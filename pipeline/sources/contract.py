@@ -66,6 +66,7 @@ class SourceConfig(Config):
     id_column: str | None = Field(default=None, description="Tables: the record's own id; default its position.")
     url_column: str | None = Field(default=None, description="Tables: the URL.")
     title_column: str | None = Field(default=None, description="Tables: the title.")
+    author_column: str | None = Field(default=None, description="Tables: the author, or a list of them.")
     date_column: str | None = Field(default=None, description="Tables: the date.")
     license_column: str | None = Field(default=None, description="Tables: the licence.")
     programming_languages: tuple[str, ...] = Field(

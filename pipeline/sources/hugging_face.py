@@ -11,7 +11,7 @@ from typing import Any
 
 from infra.errors import InputError
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
-from pipeline.sources.tables import columns_of, document_of_row, missing_column
+from pipeline.sources.tables import check_columns, columns_of, document_of_row
 
 
 def parts(config: SourceConfig, _archives: list[Archive]) -> Iterable[Part]:
@@ -30,10 +30,8 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
     source = reading.source
     dataset = _open(source)
     if dataset.column_names is not None:
-        names = set(dataset.column_names)
-        if source.text_column not in names:
-            raise missing_column(source.text_column, names, source.address)
-        dataset = dataset.select_columns([name for name in columns_of(source) if name in names])
+        check_columns(source, dataset.column_names, source.address)
+        dataset = dataset.select_columns(columns_of(source))
     if part.end > 1:
         dataset = dataset.shard(num_shards=part.end, index=part.start)
     with _said_in_one_sentence(source):

@@ -156,8 +156,10 @@ def _document(record: _Record, extracted: Extracted, source: SourceConfig) -> Do
         url=record.url or None,
         title=extracted.title,
         language=source.language,
-        license=extracted.license or source.license,
-        date=record.date or None,
+        license=extracted.metadata.license or source.license,
+        author=extracted.metadata.author,
+        date=extracted.metadata.date or record.date or None,
+        captured=record.date or None,
         origin=record.origin,
     )
 
@@ -183,6 +185,7 @@ def _page(record: _Record) -> Page:
         charset=record.charset,
         content_encoding=record.content_encoding,
         transfer_encoding=record.transfer_encoding,
+        captured=record.date,
     )
 
 

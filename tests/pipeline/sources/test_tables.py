@@ -1,5 +1,6 @@
 """JSON lines and Parquet with a column map."""
 
+import datetime
 import gzip
 import json
 from pathlib import Path
@@ -84,3 +85,30 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no column text") as caught:
         read_source(tmp_path / "a.parquet", "parquet")
     assert "body" in caught.value.remedy
+
+
+def test_a_misspelt_column_is_said(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="there is no column nmae"):
+        read_source(tmp_path / "a.parquet", "parquet", text_column="body", title_column="nmae")
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
+    with pytest.raises(InputError, match="there is no column text") as caught:
+        read_source(tmp_path / "a.jsonl", "jsonl")
+    assert "body" in caught.value.remedy
+
+
+def test_authors_and_dates_of_rows(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "by": "Ada  Lovelace", "on": "5 October 1843"},
+        {"text": "b", "by": ["Ada", None, "Charles"], "on": "no date"},
+    ]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    found = documents(read_source(tmp_path / "a.jsonl", "jsonl", author_column="by", date_column="on"))
+    assert [(document["author"], document["date"]) for document in found] == [
+        ("Ada Lovelace", "1843-10-05"),
+        ("Ada; Charles", None),
+    ]
+    table = pa.table({"text": ["a"], "on": [datetime.datetime(1843, 10, 5, 7, 8)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (row,) = documents(read_source(tmp_path / "a.parquet", "parquet", date_column="on"))
+    assert row["date"] == "1843-10-05T07:08:00"
