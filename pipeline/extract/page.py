@@ -113,7 +113,7 @@ class PageExtractor:
         kind = self._check(page)
         html = self._decode(page, kind)
         if kind == "text":
-            return Extracted(self._accept(html), None, "plain text")
+            return self._plain(html, "plain text")
         scan = scan_page(html.encode("utf-8", "replace"))
         self._check_text(scan)
         data = scan.pruned() if self.config.prune else scan.data
@@ -125,12 +125,26 @@ class PageExtractor:
             metadata = page_metadata(html, scan.data, data, page.captured)
         return Extracted(text, clean_line(title)[:500] if title else None, extractor, metadata)
 
+    def stored_text(self, page: Page) -> Extracted:
+        """A text that was extracted before (WET). Raises ``Refused`` where address, language or length do not fit."""
+        self._check_address(page)
+        return self._plain(decode(page.body, "utf-8", html=False).text, "conversion")
+
+    def _plain(self, text: str, extractor: str) -> Extracted:
+        text = self._accept(text)
+        middle = max(0, (len(text) - SAMPLE_BYTES) // 2)
+        self._check_language(text[middle : middle + SAMPLE_BYTES])
+        return Extracted(text, None, extractor)
+
+    def _check_address(self, page: Page) -> None:
+        if self.blocked and (entry := self.blocked.entry_for(page.url)):
+            raise Refused("dropped", "url_blocked", detail=entry[:200])
+
     def _check(self, page: Page) -> str:
         """Everything that can be told without looking into the body. Returns ``html`` or ``text``."""
         if page.status != 200:
             raise Refused("dropped", "http_status", score=float(page.status), threshold=200.0)
-        if self.blocked and (entry := self.blocked.entry_for(page.url)):
-            raise Refused("dropped", "url_blocked", detail=entry[:200])
+        self._check_address(page)
         if not page.body.strip():
             raise Refused("dropped", "empty_payload")
         if len(page.body) > self.config.max_page_bytes:
@@ -171,7 +185,11 @@ class PageExtractor:
         if size < self.config.min_characters and b"articleBody" not in scan.data:
             raise Refused("dropped", "no_text", score=float(size), threshold=float(self.config.min_characters))
         if self.gate:
-            share = self.gate.wanted_share(sample_text(scan.data, texts, SAMPLE_BYTES))
+            self._check_language(sample_text(scan.data, texts, SAMPLE_BYTES))
+
+    def _check_language(self, sample: str) -> None:
+        if self.gate:
+            share = self.gate.wanted_share(sample)
             if share < self.config.language_threshold:
                 raise Refused("dropped", "raw_language", score=share, threshold=self.config.language_threshold)
 

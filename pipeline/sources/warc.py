@@ -17,8 +17,6 @@ from fastwarc.warc import ArchiveIterator, WarcRecord
 
 from infra.errors import InputError
 from pipeline.document import Document, Origin, document_id
-from pipeline.extract.clean import clean_text
-from pipeline.extract.decode import decode
 from pipeline.extract.page import Extracted, Page, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.ledger import Fate
@@ -168,10 +166,7 @@ def _text(record: _Record, pages: PageExtractor) -> Extracted:
     if record.kind == "revisit":
         raise Refused("dropped", "revisit", f"the payload is stored with {record.refers_to or 'another capture'}")
     if record.kind == "conversion":
-        text = clean_text(decode(record.payload, "utf-8", html=False).text)
-        if not text:
-            raise Refused("dropped", "no_text", score=0.0, threshold=1.0)
-        return Extracted(text, None, "conversion")
+        return pages.stored_text(_page(record))
     return pages.extract(_page(record))
 
 

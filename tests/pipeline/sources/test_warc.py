@@ -156,3 +156,16 @@ def test_real_archives_with_their_oddities(name: str, total: int, kept: int) -> 
     outcomes = read_source(shared_data(f"warc_samples/{name}"), extract=ExtractConfig(extractor="resiliparse"))
     assert (len(outcomes), len(documents(outcomes))) == (total, kept)
     assert not [fate for fate in fates(outcomes) if fate["verdict"] == "failed"]
+
+
+def test_stored_texts_pass_the_tests_that_need_no_markup(tmp_path: Path) -> None:
+    (tmp_path / "blocked.txt").write_text("blocked.example")
+    path = tmp_path / "a.warc.wet"
+    texts = {"blocked.example": PROSE, "short.example": "Too short", "kept.example": PROSE}
+    path.write_bytes(
+        b"".join(warc_record(f"http://{host}/", text.encode(), kind="conversion") for host, text in texts.items())
+    )
+    config = ExtractConfig(blocked_urls=(str(tmp_path / "blocked.txt"),), min_characters=50)
+    outcomes = read_source(path, "wet", config)
+    assert rules(outcomes) == ["no_text", "url_blocked"]
+    assert [document["url"] for document in documents(outcomes)] == ["http://kept.example/"]
