@@ -4,7 +4,7 @@ Up to ZeRO stage 2 every checkpoint holds the forward pass's weights in full. At
 piece of every fp32 master weight, in the order of the parameters; put together and rounded to the training's precision
 they are what ``pretrain`` would have published at that step, byte for byte.
 
-Nothing is unpickled but tensors and plain values.
+Nothing is unpickled but tensors and plain values, so a checkpoint from elsewhere can do no harm.
 """
 
 from pathlib import Path
@@ -39,13 +39,6 @@ def checkpoint_of_step(work: Path, step: int) -> Path:
 
 def save_checkpoint_model(checkpoint: Path, folder: Path) -> None:
     """Write a checkpoint's model and its tokenizer as a model folder."""
-    try:
-        manifest = verify(checkpoint)
-    except HeadwaterError as error:
-        raise InputError(str(error), where=str(checkpoint), remedy="Take another checkpoint.") from error
-    described = manifest.get("model")
-    if not described:
-        raise InputError("this checkpoint does not say what model it holds", where=str(checkpoint))
     request = checkpoint.parent.parent / "request.json"
     if not request.is_file():
         raise InputError(
@@ -53,13 +46,26 @@ def save_checkpoint_model(checkpoint: Path, folder: Path) -> None:
             where=str(checkpoint),
             remedy="Give the checkpoint where its job left it.",
         )
+    tokenizer = load_request(request).inputs["tokenizer"].local("data")
+    save_model(load_checkpoint_model(checkpoint), folder, tokenizer)
+
+
+def load_checkpoint_model(checkpoint: Path) -> Decoder:
+    """A checkpoint's model, in the precision of the forward pass."""
+    try:
+        manifest = verify(checkpoint)
+    except HeadwaterError as error:
+        raise InputError(str(error), where=str(checkpoint), remedy="Take another checkpoint.") from error
+    described = manifest.get("model")
+    if not described:
+        raise InputError("this checkpoint does not say what model it holds", where=str(checkpoint))
     with torch.device("meta"):
         decoder = Decoder(ModelConfig.model_validate(described["config"]))
     prefix, dtype = "model." + described["prefix"], getattr(torch, described["dtype"])
     stored = _sharded(checkpoint, manifest["ranks"]) if manifest["zero_stage"] == 3 else _whole(checkpoint)
     state = {name: stored[prefix + name].to(dtype) for name in decoder.state_dict()}
     decoder.load_state_dict(state, assign=True)
-    save_model(decoder, folder, load_request(request).inputs["tokenizer"].local("data"))
+    return decoder
 
 
 def _whole(checkpoint: Path) -> dict[str, Tensor]:
@@ -86,8 +92,11 @@ def _sharded(checkpoint: Path, ranks: int) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from deepspeed.utils.tensor_fragment import fragment_address  # a start and a length
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
-    with torch.serialization.safe_globals([fragment_address]):
+    # DeepSpeed's files hold these three, which carry numbers and do nothing when they are made.
+    with torch.serialization.safe_globals([fragment_address, LossScaler, ZeroStageEnum]):
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content

@@ -4,6 +4,7 @@
 numbers.
 """
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -77,12 +78,14 @@ class MetricsLog:
     Lines of steps after ``step`` are dropped: a resumed run takes those steps again.
     """
 
-    def __init__(self, path: Path, step: int, *, tensorboard: Path, wandb_project: str, run: str) -> None:
+    def __init__(
+        self, path: Path, step: int, *, tensorboard: Path, wandb_project: str, wandb_folder: Path, run: str
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_steps(path, step)
         self._stream = path.open("a")
         self._board = EventWriter(tensorboard, step)
-        self._wandb = _wandb(wandb_project, run)
+        self._wandb = _open_wandb(wandb_project, wandb_folder, run) if wandb_project else None
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
         self._stream.write(json.dumps({"step": step, **figures}) + "\n")
@@ -113,15 +116,29 @@ def _keep_steps(path: Path, step: int) -> None:
     os.replace(beside, path)
 
 
-def _wandb(project: str, run: str) -> Any:
-    if not project:
-        return None
-    try:
-        import wandb
-    except ImportError as error:
+def require_wandb(project: str) -> None:
+    """Refuse a project's name where the package is missing, before anything is built."""
+    found = importlib.util.find_spec("wandb") if project else None
+    # A folder of its runs is called wandb, too, and looks like a package without origin.
+    if project and (found is None or found.origin is None):
         raise ConfigError(
             "Weights & Biases is not installed",
             where="wandb_project",
             remedy="Install it: pip install 'headwater[wandb]', or leave the setting empty.",
+        )
+
+
+def _open_wandb(project: str, folder: Path, run: str) -> Any:
+    """The key comes from the environment (WANDB_API_KEY) or the user's netrc and is never ours to hold."""
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(console="off", disable_git=True, save_code=False, silent=True)
+    try:
+        return wandb.init(project=project, name=run, resume="allow", id=run, dir=str(folder), settings=settings)
+    except wandb.Error as error:
+        raise ConfigError(
+            f"Weights & Biases does not take the run: {error}",
+            where="wandb_project",
+            remedy="Set WANDB_API_KEY, or WANDB_MODE=offline to write beside the logs, or leave the setting empty.",
         ) from error
-    return wandb.init(project=project, name=run, resume="allow", id=run)

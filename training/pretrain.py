@@ -38,6 +38,7 @@ from training.faults import FaultConfig, SpikeGuard
 from training.hub_format import save_model
 from training.loader import Loader, StepData, rank_slice
 from training.loop import Events, Loop, Progress
+from training.metrics import require_wandb
 from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
 from training.reporter import Reporter
@@ -172,6 +173,7 @@ def model_shape(config: PretrainConfig, data: Data) -> ModelConfig:
 
 def run(request: JobRequest) -> None:
     config = PretrainConfig.model_validate(request.config)
+    require_wandb(config.wandb_project)
     with distributed() as ranks:
         torch.set_num_threads(config.threads_per_rank)
         torch.manual_seed(config.seed)

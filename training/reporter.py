@@ -37,6 +37,7 @@ class Reporter:
                 step,
                 tensorboard=root / BOARD,
                 wandb_project=self.wandb,
+                wandb_folder=self.request.work_dir,
                 run=f"{self.request.stage}-{self.request.fingerprint}",
             )
         self.phase("training")

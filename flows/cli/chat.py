@@ -6,11 +6,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import LabelOption, WorkspaceOption, console, open_store
-from flows.models import model_folder
+from flows.models import MODEL_HELP, model_folder
 
-ModelArgument = Annotated[
-    str, typer.Argument(help="A stage (export, dpo, ppo, sft), name@label, or a Hugging Face folder.")
-]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 
 
 def command(
@@ -27,10 +25,10 @@ def command(
     from training.generate import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    folder = model_folder(open_store(workspace), model, label)
-    session = ChatSession.open(folder, system=system, sampling=sampling)
+    with model_folder(open_store(workspace), model, label) as folder:
+        session = ChatSession.open(folder, system=system, sampling=sampling)
     out = console()
-    out.print(f"{folder}\nAn empty line or Ctrl-D ends the conversation.", markup=False)
+    out.print(f"{model}\nAn empty line or Ctrl-D ends the conversation.", markup=False)
     while True:
         try:
             text = input("you> ").strip()

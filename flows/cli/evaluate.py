@@ -5,19 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, labelled, open_store, print_json
 from flows.closing import evaluation_table
-from flows.models import model_folder
+from flows.models import MODEL_HELP, model_folder
+from flows.report import write_page
 from infra.errors import ConfigError, InputError
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A stage, name@label, name/fingerprint, or a Hugging Face folder.")] = (
-        "export"
-    ),
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "export",
     compare: Annotated[
         str | None,
-        typer.Option(help="Another model: the differences on the same rows; below zero, the first predicts better."),
+        typer.Option(help="Another one: the differences on the same rows; below zero, the first predicts better."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Held-out rows of each source.")] = 64,
     humaneval: Annotated[Path | None, typer.Option(help="A file of problems instead of the sample's.")] = None,
@@ -28,6 +27,9 @@ def command(
     ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Task files of your own and their data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First documents of each harness task.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="With --compare: write the label's report page, with the comparison, here.")
+    ] = None,
     label: LabelOption = "latest",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -40,7 +42,8 @@ def command(
         raise InputError(
             "there is nothing to measure on", remedy="Run a recipe's shards stage, or give --humaneval or --task."
         )
-    folder = model_folder(store, model, label)
+    if report is not None and compare is None:
+        raise ConfigError("--report goes with --compare", remedy="For the report of a run: headwater report.")
     heldout: dict[str, Any] = {
         "shards": shards.local("data") if shards else None,
         "humaneval": humaneval,
@@ -52,13 +55,22 @@ def command(
             raise ConfigError(
                 "models are compared on held-out rows and solutions", remedy="Leave out --task and --samples."
             )
-        result = _compare(folder, model_folder(store, compare, label), f"{model} - {compare}", heldout)
+        with model_folder(store, model, label) as left, model_folder(store, compare, label) as right:
+            result = _compare(left, right, heldout) | {"model": f"{model} - {compare}", "left": model, "right": compare}
     else:
-        result = _measure(folder, model, heldout, samples, tasks or [], task_folder, limit)
+        with model_folder(store, model, label) as folder:
+            result = _measure(folder, model, heldout, samples, tasks or [], task_folder, limit)
+    table = [{"model": result["model"], **task} for task in result["tasks"]]
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_page({dataset.name: dataset for dataset in labelled(store, label)}, report, comparisons=table)
+        result["report"] = str(report)
     if json:
         print_json(result)
     else:
-        console().print(evaluation_table([{"model": result["model"], **task} for task in result["tasks"]]))
+        console().print(evaluation_table(table))
+        if report is not None:
+            console().print(str(report), markup=False)
 
 
 def _measure(
@@ -83,7 +95,7 @@ def _measure(
     )
 
 
-def _compare(left: Path, right: Path, name: str, heldout: dict[str, Any]) -> dict[str, Any]:
+def _compare(left: Path, right: Path, heldout: dict[str, Any]) -> dict[str, Any]:
     from training.evaluate import compare_models
 
-    return {"model": name, **compare_models(left, right, **heldout)}
+    return compare_models(left, right, **heldout)

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, open_store, print_json
-from flows.models import model_folder
+from flows.models import MODEL_HELP, model_folder
 
 
 def command(
     prompt: Annotated[str, typer.Argument(help="The text to continue, or the message to answer.")],
-    model: Annotated[str, typer.Option(help="A stage, name@label, or a Hugging Face folder.")] = "export",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "export",
     chat: Annotated[bool, typer.Option("--chat", help="Answer in the chat template instead of continuing.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.8,
@@ -32,13 +32,13 @@ def command(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, seed=seed,
     )  # fmt: skip
-    folder = model_folder(open_store(workspace), model, label)
-    if chat:
-        pieces = ChatSession.open(folder, sampling=sampling).stream(prompt)
-    else:
-        pieces = load_text_model(folder).complete(prompt, sampling)
+    with model_folder(open_store(workspace), model, label) as folder:
+        if chat:
+            pieces = ChatSession.open(folder, sampling=sampling).stream(prompt)
+        else:
+            pieces = load_text_model(folder).complete(prompt, sampling)
     if json:
-        print_json({"model": str(folder), "prompt": prompt, "text": "".join(pieces)})
+        print_json({"model": model, "prompt": prompt, "text": "".join(pieces)})
         return
     if not chat:
         sys.stdout.write(prompt)

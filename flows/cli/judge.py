@@ -1,17 +1,17 @@
 """``headwater judge``: two models answer the same held-out prompts, and a third one says who did better."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
-from flows.models import model_folder
+from flows.models import MODEL_HELP, model_folder
 from infra.errors import InputError
+from infra.store.store import Store
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A stage, name@label, or a Hugging Face folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     against: Annotated[str, typer.Option(help="The model it is compared with.")],
     endpoint: Annotated[str, typer.Option(help="Server with OpenAI's chat interface: http://127.0.0.1:8000/v1.")],
     judge: Annotated[str, typer.Option(help="The judging model's name on that server.")],
@@ -38,8 +38,7 @@ def command(
     pairs = read_pairs(preferences.local("data/pairs.parquet"), "held_out")[:prompts]
     conversations = [[{"role": turn.role, "content": turn.content} for turn in pair.prompt] for pair in pairs]
     replies = [
-        _replies(model_folder(store, name, label), conversations, max_new_tokens, temperature, seed)
-        for name in (model, against)
+        _replies(store, name, label, conversations, max_new_tokens, temperature, seed) for name in (model, against)
     ]
     duels = [
         Duel("\n".join(f"{turn['role']}: {turn['content']}" for turn in turns), left, right)
@@ -60,14 +59,20 @@ def command(
 
 
 def _replies(
-    folder: Path, conversations: list[list[dict[str, str]]], max_new_tokens: int, temperature: float, seed: int
+    store: Store,
+    name: str,
+    label: str,
+    conversations: list[list[dict[str, str]]],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> list[str]:
     from training.chat import ChatSession
     from training.generate import Sampling
 
-    session = ChatSession.open(
-        folder, sampling=Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=0.95, seed=seed)
-    )
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=0.95, seed=seed)
+    with model_folder(store, name, label) as folder:
+        session = ChatSession.open(folder, sampling=sampling)
     answers = []
     for turns in conversations:
         session.messages = list(turns[:-1])

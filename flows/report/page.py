@@ -26,12 +26,27 @@ class Reply:
     answer: str
 
 
-def write_page(datasets: Datasets, path: Path, *, replies: Sequence[Reply] = (), samples: int = 3) -> None:
-    """Write the report on these datasets (by stage name; any subset) as one self-contained file."""
-    path.write_text(render(datasets, replies, samples), encoding="utf-8")
+def write_page(
+    datasets: Datasets,
+    path: Path,
+    *,
+    replies: Sequence[Reply] = (),
+    comparisons: Sequence[Mapping[str, Any]] = (),
+    samples: int = 3,
+) -> None:
+    """Write the report on these datasets (by stage name; any subset) as one self-contained file.
+
+    ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares.
+    """
+    path.write_text(render(datasets, replies, samples, comparisons), encoding="utf-8")
 
 
-def render(datasets: Datasets, replies: Sequence[Reply] = (), samples: int = 3) -> str:
+def render(
+    datasets: Datasets,
+    replies: Sequence[Reply] = (),
+    samples: int = 3,
+    comparisons: Sequence[Mapping[str, Any]] = (),
+) -> str:
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
         autoescape=True,
@@ -40,10 +55,12 @@ def render(datasets: Datasets, replies: Sequence[Reply] = (), samples: int = 3) 
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "si": _si, "percent": _percent, "seconds": _seconds, "size": _size}
-    return environment.get_template("report.html.j2").render(**sections(datasets, replies, samples))
+    return environment.get_template("report.html.j2").render(**sections(datasets, replies, samples, comparisons))
 
 
-def sections(datasets: Datasets, replies: Sequence[Reply], samples: int) -> dict[str, Any]:
+def sections(
+    datasets: Datasets, replies: Sequence[Reply], samples: int, comparisons: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Everything the template shows; a section without its datasets is None or empty."""
     fates = documents.stage_fates(datasets, samples)
     order = documents.source_order(fates)
@@ -67,7 +84,7 @@ def sections(datasets: Datasets, replies: Sequence[Reply], samples: int) -> dict
         "shards": learning.read_json_if(datasets.get("shards"), "data/stats.json"),
         "pretrain": pretrain(datasets),
         "alignment": columns(alignment(datasets, samples), _card_height),
-        "evaluation": evaluation(datasets),
+        "evaluation": evaluation(datasets, comparisons),
         "chat": chat(replies),
         "graph": origin.graph(datasets),
         "rows": origin.dataset_rows(datasets),
@@ -251,13 +268,13 @@ def _dpo(dataset: Dataset | None) -> dict[str, Any] | None:
     return _card("DPO", "How much further apart the policy puts the two replies.", facts, [chart])
 
 
-def evaluation(datasets: Datasets) -> dict[str, Any] | None:
-    figures = learning.read_json_if(datasets.get("evaluate"), "data/evaluation.json")
-    if not figures:
+def evaluation(datasets: Datasets, comparisons: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
+    figures = learning.read_json_if(datasets.get("evaluate"), "data/evaluation.json") or {}
+    if not figures and not comparisons:
         return None
     return {
-        "tasks": learning.task_tables(figures["tasks"]),
-        "comparisons": learning.task_tables(figures.get("comparisons", []), mark=0.0),
+        "tasks": learning.task_tables(figures.get("tasks", [])),
+        "comparisons": learning.task_tables([*comparisons, *figures.get("comparisons", [])], mark=0.0),
     }
 
 

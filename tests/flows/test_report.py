@@ -235,6 +235,14 @@ def test_the_page_is_written_by_the_stage_and_left_out_of_its_digest(datasets, t
     assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
+def test_a_comparison_made_by_hand_is_shown(datasets) -> None:
+    row = {"model": f"pretrain:20 - pretrain:40 {EVIL}", "task": "web", "metric": "bits_per_byte"}
+    page = render(datasets, comparisons=[row | estimate(0.123, 0.1, 0.2)])
+    assert "pretrain:20 - pretrain:40" in page and "+0.123" in page and EVIL not in page
+    alone = render({"ingest": datasets["ingest"]}, comparisons=[row | estimate(0.123, 0.1, 0.2)])
+    assert "+0.123" in alone and "+0.123" not in render(datasets)
+
+
 def test_the_river_is_as_wide_as_the_documents_are_many() -> None:
     flow = [
         Station("ingest", {"web": 60, "code": 40}, {"web": 30, "code": 40}, "rule"),

@@ -237,6 +237,23 @@ def test_two_models_are_compared_on_the_same_rows(home: Path) -> None:
     assert any(task["value"] != 0 for task in tasks.values())
 
 
+def test_two_checkpoints_are_compared_on_the_same_rows(home: Path, tmp_path: Path) -> None:
+    options = ("--rows", "4", "--items", "2", "--workspace", str(home))
+    (work,) = (home / "work" / "pretrain").iterdir()
+    older, newer = sorted((work / "checkpoints").glob("step-*"))
+    step, page = int(older.name.removeprefix("step-")), tmp_path / "page.html"
+    by_step = as_json("evaluate", f"pretrain:{step}", "--compare", newer.name, "--report", str(page), *options)
+    assert by_step["model"] == f"pretrain:{step} - {newer.name}" and by_step["model"] in page.read_text()
+    assert by_step["tasks"] == as_json("evaluate", str(older), "--compare", str(newer), *options)["tasks"]
+    tasks = {task["task"]: task for task in by_step["tasks"]}
+    assert {"web", "wikipedia", "humaneval"} <= tasks.keys() and tasks["web"]["value"] != 0
+    alone = [{task["task"]: task["value"] for task in as_json("evaluate", str(path), *options)["tasks"]}
+             for path in (older, newer)]  # fmt: skip
+    assert tasks["web"]["value"] == pytest.approx(alone[0]["web"] - alone[1]["web"], abs=2e-5)
+    refused = headwater("evaluate", "pretrain:3", "--workspace", str(home), check=False)
+    assert refused.returncode != 0 and "there is no checkpoint of step 3" in refused.stderr
+
+
 def test_inspect_report_and_status_read_the_store(home: Path, tmp_path: Path) -> None:
     view = as_json("inspect", "--stage", "quality", "--rule", "language", "--sample", "2", "--workspace", str(home))
     assert view["incoming"] == view["kept"] + sum(view["dropped"].values()) + view["failed"]

@@ -1,11 +1,14 @@
 """Peaks are found by device name, FLOPs agree with a count by hand, and a log survives being cut."""
 
 import json
+import os
 import struct
+import sys
 
 import pytest
 
-from training.metrics import MetricsLog, flops_per_token, peak_flops
+from infra.errors import ConfigError
+from training.metrics import MetricsLog, flops_per_token, peak_flops, require_wandb
 from training.model import ModelConfig
 from training.tensorboard import EventWriter
 
@@ -38,13 +41,13 @@ def test_flops_of_a_small_decoder():
 
 def test_a_resumed_log_has_every_step_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0, tensorboard=tmp_path / "board", wandb_project="", run="r")
+    log = MetricsLog(path, 0, tensorboard=tmp_path / "board", wandb_project="", wandb_folder=tmp_path, run="r")
     for step in range(1, 6):
         log.write(step, {"loss": float(step), "held": "why", "mfu": None})
     log.close()
     with path.open("a") as stream:
         stream.write('{"step": 6, "lo')
-    log = MetricsLog(path, 3, tensorboard=tmp_path / "board", wandb_project="", run="r")
+    log = MetricsLog(path, 3, tensorboard=tmp_path / "board", wandb_project="", wandb_folder=tmp_path, run="r")
     log.write(4, {"loss": 40.0})
     log.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -89,3 +92,54 @@ def test_the_checksum_of_the_test_is_the_standard_one():
     assert masked(b"123456789") == struct.pack(
         "<I", (((0xE3069283 >> 15) | (0xE3069283 << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     )
+
+
+def test_a_missing_package_is_said_before_anything_is_built(monkeypatch, tmp_path):
+    (tmp_path / "wandb").mkdir()  # what its runs leave behind is no package
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    require_wandb("")
+    with pytest.raises(ConfigError, match="not installed"):
+        require_wandb("project")
+
+
+class FakeWandb:
+    """Records what it is told; refuses where there is neither a key nor offline mode, as the package does."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self):
+        self.given, self.figures, self.done = None, [], False
+
+    def Settings(self, **settings):  # noqa: N802 (the package's name)
+        return settings
+
+    def init(self, **given):
+        if "WANDB_API_KEY" not in os.environ:
+            raise self.Error("No API key configured.")
+        self.given = given
+        return self
+
+    def log(self, figures, step):
+        self.figures.append((step, figures))
+
+    def finish(self):
+        self.done = True
+
+
+def test_weights_and_biases_gets_the_numbers_and_never_the_key(monkeypatch, tmp_path):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_API_KEY", "secret-key")
+    places = {"tensorboard": tmp_path / "board", "wandb_folder": tmp_path / "work", "run": "pretrain-1"}
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0, wandb_project="p", **places)
+    log.write(1, {"loss": 2.0, "held": "a reason"})
+    log.close()
+    assert fake.figures == [(1, {"loss": 2.0})] and fake.done
+    assert fake.given["id"] == "pretrain-1" and fake.given["dir"] == str(tmp_path / "work")
+    assert "secret-key" not in repr(fake.given)
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(ConfigError, match="No API key configured"):
+        MetricsLog(tmp_path / "metrics.jsonl", 0, wandb_project="p", **places)

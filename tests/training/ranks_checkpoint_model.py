@@ -1,0 +1,58 @@
+"""Run under torchrun by test_checkpoint_model: is the model read from a checkpoint the one that was being trained?"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import Checkpoints, list_checkpoints
+from training.checkpoint_model import load_checkpoint_model
+from training.engine import ParallelConfig, create_engine, distributed
+from training.loader import MicroBatch
+from training.model import ModelConfig
+from training.optimizer import OptimizerConfig
+from training.schedule import ScheduleConfig
+from training.sharded import build_for_engine
+from training.validation import summed_loss
+
+# Odd sizes: pieces of a weight must be filled up before three ranks can share them.
+SHAPE = ModelConfig(
+    vocab_size=131, hidden_size=36, layers=2, heads=3, kv_heads=1, intermediate_size=50, tie_embeddings=False
+)
+
+
+def batch(rank: int) -> MicroBatch:
+    tokens = torch.randint(0, 131, (2, 17), generator=torch.Generator().manual_seed(rank))
+    return MicroBatch(tokens[:, :-1], tokens[:, 1:], torch.ones(2, 16), None, 32.0)
+
+
+def differing(ranks, folder: Path, stage: int, dtype: str) -> list[str] | None:
+    """Names of weights that differ between the engine and its checkpoint; None on all ranks but the first."""
+    parallel = ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=2)
+    optimizer = OptimizerConfig(lr=0.01, schedule=ScheduleConfig(warmup_steps=0))
+    model = build_for_engine(SHAPE, 0, optimizer, parallel, ranks)
+    engine = create_engine(model, optimizer, parallel, total_steps=4, ranks=ranks)
+    for _ in range(3):
+        engine.train_step([batch(ranks.rank)], summed_loss, lambda part: part.tokens)
+    Checkpoints(engine, folder, print).save({}, wait=True)
+    with engine.whole_model() as whole:
+        if not ranks.first:
+            return None
+        ((_, path),) = list_checkpoints(folder)
+        read = load_checkpoint_model(path).state_dict()
+        expected = whole.state_dict()
+        assert read.keys() == expected.keys()
+        return [name for name, weight in expected.items() if not torch.equal(weight, read[name])]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with distributed() as ranks:
+        answers = [differing(ranks, Path(sys.argv[1]) / f"{stage}", stage, "bf16") for stage in (1, 2, 3)]
+        if ranks.first:
+            print("ANSWER " + json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
