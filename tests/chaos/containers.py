@@ -54,7 +54,9 @@ class ContainerCluster(Cluster):
     def environment(self, api: str) -> dict[str, str]:
         stage = {"IMAGE": IMAGE, "WORKSPACE": str(self.workspace), "USER": user()}
         ours = {f"HEADWATER_STAGE_{name}": value for name, value in stage.items()}
-        return {**super().environment(api), **self.engine.address, **ours}
+        # A run of twenty containers would wait two minutes for its worker to look: by default every 10 s.
+        quick = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+        return {**super().environment(api), **self.engine.address, **ours, **quick}
 
     def deploy(self) -> None:
         # The template names the server as containers reach it: through the wire.

@@ -43,11 +43,11 @@ def small(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Servi
     return services
 
 
-def digest_here(tmp_path: Path) -> str:
+def digest_here(tmp_path: Path, documents: int = 40) -> str:
     """What the same stage publishes on this machine, outside every container."""
     from flows.runtime import run_in_workspace
 
-    recipe = load_recipe(str(write_input(tmp_path, str(tmp_path))))
+    recipe = load_recipe(str(write_input(tmp_path, str(tmp_path), documents=documents)))
     result = run_in_workspace(
         recipe, Selection(only=("ingest",)), Store.at(tmp_path / "ws"), use_prefect=False, quiet=True
     )
