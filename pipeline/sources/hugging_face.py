@@ -39,6 +39,16 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
             yield document_of_row(row, part.archive.name, position, 1, source)
 
 
+def local_files(config: SourceConfig) -> list[str]:
+    """The files of a split of a local folder."""
+    import datasets
+
+    with _said_in_one_sentence(config):
+        settings = datasets.load_dataset_builder(config.address, config.subset or None).config
+        files: list[str] = (settings.data_files or {})[config.split or "train"]
+        return sorted(files)
+
+
 def _open(config: SourceConfig) -> Any:
     import datasets
 

@@ -1,8 +1,9 @@
 """A look at a source before it is read: a few of its records in bounded time, and what share of the source they are.
 
 Formats with places to start at are read at some places chosen by the archives' names; of formats that must be read from
-their beginning, the first half megabyte is read as if it were all (the record at which it ends does not count). What can
-only be had over the network is not looked at.
+their beginning, the first half megabyte is read as if it were all (the record at which it ends does not count). Of a crawl
+by name, and of archives on a web server, ranges of three archives are fetched; a folder of the ``datasets`` library is
+looked at as the files it is. Buckets, captures of a domain and datasets of the hub are not looked at.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pyarrow.parquet as pq
 
@@ -20,8 +22,12 @@ from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import Document
+from pipeline.extract.page import Page, PageExtractor
+from pipeline.extract.refusal import Refused
+from pipeline.sources import common_crawl, hugging_face, warc
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, is_fate
 from pipeline.sources.files import dataset_role, find_archives, is_http, open_archive
+from pipeline.sources.http import HttpFile, Patience
 from pipeline.sources.multistream import is_multistream
 from pipeline.sources.records import GZIP_MAGIC, first_bytes
 from pipeline.sources.registry import SOURCES
@@ -31,6 +37,9 @@ HEAD_BYTES = 500_000
 """Enough for one block of a bz2 file."""
 PIECES = 3
 PARQUET_ROWS = 500
+PAGES = ("warc", "wet")
+BRIEF = Patience(tries=2, first_pause_s=0.5, longest_pause_s=2.0, silence_s=5.0)
+"""A look is not worth a long wait."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,16 @@ class Probe:
 
 def probe(reading: Reading, inputs: Mapping[str, Dataset], seconds: float) -> Probe | None:
     """Some of the source's records. None where they cannot be had in this time, or not without the network."""
-    source = reading.source
-    archives = _archives(source, inputs)
-    if archives is None:
+    stored = _stored(reading.source, inputs) or _on_server(reading.source)
+    if stored is None:
         return None
+    reading = replace(reading, source=stored.source)
+    archives = stored.archives
+    chosen = [_sized(archive) for archive in sorted(archives, key=lambda archive: _rank(archive.name))[:PIECES]]
     total = sum(archive.size for archive in archives)
-    chosen = sorted(archives, key=lambda archive: _rank(archive.name))[:PIECES]
+    if not total:  # nobody lists the sizes of what is on a server
+        total = sum(archive.size for archive in chosen) * len(archives) // len(chosen)
+    _load(reading)
     deadline = time.monotonic() + seconds
     started = time.monotonic()
     read = 0.0
@@ -69,22 +82,74 @@ def probe(reading: Reading, inputs: Mapping[str, Dataset], seconds: float) -> Pr
 
 def size_of(source: SourceConfig, inputs: Mapping[str, Dataset]) -> int | None:
     """Bytes of all its archives; None where that takes the network."""
-    archives = _archives(source, inputs)
-    return None if archives is None else sum(archive.size for archive in archives)
+    stored = _stored(source, inputs)
+    return None if stored is None else sum(archive.size for archive in stored.archives)
 
 
-def _archives(source: SourceConfig, inputs: Mapping[str, Dataset]) -> list[Archive] | None:
-    listed = SOURCES[source.kind].listed and not is_http(source.address)
-    local = dataset_role(source.address) is not None or is_local(source.address)
-    return find_archives(source.address, inputs, folders=source.kind == "code") if listed and local else None
+@dataclass(frozen=True)
+class _Stored:
+    """A source as the files it consists of, with the kind that reads such files."""
+
+    source: SourceConfig
+    archives: list[Archive]
+
+
+def _stored(source: SourceConfig, inputs: Mapping[str, Dataset]) -> _Stored | None:
+    """None where it takes the network."""
+    if source.kind == "hugging_face":
+        return _dataset_files(source) if Path(source.address).is_dir() else None
+    if source.kind == "common_crawl":
+        if source.domain or is_http(source.mirror) or not is_local(source.mirror):
+            return None
+        return _Stored(_as(source, source.content), [_sized(part.archive) for part in common_crawl.parts(source, [])])
+    local = dataset_role(source.address) is not None or (not is_http(source.address) and is_local(source.address))
+    if not SOURCES[source.kind].listed or not local:
+        return None
+    return _Stored(source, find_archives(source.address, inputs, folders=source.kind == "code"))
+
+
+def _on_server(source: SourceConfig) -> _Stored | None:
+    """A crawl's archives, or one archive, on a web server: their sizes are not known yet."""
+    if source.kind == "common_crawl" and not source.domain and is_http(source.mirror):
+        parts = common_crawl.parts(source, [], BRIEF)
+        return _Stored(_as(source, source.content), [part.archive for part in parts])
+    if source.kind in PAGES and is_http(source.address):
+        return _Stored(source, [Archive(source.address.rsplit("/", 1)[-1], source.address, 0, "")])
+    return None
+
+
+def _dataset_files(source: SourceConfig) -> _Stored | None:
+    """The files of a split; None for formats other than Parquet and JSON lines."""
+    files = [Path(file) for file in hugging_face.local_files(source)]
+    kinds = {"parquet" if file.suffix == ".parquet" else "jsonl" if ".jsonl" in file.suffixes else "" for file in files}
+    archives = [Archive(file.name, str(file), file.stat().st_size, "") for file in files]
+    for kind in ("parquet", "jsonl"):
+        if kinds == {kind}:
+            return _Stored(_as(source, kind), archives)
+    return None
+
+
+def _as(source: SourceConfig, kind: str) -> SourceConfig:
+    return source.model_copy(update={"kind": kind})
+
+
+def _sized(archive: Archive) -> Archive:
+    if archive.size:
+        return archive
+    if not is_http(archive.url):
+        return replace(archive, size=Path(archive.url).stat().st_size)
+    with HttpFile(archive.url, BRIEF) as stream:
+        return replace(archive, size=stream.size)
 
 
 def _piece(archive: Archive, number: int, reading: Reading, deadline: float) -> tuple[Sequence[Outcome], float]:
     """Records of one piece of an archive, and how many of its bytes they stand for: 0 where that cannot be told."""
-    read = SOURCES[reading.source.kind].read
+    read = _read_briefly if is_http(archive.url) else SOURCES[reading.source.kind].read
     part = Part(archive, 0, archive.size)
     if archive.size <= PIECE_BYTES:
         found, ended = _until(read(part, reading), deadline)
+        if not ended and reading.source.kind in PAGES:
+            return found, float(_reach(found, 0))
         return (found, float(archive.size)) if ended else ([], 0.0)
     if _cut_anywhere(archive, reading.source):
         start = int(_rank(f"{archive.name} {number}") / 2**64 * (archive.size - PIECE_BYTES))
@@ -104,6 +169,19 @@ def _piece(archive: Archive, number: int, reading: Reading, deadline: float) -> 
     return _head(archive, reading, deadline)
 
 
+def _load(reading: Reading) -> None:
+    """What the first page costs once, above all compiled code, is no part of the time of the others."""
+    if reading.source.kind in PAGES:
+        page = Page(id=b"", url="", body=b"<p>One page.</p>", content_type="text/html")
+        with suppress(Refused):
+            PageExtractor.create(reading.extract, reading.language_model).extract(page)
+
+
+def _read_briefly(part: Part, reading: Reading) -> Iterator[Outcome]:
+    with HttpFile(part.archive.url, BRIEF) as stream:
+        yield from warc.read_stream(cast(BinaryIO, stream), part, reading)
+
+
 def _head(archive: Archive, reading: Reading, deadline: float) -> tuple[Sequence[Outcome], float]:
     with tempfile.TemporaryDirectory(prefix="headwater-probe-") as folder:
         path = Path(folder) / Path(archive.name).name
@@ -119,8 +197,8 @@ def _head(archive: Archive, reading: Reading, deadline: float) -> tuple[Sequence
 
 
 def _cut_anywhere(archive: Archive, source: SourceConfig) -> bool:
-    if source.kind in ("warc", "wet"):
-        return first_bytes(open_archive(archive)) == GZIP_MAGIC
+    if source.kind in PAGES:
+        return is_http(archive.url) or first_bytes(open_archive(archive)) == GZIP_MAGIC
     if source.kind == "wikipedia":
         with open_archive(archive) as stream:
             return is_multistream(stream)

@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from pipeline.extract.page import ExtractConfig
 from pipeline.sources import probe as probes
 from pipeline.sources.contract import Reading, SourceConfig
 from tests.pipeline.sources.archives import PROSE, html_page, read_source, warc_record
+from tests.pipeline.sources.mirror import serve
 
 
 def recipe(folder: Path, kind: str, address: Path, *further: str) -> Path:
@@ -115,15 +118,62 @@ def test_a_large_source_is_judged_by_a_part_of_it(tmp_path: Path, kind: str) -> 
     assert seen.records * seen.scale == pytest.approx(total, rel=0.1)
 
 
-def test_what_needs_the_network_is_not_looked_at(tmp_path: Path) -> None:
-    path = recipe(tmp_path, "common_crawl", Path("CC-MAIN-2024-10"))
+def test_a_crawl_by_name_is_looked_at_in_ranges(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    archives = {
+        f"{n:05}.warc.gz": b"".join(
+            gzip.compress(
+                warc_record(f"http://example.org/{n}/{k}", html_page("x", f"{PROSE} {chance.randbytes(900).hex()}"))
+            )
+            for k in range(1500)
+        )
+        for n in range(4)
+    }
+    with serve() as mirror:
+        mirror.add_crawl("CC-MAIN-2024-10", archives)
+        source = {"name": "web", "kind": "common_crawl", "address": "CC-MAIN-2024-10", "mirror": mirror.url}
+        path = tmp_path / "small.yaml"
+        path.write_text(
+            f"recipe: small\nexecution: {{workers: 1}}\nstages:\n  ingest: {{sources: [{json.dumps(source)}]}}\n"
+        )
+        (ingest,) = planned(path, Store.at(tmp_path / "workspace"))["stages"]
+        assert ingest["incoming"] == pytest.approx(6000, rel=0.1)
+        assert ingest["kept"] == pytest.approx(6000, rel=0.1)
+        assert mirror.requests.total() < 12
+    for file, data in mirror.files.items():
+        (tmp_path / "mirror" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mirror" / file).write_bytes(data)
+    path.write_text(path.read_text().replace(mirror.url, str(tmp_path / "mirror")))
+    (ingest,) = planned(path, Store.at(tmp_path / "workspace"))["stages"]
+    assert ingest["incoming"] == pytest.approx(6000, rel=0.1)
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_a_folder_of_the_datasets_library_is_looked_at_as_files(tmp_path: Path, form: str) -> None:
+    (tmp_path / "data").mkdir()
+    for shard in range(5):
+        rows = [{"body": f"{PROSE} {shard} {row}", "id": row} for row in range(2000)]
+        target = tmp_path / "data" / f"train-{shard:05}-of-00005.{form}"
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), target)
+        else:
+            target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = SourceConfig(name="rows", kind="hugging_face", address=str(tmp_path), text_column="body")
+    seen = probes.probe(Reading(source, ExtractConfig()), {}, 20.0)
+    assert seen is not None
+    assert seen.records * seen.scale == pytest.approx(10_000, rel=0.05)
+    assert seen.records < 10_000
+
+
+def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
+    with serve() as mirror:
+        nobody = mirror.url
+    source = {"name": "web", "kind": "common_crawl", "address": "CC-MAIN-2024-10", "mirror": nobody}
+    path = tmp_path / "small.yaml"
+    path.write_text(f"recipe: small\nstages:\n  ingest: {{sources: [{json.dumps(source)}]}}\n")
     said = planned(path, Store.at(tmp_path / "workspace"))
     assert (said["documents"], said["stages"]) == (None, [])
-    assert "web is not in the forecast" in said["notes"][0]
-    for kind, address in (
-        ("common_crawl", "CC-MAIN-2024-10"),
-        ("warc", "https://example.org/x.warc.gz"),
-        ("warc", "s3://b/*.gz"),
-    ):
-        source = SourceConfig(name="test", kind=kind, address=address)  # type: ignore[arg-type]
-        assert probes.probe(Reading(source, ExtractConfig()), {}, 1.0) is None
+    assert said["notes"][0].startswith("web is not in the forecast: the file could not be fetched")
+    for kind, address in (("warc", "s3://b/*.gz"), ("hugging_face", "owner/name")):
+        far = SourceConfig(name="test", kind=kind, address=address)  # type: ignore[arg-type]
+        assert probes.probe(Reading(far, ExtractConfig()), {}, 1.0) is None
