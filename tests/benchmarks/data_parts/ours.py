@@ -1,6 +1,6 @@
 """Ours: archives to quality-filtered documents by the real stages and the real runner, two workers.
 
-``python -m tests.benchmarks.data_parts.ours ARCHIVES WORKSPACE LANGUAGE_MODEL LANGUAGES STAGES``
+``python -m tests.benchmarks.data_parts.ours ARCHIVES WORKSPACE LANGUAGE_MODEL LANGUAGES STAGES CLASSIFIER``
 """
 
 import json
@@ -38,15 +38,22 @@ WORKERS = 2
 LEAST_CHARACTERS = 199
 
 
-def main(archives: str, workspace: str, model: str, languages: str, last: str) -> None:
-    answer = data_path(archives, workspace, model, languages, last, LocalExecutor(workers=WORKERS))
+def main(archives: str, workspace: str, model: str, languages: str, last: str, classifier: str) -> None:
+    executor = LocalExecutor(workers=WORKERS)
+    answer = data_path(archives, workspace, model, languages, last, executor, Path(classifier))
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
 def data_path(
-    archives: str, workspace: str, model: str, languages: str, last: str, executor: Executor
+    archives: str,
+    workspace: str,
+    model: str,
+    languages: str,
+    last: str,
+    executor: Executor,
+    classifier: Path | None = None,
 ) -> dict[str, Any]:
-    """Archives to filtered documents: seconds by stage, counts, and what was kept."""
+    """Archives to filtered documents: seconds by stage, counts, and what was kept. ``classifier``: its model, if trained."""
     wanted = tuple(languages.split(",")) if languages else ()
     ingest = IngestConfig(
         sources=(SourceConfig(name="web", kind="warc", address=f"{archives}/*.warc.gz"),),
@@ -55,7 +62,7 @@ def data_path(
     )
     attributes = AttributesConfig(language=LanguageConfig(model=model))
     quality = QualityConfig(sources=(SourceRules(source="*", languages=wanted, presets=WEB_PRESETS),))
-    classifier = _classifier(Path(workspace))
+    scorer = _classifier(Path(workspace), classifier)
     store = Store.at(Path(workspace))
     run = RunContext(
         store=store,
@@ -65,7 +72,7 @@ def data_path(
         launcher=LocalLauncher(),
         reporter=PlainReporter(every_s=3600.0),
     )
-    found: dict[str, Dataset] = {"classifier": classifier}
+    found: dict[str, Dataset] = {"classifier": scorer}
     seconds: dict[str, float] = {}
     plan: list[tuple[Stage, object, tuple[str, ...]]] = [
         (pipeline.ingest.STAGE, ingest, ()),
@@ -92,20 +99,25 @@ def data_path(
     }
 
 
-def _classifier(workspace: Path) -> Dataset:
+def _classifier(workspace: Path, trained: Path | None) -> Dataset:
+    model = trained or train_stand_in(workspace)
+    return write_dataset(workspace / "classifier", "classifier", {"data/quality.bin": model.read_bytes()})
+
+
+def train_stand_in(folder: Path) -> Path:
     """The stage scores every document; a model of the product's size, trained on next to nothing, stands for a trained
     one (which is another benchmark's matter)."""
     import fasttext
 
-    workspace.mkdir(parents=True, exist_ok=True)
-    lines, model = workspace / "lines.txt", workspace / "quality.bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, model = folder / "lines.txt", folder / "quality.bin"
     good, ordinary = "__label__good the study of rivers and their towns", "__label__ordinary click here to buy now"
     lines.write_text(f"{good}\n{ordinary}\n" * 200)
     size = ClassifierConfig()
     fasttext.train_supervised(
         str(lines), wordNgrams=2, dim=size.dimension, bucket=size.buckets, epoch=5, thread=1, verbose=0
     ).save_model(str(model))
-    return write_dataset(workspace / "classifier", "classifier", {"data/quality.bin": model.read_bytes()})
+    return model
 
 
 def _urls(dataset: Dataset) -> list[str]:
@@ -117,4 +129,4 @@ def _urls(dataset: Dataset) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    main(*sys.argv[1:7])

@@ -27,6 +27,10 @@ class Measured:
     worker_mb: float
     """The largest single process."""
     seconds: float
+    root_mb: float
+    """The program's own process."""
+    child_mb: float
+    """The largest of its descendants."""
     cpu_seconds: float
     """Of all processes together: on a busy machine steadier than the clock."""
 
@@ -48,8 +52,15 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
         )
     lines = [line for line in out.splitlines() if line.startswith("{")]
     seconds = time.perf_counter() - started
-    memory, worker = sampler.total / 2**20, sampler.largest / 2**20
-    return Measured(json.loads(lines[-1]), memory, worker, seconds, sum(sampler.cpu.values()))
+    return Measured(
+        json.loads(lines[-1]),
+        memory_mb=sampler.total / 2**20,
+        worker_mb=max(sampler.root, sampler.child) / 2**20,
+        seconds=seconds,
+        root_mb=sampler.root / 2**20,
+        child_mb=sampler.child / 2**20,
+        cpu_seconds=sum(sampler.cpu.values()),
+    )
 
 
 class _Sampler(threading.Thread):
@@ -60,7 +71,8 @@ class _Sampler(threading.Thread):
         self._root = psutil.Process(pid)
         self._ended = threading.Event()
         self.total = 0
-        self.largest = 0
+        self.root = 0
+        self.child = 0
         self.cpu: dict[int, float] = {}
 
     def run(self) -> None:
@@ -72,7 +84,8 @@ class _Sampler(threading.Thread):
             sizes = [_private(process.pid) for process in family]
             self.cpu |= {process.pid: spent for process in family if (spent := _cpu(process))}
             self.total = max(self.total, sum(sizes))
-            self.largest = max(self.largest, *sizes)
+            self.root = max(self.root, sizes[0])
+            self.child = max(self.child, *sizes[1:], 0)
 
     def stop(self) -> None:
         self._ended.set()
