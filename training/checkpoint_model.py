@@ -7,6 +7,7 @@ they are what ``pretrain`` would have published at that step, byte for byte.
 Nothing is unpickled but tensors and plain values, so a checkpoint from elsewhere can do no harm.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def _sharded(checkpoint: Path, ranks: int) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

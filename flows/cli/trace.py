@@ -59,7 +59,8 @@ def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None,
     if json:
         print_json(view)
         return
-    table = Table(title=f"Documents of step {view['step']}", title_justify="left", box=None, pad_edge=False)
+    held = "" if view["applied"] else " (its update was not applied)"
+    table = Table(title=f"Documents of step {view['step']}{held}", title_justify="left", box=None, pad_edge=False)
     for heading in ("rank", "source", "url", "archive", "offset", "quality"):
         table.add_column(heading, overflow="fold")
     for row in view["documents"]:
@@ -80,6 +81,9 @@ def _trace_url(pretrain: Dataset, shards: Dataset, url: str, json: bool) -> None
         return
     out = console()
     out.print(f"{view['url']}", markup=False)
+    if not view["shards"]:
+        out.print("  no token shard holds it; headwater why tells what became of it")
+        return
     for shard in view["shards"]:
         out.print(f"  {shard}", markup=False)
     out.print(f"  steps: {', '.join(map(str, view['steps'])) or 'none'}")

@@ -156,6 +156,11 @@ def test_a_curriculum_switches_at_its_step_and_a_kill_around_it_changes_nothing(
     killed.run()
     assert killed.digest() == straight.digest()
     assert killed.losses() == straight.losses()
+    later = [(step, path) for step, path in list_checkpoints(killed.request.checkpoint_dir) if step * 8 > first]
+    for step, path in later:  # what the guard remembers begins with the step that first met the second phase
+        guard = json.loads((path / "manifest.json").read_text())["state"]["guard"]
+        assert (guard["phase"], len(guard["losses"])) == (1, step - first // 8)
+    assert later
     pretrain = published(straight)
     for step in range(1, steps + 1):
         sources = {entry["source"] for entry in trace_step(pretrain, inputs["shards"], step)["documents"]}
