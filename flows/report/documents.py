@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.fates import find_rows
-from flows.funnel import DOCUMENT_STAGES
+from flows.funnel import DOCUMENT_STAGES, funnel_by_language
 from flows.report.river import Station
 from infra.store.dataset import Dataset
 
 UNKNOWN = "(unknown)"
 FILES_READ = 32
 EXCERPT = 420
+LANGUAGES = 12
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,27 @@ def source_order(fates: Sequence[StageFates]) -> list[str]:
         for source, number in (stage.kept_by_source + stage.lost_by_source()).items():
             seen[source] = max(seen[source], number)
     return [source for source, _ in sorted(seen.items(), key=lambda item: (-item[1], item[0]))]
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Documents by language, the most frequent first: how many arrived at the rules, and what each stage kept."""
+
+    stages: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[int, ...]], ...]
+    more: int
+
+
+def by_language(datasets: Mapping[str, Dataset]) -> Languages | None:
+    """None where no language is known yet."""
+    found = funnel_by_language(datasets.values())
+    if not found:
+        return None
+    stages = tuple(dict.fromkeys(row.stage for row in found))
+    arrived = {row.group: row.incoming for row in found if row.stage == stages[0]}
+    kept = {(row.stage, row.group): row.kept for row in found}
+    rows = [(name, number, tuple(kept.get((stage, name), 0) for stage in stages)) for name, number in arrived.items()]
+    return Languages(stages, tuple(rows[:LANGUAGES]), max(0, len(rows) - LANGUAGES))
 
 
 def kept_samples(dataset: Dataset, number: int) -> list[Kept]:

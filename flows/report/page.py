@@ -73,6 +73,7 @@ def sections(
         "fates": fates,
         "losing": columns([stage for stage in fates if stage.gone], lambda stage: min(12, len(stage.ranked)) + 3),
         "sources": order,
+        "languages": documents.by_language(datasets),
         "colours": colours,
         "river": river(documents.stations(fates), colours),
         "kept": documents.kept_samples(last, samples) if last is not None and samples else [],

@@ -70,7 +70,7 @@ def ask(datasets: Mapping[str, Dataset], config: ReportConfig) -> list[Reply]:
 
 STAGE = ShardStage(
     name="report",
-    code_version=1,
+    code_version=2,
     config=ReportConfig,
     reference="flows.report:STAGE",
     inputs=lambda config: {name: name for name in config.stages},

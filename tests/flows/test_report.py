@@ -6,13 +6,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.report import STAGE, ReportConfig, write_page
 from flows.report.charts import Level, Series, line_chart, smooth, thin, ticks
-from flows.report.documents import source_order, stage_fates, stations
+from flows.report.documents import by_language, source_order, stage_fates, stations
 from flows.report.graph import Node, lineage_graph
 from flows.report.page import Reply, columns, render
 from flows.report.river import Station, river
@@ -302,3 +304,25 @@ def test_columns_hold_every_card_once(heights: list[int]) -> None:
 
 def test_sources_keep_one_order() -> None:
     assert source_order([]) == []
+
+
+def attributes(root: Path, languages: list[str | None]) -> Dataset:
+    path = root / "data" / "web" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"language": pa.array(languages, pa.string())}), path)
+    return adopt_dataset(root, "attributes", [describe_file(root, "data/web/0000.parquet")])
+
+
+def test_the_funnel_by_language(tmp_path: Path) -> None:
+    measured = attributes(tmp_path / "a", ["en"] * 3 + ["de"] * 2 + [None])
+    rows = [document("web", n, f"text {n}") | {"language": "en" if n < 2 else "de"} for n in range(3)]
+    quality, dedup = publish(tmp_path / "q", "quality", rows, []), publish(tmp_path / "d", "dedup", rows[:2], [])
+    datasets = {"attributes": measured, "quality": quality, "dedup": dedup}
+    found = by_language(datasets)
+    assert found is not None
+    assert found.stages == ("quality", "dedup")
+    assert found.rows == (("en", 3, (2, 2)), ("de", 2, (1, 0)), ("(unknown)", 1, (0, 0)))
+    page = render(datasets)
+    assert "Kept by language" in page
+    assert not parse(page).wrong
+    assert "Kept by language" not in render({"quality": quality})
