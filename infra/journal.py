@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from infra.garbage import collector_paused
 from infra.stage import Counts, Receipt
 from infra.store.files import OutputFile, child_names, file_sizes, is_local, read_many, write_bytes
 
@@ -55,15 +56,16 @@ def read_receipts(folder: str | Path) -> dict[tuple[str, str], Receipt]:
     """All receipts by (step, unit). Two receipts of one unit are equal by construction: the later read wins."""
     receipts: dict[tuple[str, str], Receipt] = {}
     files = [f"{folder}/{name}" for name in child_names(folder) if name.endswith(".jsonl")]
-    for data in read_many(files):
-        for line in data.split(b"\n"):
-            if not line:
-                continue
-            try:
-                receipt = _decode(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue  # torn by a kill: the unit is done again
-            receipts[receipt.step, receipt.unit] = receipt
+    with collector_paused():
+        for data in read_many(files):
+            for line in data.split(b"\n"):
+                if not line:
+                    continue
+                try:
+                    receipt = _decode(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    continue  # torn by a kill: the unit is done again
+                receipts[receipt.step, receipt.unit] = receipt
     return receipts
 
 

@@ -3,7 +3,10 @@
 counts are conserved -> every output is there with the bytes it was written with -> nothing else is there -> manifest
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from infra.errors import HeadwaterError, InputError
@@ -98,9 +101,10 @@ def sweep(work: Work, outputs: Sequence[OutputFile]) -> None:
         if path not in known:
             remove_file(f"{work.root}/{path}")
     if work.is_local:
-        for folder in sorted(work.local_root.rglob("*/"), reverse=True):
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        for folder, _, names in os.walk(work.local_root, topdown=False):
+            if not names and Path(folder) != work.local_root:
+                with contextlib.suppress(OSError):  # it holds folders that hold files
+                    os.rmdir(folder)
 
 
 def _input_records(work: Work) -> list[InputRecord]:

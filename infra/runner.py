@@ -6,7 +6,6 @@
 Kill any process at any point and call it again: finished units are not repeated and the published bytes are the same.
 """
 
-import dataclasses
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,7 +29,6 @@ from infra.store.files import (
     OutputFile,
     child_names,
     exists,
-    read_json,
     remove_file,
     remove_tree,
     upload,
@@ -44,6 +42,7 @@ from infra.store.manifest import (
 )
 from infra.store.store import Store
 from infra.work import Work
+from infra.worklist import planned_units
 
 
 @dataclass(frozen=True)
@@ -195,14 +194,15 @@ def _run_shards(
 ) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
     receipts: dict[str, Sequence[Receipt]] = {}
     context = StageContext(work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts)
+    known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
     total = 0
     for step in stage.steps:
-        units = _planned_units(step, context, work.work)
+        units = planned_units(step, context)
         total += len(units)
-        receipts[step.name] = _run_step(stage, step, units, work, run)
+        receipts[step.name] = _run_step(stage, step, units, known, work, run)
     stage.finalize(context)
     every = [receipt for step in stage.steps for receipt in receipts[step.name]]
-    counts = (context.counts or sum((receipt.counts for receipt in every), Counts())) + work.lost
+    counts = (context.counts or Counts.total(receipt.counts for receipt in every)) + work.lost
     outputs = [
         output for receipt in every for output in receipt.outputs if not output.path.startswith("steps/")
     ] + context.outputs
@@ -212,26 +212,11 @@ def _run_shards(
     return outputs, counts, context.stats, UnitsRecord(total=total, ok=ok, failed=work.failed)
 
 
-def _planned_units(step: Step, context: StageContext, work: str) -> list[Unit]:
-    """The step's units, frozen at the first attempt so that a resumed run works through the same list."""
-    path = f"{work}/plan/{step.name}.json"
-    if exists(path):
-        return [Unit(**entry) for entry in read_json(path)]
-    units = sorted(step.units(context), key=lambda unit: unit.id)
-    if len({unit.id for unit in units}) != len(units):
-        seen: set[str] = set()
-        twice = next(unit.id for unit in units if unit.id in seen or seen.add(unit.id))  # type: ignore[func-returns-value]
-        raise HeadwaterError(
-            f"step {step.name!r} plans unit {twice} twice",
-            remedy="The same input is listed twice: remove the duplicate from the recipe.",
-        )
-    write_json(path, [dataclasses.asdict(unit) for unit in units])
-    return units
-
-
-def _run_step(stage: ShardStage, step: Step, units: Sequence[Unit], work: Work, run: RunContext) -> list[Receipt]:
+def _run_step(
+    stage: ShardStage, step: Step, units: Sequence[Unit], known: Sequence[Receipt], work: Work, run: RunContext
+) -> list[Receipt]:
+    """``known`` are the receipts that earlier runs left."""
     name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
-    known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
     wanted = {unit.id for unit in units}
     done = {receipt.unit: receipt for receipt in known if receipt.step == step.name and receipt.unit in wanted}
     missing = [unit for unit in units if unit.id not in done]
@@ -282,7 +267,7 @@ class _Progress:
         self._name, self._run = name, run
         self._total = sum(max(1, unit.weight) for unit in units)
         weights = {unit.id: max(1, unit.weight) for unit in units}
-        self._counts = sum((receipt.counts for receipt in done), Counts())
+        self._counts = Counts.total(receipt.counts for receipt in done)
         self._before = sum(weights[receipt.unit] for receipt in done)
         self._units, self._failed_units = len(done), 0
         self._done = self._before

@@ -15,6 +15,7 @@ inputs, never on the worker, the order or the number of workers.
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,15 +58,20 @@ class Counts:
     failed: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        dropped = dict(self.dropped)
-        for rule, number in other.dropped.items():
-            dropped[rule] = dropped.get(rule, 0) + number
-        return Counts(
-            self.incoming + other.incoming,
-            self.kept + other.kept,
-            dict(sorted(dropped.items())),
-            self.failed + other.failed,
-        )
+        return Counts.total((self, other))
+
+    @classmethod
+    def total(cls, every: Iterable["Counts"]) -> "Counts":
+        """The sum of many."""
+        incoming = kept = failed = 0
+        dropped: Counter[str] = Counter()
+        for counts in every:
+            incoming += counts.incoming
+            kept += counts.kept
+            failed += counts.failed
+            for rule, number in counts.dropped.items():
+                dropped[rule] += number
+        return cls(incoming, kept, dict(sorted(dropped.items())), failed)
 
     @property
     def balanced(self) -> bool:

@@ -9,7 +9,7 @@ import glob
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
@@ -21,12 +21,10 @@ from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.files import CHUNK, filesystem, is_local
 from pipeline.sources.contract import Archive
+from pipeline.sources.digests import ArchiveDigests, file_digest
 from pipeline.sources.http import HttpFile, download
 
 DATASET_SCHEME = "dataset://"
-# Files up to here are digested whole, larger ones at both ends: their size and a gzip file's checksum are in it.
-WHOLE_DIGEST_BYTES = 16 << 20
-EDGE_BYTES = 1 << 20
 CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
 
 
@@ -99,14 +97,15 @@ def _local(top: Path, folders: bool) -> list[Archive]:
     if top.is_dir():
         if folders:
             return [_folder_archive(top)]
-        return [_file_archive(top / name, name) for name in _names_below(str(top))]
+        return _file_archives(str(top), ((f"{top}/{name}", name) for name in _names_below(str(top))))
     if top.is_file():
         return [_file_archive(top, top.name)]
     matches = [Path(match) for match in sorted(glob.glob(str(top), recursive=True))]
     if folders:
         return [_folder_archive(match) if match.is_dir() else _file_archive(match, match.name) for match in matches]
     base = Path(*_fixed_parts(top))
-    return [_file_archive(match, match.relative_to(base).as_posix()) for match in matches if match.is_file()]
+    files = ((str(match), match.relative_to(base).as_posix()) for match in matches if match.is_file())
+    return _file_archives(str(top), files)
 
 
 def _names_below(top: str, prefix: str = "") -> Iterator[str]:
@@ -131,16 +130,15 @@ def _fixed_parts(pattern: Path) -> list[str]:
 
 def _file_archive(path: Path, name: str) -> Archive:
     size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        if size <= WHOLE_DIGEST_BYTES:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        else:
-            digest.update(stream.read(EDGE_BYTES))
-            stream.seek(-EDGE_BYTES, io.SEEK_END)
-            digest.update(stream.read(EDGE_BYTES))
-    return Archive(name, str(path), size, digest.hexdigest())
+    return Archive(name, str(path), size, file_digest(path, size))
+
+
+def _file_archives(address: str, files: Iterable[tuple[str, str]]) -> list[Archive]:
+    """The archives at these paths, with these names. Those untouched since they were last digested are not read again."""
+    digests = ArchiveDigests(address)
+    found = [Archive(name, path, *digests.digest(path, name)) for path, name in files]
+    digests.remember()
+    return found
 
 
 def _folder_archive(folder: Path) -> Archive:

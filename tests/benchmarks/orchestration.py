@@ -12,6 +12,7 @@ without it, ``--overhead`` makes one that ``--skips`` then uses.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -113,10 +114,11 @@ def _skipped(home: Path, recipe: str, rounds: int, kind: str, figures: dict[str,
 def _work_list(folder: Path, number: int, figures: dict[str, float], rows: Rows) -> None:
     """From the start of the process to the first unit handed out: new, then with all but ten units done."""
     program = [sys.executable, "-m", f"{PARTS}.work_list"]
-    made = measure([*program, "make", str(folder), str(number)])
-    new = measure([*program, "first", str(folder)])
-    receipts = measure([*program, "done", str(folder)])
-    resumed = measure([*program, "first", str(folder)])
+    environment = {**os.environ, "HEADWATER_CACHE": str(folder / "cache")}
+    made = measure([*program, "make", str(folder), str(number)], environment)
+    new = measure([*program, "first", str(folder)], environment)
+    receipts = measure([*program, "done", str(folder)], environment)
+    resumed = measure([*program, "first", str(folder)], environment)
     name = f"{number // 1000}k"
     figures[f"plan_{name}_s"] = new.seconds
     figures[f"plan_{name}_gb"] = max(new.result["peak_gb"], resumed.result["peak_gb"])
