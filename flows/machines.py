@@ -52,7 +52,7 @@ class ExecutionSettings(Config):
 def executor_of(settings: ExecutionSettings) -> Executor:
     memory = settings.memory_per_worker_mb << 20
     if settings.executor == "ray":
-        return RayExecutor(settings.ray, settings.workers, memory, settings.unit_timeout_s)
+        return RayExecutor(settings.workers, memory, settings.unit_timeout_s, settings=settings.ray)
     return LocalExecutor(settings.workers, memory, settings.unit_timeout_s)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.table import Table
 
-from flows.cli.options import console, print_json
+from flows.cli.options import console, own_stdout, print_json
 from infra.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,9 +27,10 @@ def command(
     as_json = "--json" in words
     words = [word for word in words if word != "--json"]
     run = _load(name)
+    stream = own_stdout() if as_json else None
     result = run(**_keywords(run, words, name))
     if as_json:
-        print_json(result)
+        print_json(result, stream)
         return
     table = Table(title=f"bench {name}", title_justify="left", box=None, pad_edge=False)
     table.add_column("figure")

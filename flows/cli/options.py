@@ -1,11 +1,12 @@
 """Options that several commands share, and how commands speak: tables for people, JSON for programs."""
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -61,8 +62,22 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=_encode) + "\n")
+def own_stdout() -> TextIO:
+    """Standard output for this command's result alone. Whatever else is printed there from now on, by a library or by
+    a process that it starts (Ray's do), goes to standard error."""
+    stdout = sys.__stdout__
+    if stdout is None or sys.stdout is not stdout:  # a caller of ours has put something else in its place
+        return sys.stdout
+    stdout.flush()
+    result = os.fdopen(os.dup(stdout.fileno()), "w", encoding=stdout.encoding)
+    os.dup2(sys.stderr.fileno(), stdout.fileno())
+    return result
+
+
+def print_json(value: Any, stream: TextIO | None = None) -> None:
+    out = stream or sys.stdout
+    out.write(json.dumps(value, indent=2, default=_encode) + "\n")
+    out.flush()
 
 
 def _encode(value: Any) -> Any:

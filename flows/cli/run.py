@@ -16,6 +16,7 @@ from flows.cli.options import (
     interrupt_on_term,
     open_store,
     overrides,
+    own_stdout,
     print_json,
 )
 from flows.closing import closing_words
@@ -49,12 +50,13 @@ def command(
     json: JsonOption = False,
 ) -> None:
     interrupt_on_term()
+    stream = own_stdout() if json else None
     loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     store = open_store(workspace)
     result = run_in_workspace(loaded, selection, store, crawl=crawl, use_prefect=prefect, quiet=json)
     if json:
-        print_json(result_json(result))
+        print_json(result_json(result), stream)
         return
     out = console()
     rows = funnel(result.datasets.values())

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from infra.errors import HeadwaterError
 from infra.execution.attempts import Attempts, Try, backoff, start_error
 from infra.execution.base import UnitOutcome, UnitTask, describe_failure, open_task, run_unit
-from infra.execution.pool import Limits, WorkerHandle, clear_scratch
+from infra.execution.pool import Limits, PoolSettings, WorkerHandle, clear_scratch
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Unit
 
@@ -22,17 +22,8 @@ MAX_START_DEATHS = 3
 
 
 @dataclass(frozen=True)
-class LocalExecutor:
+class LocalExecutor(PoolSettings):
     """A pool of worker processes."""
-
-    workers: int = 2
-    memory_bytes: int | None = None
-    """Cap of one worker's own memory; None: no cap."""
-    unit_timeout_s: float | None = None
-    attempts: int = 3
-    backoff_s: float = 1.0
-    threads: int = 1
-    """Threads a worker's libraries may use."""
 
     def run(self, task: UnitTask, units: Iterable[Unit]) -> Iterator[UnitOutcome]:
         run = _Run(self, task, Attempts(iter(units), self.attempts, self.backoff_s))

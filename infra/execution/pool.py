@@ -39,6 +39,21 @@ THREAD_VARIABLES = (
 
 
 @dataclass(frozen=True)
+class PoolSettings:
+    """What every executor of worker processes is told."""
+
+    workers: int = 2
+    """Units at a time; a Ray cluster has the cores it has, and counts only them."""
+    memory_bytes: int | None = None
+    """Cap of one worker's own memory; None: no cap."""
+    unit_timeout_s: float | None = None
+    attempts: int = 3
+    backoff_s: float = 1.0
+    threads: int = 1
+    """Threads a worker's libraries may use."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a worker may use for one unit."""
 

@@ -39,7 +39,7 @@ from infra.config import Config
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.attempts import Attempts, Death, Try, start_error
 from infra.execution.base import Failure, UnitOutcome, UnitTask
-from infra.execution.pool import Limits, WorkerHandle
+from infra.execution.pool import Limits, PoolSettings, WorkerHandle
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Receipt, Unit
 from infra.store.files import is_local
@@ -68,17 +68,10 @@ class RaySettings(Config):
 
 
 @dataclass(frozen=True)
-class RayExecutor:
+class RayExecutor(PoolSettings):
     """As many units at a time as the cluster has cores for."""
 
     settings: RaySettings = field(default_factory=RaySettings)
-    workers: int = 2
-    """Units at a time on a Ray of its own; a cluster has the cores it has."""
-    memory_bytes: int | None = None
-    unit_timeout_s: float | None = None
-    attempts: int = 3
-    backoff_s: float = 1.0
-    threads: int = 1
 
     def run(self, task: UnitTask, units: Iterable[Unit]) -> Iterator[UnitOutcome]:
         ray = connect(self.settings, self.workers)
@@ -95,6 +88,8 @@ class RayExecutor:
 def connect(settings: RaySettings, workers: int) -> Any:
     """The ray module, connected. The connection is kept for the steps that follow."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A Ray of our own: its workers are the run, and with Ray's niceness of 15 they wait for everything else.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError:

@@ -194,6 +194,7 @@ def _container(name: str, settings: KubernetesSettings) -> Manifest:
             {"name": "HOME", "value": "/tmp"},
             {"name": "HEADWATER_HOME", "value": settings.mount_path},
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+            {"name": "RAY_worker_niceness", "value": "0"},
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -37,7 +37,7 @@ QUICK_HEALTH = {
 def cluster() -> Iterator[Any]:
     """Two nodes with one core each."""
     pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     import ray
     from ray.cluster_utils import Cluster
 
@@ -67,7 +67,7 @@ def test_without_ray_the_user_reads_what_to_install(tmp_path: Path, monkeypatch:
 def test_the_client_protocol_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match="client protocol"):
-        run(RayExecutor(RaySettings(address="ray://head:10001")), tmp_path, [unit("a")])
+        run(RayExecutor(settings=RaySettings(address="ray://head:10001")), tmp_path, [unit("a")])
 
 
 def test_scratch_of_dead_processes_is_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ import sys
 from pathlib import Path
 from infra.execution.ray import RayExecutor, RaySettings
 from tests.infra.test_execution import task, unit
-executor = RayExecutor(RaySettings(address=sys.argv[2], scratch=sys.argv[1]))
+executor = RayExecutor(settings=RaySettings(address=sys.argv[2], scratch=sys.argv[1]))
 list(executor.run(task(Path(sys.argv[1])), [unit("a", "stuck"), unit("b", "stuck")]))
 """
 

@@ -75,7 +75,7 @@ def _measure(folder: Path, model: Path, cores: list[int]) -> dict[str, Any]:
         for core in cores:
             _bind(cluster.add_node(num_cpus=1, object_store_memory=size), core)
         cluster.wait_for_nodes()
-        executor = RayExecutor(RaySettings(address=cluster.address))
+        executor = RayExecutor(settings=RaySettings(address=cluster.address))
         with tempfile.TemporaryDirectory(dir=folder) as name:
             for source in ("few", "warc"):
                 started = time.perf_counter()
