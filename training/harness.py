@@ -72,23 +72,30 @@ def run_harness(
         )
     # Data paths in task files are relative to the current folder, so it is made the task files' own.
     with contextlib.chdir(task_folder) if task_folder is not None else contextlib.nullcontext():
-        outcome = simple_evaluate(
-            model="hf",
-            model_args={"pretrained": model, "dtype": "float32" if not torch.cuda.is_available() else "bfloat16"},
-            tasks=list(tasks),
-            num_fewshot=few_shot,
-            batch_size=batch_size,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            limit=limit,
-            bootstrap_iters=1000,
-            log_samples=False,
-            apply_chat_template=chat,
-            task_manager=manager,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
+        try:
+            outcome = simple_evaluate(
+                model="hf",
+                model_args={"pretrained": model, "dtype": "float32" if not torch.cuda.is_available() else "bfloat16"},
+                tasks=list(tasks),
+                num_fewshot=few_shot,
+                batch_size=batch_size,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                limit=limit,
+                bootstrap_iters=1000,
+                log_samples=False,
+                apply_chat_template=chat,
+                task_manager=manager,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
+        except OSError as error:  # a hub that is not reached, a data file that is not there
+            raise InputError(
+                f"the data of {', '.join(tasks)} cannot be read: {str(error).splitlines()[0]}",
+                where="--task",
+                remedy="The harness's own tasks download theirs; task files of your own (--task-folder) need no network.",
+            ) from error
     return figures(outcome, confidence)
 
 

@@ -4,11 +4,12 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from tests.training.folders import tiny_model, write_tokenizer
 from training.harness import figures, run_harness
 from training.hub_format import save_model
@@ -47,6 +48,23 @@ def test_the_table_becomes_figures_with_intervals() -> None:
 def test_a_missing_harness_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match="not installed"):
+        run_harness(tmp_path, ["arc_easy"])
+
+
+def test_data_out_of_reach_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def simple_evaluate(**settings: object) -> None:
+        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub")
+
+    class TaskManager:
+        def __init__(self, **settings: object) -> None:
+            pass
+
+        def match_tasks(self, tasks: list[str]) -> list[str]:
+            return tasks
+
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(simple_evaluate=simple_evaluate))
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", SimpleNamespace(TaskManager=TaskManager))
+    with pytest.raises(InputError, match="data of arc_easy cannot be read: Couldn't reach"):
         run_harness(tmp_path, ["arc_easy"])
 
 
