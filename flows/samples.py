@@ -1,5 +1,6 @@
 """A few documents to look at: kept ones from a dataset's data, dropped ones through its ledger."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -34,6 +35,14 @@ def dropped_samples(store: Store, dataset: Dataset, rule: str | None, number: in
     chosen = rows[::step][:number]
     texts = _incoming_texts(store, dataset, [row["id"] for row in chosen])
     return [{**row, "text": texts.get(row["id"])} for row in chosen]
+
+
+def failed_rules(dataset: Dataset) -> dict[str, int]:
+    """What could not be read, by rule, the most frequent first. The manifest counts only what was dropped by rule."""
+    if not dataset.manifest.counts.failed:
+        return {}
+    rows = find_rows(dataset, "ledger/", pc.field("verdict") == "failed", ["rule"])
+    return dict(Counter(row["rule"] for row in rows).most_common())
 
 
 def _incoming_texts(store: Store, dataset: Dataset, ids: Sequence[bytes]) -> dict[bytes, str]:

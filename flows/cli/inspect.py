@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 from flows.drift import TOLERANCE, drift
 from flows.funnel import DOCUMENT_STAGES, funnel_by_source, languages_through
-from flows.samples import dropped_samples, kept_samples
+from flows.samples import dropped_samples, failed_rules, kept_samples
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -36,10 +36,10 @@ def command(
         "kept_samples": [] if rule else kept_samples(found, sample) if sample else [],
         "dropped_samples": dropped_samples(store, found, rule, sample) if sample else [],
     }
-    if rule and rule not in view["dropped"]:
-        raise ConfigError(
-            f"{found.name} dropped nothing by a rule {rule!r}", remedy=f"Its rules: {', '.join(view['dropped'])}."
-        )
+    known = [*view["dropped"], *view["failed_by"]]
+    if rule and rule not in known:
+        remedy = f"Its rules: {', '.join(known)}." if known else "It kept everything."
+        raise ConfigError(f"{found.name} dropped nothing by a rule {rule!r}", remedy=remedy)
     if json:
         print_json(view)
     else:
@@ -61,6 +61,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "kept": manifest.counts.kept,
         "dropped": dict(sorted(manifest.counts.dropped.items(), key=lambda item: -item[1])),
         "failed": manifest.counts.failed,
+        "failed_by": failed_rules(dataset),
         "failed_units": [unit.model_dump() for unit in manifest.units.failed],
         "files": [output.as_dict() for output in manifest.outputs],
         "inputs": [record.model_dump() for record in manifest.inputs],
@@ -99,13 +100,9 @@ def _show(view: dict[str, Any]) -> None:
         f"in {view['incoming']:,} = kept {view['kept']:,} + dropped {sum(view['dropped'].values()):,} "
         f"+ failed {view['failed']:,}; {len(view['files'])} files"
     )
-    if view["dropped"]:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("dropped by")
-        table.add_column("records", justify="right")
-        for rule, number in view["dropped"].items():
-            table.add_row(rule, f"{number:,}")
-        out.print(table)
+    for heading, rules in (("dropped by", view["dropped"]), ("failed by", view["failed_by"])):
+        if rules:
+            out.print(_rule_table(heading, rules))
     if "lsh" in view["stats"]:
         _show_lsh(view["stats"])
     for group in ("source", "language"):
@@ -119,6 +116,15 @@ def _show(view: dict[str, Any]) -> None:
         _show_sample("kept", row)
     for row in view["dropped_samples"]:
         _show_sample(f"{row['verdict']} by {row['rule']}", row)
+
+
+def _rule_table(heading: str, rules: dict[str, int]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(heading)
+    table.add_column("records", justify="right")
+    for rule, number in rules.items():
+        table.add_row(rule, f"{number:,}")
+    return table
 
 
 def _show_lsh(stats: dict[str, Any]) -> None:

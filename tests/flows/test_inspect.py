@@ -1,12 +1,16 @@
 """``headwater inspect`` on the dataset of a stage that has something of its own to say."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.main import build_app
+from pipeline import ingest
 from pipeline.dedup import STAGE, DedupConfig
+from pipeline.sources.contract import SourceConfig
 from tests.pipeline.dedup.corpora import document, publish
 from tests.support import run_shard_stage
 
@@ -22,6 +26,20 @@ def test_dedup_prints_how_likely_a_pair_was_to_be_found(tmp_path: Path, monkeypa
     assert "20 × 13" in shown.output
     curve = dict(zip(*([float(x) for x in line.split()[1:]] for line in _lines(shown.output)), strict=True))
     assert curve[0.8] == pytest.approx(0.677)
+
+
+def test_what_could_not_be_read_has_rules_too(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
+    source = SourceConfig(name="rows", kind="jsonl", address=str(tmp_path / "rows.jsonl"))
+    dataset = run_shard_stage(ingest.STAGE, ingest.IngestConfig(sources=(source,)), {}, tmp_path / "d")
+
+    def inspect(*more: str) -> Result:
+        words = ["inspect", dataset.root, "--workspace", str(tmp_path / "w"), *more]
+        return CliRunner().invoke(build_app(words), words)
+
+    assert json.loads(inspect("--json").stdout)["failed_by"] == {"bad_json": 1}
+    assert "failed by bad_json" in inspect("--rule", "bad_json").output
+    assert "bad_json" in str(inspect("--rule", "nothing").exception)
 
 
 def _lines(output: str) -> list[str]:
