@@ -21,6 +21,7 @@ from typing import Any
 
 from infra.config import Config, Json, canonical_json, differences, identity
 from infra.errors import HeadwaterError
+from infra.garbage import collector_paused
 from infra.stage import Stage
 from infra.store.cache import cache_root
 from infra.store.files import write_bytes
@@ -33,7 +34,8 @@ def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str
         "config": identity(config),
         "inputs": dict(input_digests),
     }
-    external = stage.external(config)
+    with collector_paused():  # it may list ninety thousand archives
+        external = stage.external(config)
     if external is not None:
         payload["external"] = identity(external)
     return payload

@@ -4,15 +4,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from infra.errors import HeadwaterError, InputError
+from infra.execution.base import Executor, UnitOutcome, UnitTask
 from infra.planning import StageNode
 from infra.runner import run_stage
+from infra.stage import Unit
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from tests.infra.run_toy import context, run_both
@@ -54,6 +57,25 @@ def test_a_stage_that_loses_a_record_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(HeadwaterError, match="handed on 40"):
         run_both(context(tmp_path), squares=SquaresConfig(lose_a_row=True))
     assert [dataset.name for dataset in Store.at(tmp_path).datasets()] == ["numbers"]
+
+
+@dataclass
+class Tampering:
+    """Works like another executor; then one byte of a finished file changes."""
+
+    executor: Executor
+
+    def run(self, task: UnitTask, units: Iterable[Unit]) -> Iterator[UnitOutcome]:
+        yield from self.executor.run(task, units)
+        path = sorted(Path(task.dataset_root, "data").rglob("*.parquet"))[-1]
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def test_a_file_that_changed_after_it_was_written_is_not_published(tmp_path: Path) -> None:
+    run = context(tmp_path)
+    with pytest.raises(HeadwaterError, match="changed after it was written"):
+        run_both(replace(run, executor=Tampering(run.executor)))
+    assert list(Store.at(tmp_path).datasets()) == []
 
 
 def test_a_stage_that_keeps_nothing_names_the_rule(tmp_path: Path) -> None:
