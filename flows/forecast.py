@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PATH = ("ingest", "attributes", "quality", "dedup", "decontaminate", "redact", "shards")
 SAMPLE_SECONDS = 6.0
+MOST_GROWTH = 20.0
+"""Beyond so many times its bytes, an earlier dataset is a worse guide than a sample."""
 CHARACTERS_A_TOKEN = 4.0
 """Where no tokenizer of this workspace says better."""
 
@@ -93,14 +95,26 @@ def forecast(
         published["sample"] = other
     before = found["ingest"].dataset or earlier.get("ingest") if "ingest" in found else None
     if before is not None:
-        arriving = before.manifest.counts.incoming * _growth(by_name["ingest"], found["ingest"], before, published)
-        return _walk(list(found.values()), earlier, arriving, None, workers)
+        growth = _growth(by_name["ingest"], found["ingest"], before, published)
+        if found["ingest"].dataset or (_same_sources(by_name["ingest"], before) and growth <= MOST_GROWTH):
+            return _walk(list(found.values()), earlier, before.manifest.counts.incoming * growth, None, workers)
+        # Another recipe's sources, or a handful of documents, say nothing about these.
+        earlier = {}
     sample = _sampled(by_name, published)
     if sample is None:
         return None
     if not sample.incoming:
         return Forecast((), None, None, None, None, sample.notes)
     return _walk(list(found.values()), earlier, sample.incoming, sample, workers)
+
+
+def _same_sources(node: StageNode, before: Dataset) -> bool:
+    """Whether the dataset was read from sources of these names and kinds, wherever they lay."""
+    config: Any = node.config
+    then: Any = before.manifest.config.get("sources", ())
+    return {(source.name, source.kind) for source in config.sources} == {
+        (source["name"], source["kind"]) for source in then
+    }
 
 
 def _growth(node: StageNode, entry: StagePlan, before: Dataset, inputs: Mapping[str, Dataset]) -> float:

@@ -81,6 +81,20 @@ def test_from_a_sample_then_from_what_was_built_and_nothing_when_nothing_is_to_d
     assert ingest["kept"] == pytest.approx(180, rel=0.02)
 
 
+def test_what_was_built_of_something_else_is_no_guide(tmp_path: Path) -> None:
+    store, archive = Store.at(tmp_path / "workspace"), tmp_path / "rows.jsonl"
+    write_rows(archive, 2, 2)
+    path = recipe(tmp_path, "jsonl", archive)
+    run_in_workspace(load_recipe(str(path)), Selection(), store, use_prefect=False, quiet=True)
+    write_rows(archive, 500, 0)
+    (ingest,) = planned(path, store)["stages"]
+    assert (ingest["incoming"], ingest["kept"], ingest["basis"]) == (500, 500, "sample")
+    write_rows(archive, 4, 0)
+    path.write_text(path.read_text().replace("recipe: small", "recipe: other").replace('"web"', '"other"'))
+    (ingest,) = planned(path, store)["stages"]
+    assert (ingest["incoming"], ingest["kept"], ingest["basis"]) == (4, 4, "sample")
+
+
 def test_the_rules_of_the_recipe_are_put_to_the_sample(tmp_path: Path) -> None:
     pages = [
         warc_record(f"http://example.org/{n}", article(n) if n % 2 else html_page("Bad", "Buy now! " * 30))
