@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows.deployments import POOLS
@@ -27,10 +28,13 @@ BEGUN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def hand_back() -> list[str]:
-    """Give every lost run of this machine's process pools a state it can go on from; their names."""
+    """Give every lost run of this machine's process pools a state it can go on from; their names.
+
+    Raises httpx.HTTPError soon if the server is away: who asks has to look after the server too.
+    """
     pools = WorkPoolFilter(name=WorkPoolFilterName(any_=list(POOLS)), type=WorkPoolFilterType(any_=["process"]))
     begun = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=BEGUN)))
-    with get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}), get_client(sync_client=True) as client:
         lost = [run for run in client.read_flow_runs(flow_run_filter=begun, work_pool_filter=pools) if not _lives(run)]
         for run in lost:
             client.set_flow_run_state(run.id, after_loss(run), force=True)

@@ -99,7 +99,12 @@ def _keep_up(server: Service, workers: Service, api: str, say: Callable[[str], N
     if server.ended():
         server.restart(say)
     elif workers.ended() and answers(api):  # without a server they could not begin
-        _hand_back(say)
+        import httpx  # comes with Prefect, and takes its time
+
+        try:
+            _hand_back(say)
+        except httpx.HTTPError:  # it is away again: another look, another try
+            return
         workers.restart(say)
 
 

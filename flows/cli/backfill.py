@@ -7,7 +7,15 @@ import typer
 from rich.table import Table
 
 from flows.backfill import Missed, StateOf, plan_backfill
-from flows.cli.options import JsonOption, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    SetOption,
+    WorkspaceOption,
+    console,
+    interrupt_on_term,
+    open_store,
+    print_json,
+)
 from flows.crawls import LAST_STAGE, Series, select
 from flows.incremental import require_crawl_source
 from flows.recipe import Recipe, load_recipe
@@ -36,6 +44,7 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
+    interrupt_on_term()
     loaded, store = load_recipe(recipe, set_ or ()), open_store(workspace)
     require_crawl_source(loaded)
     series = Series(store, loaded.name)
@@ -43,7 +52,7 @@ def command(
     from flows.crawl_watch import listed_crawls  # Prefect: configured before it is imported
 
     chosen = select(listed_crawls(loaded, crawl_list), crawls)
-    plan = plan_backfill(series, chosen, again=again, state_of=_state_of(server))
+    plan = plan_backfill(series, chosen, again=again, state_of=_state_of(server), here=here)
     if not dry_run:
         start = _run_here if here else _start_on_server
         plan = [start(loaded, store, series, entry, train) if entry.action == "start" else entry for entry in plan]

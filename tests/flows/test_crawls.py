@@ -129,3 +129,16 @@ def test_backfill_starts_what_is_missing_and_says_why_it_leaves_the_rest(series:
     assert "(Failed); --again" in plan[1].reason
     again = plan_backfill(series, ["C1", "C2", "C3", "C4"], again=True, state_of=states.__getitem__)
     assert [entry.action for entry in again] == ["skip", "start", "skip", "start"]
+
+
+def test_a_backfill_without_a_server_goes_on_where_it_was_broken_off(series: Series) -> None:
+    for crawl in ("C1", "C2"):
+        series.claim(crawl, "run")
+        series.settle_base(crawl)
+    series.note_dataset("C1", "shards", "f")
+    crawls = ["C1", "C2", "C3"]
+    here = plan_backfill(series, crawls, again=False, state_of=str, here=True)
+    assert [entry.action for entry in here] == ["skip", "start", "start"]
+    assert here[1].reason == "begun, and not published"
+    on_server = plan_backfill(series, crawls, again=False, state_of=str)
+    assert [entry.action for entry in on_server] == ["skip", "skip", "start"]

@@ -107,5 +107,26 @@ def test_a_flood_of_messages_becomes_one_line(caplog: pytest.LogCaptureFixture) 
         reporter.stage_ended("ingest", "published in 3 s")
         reporter.message("ingest", "of the next run")
     assert len(caplog.messages) == MESSAGES + 3
-    assert caplog.messages[-2] == f"ingest: published in 3 s ({1000 - MESSAGES} more messages: see the events of this run)"
+    assert (
+        caplog.messages[-2] == f"ingest: published in 3 s ({1000 - MESSAGES} more messages: see the events of this run)"
+    )
     assert caplog.messages[-1] == "ingest: of the next run"
+
+
+def test_progress_is_logged_less_often_the_longer_a_stage_takes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: now)
+    reporter = LogReporter(logging.getLogger("long"))
+    lines = {}
+    with caplog.at_level(logging.INFO):
+        for hours in (0.5, 5, 96):
+            caplog.clear()
+            reporter.stage_started("pretrain", "RUN")
+            for _ in range(int(hours * 360)):
+                now += 10.0
+                reporter.progress("pretrain", now, 1e9, {}, None)
+            lines[hours] = len(caplog.messages)
+    assert 20 < lines[0.5] < 60
+    assert lines[96] < 150
