@@ -175,7 +175,8 @@ def _show_sample(title: str, row: dict[str, Any], limit: int = 400) -> None:
     out = console()
     out.print(f"\n[bold]{title}[/] ", end="")
     out.print(place, markup=False)
-    about = [f"{name} {row[name]}" for name in ("title", "author", "date", "license") if row.get(name)]
+    date = "captured" if row.get("date") == row.get("captured") else "date"
+    about = [f"{name} {row[name]}" for name in ("title", "author", date, "license") if row.get(name)]
     if about:
         out.print("    " + "; ".join(about), style="dim", markup=False)
     if text is not None:
