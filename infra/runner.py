@@ -256,7 +256,8 @@ def _record_failure(
         raise InputError(
             f"{len(work.failed)} of {total} units of stage {name} failed, the last with: {error}",
             where=f"{work.work}/failures",
-            remedy="Mend the cause and run again (finished units are kept), or allow more: --set execution.max_failed_fraction=0.1.",
+            remedy="Mend the cause and run again (finished units are kept), or allow more: "
+            "--set execution.max_failed_fraction=0.1.",
         )
 
 
