@@ -275,7 +275,7 @@ def _to_host(value: Any) -> Any:
 def _attempt(action: Callable[[], Any]) -> str | None:
     try:
         action()
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -290,7 +290,11 @@ def _write_files(pending: Path, files: dict[Path, Any]) -> dict[str, list[Json]]
     listed: dict[str, list[Json]] = {}
     for path, content in files.items():
         with path.open("wb") as stream:
-            torch.save(content, stream)
+            try:
+                torch.save(content, stream)
+            except RuntimeError as error:  # all that torch says of a full disk is that it stands at another position
+                free = shutil.disk_usage(path.parent).free / 1e6
+                raise OSError(f"{path.name} could not be written, {free:,.1f} MB are free on its disk") from error
             stream.flush()
             os.fsync(stream.fileno())
         listed[path.relative_to(pending).as_posix()] = [path.stat().st_size, sha256_file(path)]
