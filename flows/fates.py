@@ -1,5 +1,6 @@
 """The fate of one document through all stages, read from the ledgers and the data themselves."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -60,18 +61,28 @@ def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
     )
 
 
-def find_rows(dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str]) -> list[dict[str, Any]]:
-    """Rows of the dataset's Parquet files below ``prefix`` that meet a condition; row groups are pruned."""
-    table = _scan(dataset, prefix, where, columns)
+def find_rows(
+    dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str], most_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the dataset's Parquet files below ``prefix`` that meet a condition; row groups are pruned.
+
+    ``most_bytes`` limits the search to the first files, up to this size together (one at least).
+    """
+    table = _scan(dataset, prefix, where, columns, most_bytes)
     rows: list[dict[str, Any]] = table.to_pylist() if table is not None else []
     return rows
 
 
-def _scan(dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str]) -> pa.Table | None:
-    files = [str(dataset.local(o.path)) for o in dataset.files(prefix, ".parquet") if ".lineage." not in o.path]
-    if not files:
+def _scan(
+    dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str], most_bytes: int | None = None
+) -> pa.Table | None:
+    outputs = [output for output in dataset.files(prefix, ".parquet") if ".lineage." not in output.path]
+    if most_bytes is not None:
+        sizes = itertools.accumulate(output.bytes for output in outputs)
+        outputs = [o for o, size in zip(outputs, sizes, strict=True) if size <= most_bytes] or outputs[:1]
+    if not outputs:
         return None
-    source = pads.dataset(files, format="parquet")
+    source = pads.dataset([str(dataset.local(output.path)) for output in outputs], format="parquet")
     known = [name for name in columns if name in source.schema.names]
     return source.to_table(columns=known, filter=where) if "id" in source.schema.names else None
 

@@ -229,7 +229,7 @@ def publish_samples(store: Store, dataset: Dataset) -> None:
             return
         parts += [f"**{_inline(row.get('url') or row['id'].hex())}**", fenced(row["text"])]
     parts.append("## Dropped")
-    for row in dropped_samples(store, dataset, None, SAMPLES):
+    for row in dropped_samples(store, dataset, None, SAMPLES, quick=True):
         score = f" (score {row['score']:.4g}, threshold {row['threshold']:.4g})" if _scored(row) else ""
         parts.append(f"**{_inline(row.get('url') or row['id'].hex())}**: {_inline(row['rule'])}{score}")
         if row.get("text"):

@@ -12,6 +12,8 @@ from infra.store.dataset import Dataset
 from infra.store.store import Store
 
 T = TypeVar("T")
+QUICK_LEDGER_BYTES = 4 << 20
+QUICK_INPUT_BYTES = 64 << 20
 LEDGER_COLUMNS = ["id", "url", "source", "verdict", "rule", "score", "threshold", "survivor_id", "detail"]
 
 
@@ -27,13 +29,20 @@ def kept_samples(dataset: Dataset, number: int) -> list[dict[str, Any]]:
     return rows
 
 
-def dropped_samples(store: Store, dataset: Dataset, rule: str | None, number: int) -> list[dict[str, Any]]:
-    """Up to ``number`` ledger rows, with the text they had when this stage received them where it is known."""
+def dropped_samples(
+    store: Store, dataset: Dataset, rule: str | None, number: int, quick: bool = False
+) -> list[dict[str, Any]]:
+    """Up to ``number`` ledger rows, with the text they had when this stage received them where it is known.
+
+    ``quick``: whatever the size of the dataset, in a moment. Of a long ledger only its first files are looked at, and
+    large inputs are not searched for texts.
+    """
     where = pc.field("rule") == rule if rule else pc.field("rule").is_valid()
-    rows = sorted(find_rows(dataset, "ledger/", where, LEDGER_COLUMNS), key=lambda row: row["id"])
+    found = find_rows(dataset, "ledger/", where, LEDGER_COLUMNS, QUICK_LEDGER_BYTES if quick else None)
+    rows = sorted(found, key=lambda row: row["id"])
     step = max(1, len(rows) // number)
     chosen = rows[::step][:number]
-    texts = _incoming_texts(store, dataset, [row["id"] for row in chosen])
+    texts = _incoming_texts(store, dataset, [row["id"] for row in chosen], QUICK_INPUT_BYTES if quick else None)
     return [{**row, "text": texts.get(row["id"])} for row in chosen]
 
 
@@ -45,11 +54,13 @@ def failed_rules(dataset: Dataset) -> dict[str, int]:
     return dict(Counter(row["rule"] for row in rows).most_common())
 
 
-def _incoming_texts(store: Store, dataset: Dataset, ids: Sequence[bytes]) -> dict[bytes, str]:
+def _incoming_texts(store: Store, dataset: Dataset, ids: Sequence[bytes], most_bytes: int | None) -> dict[bytes, str]:
     texts: dict[bytes, str] = {}
     for record in dataset.manifest.inputs:
         source = store.find(record.name, record.fingerprint)
-        if source is not None and len(texts) < len(ids):
+        if source is None or (most_bytes is not None and source.manifest.bytes > most_bytes):
+            continue
+        if len(texts) < len(ids):
             for row in find_rows(source, "data/", pc.field("id").isin(list(ids)), ["id", "text"]):
                 if row.get("text") is not None:
                     texts[row["id"]] = row["text"]
@@ -74,3 +85,5 @@ def _rows_at(table: pq.ParquetFile, wanted: Sequence[int]) -> Iterator[dict[str,
         here = [index - start for index in sorted(targets) if start <= index < start + batch.num_rows]
         yield from (batch.slice(index, 1).to_pylist()[0] for index in here)
         start += batch.num_rows
+        if start > max(wanted):
+            return

@@ -8,6 +8,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.main import build_app
+from flows.samples import dropped_samples
+from infra.store.store import Store
 from pipeline import ingest
 from pipeline.dedup import STAGE, DedupConfig
 from pipeline.sources.contract import SourceConfig
@@ -44,3 +46,17 @@ def test_what_could_not_be_read_has_rules_too(tmp_path: Path) -> None:
 
 def _lines(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("at ", "found "))]
+
+
+def test_samples_for_the_ui_are_taken_from_the_first_files_of_a_long_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_bytes(b'{"text": "fine"}\n' + b'{"text": "caf\xe9"}\n' * 3)
+    source = SourceConfig(name="rows", kind="jsonl", address=str(tmp_path / "*.jsonl"))
+    dataset = run_shard_stage(ingest.STAGE, ingest.IngestConfig(sources=(source,)), {}, tmp_path / "d")
+    store = Store.at(tmp_path / "w")
+    assert len(dropped_samples(store, dataset, None, 10)) == 6
+    assert len(dropped_samples(store, dataset, None, 10, quick=True)) == 6
+    monkeypatch.setattr("flows.samples.QUICK_LEDGER_BYTES", 1)
+    assert len(dropped_samples(store, dataset, None, 10, quick=True)) == 3
