@@ -6,6 +6,7 @@ repeatable: without one the identity is the name alone.
 """
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,8 +52,11 @@ def local_files(config: SourceConfig) -> list[str]:
 
 def _open(config: SourceConfig) -> Any:
     import datasets
+    from tqdm.std import tqdm
 
     datasets.disable_progress_bars()
+    # Its own lock is a semaphore of the machine's, which a worker that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
     with _said_in_one_sentence(config):
         return datasets.load_dataset(
             config.address,
