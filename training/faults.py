@@ -157,6 +157,7 @@ def _mean(values: Collection[float]) -> float:
 
 
 def _scaled(past: deque[float], level: list[float]) -> deque[float]:
-    """The past as it would have looked at a higher level, with what was seen of it; losses and norms are positive."""
-    factor = max(1.0, _mean(level) / _mean(past))
+    """The past as it would have looked at a higher level, with what was seen of it."""
+    before = _mean(past)
+    factor = max(1.0, _mean(level) / before) if before > 0 else 1.0
     return deque([*(value * factor for value in past), *level], past.maxlen)
