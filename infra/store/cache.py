@@ -4,6 +4,7 @@
       datasets/<name>-<fingerprint>-<digest>/data/…   published files, verified against their manifest as they arrive
       files/<digest of address and version>/…         files of work in progress, with the name of their folder
       sources/<digest of their contents>              digests of the stages' source, see infra.fingerprint
+      archives/<digest of their address>.json         digests of a folder's archives, see pipeline.sources.digests
       workspaces/<bucket-prefix-digest>/              this machine's own files of a remote workspace (work, logs, server)
 
 A copy is keyed by its content, so it is never wrong, only unused: anything here may be deleted at any time between runs.
