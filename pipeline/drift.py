@@ -5,6 +5,7 @@ them shows in a total. Stages that drop documents keep their counts by source in
 (``by_source``); ``drop_rate_changes`` compares two of those.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from infra.stage import Counts, Receipt
 
 BY_SOURCE = "by_source"
 FEWEST_DOCUMENTS = 100
-"""Rates of fewer documents than this move by chance."""
+"""Rates of fewer documents than this move by chance, and must move further to be told."""
+CHANCE = 4.0
+"""How much further, in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,27 @@ def counts_by_source(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
 def drop_rate_changes(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float = 0.05) -> list[Change]:
     """Rules whose drop rate moved by more than ``tolerance`` (of all documents of a source), largest first.
 
-    ``before`` and ``now`` are the ``stats`` of two manifests. Sources that are in one of them only, or too small to
-    tell, are left out.
+    ``before`` and ``now`` are the ``stats`` of two manifests. Sources that are in one of them only are left out, and what
+    may be chance in a source of few documents.
     """
     old, new = before.get(BY_SOURCE, {}), now.get(BY_SOURCE, {})
     changes = []
     for source in sorted(old.keys() & new.keys()):
-        if min(old[source]["incoming"], new[source]["incoming"]) < FEWEST_DOCUMENTS:
+        sizes = old[source]["incoming"], new[source]["incoming"]
+        if not all(sizes):
             continue
         for rule in sorted(old[source]["dropped"].keys() | new[source]["dropped"].keys()):
             change = Change(source, rule, _rate(old[source], rule), _rate(new[source], rule))
-            if abs(change.difference) > tolerance:
+            if abs(change.difference) > tolerance and not _may_be_chance(change, *sizes):
                 changes.append(change)
     return sorted(changes, key=lambda change: (-abs(change.difference), change.source, change.rule))
+
+
+def _may_be_chance(change: Change, old: int, new: int) -> bool:
+    if min(old, new) >= FEWEST_DOCUMENTS:
+        return False
+    rate = (change.before * old + change.now * new) / (old + new)
+    return abs(change.difference) <= CHANCE * math.sqrt(rate * (1 - rate) * (1 / old + 1 / new))
 
 
 def _rate(counts: Mapping[str, Any], rule: str) -> float:

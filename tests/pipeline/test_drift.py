@@ -47,8 +47,14 @@ def test_a_rule_that_drops_much_more_or_less_is_named_largest_first():
     assert str(changes[1]) == "web: words drops 20.0% of the documents, 10.0% before"
 
 
-def test_new_and_tiny_sources_say_nothing():
-    before = stats(web=(50, {"words": 0}), code=(1000, {}))
-    now = stats(web=(50, {"words": 50}), wiki=(1000, {"words": 900}))
-    assert drop_rate_changes(before, now) == []
+def test_new_sources_say_nothing():
+    now = stats(wiki=(1000, {"words": 900}), empty=(0, {}))
+    assert drop_rate_changes(stats(code=(1000, {}), empty=(0, {})), now) == []
     assert drop_rate_changes({}, now) == []
+
+
+def test_few_documents_must_move_beyond_chance():
+    before = stats(web=(50, {"words": 5}))
+    assert drop_rate_changes(before, stats(web=(50, {"words": 12}))) == []
+    assert [change.now for change in drop_rate_changes(before, stats(web=(50, {"words": 40})))] == [0.8]
+    assert drop_rate_changes(stats(web=(3, {})), stats(web=(3, {"words": 1}))) == []
