@@ -35,7 +35,7 @@ up-here: $(STAMP)
 
 # What `up` started in containers; the volumes stay. On the machine, Ctrl-C ends `up`.
 down:
-	@docker/compose.sh --profile '*' down --remove-orphans || { test $$? -eq 3 && echo "No container engine answers: nothing to end."; }
+	@docker/down.sh
 
 # The stamp is written last: an interrupted installation is repeated.
 $(STAMP): pyproject.toml constraints.txt

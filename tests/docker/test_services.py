@@ -178,9 +178,15 @@ def test_a_container_that_is_killed_is_a_crashed_run_and_removed(small: Services
     eventually(lambda: not small.job_containers(run, everything=True), 30)
 
 
-def test_down_leaves_the_volumes(small: Services) -> None:
+def test_down_leaves_the_volumes_and_nothing_else(small: Services) -> None:
     before = digest_there(small)
-    small.compose("--profile", "*", "down", "--timeout", "20")
+    run = small.start("ingest/large")
+    eventually(lambda: bool(small.job_containers(run)), 60)
+    small.call_script("down.sh")
+    assert not small.job_containers(run, everything=True)
+    for kind in ("container", "network"):
+        arguments = [kind, "ls", "--quiet", *(["--all"] if kind == "container" else [])]
+        assert not small.engine.docker(*arguments, "--filter", f"name={small.project}").split()
     volumes = small.engine.docker("volume", "ls", "--quiet", "--filter", f"name={small.project}").split()
     assert sorted(volumes) == [f"{small.project}_database", f"{small.project}_workspace"]
     small.up()
