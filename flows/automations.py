@@ -2,7 +2,8 @@
 
 * ``headwater: silent runs`` (zombie detection). A flow run sends a heartbeat every 180 s. One that sent some, then none
   for 540 s, lost its process without a word (power, ``kill -9`` of worker and run, a node gone): it is marked Crashed,
-  so that it no longer holds a place in its pool and shows as what it is. Three heartbeats, because one may be late.
+  so that it no longer holds a place in its pool and shows as what it is. Three heartbeats, because one may be late;
+  ``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, the same for workers and for whoever creates the automation, changes both.
 * ``headwater: failed runs`` tells people about deployments' runs that failed or crashed, if it knows where: the address
   in ``HEADWATER_NOTIFY_URL``, or in the file that ``HEADWATER_NOTIFY_FILE`` names. ``https://…`` is a webhook (JSON with
   ``subject``, ``body`` and ``text``), ``mailtos://user:password@host?to=…`` an e-mail by Apprise. The address is a
@@ -23,6 +24,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
 from infra.errors import ConfigError
@@ -31,8 +33,10 @@ SILENT_RUNS = "headwater: silent runs"
 FAILED_RUNS = "headwater: failed runs"
 BLOCK = "headwater-notifications"
 NOTIFY_URL, NOTIFY_FILE = "HEADWATER_NOTIFY_URL", "HEADWATER_NOTIFY_FILE"
-SILENCE_S = 540
-"""Three of Prefect's heartbeats (180 s)."""
+MISSED = 3
+"""Heartbeats in a row."""
+HEARTBEAT_S = 180
+"""Prefect's own default; it sends none at all where the setting is empty, and then the automation sees nothing."""
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -50,7 +54,10 @@ class Ensured:
 def ensure_automations(target: str | None) -> list[Ensured]:
     """Create both, or bring them up to date. Without a target only the zombie detection."""
     with get_client(sync_client=True) as client:
-        done = [_ensure(client, silent_runs(), f"a run without a heartbeat for {SILENCE_S} s is marked Crashed")]
+        silence_s = MISSED * (get_current_settings().flows.heartbeat_frequency or HEARTBEAT_S)
+        done = [
+            _ensure(client, silent_runs(silence_s), f"a run without a heartbeat for {silence_s} s is marked Crashed")
+        ]
         if target is None:
             missing = f"set {NOTIFY_URL} (or {NOTIFY_FILE}) to a webhook or mailtos:// address"
             return [*done, Ensured(FAILED_RUNS, "not created", missing)]
@@ -95,7 +102,7 @@ def notification_block(target: str) -> NotificationBlock:
     )
 
 
-def silent_runs() -> AutomationCore:
+def silent_runs(silence_s: int) -> AutomationCore:
     return AutomationCore(
         name=SILENT_RUNS,
         description="Marks a flow run as Crashed when its heartbeats end though it has not.",
@@ -106,12 +113,12 @@ def silent_runs() -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=SILENCE_S),
+            within=timedelta(seconds=silence_s),
         ),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message=f"No heartbeat for {SILENCE_S} s: its process is gone. Run it again; finished work is kept.",
+                message=f"No heartbeat for {silence_s} s: its process is gone. Run it again; finished work is kept.",
             )
         ],
     )

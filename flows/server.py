@@ -71,8 +71,9 @@ def settings(home: Path) -> dict[str, str]:
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         # The default of 20 s is less than a first start on a small machine takes.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        # Events outweigh everything else in the database; they are a feed, not a record.
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P3D",
+        # Events are three quarters of what a run adds to the database. They are a feed, not a record; but a worker that lost
+        # its websocket looks a quarter of an hour back for runs to cancel, so they are kept for a while.
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "PT1H",
         "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # Pauses double: 5 retries bridge a minute without the server, 8 bridge eight. The work itself never waits for it.
         "PREFECT_CLIENT_MAX_RETRIES": "8",

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +95,8 @@ class Cluster:
     workspace: Path
     recipe: str
     overrides: tuple[str, ...] = ()
+    prefect_settings: Mapping[str, str] = field(default_factory=dict)
+    """Of every process here; they overrule headwater's own."""
     port: int = field(default_factory=free_port)
     server: subprocess.Popen[bytes] | None = None
     worker: subprocess.Popen[bytes] | None = None
@@ -113,7 +115,7 @@ class Cluster:
     def environment(self, api: str) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
         home = settings((self.workspace / "prefect").absolute())
-        return {**plain, **home, "PREFECT_API_URL": api, "HEADWATER_HOME": str(self.workspace)}
+        return {**plain, **home, **self.prefect_settings, "PREFECT_API_URL": api, "HEADWATER_HOME": str(self.workspace)}
 
     # -- parts ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-from flows.automations import NOTIFY_FILE, NOTIFY_URL, notification_block, notification_target, silent_runs
+from flows.automations import NOTIFY_FILE, NOTIFY_URL, notification_block, notification_target
 from infra.errors import ConfigError
 
 
@@ -48,11 +48,3 @@ def test_the_target_comes_from_the_environment_or_a_file(tmp_path: Path) -> None
     assert notification_target({NOTIFY_URL: "x", NOTIFY_FILE: str(path)}) == "https://hooks.example.org/file"
     with pytest.raises(ConfigError, match="cannot be read"):
         notification_target({NOTIFY_FILE: str(tmp_path / "absent")})
-
-
-def test_a_run_is_silent_only_after_three_heartbeats() -> None:
-    from prefect.settings import get_current_settings
-
-    heartbeat = get_current_settings().flows.heartbeat_frequency
-    assert heartbeat is not None
-    assert silent_runs().trigger.within.total_seconds() >= 3 * heartbeat

@@ -1,9 +1,10 @@
-"""What runs depend on goes away: the worker, the server. The work goes on, and publishes the same.
+"""What runs depend on goes away: the worker, the server, the network between them. The work goes on, and publishes the same.
 
 The run is ``pretrain`` by its deployment, long enough to be in the middle of things when it happens: it starts a process
 group, writes checkpoints, reports progress, and has to tell the server its end.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -62,3 +63,23 @@ def test_a_server_killed_and_started_again_finds_its_run(cluster: Cluster, undis
     assert all(rank.is_running() for rank in group) or Store.at(cluster.workspace).get_ref(LAST, "smoke")
     cluster.start_server()
     completed_once(cluster, run, undisturbed, group)
+
+
+@pytest.mark.parametrize("seconds", [20, 60])
+def test_a_cut_network_holds_up_no_work(cluster: Cluster, undisturbed: Path, seconds: int) -> None:
+    run, group = training(cluster)
+    cluster.wire.cut()
+    steps = max(steps_told(cluster), default=0)
+    time.sleep(seconds)
+    published = any(cluster.workspace.glob(f"datasets/{LAST}/*/manifest.json"))
+    assert published or max(steps_told(cluster)) > steps, "the stage waited for the network"
+    assert cluster.state(run) == "RUNNING"
+    cluster.wire.join()
+    completed_once(cluster, run, undisturbed, group)
+
+
+def steps_told(cluster: Cluster) -> list[int]:
+    """The steps at which training told its progress, over all its attempts."""
+    (events,) = (cluster.workspace / "work" / LAST).glob("*/events.jsonl")
+    entries = [json.loads(line) for line in events.read_text().splitlines()]
+    return [entry["done"] for entry in entries if entry["type"] == "progress" and entry["total"] > 1]

@@ -4,9 +4,12 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import anyio
+import httpx
 import psutil
 import pytest
 
@@ -18,6 +21,7 @@ from prefect.states import Cancelling, Pending, Running
 from flows import services
 from flows.lost_runs import ATTEMPTS, after_loss
 from flows.services import RESTARTS, Service, service
+from flows.worker import ask_on
 from infra.errors import HeadwaterError
 from infra.launch.guard import descendants
 
@@ -62,6 +66,21 @@ def test_what_a_service_started_ends_with_it(tmp_path: Path) -> None:
         await_end(started)
         assert len(family) == 3  # the inner guard, the command, what it started
         assert not any(process.is_running() for process in family)
+
+
+def test_a_worker_goes_on_asking_what_is_to_be_cancelled() -> None:
+    asked: list[int] = []
+
+    async def ask() -> None:
+        asked.append(len(asked))
+        if len(asked) < 12:
+            raise httpx.ConnectError("no route to the server")
+        if len(asked) == 15:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        anyio.run(partial(ask_on, workload=ask, interval=0.001, jitter_range=0.3))
+    assert len(asked) == 15
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -176,6 +177,23 @@ def test_a_failed_child_fails_its_parent_with_the_cause(up: Up) -> None:
     assert "stage 'ingest' did not complete (Failed): there is no file" in failed["state"]["message"]
 
 
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_a_stage_leaves_some_tens_of_rows_in_the_database(up: Up) -> None:
+    def rows() -> int:
+        with sqlite3.connect(f"file:{up.workspace}/prefect/prefect.db?mode=ro", uri=True) as database:
+            tables = [name for (name,) in database.execute("select name from sqlite_master where type='table'")]
+            kept = [name for name in tables if not name.startswith("event")]  # events are cut after an hour
+            return sum(database.execute(f'select count(*) from "{name}"').fetchone()[0] for name in kept)
+
+    before = rows()
+    assert up.run("pipeline/small", force=["ingest"])["state_name"] == "Completed"
+    time.sleep(10)  # logs arrive a little after the run
+    added = rows() - before
+    print("rows of a run with one stage", added)
+    assert 20 < added < 90
+
+
 def names_of_runs(up: Up) -> list[str]:
     """The newest first."""
     return [run["name"] for run in up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 200})]
@@ -214,7 +232,8 @@ def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
 def test_server_and_workers_that_die_are_started_again_and_so_is_what_they_ran(up: Up) -> None:
     dataset = Store.at(up.workspace).get_ref("ingest", "small")
     assert dataset is not None
-    with Lease(Store.at(up.workspace).work_url("ingest", dataset.manifest.fingerprint)):
+    with Lease(Store.at(up.workspace).work_url("ingest", dataset.manifest.fingerprint)) as lease:
+        lease.acquire()
         run = up.submit("ingest/small", force=True)  # waits for the lease
         up.reached(run, "RUNNING")
         killed = up.services()
