@@ -9,7 +9,8 @@ if ! docker/compose.sh version > /dev/null 2>&1; then
     exit 0
 fi
 docker/compose.sh --profile '*' stop worker-containers > /dev/null 2>&1
-stages=$(docker ps --all --quiet --filter "network=${COMPOSE_PROJECT_NAME:-headwater}_default" --filter label=io.prefect.work-pool-name)
+project=$(docker/compose.sh config | sed -n 's/^name: //p')
+stages=$(docker ps --all --quiet --filter "network=${project}_default" --filter label=io.prefect.work-pool-name)
 if [ -n "$stages" ]; then
     # shellcheck disable=SC2086 # one word a container
     docker stop --time 30 $stages > /dev/null
