@@ -12,8 +12,8 @@ from tests.benchmarks.dedup_parts.measure import Measured, measure
 from tests.pipeline.packages import package_wheel
 from tests.pipeline.sources.archives import PROSE, gzip_members, html_page, warc_record
 
-PAGES = 60
-"""Some 100 kB each."""
+PAGES = 20
+"""Some 90 kB each."""
 
 
 def pages(chance: random.Random) -> bytes:
