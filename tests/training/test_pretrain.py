@@ -226,13 +226,13 @@ def test_bad_rows_on_one_rank_are_held_named_and_gone_around(inputs, tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_shows_where_and_the_run_ends_as_if_it_had_not(finished, inputs, tmp_path):
-    config = small_config(checkpoint_every=4, stall_limit_s=60)
+    config = small_config(checkpoint_every=4, stall_limit_s=40)
     job = PretrainJob(tmp_path, inputs, config)
     for folder in (job.request.dataset_root, job.request.work_dir):
         folder.mkdir(parents=True)
     write_request(job.request)
     environment = {"POISON": poison(inputs, {9 * 8 + 5: "hang"}), "MARKER": str(tmp_path / "slept")}
-    spec = JobSpec("tests.training.ranks_faults", ranks=2, threads_per_rank=1, stall_limit_s=60, env=environment)
+    spec = JobSpec("tests.training.ranks_faults", ranks=2, threads_per_rank=1, stall_limit_s=40, env=environment)
     run_job(spec, LocalLauncher(), job.request.work_dir, lambda event: None)
     assert (tmp_path / "slept").exists()
     logs = "".join(path.read_text() for path in (job.request.work_dir / "logs").rglob("*") if path.is_file())
