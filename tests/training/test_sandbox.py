@@ -89,6 +89,15 @@ def test_its_own_folder_is_writable_small_and_gone_afterwards() -> None:
     assert not run_program("open('big', 'wb').write(b'x' * (8 << 20))").passed
 
 
+@pytest.mark.parametrize("end", ["", "\nwhile True: pass"])
+def test_files_are_counted(end: str) -> None:
+    program = "for i in range(60): open(f'{i}', 'w').close()" + end
+    started = time.monotonic()
+    assert run_program(program, Limits(seconds=20, files=40)).reason == "too many files"
+    assert time.monotonic() - started < 15
+    assert run_program("for i in range(30): open(f'{i}', 'w').close()", Limits(files=40)).passed
+
+
 def test_many_programs_keep_their_order() -> None:
     outcomes = run_programs([HELLO, "assert False", HELLO], workers=3)
     assert [outcome.passed for outcome in outcomes] == [True, False, True]
