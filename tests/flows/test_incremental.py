@@ -1,5 +1,10 @@
 """Two crawls, one after the other: the second is compared with the first, and appended to it."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +23,7 @@ from infra.errors import ConfigError, InputError
 from infra.planning import Action, Selection
 from infra.store.store import Store
 from pipeline.shards import ShardSet
+from tests.flows.cluster import wait_for
 from tests.flows.small_crawls import CRAWLS, archives_of, real_records, write_recipe
 from tests.pipeline.sources.mirror import Mirror, serve
 
@@ -120,6 +126,53 @@ def test_shards_of_another_tokenizer_or_length_are_refused(ran: Ran) -> None:
     other = load_recipe(ran.recipe.origin, ["shards.seq_len=64"])
     with pytest.raises(ConfigError, match="seq_len is 128 there and 64 here"):
         run_in_workspace(other, Selection(), ran.store, crawl=SECOND, use_prefect=False, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_backfill_goes_on_after_ctrl_c_and_beside_another_run(ran: Ran, tmp_path: Path) -> None:
+    """Broken off in the first crawl; then the same command again, and meanwhile somebody runs the second crawl by hand."""
+    home, recipe = tmp_path / "workspace", ran.recipe.origin
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "HEADWATER"))}
+
+    def headwater(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "flows.cli.main", *words, "--workspace", str(home), "--json"]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    backfill = ("backfill", recipe, "--crawls", f"{FIRST}..{SECOND}", "--here")
+    broken = headwater(*backfill)
+    wait_for(lambda: any(home.glob("datasets/ingest/*/manifest.json")), 240, "the first crawl to be read")
+    os.killpg(broken.pid, signal.SIGINT)  # as a terminal does it
+    _, told = broken.communicate(timeout=60)
+    assert broken.returncode == 130, told
+    series = Series(Store.at(home), ran.recipe.name)
+    assert not series.published(FIRST)
+    before = dict(ran.mirror.requests)
+
+    again = headwater(*backfill)
+    lease = home / f"crawls/{ran.recipe.name}/turn/lease.json"
+    wait_for(
+        lambda: str(again.pid) in (lease.read_text() if lease.exists() else ""), 60, "the command to have its turn"
+    )
+    beside = headwater("run", recipe, "--crawl", SECOND, "--no-prefect")
+    said, told = again.communicate(timeout=400)
+    assert again.returncode == 0, told
+    assert [entry["action"] for entry in json.loads(said)["crawls"]] == ["start", "start"]
+    said, told = beside.communicate(timeout=400)
+    assert beside.returncode == 0, told
+    assert "another crawl of monthly has its turn" in told
+
+    assert series.chain() == [FIRST, SECOND]
+    for crawl, undisturbed in ((FIRST, ran.first), (SECOND, ran.second)):
+        for stage, fingerprint in series.datasets(crawl).items():
+            found = series.store.find(stage, fingerprint)
+            assert found is not None
+            assert found.digest == undisturbed.datasets[stage].digest
+    asked = {path for path, count in ran.mirror.requests.items() if count > before.get(path, 0)}
+    assert not [path for path in asked if FIRST in path and path.endswith(".warc.gz")], (
+        "what was read is not read again"
+    )
 
 
 # ---- the chain, without running anything -----------------------------------------------------------------------------
