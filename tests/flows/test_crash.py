@@ -1,4 +1,5 @@
-"""What runs depend on goes away: the worker, the server, the network between them. The work goes on, and publishes the same.
+"""What runs depend on goes away: the worker, the server, the network between them, the process of the run itself. The work
+goes on or is taken up again where it was, and publishes the same.
 
 The run is ``pretrain`` by its deployment, long enough to be in the middle of things when it happens: it starts a process
 group, writes checkpoints, reports progress, and has to tell the server its end.
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from infra.store.store import Store
+from tests.chaos.victims import flow_run_of
 from tests.flows.cluster import Cluster, ranks, running, wait_for
 from tests.flows.test_cancel import LAST, PATIENCE_S, STEPS, digests, undisturbed, work_of
 
@@ -76,6 +78,31 @@ def test_a_cut_network_holds_up_no_work(cluster: Cluster, undisturbed: Path, sec
     assert cluster.state(run) == "RUNNING"
     cluster.wire.join()
     completed_once(cluster, run, undisturbed, group)
+
+
+def test_a_killed_driver_takes_its_ranks_along_and_is_run_again(cluster: Cluster, undisturbed: Path) -> None:
+    run, _ = training(cluster)
+    for process in cluster.family():
+        if flow_run_of(process) == run:
+            process.kill()
+    wait_for(lambda: not cluster.family(), 30, "the ranks to follow their driver")
+    assert cluster.ended(run, 60) == "CRASHED"
+    resumed(cluster, undisturbed)
+
+
+def resumed(cluster: Cluster, undisturbed: Path) -> None:
+    """Submitted again, the stage goes on from its newest checkpoint and publishes the same."""
+    told = len(steps_told(cluster))
+    newest = max(int(path.name.removeprefix("step-")) for path in checkpoints(cluster))
+    again = cluster.submit(f"{LAST}/smoke")
+    assert cluster.ended(again, 2 * PATIENCE_S) == "COMPLETED"
+    assert digests(cluster.workspace) == digests(undisturbed)
+    assert newest < steps_told(cluster)[told], "it began anew"
+
+
+def checkpoints(cluster: Cluster) -> list[Path]:
+    """Those that are whole: others have another name."""
+    return list((cluster.workspace / "work" / LAST).glob("*/checkpoints/step-" + "[0-9]" * 8))
 
 
 def steps_told(cluster: Cluster) -> list[int]:
