@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from flows.execute import RunResult, resolve_inputs, run_recipe
+from flows.heartbeats import leave_heartbeats_behind
 from flows.incremental import planned
 from flows.outlive import outlive_worker
 from flows.params import StageParams, stage_params
@@ -68,6 +69,7 @@ def ended(work: Callable[[], T]) -> T:
     Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``settled``.
     """
     outlive_worker()
+    leave_heartbeats_behind()
     try:
         return work()
     except StageCancelled as error:
