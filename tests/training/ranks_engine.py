@@ -1,4 +1,5 @@
-"""Run under torchrun by test_engine: trains a toy model several ways and prints every step's loss and gradient norm."""
+"""Run under torchrun by test_engine: trains a toy model several ways and prints every step's loss and gradient norm, or the
+first step's gradients."""
 
 import json
 import sys
@@ -68,10 +69,29 @@ def train(ranks, stage, dtype, micro, steps=6, **options):
     return advance(build(ranks, stage, dtype, micro, steps, **options), steps, micro)
 
 
+def gradients(ranks, stage, dtype, micro, **options):
+    """The gradient of every parameter with which the first step is taken."""
+    from deepspeed.utils import safe_get_full_grad
+
+    engine = build(ranks, stage, dtype, micro, **options)
+    step, found = engine.deepspeed.step, {}
+
+    def seen(*arguments, **named):
+        for name, parameter in engine.model.named_parameters():
+            gradient = safe_get_full_grad(parameter) if stage else parameter.grad
+            found[name] = gradient.flatten().tolist()
+        return step(*arguments, **named)
+
+    engine.deepspeed.step = seen
+    advance(engine, 1, micro)
+    return found
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with distributed() as ranks:
-        answers = {name: train(ranks, **arguments) for name, arguments in json.loads(sys.argv[1]).items()}
+        measure = {"steps": train, "gradients": gradients}[sys.argv[2]]
+        answers = {name: measure(ranks, **arguments) for name, arguments in json.loads(sys.argv[1]).items()}
         if ranks.first:
             print("ANSWER " + json.dumps(answers))
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.launch import run_ranks
-from tests.training.ranks_engine import train
+from tests.training.ranks_engine import gradients, train
 from training.engine import ParallelConfig, create_engine, init_distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
@@ -30,7 +30,7 @@ def test_accumulation_batch_and_ranks_give_the_same_steps():
     muon = {f"muon_{name}": {**way, "optimizer": "muon"} for name, way in ways.items() if way["micro"] == 2}
     ways["offload"] = {"stage": 2, "dtype": "fp32", "micro": 2, "offload": True}
     bf16 = {f"bf16_zero{stage}": {"stage": stage, "dtype": "bf16", "micro": 2} for stage in (1, 2, 3)}
-    two = run_ranks(PROGRAM, 2, json.dumps({**ways, **bf16, **muon}))
+    two = run_ranks(PROGRAM, 2, json.dumps({**ways, **bf16, **muon}), "steps")
     for name in ways:
         for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one, strict=True):
             assert loss == pytest.approx(expected_loss, rel=1e-6), name
@@ -43,6 +43,19 @@ def test_accumulation_batch_and_ranks_give_the_same_steps():
         for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one_muon, strict=True):
             assert loss == pytest.approx(expected_loss, rel=1e-5), name
             assert norm == pytest.approx(expected_norm, rel=1e-4), name
+
+
+def test_every_parameter_has_the_same_gradient_accumulated_in_one_batch_and_on_two_ranks():
+    batch = {"dtype": "fp32", "clip": 0.0}
+    expected = gradients(init_distributed(), stage=1, micro=8, **batch)
+    accumulated = gradients(init_distributed(), stage=1, micro=2, **batch)
+    ways = {f"zero{stage}": {"stage": stage, "micro": 2, **batch} for stage in (0, 1, 2, 3)}
+    for name, found in {"accumulated": accumulated, **run_ranks(PROGRAM, 2, json.dumps(ways), "gradients")}.items():
+        assert found.keys() == expected.keys()
+        for parameter, values in expected.items():
+            largest = max(abs(value) for value in values)
+            assert largest > 0
+            assert found[parameter] == pytest.approx(values, rel=1e-6, abs=1e-6 * largest), (name, parameter)
 
 
 def test_bf16_without_zero_is_refused():
