@@ -8,7 +8,6 @@ Kill any process at any point and call it again: finished units are not repeated
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -323,9 +322,10 @@ def _run_job(
         elif event.get("type") in ("warning", "phase"):
             run.reporter.message(stage.name, str(event.get("message") or event.get("name")))
 
-    with ExitStack() as stack:
-        stack.callback(lambda: run.record.event("job_ended", stage=stage.name))
+    try:
         result = run_job(stage.job(work.node.config), run.launcher, work.local_work, on_event)
+    finally:
+        run.record.event("job_ended", stage=stage.name)
     if not work.is_local:
         for output in result.outputs:
             upload(work.local_root / output.path, f"{work.root}/{output.path}")
