@@ -48,7 +48,7 @@ def serve(
         os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = async_url(database_url)
     logs = prefect_home(store) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    server_command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    server_command = ["-m", "flows.prefect_server", "--host", HOST, "--port", str(port)]
     with service("server", server_command, logs, SERVER_GRACE_S) as server:
         _await_server(server, api)
         # Prefect is imported here, once it is configured.

@@ -136,7 +136,7 @@ class Cluster:
         )  # fmt: skip
 
     def start_server(self) -> None:
-        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = ["flows.prefect_server", "--host", "127.0.0.1", "--port", str(self.port)]
         self.server = self._process("server", command, self.api)
         deadline = time.monotonic() + START_S
         while not answers(self.api):
