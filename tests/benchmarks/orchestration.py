@@ -5,7 +5,7 @@
 | ``--overhead`` | ``overhead_fraction``: seconds of a run as a Prefect flow that are not its stages' work, over 1,800 | 2 min |
 | ``--skips`` | ``skip_all_server_s``, ``skip_all_ephemeral_s``: a run in which every stage is published | 1 min |
 | ``--units`` | ``plan_90k_s``, ``plan_90k_gb``, ``resume_90k_s``: a work list of 90,000 archives | 2 min |
-| ``--ray`` | ``ray_two_nodes_ratio``: the data path on two Ray nodes of one core against one | minutes |
+| ``--ray`` | ``ray_two_nodes_ratio``: the data path on two Ray nodes of one core against one | 11 min |
 
 Without a part's flag all but ``--ray`` are measured. ``--workspace`` names a workspace in which ``--recipe`` was run already;
 without it, ``--overhead`` makes one that ``--skips`` then uses.
