@@ -53,6 +53,17 @@ STARVED_S = 600.0
 UNITS_PER_CPU = 2
 """Tasks in flight for each unit a cluster can run: one runs, one waits at its node."""
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A Ray of our own: its workers are the run, and with Ray's niceness of 15 they wait for everything else.
+    "RAY_worker_niceness": "0",
+    # A node whose cable is cut sends no FIN. What was sent to it must be acknowledged within 20 s instead of two minutes, in
+    # which Ray asks no other node for a worker either; a minute is the least silence after which Ray's servers accept a ping.
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+    "RAY_grpc_client_keepalive_time_ms": "60000",
+}
+"""Ray's own settings, read when its library starts; values of the user stay."""
+
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): ")
 
 
@@ -87,9 +98,8 @@ class RayExecutor(PoolSettings):
 
 def connect(settings: RaySettings, workers: int) -> Any:
     """The ray module, connected. The connection is kept for the steps that follow."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A Ray of our own: its workers are the run, and with Ray's niceness of 15 they wait for everything else.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from infra.config import Config
+from infra.execution.ray import SETTINGS as RAY_SETTINGS
 from infra.launch.spec import JobSpec
 
 WORK_LABEL = "headwater.dev/work"
@@ -193,8 +194,7 @@ def _container(name: str, settings: KubernetesSettings) -> Manifest:
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": "HEADWATER_HOME", "value": settings.mount_path},
-            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-            {"name": "RAY_worker_niceness", "value": "0"},
+            *({"name": setting, "value": value} for setting, value in RAY_SETTINGS.items()),
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,

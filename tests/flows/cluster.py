@@ -178,7 +178,7 @@ class Cluster:
             return (
                 process.environ().get("HEADWATER_HOME") == str(self.workspace)
                 and process.status() != psutil.STATUS_ZOMBIE
-                and not {"server", "flows.worker", "uvicorn"} & set(process.cmdline())
+                and not {"flows.prefect_server", "flows.worker", "uvicorn"} & set(process.cmdline())
             )
         except (psutil.Error, OSError):
             return False  # gone, or another user's

