@@ -58,9 +58,9 @@ SETTINGS = {
     # A Ray of our own: its workers are the run, and with Ray's niceness of 15 they wait for everything else.
     "RAY_worker_niceness": "0",
     # A node whose cable is cut sends no FIN. What was sent to it must be acknowledged within 20 s instead of two minutes, in
-    # which Ray asks no other node for a worker either; a minute is the least silence after which Ray's servers accept a ping.
+    # which Ray asks no other node for a worker either. Ray's servers take more than a ping a minute for an attack.
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
-    "RAY_grpc_client_keepalive_time_ms": "60000",
+    "RAY_grpc_client_keepalive_time_ms": "90000",
 }
 """Ray's own settings, read when its library starts; values of the user stay."""
 
