@@ -33,7 +33,7 @@ async def begin_as_writer(
 ) -> AsyncGenerator[AsyncSessionTransaction, None]:
     """``AioSqliteConfiguration.begin_transaction``, with ``BEGIN IMMEDIATE`` here and now.
 
-    A transaction within another one of the same task would wait for the outer one for ever: that one stays a reader, and so
+    One within another one of the same task would wait for the outer one until SQLite gives up: it begins as a reader, and so
     does whatever else the task reads meanwhile in sessions of its own.
     """
     mode = configurations.SQLITE_BEGIN_MODE
@@ -69,9 +69,7 @@ def wait_in_turn() -> None:
     """For every SQLite database that this process's Prefect opens from now on."""
     configurations.AioSqliteConfiguration.begin_transaction = begin_as_writer  # type: ignore[method-assign]
     for name in ("execute", "executemany"):
-        plain = getattr(aiosqlite.Cursor, name)
-        if not hasattr(plain, "__wrapped__"):
-            setattr(aiosqlite.Cursor, name, closed_if_refused(plain))
+        setattr(aiosqlite.Cursor, name, closed_if_refused(getattr(aiosqlite.Cursor, name)))
 
 
 if __name__ == "__main__":

@@ -116,9 +116,8 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         if name in sections:
             stage = load_stage(name)
             section = sections[name] or {}
-            if name == "report" and isinstance(
-                section, Mapping
-            ):  # it shows what the recipe runs, unless told otherwise
+            # It shows what the recipe runs, unless told otherwise.
+            if name == "report" and isinstance(section, Mapping):
                 section = {"stages": [each for each in sections if each != "report"], **section}
             config = _validate(stage.config, section, f"stages.{name}", origin)
             nodes.append(StageNode(stage, config))

@@ -124,6 +124,5 @@ def test_prefect_and_aiosqlite_are_as_this_expects(monkeypatch: pytest.MonkeyPat
         plain[name] = getattr(aiosqlite.Cursor, name)
         monkeypatch.setattr(aiosqlite.Cursor, name, plain[name])
     wait_in_turn()
-    wait_in_turn()  # once is enough
     assert AioSqliteConfiguration.begin_transaction is begin_as_writer
     assert all(getattr(aiosqlite.Cursor, name).__wrapped__ is plain[name] for name in plain)

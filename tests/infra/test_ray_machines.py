@@ -24,13 +24,6 @@ from tests.infra.toy import NumbersConfig
 from tests.support import REPOSITORY
 
 HEALTH = {"health_check_period_ms": 1000, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 5}
-ENVIRONMENT = {
-    **os.environ,
-    **SETTINGS,
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    "PYTHONPATH": str(REPOSITORY),
-}
 FILES = 16
 SILENCE_S = 60
 """With Ray's own settings nothing finished anywhere for 110 s after the cut; with ours for 10 s."""
@@ -67,7 +60,17 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
         yield pair
 
 
-def start_ray(machine: Machine, head: Machine, temp: str, log: Path) -> subprocess.Popen[bytes]:
+def environment() -> dict[str, str]:
+    """Without our settings for Ray: the nodes are told them, as the documentation says; the driver must know them itself."""
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return inherited | {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": str(REPOSITORY),
+    }  # fmt: skip
+
+
+def start_ray(
+    machine: Machine, head: Machine, temp: str, log: Path, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
     """``ray start --block``; the whole node ends with it.
 
     Every machine has a temporary folder of its own under the same path, as on disks of their own.
@@ -84,7 +87,7 @@ def start_ray(machine: Machine, head: Machine, temp: str, log: Path) -> subproce
         return subprocess.Popen(
             machine.command(f"{common} {role}"),
             cwd=REPOSITORY,
-            env=ENVIRONMENT,
+            env=environment | SETTINGS,
             stdout=stream,
             stderr=stream,
             start_new_session=True,
@@ -111,19 +114,19 @@ def test_a_machine_that_goes_dark_costs_its_units_another_attempt(
 ) -> None:
     head, other = machines
     logs = [tmp_path / "head.log", tmp_path / "other.log"]
-    home = tmp_path / "ws"
+    home, shared = tmp_path / "ws", environment()
     temp = tempfile.mkdtemp(prefix="hw-ray-", dir="/tmp")  # sockets lie below it, and their paths must be short
     nodes: list[subprocess.Popen[bytes]] = []
     driver: subprocess.Popen[str] | None = None
     ended: list[tuple[str, str, int, str]] = []
     try:
         for machine, log in zip(machines, logs, strict=True):
-            nodes.append(start_ray(machine, head, temp, log))
+            nodes.append(start_ray(machine, head, temp, log, shared))
             assert until(partial(said, log, b"Ray runtime started"), 120), log.read_text()[-2000:]
         driver = subprocess.Popen(
             head.command(f'{sys.executable} -c "$DRIVER" {home} {head.address}:6379 {FILES}'),
             cwd=REPOSITORY,
-            env={**ENVIRONMENT, "DRIVER": DRIVER},
+            env={**shared, "DRIVER": DRIVER},
             stdout=subprocess.PIPE,
             text=True,
         )

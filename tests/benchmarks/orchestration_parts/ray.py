@@ -6,8 +6,8 @@ cluster whose first machine is its head. A first pass on each node fills its cac
 to the installation. Each of ``rounds`` measures both; the figure is the median of their ratios.
 
 What the machine's two cores give at best is measured between the rounds: the same path without Ray, in one process bound to
-the first core, then in two at once, bound to a core each, with nothing shared. On a virtual machine with neighbours that is
-anything from 1.5 to 2, and no cluster can do better (``cores_ratio`` in the rows).
+the first core, then in two at once, bound to a core each, with nothing shared (``cores_ratio`` in the rows). On a virtual
+machine with neighbours that was anything from 1.6 to 2.2: what a cluster falls short of it is the cluster's doing.
 
 ``python -m tests.benchmarks.orchestration_parts.ray`` prints figure and rows.
 """
