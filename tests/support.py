@@ -1,10 +1,13 @@
 """Helpers shared by the tests: running a stage in-process, and finding optional real data."""
 
 import os
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.config import identity
@@ -23,6 +26,19 @@ def shared_data(path: str) -> Path:
     if not (folder / path).exists():
         pytest.skip(f"development data {path} is not here")
     return folder / path
+
+
+def kill_family(process: "subprocess.Popen[Any]") -> None:
+    """As a machine that loses power: the process and all below it at once, whatever their sessions."""
+    if process.poll() is not None:
+        return
+    parent = psutil.Process(process.pid)
+    family = [*parent.children(recursive=True), parent]
+    for victim in family:
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+    process.wait(30)
+    psutil.wait_procs(family, timeout=10)
 
 
 def write_dataset(root: Path, name: str, files: Mapping[str, bytes]) -> Dataset:

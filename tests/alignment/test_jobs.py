@@ -14,6 +14,7 @@ import pytest
 from alignment.preferences import read_pairs
 from infra.job import load_result
 from tests.alignment.jobs import AlignmentJob, build_world
+from tests.support import kill_family
 from training.checkpoint import list_checkpoints
 from training.hub_format import load_model, load_reward_model
 
@@ -90,14 +91,6 @@ def wait_for(condition: Callable[[], Any], timeout: float = 180) -> None:
         time.sleep(0.02)
 
 
-def kill_everything(process: Any) -> None:
-    """As a machine that loses power: launcher and ranks at once."""
-    parent = psutil.Process(process.pid)
-    for victim in [*parent.children(recursive=True), parent]:
-        victim.kill()
-    process.wait(30)
-
-
 def stop_ranks(process: Any) -> None:
     """As a launcher that was told to stop: SIGTERM to every rank."""
     for rank in psutil.Process(process.pid).children(recursive=True):
@@ -150,7 +143,7 @@ def test_killed_sampling_goes_on_with_the_missing_chunks(world: World, tmp_path:
     chunks = job.request.work_dir / "chunks"
     process = job.start()
     wait_for(lambda: len(list(chunks.glob("*.json"))) >= 2)
-    kill_everything(process)
+    kill_family(process)
     times = {path: path.stat().st_mtime_ns for path in chunks.glob("*.json")}
     job.run()
     assert all(path.stat().st_mtime_ns == before for path, before in times.items()), "a chunk was sampled twice"
@@ -177,7 +170,7 @@ def test_a_killed_ppo_run_resumes_to_the_same_bytes(world: World, tmp_path: Path
     assert job
     process = job.start()
     wait_for(lambda: list_checkpoints(job.request.checkpoint_dir))
-    kill_everything(process)
+    kill_family(process)
     assert load_result(job.request.work_dir) is None
     job.run()
     assert job.digest() == world.finished("ppo").digest()

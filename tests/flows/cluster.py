@@ -6,7 +6,6 @@ by ``headwater deploy``; everything else goes through the server's HTTP API, as 
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import psutil
 
 from flows.server import answers, settings
+from tests.support import kill_family
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 START_S = 180.0
@@ -149,7 +149,7 @@ class Cluster:
         self.worker = self._process("worker", ["flows.worker"], f"http://127.0.0.1:{self.wire.port}/api")
 
     def kill_server(self) -> None:
-        _kill_family(self.server)
+        _kill(self.server)
 
     def kill_worker(self) -> None:
         """Only the worker: the flow runs it started are not asked."""
@@ -160,12 +160,12 @@ class Cluster:
     def stop(self) -> None:
         """Everything, flow runs included. The worker first: without a server it would try to reach it."""
         family = self.family()
-        _kill_family(self.worker)
+        _kill(self.worker)
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=30)
-        _kill_family(self.server)
+        _kill(self.server)
         self.wire.cut()
 
     def family(self) -> list[psutil.Process]:
@@ -258,15 +258,9 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def _kill_family(part: subprocess.Popen[bytes] | None) -> None:
-    if part is None:
-        return
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(part.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-    part.kill()
-    part.wait()
+def _kill(part: subprocess.Popen[bytes] | None) -> None:
+    if part is not None:
+        kill_family(part)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from infra.store.manifest import InputRecord
 from pipeline.shards.mixing import Phase, SourceWeight
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
-from tests.support import adopt_dataset
+from tests.support import adopt_dataset, kill_family
 from tests.training.pretraining import PretrainJob, build_inputs, small_config
 from tests.training.ranks_faults import name_of
 from training.checkpoint import list_checkpoints
@@ -72,16 +72,6 @@ def newest(job: PretrainJob) -> int:
     return max((step for step, _ in list_checkpoints(job.request.checkpoint_dir)), default=0)
 
 
-def kill_everything(process):
-    """As a machine that loses power: launcher and ranks at once."""
-    if process.poll() is not None:
-        return
-    parent = psutil.Process(process.pid)
-    for victim in [*parent.children(recursive=True), parent]:
-        victim.kill()
-    process.wait(30)
-
-
 def test_it_learns_and_publishes_a_model(finished, inputs):
     result = load_result(finished.request.work_dir)
     entropy = json.loads(inputs["shards"].local("data/stats.json").read_text())["unigram_entropy_nats"]
@@ -99,7 +89,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
     job = PretrainJob(tmp_path, inputs, small_config(checkpoint_every=4))
     process = job.start()
     wait_for(lambda: list_checkpoints(job.request.checkpoint_dir))
-    kill_everything(process)
+    kill_family(process)
     assert load_result(job.request.work_dir) is None
     job.run()
     assert job.digest() == finished.digest()
@@ -123,14 +113,14 @@ def test_a_run_killed_at_any_moment_goes_on_exactly_and_on_one_rank_closely(inpu
         process, behind = killed.start(), newest(killed)
         wait_for(lambda process=process, behind=behind: process.poll() is not None or newest(killed) > behind)
         time.sleep(moments.random())
-        kill_everything(process)
+        kill_family(process)
     assert killed.digest() == straight.digest()
     assert killed.losses() == straight.losses()
 
     moved = PretrainJob(tmp_path / "moved", inputs, small_config(**changes, elastic_ranks=1))
     process = moved.start(ranks=2)
     wait_for(lambda: list_checkpoints(moved.request.checkpoint_dir))
-    kill_everything(process)
+    kill_family(process)
     moved.run(ranks=1)
     assert any("another number of ranks" in event["message"] for event in moved.events("warning"))
     assert moved.losses() == pytest.approx(straight.losses(), rel=1e-3)
@@ -151,7 +141,7 @@ def test_a_curriculum_switches_at_its_step_and_a_kill_around_it_changes_nothing(
     killed = PretrainJob(tmp_path / "killed", inputs, small_config(steps=steps, checkpoint_every=first // 8 - 1))
     process = killed.start()
     wait_for(lambda: newest(killed) or process.poll() is not None)
-    kill_everything(process)
+    kill_family(process)
     assert load_result(killed.request.work_dir) is None, "it was over before it was killed"
     killed.run()
     assert killed.digest() == straight.digest()
