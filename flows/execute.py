@@ -7,7 +7,7 @@ from flows.drift import drift
 from flows.recipe import Recipe
 from infra.errors import Blocked
 from infra.planning import Action, Selection, StageNode, StagePlan, plan
-from infra.runner import RunContext, StageOutcome, reuse_published, run_stage
+from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
 from infra.store.dataset import Dataset
 
 RunOne = Callable[[StageNode, Mapping[str, Dataset], RunContext, bool], StageOutcome]
@@ -61,6 +61,7 @@ def run_recipe(
                 _warn_of_drift(outcome, run, recipe.execution.drop_rate_tolerance)
                 on_outcome(outcome)
             elif entry.action == Action.SKIP and entry.dataset is not None:
+                tell_warnings(entry.dataset, run)
                 result.datasets[node.name] = entry.dataset
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -97,6 +98,7 @@ def _use(entry: StagePlan, run: RunContext) -> StageOutcome:
     run.store.set_ref(entry.stage, run.label, entry.dataset.manifest.fingerprint)
     run.record.event("stage_skipped", stage=entry.stage, fingerprint=entry.fingerprint, reason=entry.reason)
     run.reporter.message(entry.stage, f"SKIP: {entry.reason}")
+    tell_warnings(entry.dataset, run)
     return StageOutcome(entry.stage, entry.action, entry.reason, entry.dataset)
 
 

@@ -11,7 +11,7 @@ figures such as ``loss``), ``phase`` (``name``; announces long silence such as a
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,11 @@ class JobRequest:
 
 @dataclass
 class JobResult:
-    """What a job hands back. ``outputs`` become the manifest's; ``stats`` are shown in reports."""
+    """What a job hands back. ``outputs`` and ``warnings`` become the manifest's; ``stats`` are shown in reports."""
 
     outputs: list[OutputFile] = field(default_factory=list)
     stats: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 def write_request(request: JobRequest) -> Path:
@@ -89,11 +90,13 @@ def finish(
     outputs: Mapping[str, bool],
     stats: Mapping[str, Any],
     rows: Mapping[str, int] | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Answer the request (rank 0 only, last of all).
 
     ``outputs`` maps each file's path below the dataset root (``data/model/model.safetensors``) to whether it enters
-    the output digest: weights and tables do, files that carry time, host or optimizer state do not.
+    the output digest: weights and tables do, files that carry time, host or optimizer state do not. ``warnings``: a
+    sentence each of what a user of the dataset must know.
     """
     rows = rows or {}
     described = [
@@ -102,7 +105,7 @@ def finish(
     ]
     write_json(
         request.work_dir / "result.json",
-        {"outputs": [output.as_dict() for output in described], "stats": dict(stats)},
+        {"outputs": [output.as_dict() for output in described], "stats": dict(stats), "warnings": list(warnings)},
     )
 
 
@@ -112,4 +115,4 @@ def load_result(work_dir: Path) -> JobResult | None:
     if not path.exists():
         return None
     raw = json.loads(path.read_text())
-    return JobResult([OutputFile(**entry) for entry in raw["outputs"]], raw["stats"])
+    return JobResult([OutputFile(**entry) for entry in raw["outputs"]], raw["stats"], raw.get("warnings", []))

@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from infra.errors import HeadwaterError, InputError
 from infra.fingerprint import source_digest
@@ -21,11 +20,10 @@ from infra.store.manifest import (
     CountsRecord,
     InputRecord,
     Manifest,
-    UnitsRecord,
     output_digest,
     write_manifest,
 )
-from infra.work import Work
+from infra.work import Built, Work
 
 VERIFIED_AT_ONCE = 1000
 
@@ -128,16 +126,9 @@ def _input_records(work: Work) -> list[InputRecord]:
     ]
 
 
-def publish(
-    work: Work,
-    run: str,
-    outputs: list[OutputFile],
-    counts: Counts,
-    stats: dict[str, Any],
-    units: UnitsRecord,
-) -> Dataset:
+def publish(work: Work, run: str, built: Built) -> Dataset:
     """Write the manifest, last of all: from here on the dataset exists. ``run`` is the id of the run that made it."""
-    node = work.node
+    node, counts = work.node, built.counts
     manifest = Manifest(
         name=node.name,
         fingerprint=work.fingerprint,
@@ -145,13 +136,14 @@ def publish(
         source_digest=source_digest(node.stage.code),
         config=node.config.model_dump(mode="json"),
         inputs=_input_records(work),
-        outputs=outputs,
-        output_digest=output_digest(outputs),
+        outputs=built.outputs,
+        output_digest=output_digest(built.outputs),
         counts=CountsRecord(
             incoming=counts.incoming, kept=counts.kept, dropped=dict(counts.dropped), failed=counts.failed
         ),
-        units=units,
-        stats=stats,
+        units=built.units,
+        stats=built.stats,
+        warnings=built.warnings,
         provenance=provenance(run, work.started),
     )
     write_manifest(work.root, manifest)

@@ -25,7 +25,6 @@ from infra.runs import RunRecord
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
 from infra.store.dataset import Dataset
 from infra.store.files import (
-    OutputFile,
     child_names,
     exists,
     remove_file,
@@ -40,7 +39,8 @@ from infra.store.manifest import (
     UnitsRecord,
 )
 from infra.store.store import Store
-from infra.work import Work
+from infra.warnings import warnings_of_inputs, warnings_of_loss
+from infra.work import Built, Work
 from infra.worklist import planned_units
 
 
@@ -134,7 +134,15 @@ def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
     _set_refs(node, dataset, run)
     run.record.event("stage_skipped", stage=node.name, fingerprint=dataset.manifest.fingerprint, reason=reason)
     run.reporter.message(node.name, f"SKIP: {reason}")
+    tell_warnings(dataset, run)
     return StageOutcome(node.name, Action.SKIP, reason, dataset)
+
+
+def tell_warnings(dataset: Dataset, run: RunContext) -> None:
+    """What a user of the dataset must know, each time it is published or used."""
+    for sentence in dataset.manifest.warnings:
+        run.record.event("warning", stage=dataset.name, message=sentence)
+        run.reporter.message(dataset.name, f"warning: {sentence}")
 
 
 def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
@@ -165,17 +173,18 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
     write_json(f"{work.work}/payload.json", work.payload)
     try:
         if isinstance(node.stage, ShardStage):
-            outputs, counts, stats, units = _run_shards(node.stage, work, run)
+            built = _run_shards(node.stage, work, run)
         else:
-            outputs, counts, stats, units = _run_job(node.stage, work, run)
+            built = _run_job(node.stage, work, run)
     except BaseException as error:
         run.record.event("stage_failed", stage=node.name, error=str(error) or type(error).__name__)
         run.reporter.stage_ended(node.name, "failed")
         raise
-    verify_files(work, outputs)
-    sweep(work, outputs)
+    verify_files(work, built.outputs)
+    sweep(work, built.outputs)
     lease.check()
-    dataset = publish(work, run.record.id, outputs, counts, stats, units)
+    dataset = publish(work, run.record.id, built)
+    tell_warnings(dataset, run)
     _set_refs(node, dataset, run)
     seconds = time.time() - work.started
     run.record.event(
@@ -188,9 +197,7 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
 # ---- shard stages ---------------------------------------------------------------------------------------------------
 
 
-def _run_shards(
-    stage: ShardStage, work: Work, run: RunContext
-) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
+def _run_shards(stage: ShardStage, work: Work, run: RunContext) -> Built:
     receipts: dict[str, Sequence[Receipt]] = {}
     context = StageContext(work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts)
     known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
@@ -207,8 +214,9 @@ def _run_shards(
     ] + context.outputs
     outputs.sort(key=lambda output: output.path)
     check_counts(stage, counts, outputs, work)
-    ok = total - len(work.failed)
-    return outputs, counts, context.stats, UnitsRecord(total=total, ok=ok, failed=work.failed)
+    record = UnitsRecord(total=total, ok=total - len(work.failed), failed=work.failed)
+    warnings = [*context.warnings, *warnings_of_loss(record), *warnings_of_inputs(work.inputs)]
+    return Built(outputs, counts, context.stats, record, warnings)
 
 
 def _run_step(
@@ -244,7 +252,10 @@ def _run_step(
 def _record_failure(
     work: Work, run: RunContext, name: str, step: Step, unit: Unit, error: str, attempts: int, total: int
 ) -> None:
-    failure = FailedUnit(unit=unit.id, step=step.name, error=error, attempts=attempts)
+    failure = FailedUnit(
+        unit=unit.id, step=step.name, error=error, attempts=attempts,
+        files=list(unit.files), bytes=unit.bytes, records=unit.documents,
+    )  # fmt: skip
     work.failed.append(failure)
     work.lost += Counts(incoming=unit.documents or 0, failed=unit.documents or 0)
     work.lost_unknown |= unit.documents is None
@@ -297,9 +308,7 @@ class _Progress:
 # ---- job stages -----------------------------------------------------------------------------------------------------
 
 
-def _run_job(
-    stage: JobStage, work: Work, run: RunContext
-) -> tuple[list[OutputFile], Counts, dict[str, Any], UnitsRecord]:
+def _run_job(stage: JobStage, work: Work, run: RunContext) -> Built:
     request = JobRequest(
         stage.name,
         work.fingerprint,
@@ -329,4 +338,6 @@ def _run_job(
     if not work.is_local:
         for output in result.outputs:
             upload(work.local_root / output.path, f"{work.root}/{output.path}")
-    return sorted(result.outputs, key=lambda output: output.path), Counts(), result.stats, UnitsRecord(total=1, ok=1)
+    outputs = sorted(result.outputs, key=lambda output: output.path)
+    warnings = [*result.warnings, *warnings_of_inputs(work.inputs)]
+    return Built(outputs, Counts(), result.stats, UnitsRecord(total=1, ok=1), warnings)

@@ -34,18 +34,30 @@ class Unit:
     ``payload`` holds plain JSON values: all that ``process`` needs beside configuration and inputs.
     ``weight`` (bytes, or any unit the stage likes) feeds the estimate of the remaining time.
     ``documents`` is the number of incoming documents where it is known beforehand: if the unit fails for good they are
-    counted as failed, so that the stage's counts still balance.
+    counted as failed, so that the stage's counts still balance. ``files`` (archives, or paths of the input dataset) and
+    ``bytes`` say what it reads, as a person would name it: what is missing if it fails for good.
     """
 
     id: str
     payload: Mapping[str, Json] = field(default_factory=dict)
     weight: int = 1
     documents: int | None = None
+    files: tuple[str, ...] = ()
+    bytes: int | None = None
 
 
 def unit_id(*identity: Json) -> str:
     """A unit id (16 hex digits) from what identifies its content."""
     return hashlib.blake2b(canonical_json(list(identity)).encode(), digest_size=8).hexdigest()
+
+
+def unit_of_files(
+    identity: str, payload: Mapping[str, Json], files: Sequence[OutputFile], *, counted: bool = True
+) -> Unit:
+    """A unit that reads files of an input dataset; ``counted``: its records are in the stage's counts."""
+    size = sum(file.bytes for file in files)
+    rows = sum(file.rows or 0 for file in files) if counted else None
+    return Unit(identity, payload, size, rows, tuple(file.path for file in files), size)
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,11 @@ class UnitContext:
 
 @dataclass
 class StageContext:
-    """What ``units`` and ``finalize`` see: everything but a unit. Runs in the driver, in one process."""
+    """What ``units`` and ``finalize`` see: everything but a unit. Runs in the driver, in one process.
+
+    ``warnings``: a sentence each of what a user of the dataset must know. They stand in its manifest and are told
+    whenever it is published or used.
+    """
 
     config: Any
     inputs: Mapping[str, Dataset]
@@ -135,6 +151,7 @@ class StageContext:
     receipts: Mapping[str, Sequence[Receipt]]
     outputs: list[OutputFile] = field(default_factory=list)
     stats: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     counts: Counts | None = None
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A dataset under construction: what it is made from, where, and what was lost on the way."""
+"""A dataset under construction: what it is made from, where, what was lost on the way, and what came of it."""
 
 import time
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any
 from infra.planning import StageNode
 from infra.stage import Counts
 from infra.store.dataset import Dataset
-from infra.store.files import is_local
-from infra.store.manifest import FailedUnit
+from infra.store.files import OutputFile, is_local
+from infra.store.manifest import FailedUnit, UnitsRecord
 
 
 @dataclass
@@ -40,3 +40,14 @@ class Work:
     @property
     def is_local(self) -> bool:
         return is_local(self.root)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What is to be published."""
+
+    outputs: list[OutputFile]
+    counts: Counts
+    stats: dict[str, Any]
+    units: UnitsRecord
+    warnings: list[str]

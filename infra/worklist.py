@@ -7,6 +7,7 @@ and ``grep`` finds one.
 import itertools
 import json
 from collections.abc import Iterable
+from dataclasses import fields
 
 from infra.errors import HeadwaterError
 from infra.garbage import collector_paused
@@ -19,7 +20,7 @@ def planned_units(step: Step, context: StageContext) -> list[Unit]:
     path = f"{context.work_root}/plan/{step.name}.json"
     with collector_paused():
         if exists(path):
-            return [Unit(**entry) for entry in read_json(path)]
+            return [Unit(**entry | {"files": tuple(entry.get("files", ()))}) for entry in read_json(path)]
         units = sorted(step.units(context), key=lambda unit: unit.id)
         _refuse_twins(step, units)
         write_bytes(path, _array(units))
@@ -30,7 +31,7 @@ def _array(units: Iterable[Unit]) -> bytes:
     # With an indent json.dumps falls back to its encoder in Python, ten times slower.
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
     lines = (
-        encode({"id": unit.id, "payload": dict(unit.payload), "weight": unit.weight, "documents": unit.documents})
+        encode({item.name: getattr(unit, item.name) for item in fields(Unit)} | {"payload": dict(unit.payload)})
         for unit in units
     )
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.config import Config, Json
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
 from pipeline.language import LanguageConfig, LanguageDetector, language_external, language_inputs, open_detector
 
@@ -44,7 +44,7 @@ def external(config: AttributesConfig) -> Json:
 
 def units(context: StageContext) -> Iterable[Unit]:
     for file in context.inputs["ingest"].files(suffix=".parquet"):
-        yield Unit(unit_id(file.path, file.digest), {"path": file.path}, weight=file.bytes, documents=file.rows)
+        yield unit_of_files(unit_id(file.path, file.digest), {"path": file.path}, [file])
 
 
 def process(unit: Unit, context: UnitContext) -> Counts:

@@ -93,6 +93,8 @@ def units(context: StageContext) -> Iterator[Unit]:
                 unit_id(source.name, archive.name, archive.size, archive.digest, part.start, part.end),
                 {"source": source.name, "part": part.to_json()},
                 weight=_bytes_of(part) or source.part_bytes,
+                files=(archive.name,),
+                bytes=_bytes_of(part) or None,
             )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
 from infra.config import canonical_json
 from infra.errors import InputError
@@ -37,10 +37,17 @@ class CountsRecord(_Record):
 
 
 class FailedUnit(_Record):
+    """A unit that failed for good, and what is missing because of it."""
+
     unit: str
     step: str
     error: str
     attempts: int
+    files: list[str] = []
+    """The archives, or files of the input dataset, that it reads."""
+    bytes: int | None = None
+    records: int | None = None
+    """None where nobody can know before it is read."""
 
 
 class UnitsRecord(_Record):
@@ -81,7 +88,15 @@ class Manifest(_Record):
     counts: CountsRecord = CountsRecord()
     units: UnitsRecord = UnitsRecord()
     stats: dict[str, Any] = {}
+    warnings: list[str] = []
+    """What a user of the dataset must know, a sentence each."""
     provenance: Provenance = Provenance()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is in it."""
+        return not self.units.failed
 
     @property
     def rows(self) -> int:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from infra.config import Json
 from infra.errors import InputError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.files import sha256_file
 from pipeline.classifier import corpus, sources
 from pipeline.classifier.config import ClassifierConfig, TextSet
@@ -43,7 +43,7 @@ def sample_units(context: StageContext) -> Iterable[Unit]:
         for texts in side:
             if texts.file:
                 payload: dict[str, Json] = {"good": good, "texts": texts.model_dump(mode="json")}
-                yield Unit(unit_id(payload), payload)
+                yield Unit(unit_id(payload), payload, files=(texts.file,))
                 continue
             found = [
                 file
@@ -58,7 +58,7 @@ def sample_units(context: StageContext) -> Iterable[Unit]:
                 )
             for file in found:
                 payload = {"good": good, "path": file.path}
-                yield Unit(unit_id(payload, file.digest), payload, weight=file.bytes)
+                yield unit_of_files(unit_id(payload, file.digest), payload, [file], counted=False)
 
 
 def sample_process(unit: Unit, context: UnitContext) -> Counts:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
+from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.decontaminate.config import DecontaminateConfig
 from pipeline.decontaminate.index import Index, open_index
 from pipeline.document import DOCUMENT_SCHEMA, RowWriter, document_writer, read_batches
@@ -49,7 +49,7 @@ _EXCERPT = 200
 def scan_units(context: StageContext) -> Iterable[Unit]:
     for file in context.inputs["dedup"].files("data/", ".parquet"):
         name = file.path.removeprefix("data/").removesuffix(".parquet")
-        yield Unit(unit_id("scan", file.path, file.digest), {"file": name}, weight=file.bytes, documents=file.rows)
+        yield unit_of_files(unit_id("scan", file.path, file.digest), {"file": name}, [file])
 
 
 @functools.lru_cache(maxsize=1)

@@ -59,6 +59,8 @@ def select_units(context: StageContext) -> Iterable[Unit]:
                 {"piece": piece.name, "fates": files, "repeats": repeats},
                 weight=sizes[path],
                 documents=piece.rows,
+                files=(path,),
+                bytes=sizes[path],
             )
 
 

@@ -38,6 +38,8 @@ def sign_units(context: StageContext) -> Iterable[Unit]:
             unit_id("sign", piece.snapshot, piece.name),
             {"piece": piece.name, "snapshot": piece.snapshot, "partitions": partitions},
             weight=sizes.get(f"data/{piece.name}.parquet", 96 * piece.rows),
+            files=(f"data/{piece.name}.parquet",) if piece.snapshot is None else (),
+            bytes=sizes.get(f"data/{piece.name}.parquet"),
         )
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import InputError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
@@ -42,7 +42,7 @@ def score_units(context: StageContext) -> Iterable[Unit]:
     attributes = {file.path: file for file in context.inputs["attributes"].files(suffix=".parquet")}
     for path, file in attributes.items():
         if rules_for(context.config, source_of(path)).keep_fraction is not None:
-            yield Unit(unit_id(path, file.digest), {"path": path}, weight=file.bytes)
+            yield unit_of_files(unit_id(path, file.digest), {"path": path}, [file], counted=False)
 
 
 def score_process(unit: Unit, context: UnitContext) -> Counts:
@@ -76,11 +76,10 @@ def select_units(context: StageContext) -> Iterable[Unit]:
     for file in context.inputs["ingest"].files(suffix=".parquet"):
         source = source_of(file.path)
         rules_for(context.config, source)
-        yield Unit(
+        yield unit_of_files(
             unit_id(file.path, file.digest, measured.get(file.path)),
             {"path": file.path, "classifier": thresholds.get(source), "measured": file.path in measured},
-            weight=file.bytes,
-            documents=file.rows,
+            [file],
         )
 
 

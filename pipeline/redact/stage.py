@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.config import Config
 from infra.errors import ConfigError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
 from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.ledger import Fate, ledger_writer
@@ -93,7 +93,7 @@ def policy_for(config: RedactConfig, source: str) -> SourcePolicy:
 def units(context: StageContext) -> Iterable[Unit]:
     for file in context.inputs["decontaminate"].files(suffix=".parquet"):
         policy_for(context.config, file.path.split("/")[1])
-        yield Unit(unit_id(file.path, file.digest), {"path": file.path}, weight=file.bytes, documents=file.rows)
+        yield unit_of_files(unit_id(file.path, file.digest), {"path": file.path}, [file])
 
 
 def process(unit: Unit, context: UnitContext) -> Counts:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from infra.config import Config, Execution, Json
 from infra.errors import HeadwaterError, InputError
-from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, file_sizes, write_bytes
 from pipeline.shards.append import UNIGRAMS, Earlier, adopt, adopt_units
@@ -123,11 +123,10 @@ def _source(file: OutputFile) -> str:
 def _tokenise_units(context: StageContext) -> Iterator[Unit]:
     config: ShardsConfig = context.config
     for source, group in _groups(context.inputs["redact"].files("data/", ".parquet"), config.group_megabytes * 1e6):
-        yield Unit(
+        yield unit_of_files(
             unit_id([part for file in group for part in (file.path, file.digest)]),
             {"source": source, "paths": [file.path for file in group]},
-            sum(file.bytes for file in group),
-            sum(file.rows or 0 for file in group),
+            group,
         )
 
 

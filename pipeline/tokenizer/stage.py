@@ -10,7 +10,7 @@ from pydantic import Field
 
 from infra.config import Config
 from infra.errors import HeadwaterError, InputError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.files import write_bytes
 from pipeline.tokenizer.fertility import SourceFertility, measure
 from pipeline.tokenizer.hugging_face import hub_files, hub_tokenizer
@@ -54,7 +54,8 @@ def _draw_units(context: StageContext) -> Iterator[Unit]:
     for output in context.inputs["redact"].files("data/", ".parquet"):
         if output.rows != 0:
             source = PurePosixPath(output.path).parts[1]
-            yield Unit(unit_id(output.path, output.digest), {"path": output.path, "source": source}, output.bytes)
+            payload = {"path": output.path, "source": source}
+            yield unit_of_files(unit_id(output.path, output.digest), payload, [output], counted=False)
 
 
 def _draw(unit: Unit, context: UnitContext) -> Counts:

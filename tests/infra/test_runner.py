@@ -197,3 +197,22 @@ def test_documents_of_a_lost_unit_are_counted_as_failed(tmp_path: Path) -> None:
     squares = run_stage(StageNode(SQUARES, SquaresConfig()), {"numbers": numbers}, run).dataset
     counts = squares.manifest.counts
     assert (counts.incoming, counts.failed, len(squares.manifest.units.failed)) == (40, 10, 1)
+
+
+def test_warnings_and_losses_stand_in_the_manifest_and_are_told_at_each_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = StageNode(NUMBERS, NumbersConfig(broken_units=1, warn="half of it is missing"))
+    first = run_stage(numbers, {}, context(tmp_path, max_failed_fraction=0.5)).dataset
+    lost = "incomplete: 1 of 4 units failed; missing is numbers-0 (10 bytes, records unknown)"
+    assert first.manifest.warnings == ["half of it is missing", lost]
+    assert not first.manifest.complete
+    assert first.manifest.units.failed[0].files == ["numbers-0"]
+    squares = run_stage(StageNode(SQUARES, SquaresConfig()), {"numbers": first}, context(tmp_path)).dataset
+    assert squares.manifest.complete
+    assert [sentence.split(",")[0] for sentence in squares.manifest.warnings] == [
+        f"built on numbers/{first.manifest.fingerprint}"
+    ]
+    capsys.readouterr()
+    run_stage(StageNode(SQUARES, SquaresConfig()), {"numbers": first}, context(tmp_path))
+    assert "squares: warning: built on numbers/" in capsys.readouterr().err

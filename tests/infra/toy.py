@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from infra.config import Config, Execution
 from infra.errors import InputError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.cache import local_file
 
 
@@ -23,6 +23,7 @@ class NumbersConfig(Config):
     rows: int = 10
     seconds_a_unit: Annotated[float, Execution()] = 0.0
     broken_units: Annotated[int, Execution()] = 0
+    warn: str = ""
 
 
 def _no_inputs(config: NumbersConfig) -> Mapping[str, str]:
@@ -31,7 +32,7 @@ def _no_inputs(config: NumbersConfig) -> Mapping[str, str]:
 
 def _number_units(context: StageContext) -> Iterator[Unit]:
     for index in range(context.config.files):
-        yield Unit(unit_id("numbers", index), {"index": index})
+        yield Unit(unit_id("numbers", index), {"index": index}, files=(f"numbers-{index}",), bytes=context.config.rows)
 
 
 def _write_numbers(unit: Unit, context: UnitContext) -> Counts:
@@ -58,7 +59,7 @@ def _numbers(config: SquaresConfig) -> Mapping[str, str]:
 
 def _split_units(context: StageContext) -> Iterator[Unit]:
     for output in context.inputs["numbers"].files("data/", ".parquet"):
-        yield Unit(unit_id("split", output.digest), {"path": output.path}, output.bytes, output.rows)
+        yield unit_of_files(unit_id("split", output.digest), {"path": output.path}, [output])
 
 
 def _split(unit: Unit, context: UnitContext) -> Counts:
@@ -98,6 +99,11 @@ def _sum_up(context: StageContext) -> None:
         path.write_text(str(total))
 
 
+def _warn(context: StageContext) -> None:
+    if context.config.warn:
+        context.warnings.append(context.config.warn)
+
+
 NUMBERS = ShardStage(
     name="numbers",
     code_version=1,
@@ -105,6 +111,7 @@ NUMBERS = ShardStage(
     reference="tests.infra.toy:NUMBERS",
     inputs=_no_inputs,
     steps=(Step("write", _number_units, _write_numbers),),
+    finalize=_warn,
     code=("tests.infra.toy",),
 )
 
