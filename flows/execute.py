@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from flows.checks import notices
 from flows.drift import drift
 from flows.recipe import Recipe
 from infra.errors import Blocked
-from infra.planning import Action, Selection, StageNode, StagePlan, plan
+from infra.planning import Action, Selection, StageNode, StagePlan, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
 from infra.store.dataset import Dataset
 
@@ -42,10 +43,14 @@ def run_recipe(
     """
     plans = plan(recipe.nodes, run.store, selection, run.label)
     result = RunResult(run.record.id, plans)
-    run.record.save_plan({"recipe": recipe.name, "stages": [entry.as_dict() for entry in plans]})
+    said = notices(recipe.nodes)
+    run.record.save_plan({"recipe": recipe.name, "stages": [entry.as_dict() for entry in plans], "notices": said})
+    for sentence in said:
+        run.reporter.message("recipe", sentence)
     if on_plan is not None:
         on_plan(plans)
     try:
+        refuse_blocked(plans)
         for node, entry in zip(recipe.nodes, plans, strict=True):
             if entry.selected and node.use and entry.dataset is not None:
                 outcome = _use(entry, run)

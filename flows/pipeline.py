@@ -20,7 +20,7 @@ from flows.runtime import open_store
 from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
 from infra.errors import HeadwaterError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
-from infra.planning import Action, Selection, StageNode, plan
+from infra.planning import Action, Selection, StageNode, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome
 from infra.runs import RunRecord
 from infra.store.dataset import Dataset
@@ -43,6 +43,7 @@ def run_pipeline(params: PipelineParams) -> RunResult:
         recipe = planned(loaded, params.crawl, store)
         plans = plan(recipe.nodes, store, params.selection, recipe.label)
         best_effort(lambda: publish_plan(plans))
+        refuse_blocked(plans)
         return RunResult("", plans)
     with turn(loaded, params.crawl, store, get_run_logger().info) as (recipe, note):
         record = RunRecord.start(store, recipe.label)

@@ -16,6 +16,7 @@ the allowed values.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -23,8 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from flows.checks import check_sources
 from flows.dial import turn
 from flows.machines import ExecutionSettings
+from flows.recipe_file import nearest, read_recipe_file
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
 from infra.errors import ConfigError
@@ -97,6 +100,7 @@ def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
         )
     nodes = tuple(StageNode(node.stage, config) if node.name == stage else node for node in recipe.nodes)
     check_graph(nodes)
+    check_sources(nodes, recipe.origin)
     return replace(recipe, nodes=nodes)
 
 
@@ -125,6 +129,7 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         check_graph(nodes)
     except ConfigError as error:
         raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
+    check_sources(nodes, origin)
     name = str(raw.get("recipe") or Path(origin).stem)
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
 
@@ -132,17 +137,10 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
 def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str, "ScalePlan | None"]:
     """The recipe as plain data, with what it extends merged in, and what its scale was turned into."""
     path = _find(name_or_path)
-    origin = path if isinstance(path, str) else str(path)
+    origin = str(path)
     if origin in seen:
         raise ConfigError(f"recipes extend each other in a circle: {' -> '.join((*seen, origin))}", where=origin)
-    try:
-        raw = yaml.safe_load(Path(origin).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"the recipe is not valid YAML: {' '.join(str(error).split())}", where=origin, remedy="Mend that line."
-        ) from None
-    if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a mapping of keys", where=origin, remedy="See docs/recipe.md.")
+    raw = read_recipe_file(path)
     own, plan = raw, None
     base_name = raw.pop("extends", None)
     if base_name is not None:
@@ -159,11 +157,14 @@ def _find(name_or_path: str) -> Path:
     if name_or_path in recipe_names():
         with resources.as_file(resources.files("flows") / "recipes" / f"{name_or_path}.yaml") as path:
             return path
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if not path.is_file():
+        is_path = path.suffix in (".yaml", ".yml") or path.is_dir()
         raise ConfigError(
-            f"there is no recipe {name_or_path!r}",
-            remedy=f"Give a YAML file, or one of the bundled recipes: {', '.join(recipe_names())}.",
+            f"{'this is a folder, not a recipe' if path.is_dir() else 'there is no recipe'} {name_or_path!r}",
+            where=str(path.absolute()) if is_path else "",
+            remedy=f"{nearest(name_or_path, recipe_names())}Give a YAML file, or one of the bundled recipes: "
+            f"{', '.join(recipe_names())}.",
         )
     return path
 
@@ -188,7 +189,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if parts[0] != "execution":
         if parts[0] not in STAGE_NAMES:
             raise ConfigError(
-                f"--set names no stage {parts[0]!r}", remedy=f"Stages: {', '.join(STAGE_NAMES)}; or execution."
+                f"--set names no stage {parts[0]!r}",
+                remedy=f"{nearest(parts[0], STAGE_NAMES)}Stages: {', '.join(STAGE_NAMES)}; or execution.",
             )
         if parts[0] not in (raw.get("stages") or {}):
             raise ConfigError(
@@ -223,7 +225,9 @@ def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: s
     path = [str(part) for part in first["loc"]]
     place = ".".join((key, *path))
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"unknown key {place}", where=origin, remedy=_allowed_keys(_owner(model, path[:-1])))
+        owner = _owner(model, path[:-1])
+        remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
+        return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
     allowed = _allowed_values(model, path)
     given = str(first.get("input"))[:80]
     message = first["msg"][0].lower() + first["msg"][1:]
@@ -257,7 +261,7 @@ def _allowed_values(model: type[BaseModel], path: Sequence[str]) -> str:
     field = owner.model_fields.get(path[-1]) if path else None
     if field is None:
         return ""
-    choices = [value for value in get_args(field.annotation) if isinstance(value, (str, int))]
+    choices = _choices(field.annotation)
     if choices:
         return f"Allowed values: {', '.join(map(str, choices))}."
     bounds = [
@@ -270,8 +274,19 @@ def _allowed_values(model: type[BaseModel], path: Sequence[str]) -> str:
     return f"Allowed values: {kind}{' ' + ', '.join(bounds) if bounds else ''}."
 
 
+def _choices(annotation: Any) -> list[str | int]:
+    """The values of a Literal or an enumeration, also inside a tuple of them."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return [member.value for member in annotation]
+    found: list[str | int] = []
+    for argument in get_args(annotation):
+        found += [argument] if isinstance(argument, (str, int)) else _choices(argument)
+    return found
+
+
 def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str) -> None:
-    unknown = sorted(set(raw) - allowed)
+    unknown = sorted(str(key) for key in raw if key not in allowed)
     if unknown:
         place = f"{key}.{unknown[0]}" if key else unknown[0]
-        raise ConfigError(f"unknown key {place}", where=origin, remedy=f"Allowed keys: {', '.join(sorted(allowed))}.")
+        remedy = f"{nearest(unknown[0], allowed)}Allowed keys: {', '.join(sorted(allowed))}."
+        raise ConfigError(f"unknown key {place}", where=origin, remedy=remedy)

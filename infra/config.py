@@ -84,7 +84,36 @@ def differences(old: Json, new: Json, path: str = "") -> list[str]:
         return found
     if old == new:
         return []
+    if isinstance(old, list) and isinstance(new, list):
+        return _list_differences(old, new, path or "value")
     return [f"{path or 'value'} {_short(old)} -> {_short(new)}"]
+
+
+def _list_differences(old: list[Json], new: list[Json], path: str) -> list[str]:
+    """What was added to a list, what was taken out, what changed inside an entry that has a name."""
+    before, after = _by_name(old), _by_name(new)
+    if before is not None and after is not None:
+        found = [f"{path} - {name}" for name in before if name not in after]
+        found += [f"{path} + {name}" for name in after if name not in before]
+        for name in before:
+            if name in after:
+                found += differences(before[name], after[name], f"{path}[{name}]")
+    else:
+        found = [f"{path} - {_short(item)}" for item in old if item not in new]
+        found += [f"{path} + {_short(item)}" for item in new if item not in old]
+    return found or [f"{path} {_short(old)} -> {_short(new)}"]
+
+
+def _by_name(items: list[Json]) -> dict[str, Json] | None:
+    """The entries of a list by what names each: sources, rules by source, evaluations. None if some have no name."""
+    named: dict[str, Json] = {}
+    for item in items:
+        names = [item.get(key) for key in ("name", "source", "file")] if isinstance(item, dict) else []
+        name = next((name for name in names if name), None)
+        if not isinstance(name, str) or name in named:
+            return None
+        named[name] = item
+    return named if items else None
 
 
 def _short(value: Json, limit: int = 60) -> str:

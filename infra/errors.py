@@ -1,5 +1,7 @@
 """The one exception a user ever reads: what is wrong, where, and how to mend it."""
 
+import errno
+
 
 class HeadwaterError(Exception):
     """A failure with a cause a person can act on.
@@ -44,3 +46,20 @@ class LeaseLost(HeadwaterError):
 
 class Blocked(HeadwaterError):
     """A stage cannot run because an input dataset is not published."""
+
+
+def describe_os_error(error: OSError, where: str = "") -> HeadwaterError:
+    """What the operating system refused, as a sentence: the operator's to mend."""
+    causes = {
+        errno.ENOSPC: ("the disk is full", "Free space or choose another --workspace; nothing published is lost."),
+        errno.EDQUOT: ("the disk quota is used up", "Free space or choose another --workspace."),
+        errno.EROFS: ("the file system is read-only", "Choose a writable --workspace."),
+        errno.EACCES: ("no permission to read or write", "Mend its permissions, or choose a writable --workspace."),
+        errno.EPERM: ("it is not permitted", "Mend its permissions, or choose another --workspace."),
+        errno.ENOENT: ("there is no such file", "Check the path."),
+        errno.EISDIR: ("this is a folder, not a file", "Name a file."),
+        errno.ENOTDIR: ("this is a file, not a folder", "Name a folder."),
+        errno.EMFILE: ("too many files are open", "Raise the limit (ulimit -n)."),
+    }
+    cause, remedy = causes.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, ""))
+    return HeadwaterError(cause, where=where or str(error.filename or ""), remedy=remedy)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from infra.config import Config
-from infra.errors import Blocked, ConfigError, InputError
+from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
 from infra.journal import count_receipts
 from infra.stage import Stage
@@ -80,11 +80,23 @@ class StagePlan:
     fingerprint: str | None = None
     selected: bool = True
     dataset: Dataset | None = field(default=None, compare=False)
+    cause: HeadwaterError | None = field(default=None, compare=False)
+    """What blocks it, where that is more than an input that is not published."""
 
     def as_dict(self) -> dict[str, Any]:
         # dataclasses.asdict would copy the dataset's manifest, which may list many thousand files, to leave it out here.
-        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "dataset"}
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("dataset", "cause")}
         return {**shown, "digest": self.dataset.digest if self.dataset else None}
+
+
+def refuse_blocked(plans: Sequence[StagePlan]) -> None:
+    """Raises Blocked if a selected stage cannot run: before the first one does, not after hours."""
+    blocked = [entry for entry in plans if entry.selected and entry.action is Action.BLOCKED]
+    if not blocked:
+        return
+    first = blocked[0]
+    cause = first.cause or Blocked(first.reason.rstrip("."))
+    raise type(cause)(f"stage {first.stage!r} cannot run: {cause.error}", where=cause.where, remedy=cause.remedy)
 
 
 def check_graph(nodes: Sequence[StageNode]) -> None:
@@ -120,13 +132,22 @@ def _plan_stage(
     if not selected:
         return _plan_unselected(node, store, done, unknown)
     if pending and not any(done[name].action in (Action.RUN, Action.RESUME) for name in pending):
-        return StagePlan(node.name, Action.BLOCKED, f"input {', '.join(pending)} is not published")
-    if pending or unknown:
-        return StagePlan(node.name, Action.RUN, f"its input {', '.join(pending or unknown)} will be rebuilt")
+        unpublished = Blocked(
+            f"its input {', '.join(pending)} is not published with these settings",
+            remedy=f"Run from there: --start-at {pending[0]}.",
+        )
+        return StagePlan(node.name, Action.BLOCKED, str(unpublished), cause=unpublished)
     try:
+        node.stage.check(node.config)
+        if pending or unknown:
+            node.stage.external(node.config)  # what it reads from outside the store is there, or it is known now
+            return StagePlan(node.name, Action.RUN, f"its input {', '.join(pending or unknown)} will be rebuilt")
         payload = fingerprint_payload(node.stage, node.config, input_digests(node, done))
-    except InputError as error:  # a file outside the store that it reads
-        return StagePlan(node.name, Action.BLOCKED, str(error))
+    except (ConfigError, InputError) as error:
+        return StagePlan(node.name, Action.BLOCKED, str(error), cause=error)
+    except OSError as error:
+        cause = describe_os_error(error)
+        return StagePlan(node.name, Action.BLOCKED, str(cause), cause=cause)
     fingerprint = short_fingerprint(payload)
     dataset = store.find(node.name, fingerprint)
     if dataset is not None and not force:

@@ -122,7 +122,7 @@ def _reusable(node: StageNode, fingerprint: str, run: RunContext) -> Dataset | N
         raise HeadwaterError(
             f"the source of stage {node.name!r} was edited since its dataset was built",
             where=dataset.root,
-            remedy="Raise its code_version if results change, rebuild with --force, or use --on-drift warn.",
+            remedy="Raise its code_version if results change, rebuild with --force STAGE, or --set execution.on_drift=warn.",
         )
     return dataset
 
@@ -271,6 +271,9 @@ def _record_failure(
         )
 
 
+ESTIMATE_AFTER_S = 3.0
+
+
 class _Progress:
     """Totals over units, for the reporter: work done by weight, documents, and what remains."""
 
@@ -282,7 +285,8 @@ class _Progress:
         self._before = sum(weights[receipt.unit] for receipt in done)
         self._units, self._failed_units = len(done), 0
         self._done = self._before
-        self._started = time.monotonic()
+        self._first: tuple[float, float] | None = None
+        """When the first unit ended and how much was done then: before that workers start and kernels are compiled."""
 
     def advance(self, unit: Unit, receipt: Receipt | None) -> None:
         self._done += max(1, unit.weight)
@@ -291,9 +295,12 @@ class _Progress:
             self._units += 1
         else:
             self._failed_units += 1
-        elapsed = time.monotonic() - self._started
-        rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
-        eta = (self._total - self._done) / rate if rate > 0 else None
+        now = time.monotonic()
+        self._first = self._first or (now, self._done)
+        elapsed, done = now - self._first[0], self._done - self._first[1]
+        # Two units that end together say nothing of the speed: an estimate waits for a few, and for some seconds.
+        known = elapsed >= ESTIMATE_AFTER_S and done > 0
+        eta = (self._total - self._done) * elapsed / done if known else None
         figures = {
             "units": self._units,
             "documents": self._counts.incoming,

@@ -189,6 +189,10 @@ def nothing_external(config: Any) -> Json:
     return None
 
 
+def nothing_to_check(config: Any) -> None:
+    """The default: what can be wrong with the configuration is wrong with its fields, and they were validated."""
+
+
 def nothing_earlier(config: Any) -> Sequence[str]:
     """The default: nothing is built on an earlier dataset of the same stage."""
     return ()
@@ -205,6 +209,8 @@ class ShardStage:
     stage receives: the runner refuses to publish unless every one of them is accounted for. ``ledgered`` says that
     every dropped or failed record has a ledger row, which the runner checks too. ``earlier(config)`` names earlier datasets
     (``name/fingerprint`` in the same store, or an address) that this one is built on: the manifest names them too.
+    ``check(config)`` raises ConfigError or InputError for what can be known to be wrong before any input exists: files
+    outside the store that are missing or lack a column. A plan asks it, so that nobody waits hours for the answer.
     ``code`` lists the modules whose source is digested for drift detection.
     """
 
@@ -216,6 +222,7 @@ class ShardStage:
     steps: tuple[Step, ...]
     finalize: Callable[[StageContext], None] = no_finalize
     external: Callable[[Any], Json] = nothing_external
+    check: Callable[[Any], None] = nothing_to_check
     consumes: str | None = None
     ledgered: bool = False
     earlier: Callable[[Any], Sequence[str]] = nothing_earlier
@@ -228,7 +235,7 @@ class JobStage:
     """A stage whose work is one process group.
 
     ``job(config)`` says what to launch. The launched module reads its request with ``infra.job.load_request`` and
-    ends with ``infra.job.finish``; success is that verified result, never exit code 0.
+    ends with ``infra.job.finish``; success is that verified result, never exit code 0. ``check`` is as in ``ShardStage``.
     """
 
     name: str
@@ -237,6 +244,7 @@ class JobStage:
     inputs: Callable[[Any], Mapping[str, str]]
     job: Callable[[Any], JobSpec]
     external: Callable[[Any], Json] = nothing_external
+    check: Callable[[Any], None] = nothing_to_check
     code: tuple[str, ...] = ()
     description: str = ""
 

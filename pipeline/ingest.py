@@ -22,7 +22,7 @@ from pipeline.extract.page import ExtractConfig
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
 from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
-from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives
+from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
 from pipeline.sources.registry import SOURCES
 
 SAMPLE_SOURCES = (
@@ -73,6 +73,8 @@ def external(config: IngestConfig) -> Json:
         found_here = SOURCES[source.kind].listed and dataset_role(source.address) is None
         if found_here and not is_http(source.address) and is_local(source.address):
             archives = local_archives(source.address, folders=source.kind == "code")
+            if not archives:
+                raise no_archive(source.address)
             listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
             found[source.name] = unit_id(listing)
     if config.extract.languages and dataset_role(config.language_model) is None:

@@ -85,11 +85,18 @@ def inputs(config: EvaluateConfig) -> Mapping[str, str]:
 
 
 def external(config: EvaluateConfig) -> Json:
-    """Problems and task files that are not in the store, by content."""
+    """Problems and task files that are not in the store, by content. Raises InputError where one is missing."""
     files = [Path(config.humaneval)] if config.humaneval and not config.humaneval.startswith(SAMPLE) else []
     if config.harness_folder:
+        if not Path(config.harness_folder).is_dir():
+            raise InputError(
+                "there is no folder of tasks", where=config.harness_folder, remedy="Check evaluate.harness_folder."
+            )
         files += sorted(path for path in Path(config.harness_folder).rglob("*") if path.is_file())
-    return {str(path): sha256_file(path) for path in files if path.is_file()} or None
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError("there is no file of problems", where=str(missing[0]), remedy="Check evaluate.humaneval.")
+    return {str(path): sha256_file(path) for path in files} or None
 
 
 STAGE = JobStage(

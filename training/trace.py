@@ -43,14 +43,14 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
     return {"step": step, "applied": steps.applied(step), "documents": list(documents.values())}
 
 
-def trace_url(pretrain: Dataset, shards: Dataset, url: str) -> dict[str, Any]:
-    """The shards that hold a URL's tokens and the steps that learned from them."""
+def trace_url(pretrain: Dataset | None, shards: Dataset, url: str) -> dict[str, Any]:
+    """The shards that hold a URL's tokens and the steps that learned from them; no steps before a model was trained."""
     opened = ShardSet.open(shards.local("data"), "train")
     spans = list(opened.find_url(url))
     return {
         "url": url,
         "shards": sorted({Path(span.shard).name for span in spans}),
-        "steps": steps_of_rows(pretrain, (span.row for span in spans), opened.phases),
+        "steps": steps_of_rows(pretrain, (span.row for span in spans), opened.phases) if pretrain else [],
     }
 
 

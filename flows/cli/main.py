@@ -1,15 +1,23 @@
-"""The ``headwater`` command. Each subcommand is one module; errors become one sentence and a non-zero exit code."""
+"""The ``headwater`` command. Each subcommand is one module; errors become one sentence and a non-zero exit code.
+
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 130 interrupted. With ``--json`` on the command
+line every one of them but the first puts one object, ``{error, where, remedy}``, on standard error. What is imported
+before ``main`` catches anything is next to nothing, so that Ctrl-C in the first second is an interruption too.
+"""
 
 import gc
 import importlib
 import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
-from rich.console import Console
+from infra.errors import HeadwaterError, describe_os_error
 
-from infra.errors import HeadwaterError
+if TYPE_CHECKING:
+    import typer
 
 COMMANDS = (
     ("run", "Run a recipe, or a part of it."),
@@ -40,8 +48,14 @@ COMMANDS = (
 )
 
 
-def build_app(arguments: Sequence[str]) -> typer.Typer:
+INTERRUPTED_CODE = 130
+INTERRUPTED = HeadwaterError("interrupted; nothing is lost", remedy="The same command goes on from here.")
+
+
+def build_app(arguments: Sequence[str]) -> "typer.Typer":
     """The command tree; of a known command only its own branch, so that no command pays for the others' imports."""
+    import typer
+
     known = {name for name, _ in COMMANDS}
     wanted = {arguments[0]} if arguments and arguments[0] in known else known
     app = typer.Typer(
@@ -64,28 +78,83 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 def main() -> None:
     """Entry point of the ``headwater`` script."""
     try:
-        build_app(sys.argv[1:])()
-    except HeadwaterError as error:
-        report_error(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. Nothing is lost: the same command goes on from here.")
-        sys.exit(130)
+        code = _run(sys.argv[1:])
     finally:
         # The interpreter looks for garbage among a million objects of torch and others before it ends: a second for nothing.
         gc.freeze()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Carry out a command line; whatever goes wrong is told in one sentence. Returns the exit code."""
+    try:
+        return _call(arguments)
+    except HeadwaterError as error:
+        report_error(error)
+        return 1
+    except (KeyboardInterrupt, EOFError):
+        report_error(INTERRUPTED)
+        return INTERRUPTED_CODE
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        report_error(describe_os_error(error))
+        return 1
+    except Exception as error:
+        _report_defect(error)
+        return 1
+
+
+def _call(arguments: Sequence[str]) -> int:
+    import typer
+
+    # Typer may carry click within itself: its classes are reached through the one that typer names.
+    click_error: type[Exception] = typer.BadParameter.__mro__[2]
+    try:
+        # Not click's own handling of errors: it calls an interruption "Aborted!" and knows no --json.
+        app = build_app(arguments)
+        result = app(list(arguments) or ["--help"], prog_name="headwater", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except click_error as wrong:
+        context = getattr(wrong, "ctx", None)
+        place = context.command_path if context else ""
+        remedy = f"See {place} --help." if place else ""
+        sentence = wrong.format_message().rstrip(".")  # type: ignore[attr-defined]
+        report_error(HeadwaterError(sentence[:1].lower() + sentence[1:], where=place, remedy=remedy))
+        return int(wrong.exit_code)  # type: ignore[attr-defined]
+    if result == INTERRUPTED_CODE:  # what Typer makes of Ctrl-C inside a command
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _report_defect(error: Exception) -> None:
+    """What no check foresaw is a defect of ours: where it happened, and for people the whole trace above the sentence."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if "--json" not in sys.argv:
+        traceback.print_exception(error)
+    report_error(
+        HeadwaterError(
+            f"{type(error).__name__}: {' '.join(str(error).split())[:500] or 'no message'}",
+            where=f"{os.path.basename(last.filename)}, line {last.lineno}",
+            remedy="This is a defect of headwater; what was published is safe. Please report it.",
+        )
+    )
 
 
 def report_error(error: HeadwaterError) -> None:
     """One sentence for people; with ``--json`` on the command line, one JSON object. Both on stderr."""
     if "--json" in sys.argv:
         sys.stderr.write(json.dumps(error.as_dict()) + "\n")
-    else:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}")
+        return
+    from rich.console import Console
+    from rich.text import Text
 
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    sentence = Text("error: ", style="bold red") if error is not INTERRUPTED else Text()
+    Console(stderr=True, soft_wrap=True, highlight=False).print(sentence + Text(str(error)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""``headwater plan``: RUN, RESUME or SKIP for each stage, with the reason; and what the run will give and cost."""
+"""``headwater plan``: RUN, RESUME or SKIP for each stage, with the reason; and what the run will give and cost.
+
+Exits with 1 if a stage is BLOCKED: ``run`` would refuse it too.
+"""
 
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from flows.checks import notices
 from flows.cli.options import (
     CrawlOption,
     JsonOption,
@@ -20,7 +24,7 @@ from flows.cli.options import (
 from flows.forecast import Forecast, forecast
 from flows.incremental import planned
 from flows.recipe import load_recipe
-from infra.planning import Selection, StagePlan, plan
+from infra.planning import Selection, StagePlan, plan, refuse_blocked
 
 STYLES = {"RUN": "yellow", "RESUME": "cyan", "SKIP": "green", "BLOCKED": "red"}
 
@@ -51,11 +55,14 @@ def command(
     if json:
         scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
         stages = [entry.as_dict() for entry in plans]
-        view = {"recipe": loaded.name, "stages": stages, "forecast": expected.as_dict() if expected else None}
-        print_json({**view, **scale_view})
+        view = {"recipe": loaded.name, "stages": stages, "notices": notices(on_crawl.nodes)}
+        print_json({**view, "forecast": expected.as_dict() if expected else None, **scale_view})
+        refuse_blocked(plans)
         return
     out = console()
     out.print(plan_table(plans))
+    for sentence in notices(on_crawl.nodes):
+        out.print(f"  {sentence}", style="dim", markup=False)
     if expected:
         _show_forecast(expected)
     if loaded.scale:
@@ -63,6 +70,7 @@ def command(
 
         out.print("\n[bold]Pretraining by scale[/]")
         show(loaded.scale, lambda line: out.print(line, markup=False))
+    refuse_blocked(plans)
 
 
 def plan_table(plans: list[StagePlan]) -> Table:

@@ -25,13 +25,12 @@ def command(
     if sum(choice is not None for choice in (step, url)) + (model is not None and step is None and url is None) != 1:
         raise ConfigError("say what to trace", remedy="Give one of --step N, --url U or --model M.")
     store = open_store(workspace)
-    if step is not None or url is not None:
+    if step is not None:
         pretrain = store.resolve(model or "pretrain", label)
-        shards = _shards_of(store, pretrain)
-        if step is not None:
-            _trace_step(pretrain, shards, step, rank, json)
-        else:
-            _trace_url(pretrain, shards, str(url), json)
+        _trace_step(pretrain, _shards_of(store, pretrain), step, rank, json)
+    elif url is not None:
+        trained = store.resolve(model, label) if model else store.get_ref("pretrain", label)
+        _trace_url(trained, _shards_of(store, trained) if trained else store.resolve("shards", label), url, json)
     else:
         view = lineage_json(model_dataset(store, str(model), label))
         if json:
@@ -72,7 +71,7 @@ def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None,
     console().print(table)
 
 
-def _trace_url(pretrain: Dataset, shards: Dataset, url: str, json: bool) -> None:
+def _trace_url(pretrain: Dataset | None, shards: Dataset, url: str, json: bool) -> None:
     from training.trace import trace_url
 
     view = trace_url(pretrain, shards, url)
@@ -86,7 +85,8 @@ def _trace_url(pretrain: Dataset, shards: Dataset, url: str, json: bool) -> None
         return
     for shard in view["shards"]:
         out.print(f"  {shard}", markup=False)
-    out.print(f"  steps: {', '.join(map(str, view['steps'])) or 'none'}")
+    steps = ", ".join(map(str, view["steps"])) or "none"
+    out.print(f"  steps: {steps if pretrain else 'no model was trained on these shards yet'}")
 
 
 def _show_lineage(view: dict[str, object]) -> None:

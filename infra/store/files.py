@@ -20,7 +20,7 @@ import fsspec
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import ConfigError, HeadwaterError
+from infra.errors import ConfigError, describe_os_error
 
 CHUNK = 1 << 20
 OBJECT_STORES = ("s3://", "s3a://")
@@ -331,14 +331,5 @@ def read_many(urls: list[str]) -> list[bytes]:
 
 def _explain(error: OSError, where: str) -> Exception:
     """Disk full, read-only and no permission are the operator's to mend: say so in one sentence."""
-    causes = {
-        errno.ENOSPC: ("the disk is full", "Free space or choose another --workspace; nothing published is lost."),
-        errno.EDQUOT: ("the disk quota is used up", "Free space or choose another --workspace."),
-        errno.EROFS: ("the file system is read-only", "Choose a writable --workspace."),
-        errno.EACCES: ("no permission to write", "Choose a writable --workspace or mend its permissions."),
-        errno.EPERM: ("writing is not permitted", "Choose a writable --workspace or mend its permissions."),
-    }
-    if error.errno not in causes:
-        return error
-    cause, remedy = causes[error.errno]
-    return HeadwaterError(cause, where=where, remedy=remedy)
+    mendable = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    return describe_os_error(error, where) if error.errno in mendable else error

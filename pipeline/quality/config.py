@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from infra.config import Config
 from infra.errors import ConfigError
@@ -26,6 +26,14 @@ class SourceRules(Config):
     """Other thresholds for single rules: {"gopher_words_min": 30}."""
     keep_fraction: float | None = Field(default=None, gt=0, le=1)
     """Of the documents that pass the rules, the share with the best classifier scores that is kept; none: all."""
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> "SourceRules":
+        try:
+            self.rules()
+        except ConfigError as error:
+            raise ValueError(f"{error.error}. {error.remedy}") from None
+        return self
 
     def rules(self) -> tuple[Rule, ...]:
         return rules_of(self.presets, self.without, list(self.thresholds.items()))
@@ -56,3 +64,17 @@ def rules_for(config: QualityConfig, source: str) -> SourceRules:
         where="quality.sources",
         remedy="Add an entry for it, or one for '*'.",
     )
+
+
+def describe_selection(config: QualityConfig, source: str) -> list[str]:
+    """What a user should know of a source's entry before relying on it: languages that go, or that nothing is asked."""
+    entry = rules_for(config, source)
+    said = []
+    if entry.languages:
+        languages = ", ".join(entry.languages)
+        said.append(f"{source}: only documents in {languages} are kept (quality.sources, entry {entry.source!r})")
+    if not entry.presets and not entry.languages and entry.keep_fraction is None:
+        said.append(
+            f"{source}: no quality rule holds for it, all of its documents pass (quality.sources, entry {entry.source!r})"
+        )
+    return said

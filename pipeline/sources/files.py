@@ -47,8 +47,18 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
         local = isinstance(fs, LocalFileSystem)
         archives = local_archives(address, folders=folders) if local else _remote(fs, address, path)
     if not archives:
-        raise InputError("there is no file", where=address, remedy="Check the source's address.")
+        raise no_archive(address)
     return sorted(archives, key=lambda archive: (archive.name, archive.digest))
+
+
+def no_archive(address: str) -> InputError:
+    """Why an address gives nothing: a path that is relative is relative to the folder that the command runs in."""
+    path = Path(filesystem(address)[1]) if is_local(address) and dataset_role(address) is None else None
+    kind = "there is no file that matches" if glob.has_magic(address) else "there is no file"
+    if path is not None and path.is_dir():
+        kind = "there is no file in the folder"
+    here = "" if path is None or address.startswith(("/", "file:", "~")) else f" Relative paths begin at {Path.cwd()}."
+    return InputError(kind, where=address, remedy=f"Check the source's address.{here}")
 
 
 def open_archive(archive: Archive, cache: str = "") -> BinaryIO:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.checks import notices
 from flows.recipe import load_recipe, recipe_names
 from flows.stages import STAGES, load_stage
 from infra.config import identity
@@ -30,6 +31,11 @@ def test_overrides_change_one_field_and_keep_the_rest() -> None:
     assert changed.node("quality").config == base.node("quality").config
 
 
+QUALITY = "extends: demo\nstages: {{quality: {{sources: [{}]}}}}"
+MIXTURE = "extends: demo\nstages: {{shards: {{mixture: [{{source: {}}}]}}}}"
+POSITIVES = "extends: demo\nstages: {{classifier: {{positives: [{{source: '{}'}}]}}}}"
+
+
 def write(folder: Path, text: str) -> str:
     path = folder / "mine.yaml"
     path.write_text(text)
@@ -39,7 +45,7 @@ def write(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stages: {dedup: {band: 3}}", r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Allowed keys: .*bands"),
+        ("stages: {dedup: {band: 3}}", r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Did you mean 'bands'\? Allowed keys"),
         ("stages: {dedupe: {}}", r"unknown key stages\.dedupe .*Allowed keys: .*dedup"),
         ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, scale, stages"),
         ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many'.*Allowed values: int"),
@@ -49,6 +55,16 @@ def write(folder: Path, text: str) -> str:
         ("stages: {}", "has no stages"),
         ("extends: mine", "extend each other in a circle"),
         ("just text", "a recipe is a mapping"),
+        ("", "the recipe is empty"),
+        ("stages:\n  sample: {}\n  sample: {pages: 3}", r"line 3.*'sample' stands twice, first in line 2|stands twice.*line 3"),
+        ("stages:\n\tsample: {}", r"spaces, never with tabs \(.*mine\.yaml, line 2\)"),
+        ("stages: {quality: {sources: [{presets: [gopher]}]}}", r"presets\.0 = 'gopher'.*gopher_quality"),
+        (QUALITY.format("{presets: [c4], without: [c4_curly]}"), r"no rule 'c4_curly'.*c4_curly_brackets"),
+        (QUALITY.format("{source: web}"), r"no set of quality rules covers the source 'wikipedia'.*'\*'"),
+        ("extends: demo\nstages: {redact: {sources: [{source: web}]}}", r"no redaction policy covers the source"),
+        (MIXTURE.format("wikipedi"), r"shards\.mixture names the source 'wikipedi'.*Did you mean 'wikipedia'"),
+        (POSITIVES.format("books*"), r"classifier\.positives names the source 'books\*'.*web"),
+        ("extends: demo\nstages: {dedup: {source_priority: [wiki]}}", r"dedup\.source_priority names the source 'wiki'"),
     ],
 )
 def test_mistakes_name_the_file_the_key_and_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
@@ -114,3 +130,20 @@ def test_a_scale_needs_pretraining(tmp_path: Path) -> None:
     path.write_text("scale: 5M\nstages:\n  sample: {}\n")
     with pytest.raises(ConfigError, match="stage `pretrain`"):
         load_recipe(str(path))
+
+
+def test_a_recipe_that_is_no_text_or_no_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("description: café".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_recipe(str(tmp_path / "latin.yaml"))
+    with pytest.raises(ConfigError, match="a folder, not a recipe"):
+        load_recipe(str(tmp_path))
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbfrecipe: marked\r\nextends: demo\r\n")
+    assert load_recipe(str(tmp_path / "marked.yaml")).name == "marked", "a mark and carriage returns are no mistake"
+
+
+def test_what_a_reader_may_not_expect_is_said(tmp_path: Path) -> None:
+    said = notices(load_recipe("demo").nodes)
+    assert any("web: only documents in en are kept" in line for line in said)
+    assert any("texts: no quality rule holds" in line for line in said)
+    assert not any(line.startswith(("wikipedia", "code")) for line in said)

@@ -36,7 +36,7 @@ def test_exclusive_creation_has_one_winner(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_workspace_is_one_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(HeadwaterError, match="no permission to write"):
+    with pytest.raises(HeadwaterError, match="no permission to read or write"):
         write_bytes(tmp_path / "x", b"")
 
 

@@ -1,0 +1,76 @@
+"""What a recipe's stages say of each other's sources, checked before anything runs.
+
+The names of sources tie stages together: quality rules, redaction policies, the classifier's sets of texts, the order of
+survivors and the mixture all name sources of ``ingest``. A name that fits none would be refused by its stage, hours later.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from flows.recipe_file import nearest
+from infra.errors import ConfigError
+from infra.planning import StageNode
+
+
+def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
+    """Every source is covered where it must be, and every name of a source is one. Raises ConfigError."""
+    configs: dict[str, Any] = {node.name: node.config for node in nodes}
+    names = _source_names(configs)
+    if not names:
+        return
+    for name in names:
+        for stage, thing in (("quality", "set of quality rules"), ("redact", "redaction policy")):
+            _check_covered(name, configs.get(stage), f"stages.{stage}.sources", thing, origin)
+    for place, pattern in _named(configs):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"{place} names the source {pattern!r}, which ingest does not have",
+                where=origin,
+                remedy=f"{nearest(pattern, names)}Sources there: {', '.join(names)}.",
+            )
+
+
+def notices(nodes: Sequence[StageNode]) -> list[str]:
+    """What the recipe will do that a reader of it may not expect: languages left out, sources without rules."""
+    from pipeline.quality.config import describe_selection  # and numpy, which a reading command does not need
+
+    configs: dict[str, Any] = {node.name: node.config for node in nodes}
+    said = []
+    languages = getattr(getattr(configs.get("ingest"), "extract", None), "languages", ())
+    if languages:
+        said.append(
+            f"pages in other languages than {', '.join(languages)} are not extracted (ingest.extract.languages)"
+        )
+    if "quality" in configs:
+        said += [line for name in _source_names(configs) for line in describe_selection(configs["quality"], name)]
+    return said
+
+
+def _source_names(configs: dict[str, Any]) -> list[str]:
+    return [source.name for source in configs["ingest"].sources] if "ingest" in configs else []
+
+
+def _check_covered(name: str, config: Any, place: str, thing: str, origin: str) -> None:
+    if config is not None and not any(fnmatchcase(name, entry.source) for entry in config.sources):
+        raise ConfigError(
+            f"no {thing} covers the source {name!r}: {place} has entries for "
+            f"{', '.join(entry.source for entry in config.sources) or 'nothing'}",
+            where=origin,
+            remedy=f"Add an entry with source: {name!r}, or one for '*'.",
+        )
+
+
+def _named(configs: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Where a source is named, and by which name or pattern. Weights of 0 and rules by pattern may name what is not there."""
+    if classifier := configs.get("classifier"):
+        for side in ("positives", "negatives"):
+            yield from ((f"classifier.{side}", texts.source) for texts in getattr(classifier, side) if texts.source)
+    if dedup := configs.get("dedup"):
+        yield from (("dedup.source_priority", name) for name in dedup.source_priority)
+    shards = configs.get("shards")
+    if shards and not shards.append_to:  # the dataset it grows may have other sources
+        yield from (("shards.mixture", entry.source) for entry in shards.mixture if entry.weight)
+        yield from (
+            ("shards.phases", entry.source) for phase in shards.phases for entry in phase.mixture if entry.weight
+        )

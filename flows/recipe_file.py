@@ -1,0 +1,68 @@
+"""A recipe's file as plain data: YAML, read strictly, and every mistake told with its line.
+
+YAML itself lets a key stand twice and takes the last one; half of what was written would then hold without a word.
+"""
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.errors import ConfigError, describe_os_error
+
+
+class _Loader(yaml.SafeLoader):
+    """As SafeLoader, but a key that stands twice in one mapping is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, yaml.Node] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (str, int, float, bool)) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice, first in line {seen[key].start_mark.line + 1}",
+                    key_node.start_mark,
+                )  # fmt: skip
+            if isinstance(key, (str, int, float, bool)):
+                seen[key] = key_node
+        return super().construct_mapping(node, deep)
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The mapping that a recipe's file holds. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the recipe is not UTF-8 (byte {error.start})", where=str(path), remedy="Save it as UTF-8."
+        ) from None
+    except OSError as error:
+        found = describe_os_error(error, str(path))
+        raise ConfigError(f"the recipe cannot be read: {found.error}", where=found.where, remedy=found.remedy) from None
+    try:
+        raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"{path}, line {mark.line + 1}" if mark else str(path)
+        problem = " ".join((error.problem or str(error)).split())
+        if "'\\t'" in problem:
+            problem += "; YAML indents with spaces, never with tabs"
+        raise ConfigError(f"the recipe is not valid YAML: {problem}", where=line, remedy="Mend that line.") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"the recipe is not valid YAML: {problem}", where=str(path), remedy="Mend it.") from None
+    if raw is None:
+        raise ConfigError("the recipe is empty", where=str(path), remedy="See docs/recipe.md.")
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a mapping of keys", where=str(path), remedy="See docs/recipe.md.")
+    return raw
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """``Did you mean 'dedup'? `` where a name is much like a known one; nothing otherwise."""
+    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f"Did you mean {found[0]!r}? " if found else ""
