@@ -155,7 +155,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=4,
+    code_version=5,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

@@ -4,9 +4,9 @@ Two steps, each against what real archives hold:
 
 * ``unpack`` undoes transfer and content encodings, within a bound (a few kilobytes can unpack to gigabytes). Crawlers
   often store the decoded body and keep the header, so an encoding is undone only where the bytes show it.
-* ``decode`` finds the charset by byte-order mark, HTTP header, meta element, detection, in this order, and takes the
-  first that fits the bytes. Text that is valid UTF-8 throughout is UTF-8 whatever was declared: a Latin-1 label never
-  fails to decode, but many multi-byte sequences do not come about by chance.
+* ``decode`` finds the encoding by byte-order mark, HTTP header, meta element, detection, in this order, and takes the
+  first that fits the bytes (``charsets.py`` knows what a label means). Text that is valid UTF-8 throughout is UTF-8
+  whatever was declared: a Latin-1 label never fails to decode, but many multi-byte sequences do not come about by chance.
 """
 
 import io
@@ -14,37 +14,56 @@ import re
 import zlib
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 from fastwarc.stream_io import BrotliReader
-from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+from resiliparse.parse.encoding import detect_encoding
 
+from pipeline.extract.charsets import REPLACEMENT, UTF_16, decode_as, encoding_named
 from pipeline.extract.refusal import Refused
 
 BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32-le"),
     (b"\x00\x00\xfe\xff", "utf-32-be"),
-    (b"\xff\xfe", "utf-16-le"),
-    (b"\xfe\xff", "utf-16-be"),
+    (b"\xff\xfe", "utf-16le"),
+    (b"\xfe\xff", "utf-16be"),
 )
-META_CHARSET = re.compile(
-    rb"""<(?:meta|\?xml)[^>]{0,300}?(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.I
-)
+MARKUP = re.compile(rb"<!--.*?(?:-->|\Z)|<meta[\s/](?P<meta>[^>]{1,1000})|<\?xml(?P<xml>[^>]{1,300})", re.I | re.S)
+XML_ENCODING = re.compile(rb"""encoding\s*=\s*["']\s*([^"'\s>]{1,40})""", re.I)
+ATTRIBUTE = re.compile(rb"""([a-z-]{1,30})\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""", re.I)
+MIME_TYPE = re.compile(rb"\s*(?:text|application)/[a-z+]{1,20}\s*;", re.I)
+CONTENT_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([^\s"';,>]{1,40})""", re.I)
+LABEL = re.compile(rb"\s*([^\s;,]{1,40})")
 META_WINDOW = 8192
 DETECTION_WINDOW = 65_536
 CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\r\n]{0,200})?\r?\n")
+SEVEN_BITS = ((b"\x1b$B", "iso-2022-jp"), (b"\x1b$@", "iso-2022-jp"), (b"\x1b$)C", "iso-2022-kr"))
+"""Escape sequences of encodings whose bytes are all ASCII, and so valid UTF-8 too."""
+UTF_16_WINDOW = 4096
+FEWEST_ZEROS = 0.1
+"""Of one half of the bytes: the tags of a page alone are more, in any language."""
+BINARY_WINDOW = 1024
+SIGNATURES = (b"%PDF-", b"\x89PNG\r\n", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b\x08", b"\x7fELF", b"Rar!\x1a",
+              b"7z\xbc\xaf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"OggS", b"ID3\x03", b"ID3\x04", b"wOFF", b"wOF2", b"\x28\xb5\x2f\xfd",
+              b"\xca\xfe\xba\xbe", b"BZh9", b"\xfd7zXZ\x00", b"\x00asm")  # fmt: skip
+CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffd]")
+NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
 MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 CERTAIN_SEQUENCES = 8
 MAX_ENCODINGS = 4
 
 
+Evidence = Literal["bom", "header", "meta", "utf-8", "detected"]
+
+
 @dataclass(frozen=True)
 class Decoded:
-    """Text, the codec that made it, and what named the codec: ``bom, header, meta, utf-8, detected``."""
+    """Text, its encoding by the standard's name, and what told the encoding."""
 
     text: str
     charset: str
-    evidence: str
+    evidence: Evidence
 
 
 def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes: int) -> bytes:
@@ -143,52 +162,116 @@ def _looks_like_text(body: bytes) -> bool:
 
 
 def decode(body: bytes, header_charset: str = "", *, html: bool = True) -> Decoded:
-    """Characters of a page. Never fails: undecodable bytes become U+FFFD."""
-    for mark, codec in BOMS:
+    """Characters of a page; undecodable bytes become U+FFFD. ``Refused`` where no decoder exists for what is declared."""
+    for mark, name in BOMS:
         if body.startswith(mark):
-            return Decoded(body[len(mark) :].decode(codec, "replace"), codec, "bom")
-    declared = [(header_charset, "header")]
-    if html and (meta := META_CHARSET.search(body, 0, META_WINDOW)):
-        declared.append((meta[1].decode("ascii"), "meta"))
-    candidates = [(known, evidence) for label, evidence in declared if (known := _codec(label, evidence))]
+            return Decoded(decode_as(body[len(mark) :], name, "replace"), name, "bom")
+    candidates = _declared(body, header_charset, html)
+    if wide := _utf_16(body, candidates):
+        return wide
+    candidates = [(name, evidence) for name, evidence in candidates if name not in UTF_16]
     utf8 = _strict(body, "utf-8")
     if utf8 is not None and _surely_utf8(body, utf8):
-        said_so = next((evidence for codec, evidence in candidates if codec == "utf-8"), "utf-8")
-        return Decoded(utf8, "utf-8", said_so)
-    for codec, evidence in candidates:
-        text = utf8 if codec == "utf-8" else _strict(body, codec)
+        return Decoded(utf8, "utf-8", _said_so("utf-8", candidates) or "utf-8")
+    for name, evidence in candidates:
+        text = utf8 if name == "utf-8" else _strict(body, name)
         if text is not None:
-            return Decoded(text, codec, evidence)
+            return Decoded(text, name, evidence)
     if utf8 is not None:
-        return Decoded(utf8, "utf-8", "utf-8")
-    if candidates and _nearly(body, candidates[0][0]):
-        codec, evidence = candidates[0]
-        return Decoded(body.decode(codec, "replace"), codec, evidence)
-    detected = detect_encoding(body[:DETECTION_WINDOW]) or "cp1252"
-    return Decoded(body.decode(detected, "replace"), detected, "detected")
+        seven_bits = next((name for mark, name in SEVEN_BITS if mark in body), None)
+        text = _strict(body, seven_bits) if seven_bits else None
+        return Decoded(utf8, "utf-8", "utf-8") if text is None else Decoded(text, seven_bits or "", "detected")
+    for name, evidence in candidates:
+        if _nearly(body, name):
+            return Decoded(decode_as(body, name, "replace"), name, evidence)
+    detected = encoding_named(detect_encoding(body[:DETECTION_WINDOW]) or "") or "windows-1252"
+    return Decoded(decode_as(body, detected, "replace"), detected, "detected")
 
 
-def _codec(label: str, evidence: str) -> str | None:
-    """The Python codec for a label of the web. A meta element that can be read as ASCII cannot be UTF-16."""
-    codec: str | None = map_encoding_to_html5(label.strip(" \"'"), fallback_utf8=False) if label else None
-    return "utf-8" if codec and evidence == "meta" and codec.startswith("utf-16") else codec
+def _declared(body: bytes, header_charset: str, html: bool) -> list[tuple[str, Evidence]]:
+    """What the header and the page itself name, in the order in which they count."""
+    found: list[tuple[str, Evidence]] = []
+    if header_charset and (name := encoding_named(header_charset)):
+        found.append((name, "header"))
+    if html and (name := encoding_in_markup(body)):
+        found.append((name, "meta"))
+    if found and found[0][0] == REPLACEMENT and b"\x1b$" in body:
+        raise Refused("failed", "encoding", "ISO-2022-CN, for which there is no decoder")
+    return [(name, evidence) for name, evidence in found if name != REPLACEMENT]
 
 
-def _strict(body: bytes, codec: str) -> str | None:
+def _said_so(name: str, candidates: list[tuple[str, Evidence]]) -> Evidence | None:
+    return next((evidence for known, evidence in candidates if known == name), None)
+
+
+def encoding_in_markup(body: bytes) -> str | None:
+    """The encoding that a meta element or the XML declaration names, as HTML's own prescan finds it.
+
+    The prescan stops after 1024 bytes; browsers start again when they meet a meta element later, and so does this.
+    """
+    for match in MARKUP.finditer(body, 0, META_WINDOW):
+        if match["xml"]:
+            label = XML_ENCODING.search(match["xml"])
+        elif match["meta"]:
+            label = _charset_of_meta(match["meta"])
+        else:
+            continue  # a comment
+        name = encoding_named(label[1].decode("latin-1")) if label else None
+        if name in UTF_16:
+            return "utf-8"  # what can be read as ASCII is not UTF-16
+        if name:
+            return "windows-1252" if name == "x-user-defined" else name
+    return None
+
+
+def _charset_of_meta(attributes: bytes) -> re.Match[bytes] | None:
+    """The label in ``charset=…``, or in the content of what stands for the header Content-Type."""
+    values: dict[bytes, bytes] = {}
+    for match in ATTRIBUTE.finditer(attributes):
+        values.setdefault(match[1].lower(), match[2].strip(b"\"'"))
+    if b"charset" in values:
+        return LABEL.match(values[b"charset"])
+    content = values.get(b"content", b"")
+    if values.get(b"http-equiv", b"").strip().lower() == b"content-type" or MIME_TYPE.match(content):
+        return CONTENT_CHARSET.search(content)
+    return None
+
+
+def _utf_16(body: bytes, candidates: list[tuple[str, Evidence]]) -> Decoded | None:
+    """UTF-16 without a byte-order mark: declared by the header, or shown by the zeros beside ASCII characters.
+
+    A header that says so of a page in another encoding is common too: the bytes must not speak against it.
+    """
+    sample = body[:UTF_16_WINDOW]
+    pairs = max(len(sample) // 2, 1)
+    low, high = sample[1::2].count(0) / pairs, sample[0::2].count(0) / pairs
+    if max(low, high) >= FEWEST_ZEROS and min(low, high) < max(low, high) / 8:
+        name = "utf-16le" if low > high else "utf-16be"
+    else:
+        name = next((name for name, _ in candidates if name in UTF_16), "")
+        if not name or _strict(body, name) is None or _strict(body, "utf-8") is not None:
+            return None
+    return Decoded(decode_as(body, name, "replace"), name, _said_so(name, candidates) or "detected")
+
+
+def is_binary(body: bytes, text: str) -> bool:
+    """Whether something else than text lies under a text's name: decoded first, so that no encoding looks like data.
+
+    Zeros alone are no sign (they come from fixed buffers and broken templates, and cost only themselves) unless they
+    are a third of everything.
+    """
+    if body.startswith(SIGNATURES):
+        return True
+    sample = text[:BINARY_WINDOW]
+    zeros = sample.count("\0")
+    controls = len(CONTROL.findall(sample))
+    return zeros * 3 > len(sample) or controls * 20 > len(sample) - zeros
+
+
+def _strict(body: bytes, name: str) -> str | None:
     try:
-        return body.decode(codec)
-    except UnicodeDecodeError as error:
-        # A page cut off within its last character is still in its charset.
-        if error.start >= len(body) - 4 and codec in (
-            "utf-8",
-            "gbk",
-            "gb18030",
-            "big5",
-            "euc_jp",
-            "euc_kr",
-            "shift_jis",
-        ):
-            return body[: error.start].decode(codec)
+        return decode_as(body, name)
+    except UnicodeDecodeError:
         return None
 
 
@@ -198,7 +281,7 @@ def _surely_utf8(body: bytes, text: str) -> bool:
     return next(islice(MULTIBYTE.finditer(body), CERTAIN_SEQUENCES - 1, None), None) is not None
 
 
-def _nearly(body: bytes, codec: str) -> bool:
-    """A few broken bytes (a mixed-in advertisement, a cut) do not disprove the declared charset."""
-    sample = body[:DETECTION_WINDOW].decode(codec, "replace")
-    return sample.count("�") * 100 <= len(sample)
+def _nearly(body: bytes, name: str) -> bool:
+    """A few broken bytes (a mixed-in advertisement, a cut) do not disprove the declared encoding."""
+    sample = decode_as(body[:DETECTION_WINDOW], name, "replace")
+    return len(NO_CHARACTER.findall(sample)) * 100 <= len(sample)

@@ -18,7 +18,7 @@ from pydantic import Field
 from infra.config import Config, Execution
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
-from pipeline.extract.decode import decode, unpack
+from pipeline.extract.decode import decode, is_binary, unpack
 from pipeline.extract.extractors import Extractor, Markup, Mode, TrafilaturaExtractor, page_title, with_resiliparse
 from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
 from pipeline.extract.metadata import NOTHING_DECLARED, Metadata, page_metadata
@@ -165,9 +165,10 @@ class PageExtractor:
 
     def _decode(self, page: Page, kind: str) -> str:
         body = unpack(page.body, page.content_encoding, page.transfer_encoding, self.config.max_page_bytes)
-        if b"\0" in body[:SNIFF_BYTES] and not body.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
+        text = decode(body, page.charset, html=kind == "html").text
+        if is_binary(body, text):
             raise Refused("dropped", "content_type", detail="binary data under a text type")
-        return decode(body, page.charset, html=kind == "html").text
+        return text
 
     def _main_text(self, page: Page, data: bytes) -> tuple[str, str]:
         name = page.id.hex()
