@@ -116,12 +116,21 @@ def _cached_visibility(tokens: int, cache: KVCache, device: torch.device) -> Vis
 class Attention(nn.Module):
     """Projections, optional RMS norm of queries and keys per head, rotation, attention, output projection."""
 
-    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int, norm_eps: float, qk_norm: bool) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        norm_eps: float,
+        qk_norm: bool = False,
+        qkv_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-        self.q_proj = nn.Linear(hidden, heads * head_dim, bias=False)
-        self.k_proj = nn.Linear(hidden, kv_heads * head_dim, bias=False)
-        self.v_proj = nn.Linear(hidden, kv_heads * head_dim, bias=False)
+        self.q_proj = nn.Linear(hidden, heads * head_dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
         self.o_proj = nn.Linear(heads * head_dim, hidden, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None
         self.k_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None

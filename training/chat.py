@@ -1,38 +1,18 @@
 """A conversation with a model, in the template it was trained on.
 
-The template is the Jinja text stored with the model, rendered as ``transformers`` renders it, in a sandbox: it comes
-with the model and may come from anywhere. When the conversation outgrows the context, its oldest exchanges are
-forgotten, the system message last.
+The template is the one stored with the model (``training.chat_template``); what anybody says in the conversation is
+text to it. When the conversation outgrows the context, its oldest exchanges are forgotten, the system message last.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from infra.errors import InputError
+from training.chat_template import chat_template
 from training.generate import Sampling
-from training.hub_format import chat_template
 from training.text_model import TextModel, load_text_model
 
 Message = dict[str, str]
-
-
-def render(template: str, messages: list[Message], *, bos: str, eos: str) -> str:
-    """The conversation as the model reads it, up to the start of its next reply."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _raise
-    try:
-        return environment.from_string(template).render(
-            messages=messages, bos_token=bos, eos_token=eos, add_generation_prompt=True
-        )
-    except TemplateError as error:
-        raise InputError(f"the chat template cannot render this conversation: {error}") from error
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
 
 
 class ChatSession:
@@ -69,7 +49,7 @@ class ChatSession:
 
     def stream(self, text: str) -> Iterator[str]:
         """Say something; the answer's pieces. The answer joins the conversation, also when it is cut short."""
-        self.messages.append({"role": "user", "content": self.model.without_control(text)})
+        self.messages.append({"role": "user", "content": text})
         sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + len(self.messages)})
         try:
             prompt = self._prompt()
@@ -92,8 +72,9 @@ class ChatSession:
         limit = self.model.decoder.config.max_position
         room = limit - min(self.sampling.max_new_tokens, limit // 2)
         first = 1 if self.messages[0]["role"] == "system" else 0
+        chat = self.model.chat_format(self.template)
         kept = list(self.messages)
-        while len(tokens := self._encode(kept)) > room:
+        while len(tokens := chat.ids(kept)) > room:
             if len(kept) - first < 3:
                 raise InputError(
                     f"the message takes {len(tokens)} tokens; the model has room for {room}", remedy="Shorten it."
@@ -101,8 +82,3 @@ class ChatSession:
             del kept[first : first + 2]
         self.messages = kept
         return tokens
-
-    def _encode(self, messages: list[Message]) -> list[int]:
-        tokenizer, special = self.model.tokenizer, self.model.special
-        bos, eos = (tokenizer.id_to_token(token) or "" for token in (special.bos, special.eos))
-        return self.model.encode(render(self.template, messages, bos=bos, eos=eos), control=True)

@@ -101,7 +101,7 @@ def external(config: EvaluateConfig) -> Json:
 
 STAGE = JobStage(
     name="evaluate",
-    code_version=1,
+    code_version=2,  # 2: tokens that stand for no bytes are not scored
     config=EvaluateConfig,
     inputs=inputs,
     external=external,
@@ -209,7 +209,7 @@ def score_solutions(model: TextModel, problems: Sequence[Problem], batch_size: i
     for problem in problems:
         alone, whole = model.encode(problem.prompt), model.encode(problem.prompt + problem.solution)
         shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False)))
-        pairs.append(([model.special.bos, *whole[:shared]], whole[shared:]))
+        pairs.append(([*model.special.prefix, *whole[:shared]], whole[shared:]))
     return RowScores(
         continuation_nats(model.decoder, pairs, batch_size),
         np.array([len(continuation) for _, continuation in pairs]),

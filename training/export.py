@@ -25,7 +25,8 @@ from infra.stage import JobStage
 from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset
 from infra.store.files import read_json, sha256_file, write_bytes, write_json
-from training.hub_format import chat_template, load_config, load_model, save_model
+from training.chat_template import chat_template
+from training.hub_format import load_config, load_model, save_model
 from training.model import Decoder
 from training.model_card import lineage, model_card
 

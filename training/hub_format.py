@@ -2,18 +2,22 @@
 
     config.json  generation_config.json  model.safetensors  tokenizer files  chat_template.jinja
 
-A decoder is written as ``LlamaForCausalLM`` (``Qwen3ForCausalLM`` with QK-norm, the same architecture otherwise) and
-opens in ``transformers``, vLLM or llama.cpp's converter as it is. The same bytes come out for the same weights. A
-reward model is the same folder with one more tensor, ``score.weight``, as ``LlamaForSequenceClassification``.
+A decoder is written as ``LlamaForCausalLM`` (``Qwen3ForCausalLM`` with QK-norm, ``Qwen2ForCausalLM`` with biases, the
+same architecture otherwise) and opens in ``transformers``, vLLM or llama.cpp's converter as it is. The same bytes come
+out for the same weights. A reward model is the same folder with one more tensor, ``score.weight``, as
+``LlamaForSequenceClassification``.
 
-Reading accepts folders from elsewhere: sharded safetensors, old and new spellings of the rotary settings. Only
+Reading accepts folders from elsewhere: Llama, Mistral, Qwen2 and Qwen3, sharded safetensors, old and new spellings of the
+rotary settings. What the decoder would compute otherwise than the model's own code is refused. Attention over a sliding
+window equals full attention as long as a text fits the window, so the window becomes the longest context. Only
 safetensors are read; a pickle from outside could run code.
 """
 
 import json
 import math
 import shutil
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +29,21 @@ from torch import Tensor
 
 from infra.errors import InputError
 from infra.store.files import write_bytes
+from training.chat_template import CHAT_TEMPLATE, chat_template
+from training.hub_tokenizer import SpecialTokens, read_object, special_tokens
 from training.model import Decoder, ModelConfig
 from training.rope import RopeScaling
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
-CHAT_TEMPLATE = "chat_template.jinja"
 SCORE = "score.weight"
 BODY = "model."
-ARCHITECTURES = {"llama": "Llama", "qwen3": "Qwen3"}
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids a generating program needs to know."""
-
-    bos: int
-    eos: int
-    pad: int
-    stops: tuple[int, ...]
-    """Any of these ends a reply: end of text and, for chat models, end of turn."""
+ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
+"""What a ``config.json`` means that leaves these out, where it is not what the other settings say."""
 
 
 def save_model(
@@ -68,7 +68,8 @@ def save_model(
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BODY)} | {SCORE: score.detach()}
     stored = {name: tensor.to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
     _copy_tokenizer(tokenizer_dir, folder, chat_template)
-    tokens = special_tokens(folder)
+    # Of the source: it may be a model folder whose generation_config.json names the ends of a reply.
+    tokens = special_tokens(tokenizer_dir)
     weights_dtype = next(iter(stored.values())).dtype
     _write_json(folder / "config.json", hub_config(decoder.config, tokens, weights_dtype, reward=score is not None))
     if score is None:
@@ -103,29 +104,31 @@ def load_reward_model(
 
 def load_config(folder: Path) -> ModelConfig:
     """The shape of the model in a folder."""
-    raw = _read_json(folder / "config.json")
+    raw = read_object(folder / "config.json")
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"the model type is {kind!r}; this reads {' and '.join(ARCHITECTURES)}", where=str(folder / "config.json")
+            f"the model type is {kind!r}; this reads {', '.join(ARCHITECTURES)}", where=str(folder / "config.json")
         )
-    if raw.get("attention_bias") or raw.get("mlp_bias"):
-        raise InputError("linear layers with biases are not supported", where=str(folder / "config.json"))
+    if reason := _unsupported(raw):
+        raise InputError(f"{reason} not supported", where=str(folder / "config.json"))
+    raw = {**DEFAULTS.get(kind, {}), **{name: value for name, value in raw.items() if value is not None}}
     try:
         return ModelConfig(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
             layers=raw["num_hidden_layers"],
             heads=raw["num_attention_heads"],
-            kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            kv_heads=raw.get("num_key_value_heads", raw["num_attention_heads"]),
             head_dim=raw.get("head_dim"),
             intermediate_size=raw["intermediate_size"],
-            max_position=raw["max_position_embeddings"],
+            max_position=min(raw["max_position_embeddings"], _window(raw)),
             rope_theta=_rope_settings(raw).get("rope_theta", 10000.0),
             rope_scaling=_rope_scaling(raw, folder),
             norm_eps=raw.get("rms_norm_eps", 1e-6),
             tie_embeddings=raw.get("tie_word_embeddings", False),
             qk_norm=kind == "qwen3",
+            qkv_bias=kind == "qwen2",
             init_std=raw.get("initializer_range", 0.02),
         )
     except (KeyError, ValidationError) as error:
@@ -134,39 +137,32 @@ def load_config(folder: Path) -> ModelConfig:
         ) from error
 
 
-def special_tokens(folder: Path) -> SpecialTokens:
-    """The special ids of the tokenizer in a model or tokenizer folder."""
-    ids = {token["content"]: token["id"] for token in _read_json(folder / "tokenizer.json").get("added_tokens", [])}
-    settings = _read_json(folder / "tokenizer_config.json")
-
-    def named(role: str) -> int:
-        token = settings.get(role)
-        content = token.get("content") if isinstance(token, dict) else token
-        if content not in ids:
-            raise InputError(f"the tokenizer names no {role}", where=str(folder / "tokenizer_config.json"))
-        return int(ids[content])
-
-    eos = named("eos_token")
-    turn = ids.get("<|end|>")
-    stops = (eos,) if turn is None or turn == eos else (eos, turn)
-    return SpecialTokens(bos=named("bos_token"), eos=eos, pad=named("pad_token"), stops=stops)
+def _unsupported(raw: dict[str, Any]) -> str | None:
+    """What of a configuration this decoder cannot compute, with its verb."""
+    if raw.get("quantization_config"):
+        return "quantised weights are"
+    if raw.get("attention_bias") or raw.get("mlp_bias"):
+        return "linear layers with biases (attention_bias, mlp_bias) are"
+    if (activation := raw.get("hidden_act", "silu")) not in ("silu", "swish"):
+        return f"the activation {activation!r} is"
+    if raw.get("num_experts") or raw.get("num_local_experts"):
+        return "mixtures of experts are"
+    if _rope_settings(raw).get("partial_rotary_factor", 1.0) != 1.0 or raw.get("partial_rotary_factor", 1.0) != 1.0:
+        return "rotary embedding of a part of each head is"
+    return None
 
 
-def chat_template(folder: Path) -> str | None:
-    """The chat template of a model or tokenizer folder, or None."""
-    path = folder / CHAT_TEMPLATE
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    settings = folder / "tokenizer_config.json"
-    template = _read_json(settings).get("chat_template") if settings.exists() else None
-    return template if isinstance(template, str) else None
+def _window(raw: dict[str, Any]) -> int:
+    """How many tokens a token sees at least. Qwen names a window also where it does not use it."""
+    used = raw.get("use_sliding_window", raw["model_type"] == "mistral")
+    return int(raw.get("sliding_window") or raw["max_position_embeddings"]) if used else sys.maxsize
 
 
 def hub_config(
     config: ModelConfig, tokens: SpecialTokens, dtype: torch.dtype, *, reward: bool = False
 ) -> dict[str, Any]:
     """``config.json``. The rotary settings are in both spellings, before and since transformers 5."""
-    kind = "qwen3" if config.qk_norm else "llama"
+    kind = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     scaling = config.rope_scaling
     rope: dict[str, Any] = {"rope_type": "default"}
     if scaling.kind == "linear":
@@ -205,7 +201,6 @@ def hub_config(
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings,
         "hidden_act": "silu",
-        "attention_bias": False,
         "attention_dropout": 0.0,
         "initializer_range": config.init_std,
         "use_cache": True,
@@ -214,6 +209,8 @@ def hub_config(
         "pad_token_id": tokens.pad,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
+    if kind != "qwen2":
+        fields["attention_bias"] = False
     if kind == "llama":
         fields |= {"mlp_bias": False, "pretraining_tp": 1}
     if reward:
@@ -227,10 +224,8 @@ def hub_config(
 
 
 def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:
-    return {
-        "bos_token_id": tokens.bos,
-        "eos_token_id": list(tokens.stops),
-        "pad_token_id": tokens.pad,
+    named = {"bos_token_id": tokens.bos, "eos_token_id": list(tokens.stops) or None, "pad_token_id": tokens.pad}
+    return {name: value for name, value in named.items() if value is not None} | {
         "do_sample": True,
         "temperature": 0.8,
         "top_p": 0.95,
@@ -268,7 +263,7 @@ def _load(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -
 
 def _read_tensors(folder: Path, device: str) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = sorted(set(read_object(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for name in names:
         if Path(name).name != name:
@@ -293,7 +288,8 @@ def _rope_settings(raw: dict[str, Any]) -> dict[str, Any]:
 def _rope_scaling(raw: dict[str, Any], folder: Path) -> RopeScaling:
     settings = _rope_settings(raw)
     kind = settings.get("rope_type") or settings.get("type") or "default"
-    if kind == "default":
+    if kind in ("default", "dynamic"):
+        # ``dynamic`` changes nothing up to max_position_embeddings, and the decoder goes no further.
         return RopeScaling()
     if kind == "linear":
         return RopeScaling(kind="linear", factor=settings["factor"])
@@ -310,7 +306,7 @@ def _rope_scaling(raw: dict[str, Any], folder: Path) -> RopeScaling:
     raise InputError(
         f"rotary scaling {kind!r} is not supported",
         where=str(folder / "config.json"),
-        remedy="This reads default, linear, llama3 and yarn.",
+        remedy="This reads default, linear, dynamic, llama3 and yarn.",
     )
 
 
@@ -347,15 +343,3 @@ def _copy_tokenizer(source: Path, folder: Path, template: str | None) -> None:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no {path.name}", where=str(path.parent)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} is not valid JSON: {error}", where=str(path.parent)) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name} does not hold an object", where=str(path.parent))
-    return value

@@ -68,9 +68,10 @@ def complete_problems(
 ) -> list[list[str]]:
     """``samples`` completions of each problem."""
     room = model.decoder.config.max_position - sampling.max_new_tokens
-    prompts = [[model.special.bos, *model.encode(problem.prompt)] for problem in problems for _ in range(samples)]
-    # A prompt that leaves no room for an answer loses its beginning.
-    prompts = [prompt[-max(1, room) :] for prompt in prompts]
+    first = len(model.special.prefix)
+    prompts = [model.prompt(problem.prompt) for problem in problems for _ in range(samples)]
+    # A prompt that leaves no room for an answer loses its beginning, but not what every text begins with.
+    prompts = [prompt[:first] + prompt[first:][-max(1, room - first) :] for prompt in prompts]
     texts: list[str] = []
     for start in range(0, len(prompts), batch_size):
         settings = sampling.model_dump() | {"seed": sampling.seed + start}
@@ -78,7 +79,7 @@ def complete_problems(
             model.decoder,
             prompts[start : start + batch_size],
             stop_ids=model.special.stops,
-            pad_id=model.special.pad,
+            pad_id=model.special.filler,
             **settings,
         )
         texts += [function_body(model.decode(tokens)) for tokens in made.tokens]

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import ConfigError
+from pipeline.tokenizer import SPECIALS
 
 Order = Callable[[np.ndarray], np.ndarray]
 """Positions in the run -> rows of the shards."""
@@ -90,6 +91,13 @@ def micro_batch(rows: Rows, device: torch.device, mask_documents: bool) -> Micro
         segments,
         float(counts.sum()),
     )
+
+
+def text_targets(batch: MicroBatch) -> MicroBatch:
+    """The batch with only those targets counted that stand for text. ``</s>`` stands for no bytes: counted among bits
+    per byte it would make short documents look harder to predict than long ones."""
+    mask = batch.mask * (batch.targets >= len(SPECIALS)).to(batch.mask.dtype)
+    return replace(batch, mask=mask, tokens=float(mask.sum()))
 
 
 def rank_slice(batch: int, rank: int, world_size: int) -> slice:

@@ -55,6 +55,8 @@ class ModelConfig(Config):
     """Use the embedding matrix for the output as well."""
     qk_norm: bool = False
     """RMS norm of queries and keys per head: steadier at high learning rates. Exported as the Qwen3 architecture."""
+    qkv_bias: bool = False
+    """Biases of the query, key and value projections, as the Qwen2 architecture has them; exported as such."""
     init_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the first weights; projections back into the residual stream get 1/√(2·layers) of it."""
 
@@ -66,6 +68,8 @@ class ModelConfig(Config):
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.width_of_head % 2:
             raise ValueError(f"the width of a head is {self.width_of_head}; rotary embedding needs an even one")
+        if self.qk_norm and self.qkv_bias:
+            raise ValueError("qk_norm and qkv_bias exclude each other: no architecture elsewhere has both")
         return self
 
     @property
@@ -95,7 +99,13 @@ class Block(nn.Module):
         self.index = index
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(
-            config.hidden_size, config.heads, config.kv_heads, config.width_of_head, config.norm_eps, config.qk_norm
+            config.hidden_size,
+            config.heads,
+            config.kv_heads,
+            config.width_of_head,
+            config.norm_eps,
+            config.qk_norm,
+            config.qkv_bias,
         )
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = FeedForward(config.hidden_size, config.intermediate_size)
@@ -196,7 +206,7 @@ class Decoder(nn.Module):
 def init_parameter(name: str, parameter: Tensor, config: ModelConfig, seed: int) -> None:
     """Fill one parameter in place (ZeRO-3 gathers and fills them one by one)."""
     if parameter.dim() == 1:
-        parameter.fill_(1.0)
+        parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         return
     std = config.init_std
     if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -228,6 +238,7 @@ def parameter_count(config: ModelConfig) -> int:
     heads, kv = config.heads * config.width_of_head, config.kv_heads * config.width_of_head
     block = 2 * config.hidden_size * (heads + kv) + 3 * config.hidden_size * config.intermediate_size
     block += 2 * config.hidden_size + (2 * config.width_of_head if config.qk_norm else 0)
+    block += heads + 2 * kv if config.qkv_bias else 0
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
     return embeddings + config.layers * block + config.hidden_size
 

@@ -1,7 +1,7 @@
 """Learning rate as a pure function of the step.
 
 Nothing is accumulated, so there is no scheduler state to save: a resumed run and an uninterrupted one ask the same
-function. Two shapes, both after a linear warm-up:
+function. Two shapes, both after a linear warm-up, both at their floor in the last step:
 
 * ``cosine``: half a cosine from the peak down to ``min_lr_ratio`` of it at the last step.
 * ``wsd`` (warm-up, stable, decay): the peak is held, then falls as 1 - sqrt over the last ``decay_fraction`` of the
@@ -23,7 +23,7 @@ class ScheduleConfig(Config):
     shape: Literal["cosine", "wsd"] = "cosine"
     """Curve after the warm-up."""
     warmup_steps: int = Field(default=20, ge=0)
-    """Steps over which the rate rises linearly from zero."""
+    """Steps over which the rate rises linearly from zero. A run that is not longer warms up in all but its last step."""
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """Lowest rate as a fraction of the peak."""
     decay_fraction: float = Field(default=0.2, gt=0, le=1)
@@ -34,10 +34,12 @@ class ScheduleConfig(Config):
 
 def learning_rate_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
     """The multiplier of the peak rate for ``step`` (counted from 0), in [0, 1]."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    # The last step belongs to the curve, which ends there at the floor.
+    warmup = min(config.warmup_steps, total_steps - 1)
+    if step < warmup:
+        return (step + 1) / warmup
     if config.shape == "cosine":
-        progress = _fraction(step - config.warmup_steps, total_steps - config.warmup_steps)
+        progress = _fraction(step - warmup, total_steps - 1 - warmup)
         return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
     start, length = _cycle(config, step, total_steps)
     decay = max(1, round(length * config.decay_fraction))

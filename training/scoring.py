@@ -2,7 +2,7 @@
 
 A row is what a token shard holds: ``seq_len + 1`` ids, its real length, and where its documents begin. Each token is
 predicted from the earlier tokens of its own document; the first token of a document is not a target, for nothing
-before it belongs to it.
+before it belongs to it, and neither is ``</s>``, which stands for no bytes: where a document ends costs nothing.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 
 from infra.errors import InputError
 from pipeline.shards.reader import RowBatch
-from training.loader import micro_batch
+from training.loader import micro_batch, text_targets
 from training.loss import token_log_probs
 from training.model import Decoder
 
@@ -48,7 +48,7 @@ def score_rows(model: Decoder, rows: RowBatch, batch_size: int = 8) -> RowScores
         for start in range(0, len(rows.lengths), batch_size):
             part = slice(start, start + batch_size)
             few = RowBatch(rows.input_ids[part], rows.lengths[part], rows.boundaries[part], None)
-            batch = micro_batch(few, model.device, mask_documents=True)
+            batch = text_targets(micro_batch(few, model.device, mask_documents=True))
             hidden = model(batch.input_ids, segments=batch.segments)
             log_probs = token_log_probs(hidden, model.output_weight, batch.targets)
             nats.append(-(log_probs * batch.mask).sum(1, dtype=torch.float64).cpu().numpy())

@@ -1,7 +1,7 @@
 """Validation inside the loop: bits per byte of held-out documents, by domain.
 
 Bits per byte compares models with different tokenizers: the summed loss in bits, over the UTF-8 bytes those tokens
-stand for.
+stand for. Tokens that stand for none (``</s>``) are not counted.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from training.engine import Engine
-from training.loader import MicroBatch, micro_batch
+from training.loader import MicroBatch, micro_batch, text_targets
 from training.loss import chunked_cross_entropy
 from training.model import Decoder
 
@@ -40,7 +40,7 @@ def bits_per_byte(
         for index in range(rounds):
             piece = mine[index * micro : (index + 1) * micro]
             rows = shards.rows(piece if len(piece) else np.zeros(1, dtype=np.int64))
-            batch = micro_batch(rows, engine.ranks.device, mask_documents)
+            batch = text_targets(micro_batch(rows, engine.ranks.device, mask_documents))
             loss = engine.evaluate(summed_loss, batch)["loss"]
             if len(piece):
                 sums += torch.tensor([float(loss), float(np.sum(rows.bytes))], dtype=torch.float64).to(sums)

@@ -129,7 +129,7 @@ def _json(value: Any) -> bytes:
 
 STAGE = ShardStage(
     name="tokenizer",
-    code_version=1,
+    code_version=2,  # 2: the chat template marks what the assistant says
     config=TokenizerConfig,
     reference="pipeline.tokenizer:STAGE",
     inputs=lambda config: {"redact": "redact"},

@@ -16,7 +16,8 @@ from transformers import (
 from infra.errors import InputError
 from infra.store.files import sha256_file
 from tests.training.folders import TEMPLATE, tiny_model, write_tokenizer
-from training.hub_format import load_config, load_model, load_reward_model, save_model, special_tokens
+from training.hub_format import load_config, load_model, load_reward_model, save_model
+from training.hub_tokenizer import special_tokens
 
 ROWS = torch.randint(8, 264, (2, 40), generator=torch.Generator().manual_seed(0))
 LLAMA3 = {"kind": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 32}

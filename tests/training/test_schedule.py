@@ -22,14 +22,15 @@ def curve(total, **settings):
 )
 def test_always_between_the_floor_and_the_peak(shape, warmup, total, floor, decay, every):
     rates = curve(total, shape=shape, warmup_steps=warmup, min_lr_ratio=floor, decay_fraction=decay, decay_every=every)
-    assert all(0 < rate <= 1 for rate in rates[:warmup])
+    assert all(0 < rate <= 1 for rate in rates[: min(warmup, total - 1)])
     assert all(floor - 1e-12 <= rate <= 1 + 1e-12 for rate in rates[warmup:])
+    assert rates[-1] == pytest.approx(floor, abs=1e-12), "the last step reaches the floor, however short the run"
 
 
 def test_cosine():
-    rates = curve(110, warmup_steps=10, min_lr_ratio=0.1)
+    rates = curve(111, warmup_steps=10, min_lr_ratio=0.1)
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
-    assert rates[10] == pytest.approx(1.0) and rates[60] == pytest.approx(0.55) and rates[-1] < 0.101
+    assert rates[10] == pytest.approx(1.0) and rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 

@@ -5,6 +5,7 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from pipeline.tokenizer import Tokenizer
 from pipeline.tokenizer.chat_template import CHAT_TEMPLATE, ROLES, render_chat
@@ -14,6 +15,11 @@ messages = st.lists(
 )
 
 
+def compile_template() -> jinja2.Template:
+    """As transformers compiles it, with its own reading of ``{% generation %}``."""
+    return _compile_jinja_template(CHAT_TEMPLATE)
+
+
 def refuse(reason: str) -> None:
     raise ValueError(reason)
 
@@ -21,10 +27,8 @@ def refuse(reason: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(chat=messages, prompt=st.booleans())
 def test_jinja_and_python_write_the_same(chat, prompt) -> None:
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    written = environment.from_string(CHAT_TEMPLATE).render(
-        messages=chat, add_generation_prompt=prompt, bos_token="<s>", raise_exception=refuse
-    )
+    template = compile_template()
+    written = template.render(messages=chat, add_generation_prompt=prompt, bos_token="<s>", raise_exception=refuse)
     assert written == render_chat(chat, prompt)
 
 
@@ -33,7 +37,7 @@ def test_an_unknown_role_is_refused_by_both() -> None:
     with pytest.raises(ValueError, match="role tool"):
         render_chat(chat)
     with pytest.raises(ValueError, match="role tool"):
-        jinja2.Template(CHAT_TEMPLATE).render(messages=chat, bos_token="<s>", raise_exception=refuse)
+        compile_template().render(messages=chat, bos_token="<s>", raise_exception=refuse)
 
 
 @pytest.mark.parametrize("model_type", [None, "llama"])
@@ -60,3 +64,6 @@ def test_transformers_loads_it_and_builds_the_same_ids(
         by_hand.append(tokenizer.token_id("<|end|>"))
     assert loaded.apply_chat_template(chat, tokenize=True)["input_ids"] == by_hand
     assert loaded.apply_chat_template(chat, tokenize=False) == render_chat(chat)
+    marked = loaded.apply_chat_template(chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    taught = [token for token, mark in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if mark]
+    assert taught == [*tokenizer.encode("To the sea."), tokenizer.token_id("<|end|>")]
