@@ -30,6 +30,7 @@ from infra.store.files import (
 from infra.store.manifest import MANIFEST
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_BROKEN_SCHEME = re.compile(r"(s3a?|gs|gcs|az|abfs|hdfs|https?|file):/?(?!/)")
 REFS = "refs"
 
 
@@ -44,8 +45,16 @@ class Store:
     def at(cls, address: str | Path) -> "Store":
         """Open (not create) the workspace at an address."""
         text = str(address)
+        if _BROKEN_SCHEME.match(text):
+            raise ConfigError(
+                "this is neither a folder nor an address: after the scheme come two slashes",
+                where=text,
+                remedy=f"Write {text.partition(':')[0]}://bucket/prefix; for a folder of this name, ./{text}.",
+            )
         if is_local(text):
             home = Path(text.removeprefix("file://")).expanduser().absolute()
+            if home.exists() and not home.is_dir():
+                raise ConfigError("the workspace is a file, not a folder", where=str(home), remedy="Name a folder.")
             return cls(str(home), home)
         if not text.startswith(OBJECT_STORES):
             raise ConfigError(

@@ -90,3 +90,15 @@ def test_unknown_major_and_damaged_manifests_are_refused(tmp_path: Path) -> None
 def test_a_remote_workspace_is_refused_in_one_sentence() -> None:
     with pytest.raises(ConfigError, match="S3 bucket"):
         Store.at("memory://somewhere")
+
+
+@pytest.mark.parametrize("address", ["s3:/bucket/x", "s3:bucket", "gs:/x", "file:x"])
+def test_an_address_that_lacks_a_slash_is_no_folder_of_that_name(address: str) -> None:
+    with pytest.raises(ConfigError, match="two slashes"):
+        Store.at(address)
+
+
+def test_a_file_is_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(ConfigError, match="a file, not a folder"):
+        Store.at(tmp_path / "x")
