@@ -5,6 +5,7 @@ payload digest), never from where it stood in a file or which worker read it.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -22,6 +23,8 @@ ORIGIN = pa.struct(
         pa.field("digest", pa.string()),
     ]
 )
+
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 VERSION_KEY = b"headwater.document"
 
@@ -94,7 +97,23 @@ def document_id(source: str, address: str, record_id: str, payload_digest: str) 
 
 def documents_table(documents: Sequence[Document]) -> pa.Table:
     """A table with exactly the document schema."""
-    return pa.Table.from_pylist([dict(document) for document in documents], schema=DOCUMENT_SCHEMA)
+    return _table([dict(document) for document in documents], DOCUMENT_SCHEMA)
+
+
+def _table(rows: list[Any], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:  # a lone surrogate, in whatever field: UTF-8 has no form for it
+        return pa.Table.from_pylist(storable(rows), schema=schema)
+
+
+def storable(value: Any) -> Any:
+    """The value with U+FFFD for each lone surrogate of its texts."""
+    if isinstance(value, str):
+        return SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {key: storable(item) for key, item in value.items()}
+    return [storable(item) for item in value] if isinstance(value, list) else value
 
 
 class RowWriter:
@@ -124,7 +143,7 @@ class RowWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._writer.write_table(_table(self._rows, self._schema))
             self._rows, self._bytes = [], 0
 
     def __enter__(self) -> "RowWriter":

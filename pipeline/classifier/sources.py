@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +14,7 @@ from infra.errors import InputError
 from pipeline.classifier.config import TextSet
 from pipeline.classifier.corpus import Sample, rank_of
 from pipeline.classifier.model import LONGEST
+from pipeline.compression import read_lines
 from pipeline.document import read_batches
 from pipeline.language import LanguageDetector
 
@@ -72,17 +72,16 @@ def _rows(texts: TextSet) -> Iterator[dict[str, Any]]:
         for batch in read_batches(texts.file, batch_rows=256):
             yield from batch.to_pylist()
         return
-    with fsspec.open(texts.file, "rb", compression="infer") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(
-                    f"line {number} is not JSON: {error}", where=texts.file, remedy="One JSON object a line is wanted."
-                ) from error
-            yield row if isinstance(row, dict) else {}
+    for number, line in enumerate(read_lines(texts.file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(
+                f"line {number} is not JSON: {error}", where=texts.file, remedy="One JSON object a line is wanted."
+            ) from error
+        yield row if isinstance(row, dict) else {}
 
 
 def with_languages(samples: list[Sample], detector: LanguageDetector) -> list[Sample]:

@@ -11,6 +11,7 @@ import fsspec
 from infra.config import Json
 from infra.errors import ConfigError, InputError
 from infra.store.dataset import Dataset
+from pipeline.compression import read_lines
 from pipeline.decontaminate.config import EvaluationSet
 from pipeline.document import read_batches
 
@@ -100,17 +101,16 @@ def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[
 
 
 def _json_lines(address: str) -> Iterator[Mapping[str, Any]]:
-    with fsspec.open(address, "rb", compression="infer") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"line {number} is not JSON: {error}", where=address) from None
-            if not isinstance(item, dict):
-                raise InputError(f"line {number} is not a JSON object", where=address)
-            yield item
+    for number, line in enumerate(read_lines(address), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"line {number} is not JSON: {error}", where=address) from None
+        if not isinstance(item, dict):
+            raise InputError(f"line {number} is not a JSON object", where=address)
+        yield item
 
 
 def _hugging_face(address: str) -> Iterator[Mapping[str, Any]]:

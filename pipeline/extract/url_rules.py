@@ -4,21 +4,16 @@
     example.org/ads/      only pages whose path begins so
     # a remark
 
-One entry a line, as the usual block lists have them (a file of any fsspec address, plain or gzip).
+One entry a line, as the usual block lists have them (a file of any fsspec address, plain or compressed).
 """
 
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-import fsspec
-
-from infra.errors import InputError
+from pipeline.compression import read_lines
 from pipeline.fasttext_model import digest_of
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,5 @@ def read_url_rules(addresses: tuple[str, ...]) -> UrlRules:
 
 @lru_cache(maxsize=2)
 def _read(identified: tuple[tuple[str, str], ...]) -> UrlRules:
-    texts = []
-    for address, _ in identified:
-        with fsspec.open(address, "rb") as stream:
-            data = stream.read()
-        try:
-            texts.append((gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data).decode("utf-8", "replace"))
-        except (OSError, EOFError) as error:
-            raise InputError(f"the list is damaged: {error}", where=address, remedy="Fetch it again.") from error
+    texts = [b"".join(read_lines(address)).decode("utf-8", "replace") for address, _ in identified]
     return UrlRules.parse("\n".join(texts))

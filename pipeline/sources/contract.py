@@ -17,11 +17,26 @@ from pydantic import Field
 from typing_extensions import TypeIs
 
 from infra.config import Config, Execution, Json
-from pipeline.document import Document
+from pipeline.document import Document, document_id
 from pipeline.extract.page import ExtractConfig
 from pipeline.ledger import Fate
 
 STAGE_NAME = "ingest"
+
+DAMAGE = frozenset(
+    [
+        "truncated_record",
+        "corrupt_record",
+        "truncated_file",
+        "damaged_file",
+        "truncated_dump",
+        "damaged_stream",
+        "truncated_archive",
+        "damaged_entry",
+        "damaged_rows",
+    ]
+)
+"""Rules of what was lost because the archive itself is cut or damaged."""
 
 Outcome = Document | Fate
 Verdict = Literal["dropped", "failed"]
@@ -77,7 +92,15 @@ class SourceConfig(Config):
     )
     max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code, git: larger files are dropped.")
     max_record_bytes: int = Field(
-        default=64_000_000, ge=10_000, description="WARC, dumps: larger records are not read."
+        default=64_000_000, ge=10_000, description="WARC, dumps, JSON lines: larger records are not read."
+    )
+    salvage: bool = Field(
+        default=False,
+        description="Compressed files that are damaged: also take what came before the damage, though no checksum "
+        "proves it unaltered.",
+    )
+    allow_empty: Annotated[bool, Execution()] = Field(
+        default=False, description="Let the run go on where this source gives not one document."
     )
 
 
@@ -148,6 +171,12 @@ def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[P
 
 def is_fate(outcome: Outcome) -> TypeIs[Fate]:
     return "verdict" in outcome
+
+
+def damaged(source: str, archive: str, rule: str, start: int, length: int, why: str) -> Fate:
+    """The ledger row of bytes that cannot be read: how many records they hold is not known."""
+    identity = document_id(source, "", f"{archive}@{start}", rule)
+    return lost(identity, source, "failed", rule, detail=f"{archive} bytes {start}+{length}: {why[:200]}")
 
 
 def lost(

@@ -1,89 +1,200 @@
-"""JSON lines and Parquet files whose rows already hold text; the source's column map says where."""
+"""JSON lines and Parquet files whose rows already hold text; the source's column map says where.
 
-import contextlib
+What a row holds costs that row at most: text that is not UTF-8, a value of another type, a lone surrogate, a line without
+end. What is damaged in the file itself costs the compressed member, or the row group, that holds it (``compression.py``).
+"""
+
 import datetime
-import gzip
-import json
+import io
 from collections.abc import Collection, Iterator
-from typing import Any
+from json import loads
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import InputError
+from pipeline.compression import Damaged, Line, Lost, Overlong, foreign_format, lines, seekable, unproven_head
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.dates import iso_date
-from pipeline.sources.contract import Outcome, Part, Reading, SourceConfig, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
 from pipeline.sources.files import open_archive
 from pipeline.sources.warc import payload_digest
 
-MAX_LINE_BYTES = 64 << 20
 BATCH_ROWS = 512
 MAX_KEYS = 100
+MAX_TITLE = 500
+MAX_CELL = 8_000
+"""Longer addresses, ids and names are cut: they are no such thing."""
+HEAD_BYTES = 512
+BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
+LOOK_BYTES = 1 << 20
+Row = dict[str, Any]
 
 
 def read_jsonl(part: Part, reading: Reading) -> Iterator[Outcome]:
-    """One document a line. A line that is no JSON object costs that line; a cut gzip file costs its tail.
+    """One document a line. A line that is no JSON object costs that line, a damaged gzip member its lines.
 
-    A single line may lack the text; a file in which no line has its column is a mistake in the column map.
+    A single line may lack the text; a file in which no line has its column is a mistake in the column map, and one in
+    which no line is an object is no such file.
     """
     source, archive = reading.source, part.archive
-    offset = 0
-    first: dict[str, Any] = {}
+    first: Row = {}
     mapped = False
-    packed = archive.name.endswith(".gz")
-    with open_archive(archive) as raw, contextlib.closing(gzip.GzipFile(fileobj=raw) if packed else raw) as lines:
-        while True:
-            try:
-                line = lines.readline(MAX_LINE_BYTES)
-            except (EOFError, OSError) as error:
-                yield _unreadable(source, archive.name, offset, "truncated_file", str(error))
-                return
-            if not line:
-                break
-            place, offset = offset, offset + len(line)
-            if not line.strip():
+    bad: bytes | None = None
+    empty = True
+    with open_archive(archive) as raw:
+        for line in lines(raw, source.max_record_bytes, salvage=source.salvage):
+            empty = False
+            if not isinstance(line, Line):
+                yield _unread(line, archive.name, source)
                 continue
-            row = _row(line)
+            if line.data.isspace():
+                continue
+            if not line.offset and line.data.strip(BOM_AND_SPACE) == b"[":
+                raise _no_json_lines(line.data, archive)
+            row = _row(line.data)
             if isinstance(row, dict):
                 first = first or row
                 mapped = mapped or source.text_column in row
-                yield document_of_row(row, archive.name, place, len(line), source)
-            else:
-                yield _unreadable(source, archive.name, place, "bad_json", row)
-    if not offset:
+                yield document_of_row(row, archive.name, line.offset, len(line.data), source)
+            elif not line.resumed:  # else the rest of a line whose beginning was lost
+                bad = line.data[:HEAD_BYTES] if bad is None else bad
+                yield _bad_line(line, row, archive.name, source)
+    if empty:
         raise InputError("the file is empty", where=archive.url, remedy="Check the source's address.")
     if first and not mapped:
         raise missing_column(source.text_column, list(first)[:MAX_KEYS], archive.url)
+    if bad is not None and not first:
+        raise _no_json_lines(bad, archive)
 
 
-def _row(line: bytes) -> dict[str, Any] | str:
+def _row(line: bytes) -> Row | str:
     """The object on a line, or what is wrong with it."""
     try:
-        row = json.loads(line)
+        row = loads(line)
     except (ValueError, RecursionError) as error:
         return str(error)
     return row if isinstance(row, dict) else "the line is not an object"
 
 
+def _unread(line: Overlong | Lost, archive: str, source: SourceConfig) -> Outcome:
+    if isinstance(line, Lost):
+        rule = "truncated_file" if line.why.endswith("ends early") else "damaged_file"
+        return damaged(source.name, archive, rule, line.start, line.end - line.start, line.why)
+    identity = document_id(source.name, "", f"{archive}@{line.offset}", "")
+    most = float(source.max_record_bytes)
+    place = f"{archive} bytes {line.offset}+{line.length}"
+    return lost(
+        identity, source.name, "dropped", "record_too_large", detail=place, score=float(line.length), threshold=most
+    )
+
+
+def _bad_line(line: Line, why: str, archive: str, source: SourceConfig) -> Outcome:
+    """A last line without its line feed that is no JSON is what a cut file ends with."""
+    rule = "bad_json" if line.data.endswith(b"\n") else "truncated_file"
+    if rule == "truncated_file":
+        return damaged(source.name, archive, rule, line.offset, len(line.data), f"the last line is cut: {why}")
+    identity = document_id(source.name, "", f"{archive}@{line.offset}", "")
+    place = f"{archive} bytes {line.offset}+{len(line.data)}"
+    return lost(identity, source.name, "failed", rule, detail=f"{place}: {why[:150]}")
+
+
+def _no_json_lines(head: bytes, archive: Archive) -> InputError:
+    """What the file seems to be instead."""
+    text = head.lstrip(BOM_AND_SPACE)
+    if kind := foreign_format(head):
+        why = f"it is {kind}"
+    elif text.startswith(b"["):
+        why = "it is one JSON array: write each of its items on a line of its own (jq -c '.[]')"
+    elif text.startswith(b"{"):
+        why = "its objects go over several lines: write each on one (jq -c .)"
+    else:
+        why = f"it begins with {text[:40]!r}"
+    return InputError(
+        f"no line of the file is a JSON object; {why}", where=archive.url, remedy="Check the source's address and kind."
+    )
+
+
 def read_parquet(part: Part, reading: Reading) -> Iterator[Outcome]:
-    """One document a row; only the mapped columns are read."""
+    """One document a row; only the mapped columns are read. Damage costs the rest of its row group."""
     source, archive = reading.source, part.archive
-    with open_archive(archive) as stream:
-        try:
-            table = pq.ParquetFile(stream)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                "the file is not Parquet, or is cut short", where=archive.url, remedy="Check the source's kind."
-            ) from error
-        names = set(table.schema_arrow.names)
-        check_columns(source, names, archive.url)
-        position = 0
-        for batch in table.iter_batches(BATCH_ROWS, columns=columns_of(source)):
-            for row in batch.to_pylist():
-                yield document_of_row(row, archive.name, position, 1, source)
-                position += 1
+    try:
+        with open_archive(archive) as raw, seekable(raw) as stream:
+            table = _parquet_file(stream, archive)
+            check_columns(source, set(table.schema_arrow.names), archive.url)
+            position = 0
+            for group in range(table.num_row_groups):
+                yield from _row_group(table, group, position, archive.name, source)
+                position += table.metadata.row_group(group).num_rows
+    except Damaged as error:
+        raise InputError(f"the file is damaged: {error}", where=archive.url, remedy="Fetch it again.") from None
+
+
+def _parquet_file(stream: BinaryIO, archive: Archive) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(stream, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        stream.seek(0)
+        kind = foreign_format(stream.read(HEAD_BYTES))
+        instead = f": it is {kind}" if kind and "Parquet" not in kind else ", or is cut short"
+        raise InputError(
+            f"the file is not Parquet{instead}", where=archive.url, remedy="Check the source's kind."
+        ) from error
+
+
+def _row_group(
+    table: pq.ParquetFile, group: int, position: int, archive: str, source: SourceConfig
+) -> Iterator[Outcome]:
+    done, total = 0, table.metadata.row_group(group).num_rows
+    why = "rows are missing"
+    try:
+        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns_of(source)):
+            for row in rows_of(batch):
+                yield document_of_row(row, archive, position + done, 1, source)
+                done += 1
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (error.errno or type(error) is not OSError):
+            raise  # of the store, not of what it holds
+        why = str(error)
+    place = f"{archive} bytes {_extent(table, group)}"
+    for number in range(position + done, position + total):
+        identity = document_id(source.name, "", f"{archive}@{number}", "")
+        url = f"{archive}#{archive}@{number}"
+        yield lost(identity, source.name, "failed", "damaged_rows", url=url, detail=f"{place}: {why[:150]}")
+
+
+def _extent(table: pq.ParquetFile, group: int) -> str:
+    """Where a row group lies."""
+    described = table.metadata.row_group(group)
+    chunks = [described.column(number) for number in range(described.num_columns)]
+    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
+    return f"{min(starts)}+{sum(chunk.total_compressed_size for chunk in chunks)}"
+
+
+def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[Row]:
+    """The rows as Python values. What cannot be one stays what it is: bytes that are no UTF-8, or the error."""
+    columns = {name: _values(batch.column(batch.schema.names.index(name))) for name in batch.schema.names}
+    for number in range(batch.num_rows):
+        yield {name: values[number] for name, values in columns.items()}
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, ArithmeticError, pa.ArrowException):
+        return [_value(column[number]) for number in range(len(column))]
+    return values
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else None
+    except (ValueError, ArithmeticError, pa.ArrowException):
+        return None  # a date no calendar has
 
 
 def check_columns(source: SourceConfig, names: Collection[str], where: str) -> None:
@@ -111,12 +222,29 @@ def columns_of(source: SourceConfig) -> list[str]:
     return list(dict.fromkeys([source.text_column, *(name for name in mapped if name)]))
 
 
-def document_of_row(row: dict[str, Any], archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
-    """A row as a document by the source's column map."""
+def document_of_row(row: Row, archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+    """A row as a document by the source's column map; a row that holds what nobody foresaw costs itself."""
+    try:
+        return _document(row, archive, offset, length, source)
+    except (ValueError, TypeError, ArithmeticError, RecursionError, LookupError, AttributeError) as error:
+        identity = document_id(source.name, "", f"{archive}@{offset}", "")
+        detail = f"{archive} bytes {offset}+{length}: {type(error).__name__}: {str(error)[:100]}"
+        return lost(identity, source.name, "failed", "unreadable_record", detail=detail)
+
+
+def _document(row: Row, archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
     raw = row.get(source.text_column)
     record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
     # Every document can be asked for: what has no address of its own gets its place's.
     url = _cell(row, source.url_column) or f"{archive}#{record_id}"
+    if isinstance(raw, bytes):  # a column without a charset, or one whose bytes are not what it says
+        try:
+            raw = raw.decode()
+        except UnicodeDecodeError as error:
+            why = f"{source.text_column} is not UTF-8: byte {error.start}"
+            identity = document_id(source.name, url, record_id, payload_digest(error.object))
+            place = f"{archive} bytes {offset}+{length}"
+            return lost(identity, source.name, "failed", "not_utf8", url=url, detail=f"{place}: {why}")
     digest = payload_digest(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else ""
     identity = document_id(source.name, url, record_id, digest)
     text = clean_text(raw) if isinstance(raw, str) else ""
@@ -128,37 +256,47 @@ def document_of_row(row: dict[str, Any], archive: str, offset: int, length: int,
         id=identity,
         text=text,
         source=source.name,
-        url=url,
-        title=clean_line(title) if title else None,
+        url=url[:MAX_CELL],
+        title=clean_line(title)[:MAX_TITLE] if title else None,
         language=source.language,
         license=_cell(row, source.license_column) or source.license,
         author=_author(row, source.author_column),
         date=_date(row, source.date_column),
-        origin=Origin(archive=archive, offset=offset, length=length, record_id=record_id, digest=digest),
+        origin=Origin(archive=archive, offset=offset, length=length, record_id=record_id[:MAX_CELL], digest=digest),
     )
 
 
-def _cell(row: dict[str, Any], column: str | None) -> str | None:
+def _cell(row: Row, column: str | None) -> str | None:
     value = row.get(column) if column else None
     if value is None or value == "":
         return None
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else _text(value)
 
 
-def _author(row: dict[str, Any], column: str | None) -> str | None:
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _author(row: Row, column: str | None) -> str | None:
     value = row.get(column) if column else None
-    names = [clean_line(str(name)) for name in (value if isinstance(value, list) else [value]) if name]
-    return "; ".join(name for name in names if name) or None
+    names = [clean_line(_text(name)) for name in (value if isinstance(value, list) else [value]) if name]
+    return "; ".join(name for name in names if name)[:MAX_TITLE] or None
 
 
-def _date(row: dict[str, Any], column: str | None) -> str | None:
+def _date(row: Row, column: str | None) -> str | None:
     """ISO 8601; a value that is no date is none."""
     value = row.get(column) if column else None
     if isinstance(value, datetime.date):  # a datetime too
         return value.isoformat()
-    return iso_date(str(value)) if value is not None else None
+    return iso_date(_text(value)) if value is not None else None
 
 
-def _unreadable(source: SourceConfig, archive: str, offset: int, rule: str, why: str) -> Outcome:
-    identity = document_id(source.name, "", f"{archive}@{offset}", "")
-    return lost(identity, source.name, "failed", rule, detail=f"{archive} byte {offset}: {why[:150]}")
+def columns_of_file(archive: Archive, source: SourceConfig) -> set[str] | None:
+    """The columns of a file, by its schema or its first rows; None where no row can be read."""
+    with open_archive(archive) as raw:
+        if source.kind == "parquet":
+            with seekable(raw) as stream:
+                return set(_parquet_file(stream, archive).schema_arrow.names)
+        rows = [_row(line) for line in io.BytesIO(unproven_head(raw, LOOK_BYTES)) if not line.isspace()]
+    found: set[str] = set().union(*(row for row in rows if isinstance(row, dict)))
+    return found or None

@@ -1,13 +1,16 @@
 """JSON lines and Parquet with a column map."""
 
+import bz2
 import datetime
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
 from infra.errors import InputError
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
@@ -65,12 +68,105 @@ def test_a_bad_line_costs_itself(tmp_path: Path) -> None:
     assert rules(outcomes) == ["bad_json"] * 3
 
 
-def test_a_cut_gzip_file_costs_its_tail(tmp_path: Path) -> None:
+def test_a_cut_compressed_file_costs_what_no_checksum_proves(tmp_path: Path) -> None:
     rows = [{"text": f"text {n} {n * 2654435761 % 2**32}"} for n in range(2000)]
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(rows))[:-400])
+    first, second = gzip.compress(lines(rows[:1200])), gzip.compress(lines(rows[1200:]))[:-400]
+    (tmp_path / "a.jsonl.gz").write_bytes(first + second)
     outcomes = read_source(tmp_path / "a.jsonl.gz", "jsonl")
-    assert 1000 < len(documents(outcomes)) < 2000
-    assert fates(outcomes)[-1]["verdict"] == "failed"
+    assert len(documents(outcomes)) == 1200
+    (fate,) = fates(outcomes)
+    assert (fate["verdict"], fate["rule"]) == ("failed", "truncated_file")
+    assert str(fate["detail"]).startswith(f"a.jsonl.gz bytes {len(first)}+{len(second)}: ")
+    assert 1500 < len(documents(read_source(tmp_path / "a.jsonl.gz", "jsonl", salvage=True))) < 2000
+
+
+def test_a_cut_plain_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines([{"text": f"text {n}"} for n in range(9)])[:-5])
+    outcomes = read_source(tmp_path / "a.jsonl", "jsonl")
+    assert (len(documents(outcomes)), rules(outcomes)) == (8, ["truncated_file"])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd.compress])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_what_a_file_is_called_does_not_matter(tmp_path: Path, name: str, pack) -> None:  # type: ignore[no-untyped-def]
+    path, kind = tmp_path / name, name.split(".")[1]
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": ["one", "two"]}), path)
+        path.write_bytes(pack(path.read_bytes()))
+    else:
+        path.write_bytes(pack(lines([{"text": "one"}, {"text": "two"}])))
+    assert [document["text"] for document in documents(read_source(path, kind))] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"PK\x03\x04\n\x00", "it is a zip archive"),
+        (b'[\n{"text": "a"},\n{"text": "b"}\n]\n', "it is one JSON array"),
+        (b'{\n"text": "a"\n}\n', "its objects go over several lines"),
+        (b"text,url\na,b\n", "it begins with b'text,url"),
+        (gzip.compress(gzip.compress(b'{"text": "a"}\n')), "it is compressed with gzip"),
+    ],
+)
+def test_a_file_without_one_json_line_is_said(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match="no line of the file is a JSON object") as caught:
+        read_source(tmp_path / "a.jsonl", "jsonl")
+    assert sentence in str(caught.value)
+
+
+def test_an_endless_line_costs_itself_once(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "' + b"x" * 50_000 + b'"}\n{"text": "b"}\n')
+    outcomes = read_source(tmp_path / "a.jsonl", "jsonl", max_record_bytes=20_000)
+    assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (
+        ["a", "b"],
+        ["record_too_large"],
+    )
+
+
+def test_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:
+    values = [b"good one", "na\u00efve".encode("latin-1"), None, b"good two"]
+    text = pa.Array.from_buffers(pa.string(), 4, pa.array(values, pa.binary()).buffers(), null_count=1)
+    title = pa.Array.from_buffers(pa.string(), 4, pa.array([b"\xff", b"", b"", b"T"], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": text, "title": title}), tmp_path / "a.parquet")
+    outcomes = read_source(tmp_path / "a.parquet", "parquet", title_column="title")
+    assert [(d["text"], d["title"]) for d in documents(outcomes)] == [("good one", "\ufffd"), ("good two", "T")]
+    assert [(fate["verdict"], fate["rule"]) for fate in fates(outcomes)] == [
+        ("failed", "not_utf8"),
+        ("dropped", "no_text"),
+    ]
+    assert "text is not UTF-8: byte 2" in str(fates(outcomes)[0]["detail"])
+
+
+def test_a_column_of_bytes_is_text_where_it_is_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [b"Gr\xc3\xbc\xc3\x9fe", b"\xff"]}), tmp_path / "a.parquet")
+    outcomes = read_source(tmp_path / "a.parquet", "parquet")
+    assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (
+        ["Gr\u00fc\u00dfe"],
+        ["not_utf8"],
+    )
+
+
+def test_damage_in_parquet_costs_its_row_group(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [f"row {n} {n * 2654435761 % 2**32}" for n in range(300)]
+    pq.write_table(pa.table({"text": rows}), path, row_group_size=100, write_page_checksum=True, use_dictionary=False)
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0x08
+    path.write_bytes(bytes(data))
+    outcomes = read_source(path, "parquet")
+    assert [document["text"] for document in documents(outcomes)] == rows[:100] + rows[200:]
+    assert rules(outcomes) == ["damaged_rows"] * 100
+    assert len({fate["id"] for fate in fates(outcomes)}) == 100
+    assert f"bytes {chunk.data_page_offset}+{chunk.total_compressed_size}: " in str(fates(outcomes)[0]["detail"])
+
+
+def test_a_date_of_no_calendar_is_none(tmp_path: Path) -> None:
+    on = pa.array([10**15, 0], pa.timestamp("s"))
+    pq.write_table(pa.table({"text": ["a", "b"], "on": on}), tmp_path / "a.parquet")
+    found = documents(read_source(tmp_path / "a.parquet", "parquet", date_column="on"))
+    assert [document["date"] for document in found] == [None, "1970-01-01T00:00:00"]
 
 
 @pytest.mark.parametrize(("name", "kind", "content"), [("a.jsonl", "jsonl", b""), ("a.parquet", "parquet", b"PAR1")])
