@@ -26,7 +26,8 @@ from tests.pipeline.sources.mirror import serve
 def recipe(folder: Path, kind: str, address: Path, *further: str) -> Path:
     path = folder / "small.yaml"
     sources = json.dumps([{"name": "web", "kind": kind, "address": str(address)}])
-    later = "".join(f"  {stage}: {{}}\n" for stage in further)
+    texts = "{positives: [{source: web}], negatives: [{source: web}]}"
+    later = "".join(f"  {stage}: {texts if stage == 'classifier' else '{}'}\n" for stage in further)
     first = "  sample: {}\n" if further else ""
     path.write_text(
         f"recipe: small\nexecution: {{workers: 1}}\nstages:\n{first}  ingest: {{sources: {sources}}}\n{later}"
