@@ -4,11 +4,13 @@ Both are chosen in a recipe's ``execution`` section and never change a result, s
 machine and continued on another.
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field
 
 from infra.config import Config
+from infra.errors import ConfigError
 from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
 from infra.execution.ray import RayExecutor, RaySettings
@@ -47,6 +49,16 @@ class ExecutionSettings(Config):
     """What pods get, for launcher kubernetes."""
     hosts: HostsSettings = HostsSettings()
     """The machines, for launcher hosts."""
+
+
+def check_installed(settings: ExecutionSettings) -> None:
+    """Raises ConfigError where what the settings choose needs a package that is not here."""
+    for chosen, package in ((settings.executor, "ray"), (settings.launcher, "kubernetes")):
+        if chosen == package and find_spec(package) is None:
+            raise ConfigError(
+                f"execution chooses {package}, which is not installed here",
+                remedy=f"Install it with pip install 'headwater[{package}]', or choose another.",
+            )
 
 
 def executor_of(settings: ExecutionSettings) -> Executor:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flows.execute import RunResult, run_recipe
 from flows.incremental import turn
-from flows.machines import executor_of, launcher_of
+from flows.machines import check_installed, executor_of, launcher_of
 from flows.recipe import Recipe
 from flows.server import configure, running_server
 from infra.errors import HeadwaterError
@@ -31,6 +31,7 @@ def open_store(workspace: str | None) -> Store:
 def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
     """What every stage of a run shares, from the recipe's execution settings."""
     settings = recipe.execution
+    check_installed(settings)
     return RunContext(
         store=store,
         record=record,

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from infra.config import Config, Json
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
@@ -21,9 +21,10 @@ from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.extract.page import ExtractConfig
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
-from pipeline.sources.contract import Part, Reading, SourceConfig, is_fate
+from pipeline.sources.contract import Archive, Part, Reading, SourceConfig, is_fate
 from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
 from pipeline.sources.registry import SOURCES
+from pipeline.sources.tables import check_columns, columns_of_file, missing_column
 
 SAMPLE_SOURCES = (
     SourceConfig(name="wikipedia", kind="wikipedia", address="dataset://sample/wikipedia/enwiki.xml.bz2"),
@@ -82,6 +83,30 @@ def external(config: IngestConfig) -> Json:
     for address in config.extract.blocked_urls:
         found[f"blocked {len(found)}"] = digest_of(address)
     return found or None
+
+
+def check(config: IngestConfig) -> None:
+    """The columns that tables are mapped by, looked up in the first file of each that lies on this machine.
+
+    Rows of JSON lines may lack a column each; that no row of a whole megabyte has the text is a mistake in the map.
+    """
+    for source in config.sources:
+        if source.kind not in ("jsonl", "parquet") or dataset_role(source.address) or not is_local(source.address):
+            continue
+        archives = local_archives(source.address)
+        names = _columns(archives[0], source) if archives else None
+        if names is not None and source.kind == "parquet":
+            check_columns(source, names, archives[0].url)
+        elif names is not None and source.text_column not in names:
+            raise missing_column(source.text_column, names, archives[0].url)
+
+
+def _columns(archive: Archive, source: SourceConfig) -> set[str] | None:
+    """None of a file that cannot be read: the run tells, and what it loses may be tolerated."""
+    try:
+        return columns_of_file(archive, source)
+    except (InputError, OSError):
+        return None
 
 
 def units(context: StageContext) -> Iterator[Unit]:
@@ -162,6 +187,7 @@ STAGE = ShardStage(
     steps=(Step("read", units, process),),
     finalize=finalize,
     external=external,
+    check=check,
     ledgered=True,
     code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources", "pipeline.fasttext_model"),
     description="Archives become documents; what does not is in the ledger.",

@@ -23,6 +23,7 @@ from flows.cli.options import (
 )
 from flows.forecast import Forecast, forecast
 from flows.incremental import planned
+from flows.machines import check_installed
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan, refuse_blocked
 
@@ -46,6 +47,7 @@ def command(
 ) -> None:
     loaded = load_recipe(recipe, overrides(set_, scale))
     selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
+    check_installed(loaded.execution)
     store = open_store(workspace)
     on_crawl = planned(loaded, crawl, store)
     plans = plan(on_crawl.nodes, store, selection, on_crawl.label)

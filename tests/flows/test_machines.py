@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import build_app
-from flows.machines import executor_of, launcher_of
+from flows.machines import check_installed, executor_of, launcher_of
 from flows.recipe import load_recipe
 from infra.errors import ConfigError
 from infra.execution.ray import RayExecutor
@@ -68,3 +68,10 @@ def test_what_a_cluster_is_handed_can_be_read() -> None:
     assert lines[0::2] == ["# red", "# blue"]
     with pytest.raises(ConfigError, match="has no job stage 'dedup'. Its job stages: pretrain"):
         render("slurm", "smoke", "--stage", "dedup")
+
+
+def test_a_package_that_is_not_here_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.machines.find_spec", lambda name: None)
+    check_installed(settings())
+    with pytest.raises(ConfigError, match=r"chooses ray, which is not installed.*headwater\[ray\]"):
+        check_installed(settings("execution.executor=ray"))

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA
-from pipeline.ingest import STAGE, IngestConfig, external, inputs, units
+from pipeline.ingest import STAGE, IngestConfig, check, external, inputs, units
 from pipeline.sources.contract import SourceConfig
 from tests.pipeline.sources.archives import gzip_members, numbered_records, warc_record
 from tests.support import run_shard_stage, write_dataset
@@ -99,6 +100,27 @@ def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
     config = IngestConfig(sources=(SourceConfig(name="web", kind="warc", address=str(tmp_path / "none.warc.gz")),))
     with pytest.raises(InputError, match="there is no file"):
         run_shard_stage(STAGE, config, {}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_column_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text('{"content": "x", "id": 1}\n{"id": 2}\n')
+    else:
+        pq.write_table(pa.table({"content": ["x"], "id": [1]}), path)
+    right = SourceConfig(name="rows", kind=kind, address=str(path), text_column="content")  # type: ignore[arg-type]
+    check(IngestConfig(sources=(right,)))
+    wrong = right.model_copy(update={"text_column": "text"})
+    with pytest.raises(InputError, match=r"no column text .*content, id"):
+        check(IngestConfig(sources=(wrong,)))
+    with pytest.raises(InputError, match="there is no file"):
+        external(IngestConfig(sources=(right.model_copy(update={"address": str(tmp_path / "*.gz")}),)))
+
+
+def test_a_damaged_file_is_the_runs_to_tell(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
+    check(IngestConfig(sources=(SourceConfig(name="rows", kind="parquet", address=str(tmp_path / "rows.parquet")),)))
 
 
 def test_two_sources_may_not_share_a_name() -> None:
