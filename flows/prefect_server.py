@@ -1,4 +1,4 @@
-"""Prefect's server, without its two kinds of waiting for SQLite.
+"""Prefect's server, with the workspace's reports (``flows.report_pages``), and without its two kinds of waiting for SQLite.
 
     python -m flows.prefect_server --host HOST --port PORT        as ``prefect server start``
 
@@ -22,9 +22,13 @@ from functools import wraps
 from typing import Any
 
 import aiosqlite
+from fastapi import FastAPI
 from prefect.cli import app
+from prefect.server.api import server
 from prefect.server.database import configurations
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+from flows.report_pages import mount_reports
 
 
 @asynccontextmanager
@@ -72,7 +76,21 @@ def wait_in_turn() -> None:
         setattr(aiosqlite.Cursor, name, closed_if_refused(getattr(aiosqlite.Cursor, name)))
 
 
+def show_reports() -> None:
+    """On every server that this process makes from now on."""
+    create_app = server.create_app
+
+    @wraps(create_app)
+    def with_reports(*arguments: Any, **settings: Any) -> FastAPI:
+        made = create_app(*arguments, **settings)
+        mount_reports(made)
+        return made
+
+    server.create_app = with_reports
+
+
 if __name__ == "__main__":
     wait_in_turn()
+    show_reports()
     sys.argv[1:1] = ["server", "start"]
     app()

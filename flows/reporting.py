@@ -7,6 +7,7 @@ costs the picture and never the run. Sizes are capped, because artifacts live in
 import contextvars
 import html
 import logging
+import os
 import re
 import threading
 import time
@@ -14,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,7 @@ from prefect.artifacts import (
 )
 
 from flows.funnel import funnel
+from flows.report_pages import PAGE, leave_page, link_to, served
 from flows.samples import dropped_samples, kept_samples
 from infra.planning import StagePlan
 from infra.progress import describe_progress
@@ -256,15 +257,19 @@ def lineage_table(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def publish_report(datasets: Iterable[Dataset], label: str) -> None:
-    """Where the report of what was made is: the page itself, or how to have it written."""
-    page = next((dataset.url("data/report.html") for dataset in datasets if dataset.name == "report"), None)
-    command = f"headwater report {label}"
-    if page is None:
-        create_markdown_artifact(f"`{command}` writes the report page of what is published so far.", key="report")
-        return
-    link = page if "://" in page else Path(page).as_uri()
-    create_link_artifact(link, link_text=f"Report of {label}", key="report", description=f"Or: {command} --to FILE")
+def publish_report(store: Store, datasets: Mapping[str, Dataset], run: str) -> None:
+    """The report of what was made, one click away where the server shows pages; where it does not, the page's place.
+
+    A run whose recipe makes no report, or that did not come so far, leaves a page of what there is below ``reports/``.
+    """
+    report = datasets.get("report")
+    name, place = (report.manifest.fingerprint, report.url(PAGE)) if report else (run, leave_page(store, datasets, run))
+    command = f"headwater report {name}"
+    api = os.environ.get("PREFECT_API_URL")
+    if api and served(api, name):
+        create_link_artifact(link_to(name), link_text="Open the report", key="report", description=f"Or: {command}")
+    else:
+        create_markdown_artifact(f"The report is at `{place}`; `{command} --to FILE` copies it.", key="report")
 
 
 def lineage_graph(dataset: Dataset) -> str:

@@ -1,8 +1,11 @@
 """A few documents to look at: kept ones from a dataset's data, dropped ones through its ledger."""
 
+import itertools
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from random import Random
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -11,22 +14,27 @@ from flows.fates import find_rows
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 
-T = TypeVar("T")
 QUICK_LEDGER_BYTES = 4 << 20
 QUICK_INPUT_BYTES = 64 << 20
 LEDGER_COLUMNS = ["id", "url", "source", "verdict", "rule", "score", "threshold", "survivor_id", "detail"]
 
 
-def kept_samples(dataset: Dataset, number: int) -> list[dict[str, Any]]:
-    """Up to ``number`` documents, spread evenly over the dataset's files and rows: always the same ones."""
-    files = [output for output in dataset.files("data/", ".parquet") if output.rows and ".lineage." not in output.path]
-    rows: list[dict[str, Any]] = []
-    for output, count in _spread([(output, output.rows or 0) for output in files], number):
-        table = pq.ParquetFile(dataset.local(output.path))
-        step = max(1, table.metadata.num_rows // count)
-        wanted = [index * step for index in range(count) if index * step < table.metadata.num_rows]
-        rows += list(_rows_at(table, wanted))
-    return rows
+def kept_samples(dataset: Dataset, number: int, prefix: str = "data/") -> list[dict[str, Any]]:
+    """Up to ``number`` documents drawn at random from the files below ``prefix``; the dataset's digest is the seed, so they
+    are the same each time."""
+    outputs = [output for output in dataset.files(prefix, ".parquet") if output.rows and ".lineage." not in output.path]
+    ends = list(itertools.accumulate(output.rows or 0 for output in outputs))
+    total = ends[-1] if ends else 0
+    drawn = sorted(Random(f"{dataset.digest} {prefix}").sample(range(total), min(number, total)))
+    wanted: dict[int, list[int]] = {}
+    for place in drawn:
+        file = bisect_right(ends, place)
+        wanted.setdefault(file, []).append(place - (ends[file - 1] if file else 0))
+    return [
+        row
+        for file, places in wanted.items()
+        for row in _rows_at(pq.ParquetFile(dataset.local(outputs[file].path)), places)
+    ]
 
 
 def dropped_samples(
@@ -67,23 +75,15 @@ def _incoming_texts(store: Store, dataset: Dataset, ids: Sequence[bytes], most_b
     return texts
 
 
-def _spread(weighted: Sequence[tuple[T, int]], number: int) -> Iterator[tuple[T, int]]:
-    """Share ``number`` picks among items in proportion to their weight, every pick at a fixed place."""
-    total = sum(weight for _, weight in weighted)
-    before = 0
-    for item, weight in weighted:
-        picks = (before + weight) * number // total - before * number // total
-        before += weight
-        if picks:
-            yield item, min(picks, weight)
-
-
-def _rows_at(table: pq.ParquetFile, wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _rows_at(table: pq.ParquetFile, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """The rows at some places in rising order; only the row groups that hold them are read."""
     start = 0
-    targets = set(wanted)
-    for batch in table.iter_batches(batch_size=256):
-        here = [index - start for index in sorted(targets) if start <= index < start + batch.num_rows]
-        yield from (batch.slice(index, 1).to_pylist()[0] for index in here)
-        start += batch.num_rows
-        if start > max(wanted):
-            return
+    for group in range(table.metadata.num_row_groups):
+        end = start + table.metadata.row_group(group).num_rows
+        here = [place for place in places if start <= place < end]
+        if here:
+            for batch in table.iter_batches(batch_size=256, row_groups=[group]):
+                inside = [place - start for place in here if start <= place < start + batch.num_rows]
+                yield from (batch.slice(place, 1).to_pylist()[0] for place in inside)
+                start += batch.num_rows
+        start = end

@@ -1,29 +1,46 @@
-"""Small charts as inline SVG: lines, intervals, and the numbers of their axes.
+"""Small charts as inline SVG: lines, bars, intervals, and the numbers of their axes.
 
-Colours are classes (``c0`` … ``c5``) that the style sheet gives a value for light and for dark; every chart carries a
-sentence for people who cannot see it. Text is escaped here, once.
+Colours are classes that the style sheet gives a value for light and for dark: ``c0`` … ``c11`` are sources, each of which
+keeps its own on the whole page (``colours_of``; when there are more of them than colours, the last share the grey of
+``rest``, never another's colour), ``m0`` … ``m4`` whatever is no source. Every chart carries its figures in words for people who cannot see it, and shows the
+values below the pointer without any script. Text is escaped here, once.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 42
+COLOURS = 12
+REST = "rest"
+STRIPS = 60
+"""Places along a chart where a pointer finds its values."""
 Point = tuple[float, float]
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name, the first ones' all different."""
+    unique = list(dict.fromkeys(names))
+    own = COLOURS if len(unique) <= COLOURS else COLOURS - 1
+    return {name: f"c{index}" if index < own else REST for index, name in enumerate(unique)}
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named line. ``colour`` numbers a colour of the style sheet; ``faint`` draws it as a background."""
+    """A named line. ``colour`` is a class of the style sheet; ``faint`` draws it as a background, ``dashed`` as another run's."""
 
     name: str
     points: Sequence[Point]
-    colour: int = 0
+    colour: str = "m0"
     faint: bool = False
     dots: bool = False
+    dashed: bool = False
+    scattered: bool = False
+    """Dots without a line between them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ def line_chart(
     x_range: tuple[float, float] | None = None,
 ) -> Markup:
     """Lines over common axes, with a legend above. Empty if there is nothing to draw."""
-    shown = [Series(s.name, _finite(s.points), s.colour, s.faint, s.dots) for s in series]
+    shown = [replace(s, points=_finite(s.points)) for s in series]
     shown = [s for s in shown if s.points]
     if not shown:
         return Markup("")
@@ -75,8 +92,89 @@ def line_chart(
             f'<text class="level-name" x="{place}" y="{at - 5:.1f}" text-anchor="{anchor}">{escape(level.name)}</text>'
         )
     parts += [_line(s, across, up) for s in shown]
-    svg = _svg(WIDTH, HEIGHT, "".join(parts), describe)
-    return _legend([s for s in shown if not s.faint]) + svg
+    named = [s for s in shown if not s.faint]
+    parts.append(_strips(named, across, x))
+    svg = _svg(WIDTH, HEIGHT, "".join(parts), f"{describe}. {_in_words(named, x)}")
+    return _legend([(s.name, s.colour, s.dashed) for s in named]) + svg
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Numbers by bin of one group; bars of several groups stand on each other."""
+
+    name: str
+    numbers: Sequence[float]
+    colour: str = "c0"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A vertical line, and on which side of it documents are dropped."""
+
+    name: str
+    value: float
+    drops_below: bool
+
+
+def histogram(
+    edges: Sequence[float],
+    groups: Sequence[Bars],
+    *,
+    x: str,
+    y: str,
+    describe: str,
+    thresholds: Sequence[Threshold] = (),
+    logarithmic: bool = False,
+) -> Markup:
+    """Stacked bars between edges, with thresholds across them. Empty if there is nothing to draw."""
+    groups = [group for group in groups if sum(group.numbers)]
+    if not groups:
+        return Markup("")
+    place: Callable[[float], float] = math.log10 if logarithmic else float
+    across = Scale(place(edges[0]), place(edges[-1]), LEFT, WIDTH - RIGHT)
+    totals = [sum(group.numbers[index] for group in groups) for index in range(len(edges) - 1)]
+    up = Scale(0.0, max(totals) * 1.06, HEIGHT - BOTTOM, TOP)
+    parts = [_axes(across, up, x, y, whole=False, logarithmic=logarithmic)]
+    for index in range(len(edges) - 1):
+        start, end = across(place(edges[index])), across(place(edges[index + 1]))
+        parts.append(_stack(groups, index, start, end, up, f"{short(edges[index])} to {short(edges[index + 1])}"))
+    parts += [_threshold(each, across, place, number) for number, each in enumerate(thresholds)]
+    words = "; ".join(f"{group.name}: {sum(group.numbers):,.0f}" for group in groups)
+    words += "".join(f"; {each.name} {short(each.value)}" for each in thresholds)
+    svg = _svg(WIDTH, HEIGHT, "".join(parts), f"{describe}. {words}")
+    return _legend([(group.name, group.colour, False) for group in groups]) + svg
+
+
+def _stack(groups: Sequence[Bars], index: int, start: float, end: float, up: Scale, where: str) -> str:
+    """The bars of one bin, with one label for all of them."""
+    drawn, below, told = "", 0.0, []
+    for group in groups:
+        number = group.numbers[index]
+        if number:
+            top, bottom = up(below + number), up(below)
+            drawn += (
+                f'<rect class="bin {group.colour}" x="{start + 0.5:.1f}" y="{top:.1f}" '
+                f'width="{max(end - start - 1, 0.5):.1f}" height="{bottom - top:.1f}"/>'
+            )
+            told.append(f"{group.name} {number:,.0f}")
+            below += number
+    return f"<g>{drawn}<title>{escape(where)}: {escape(', '.join(told))}</title></g>" if drawn else ""
+
+
+def _threshold(threshold: Threshold, across: Scale, place: Callable[[float], float], number: int) -> str:
+    shown = threshold.value > 0 or place is not math.log10
+    if not shown or not across.low <= place(threshold.value) <= across.high:
+        return ""
+    at, bottom = across(place(threshold.value)), HEIGHT - BOTTOM
+    # The name stands on the side that is dropped, unless it would leave the chart.
+    left = threshold.drops_below if LEFT + 150 < at < WIDTH - RIGHT - 150 else at > WIDTH / 2
+    anchor, shift = ("end", -5) if left else ("start", 5)
+    side = "below" if threshold.drops_below else "above"
+    return (
+        f'<line class="level" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>'
+        f'<text class="level-name" x="{at + shift:.1f}" y="{TOP + 12 + 17 * (number % 4)}" text-anchor="{anchor}">'
+        f"{escape(threshold.name)}<title>{escape(threshold.name)}: dropped {side} {short(threshold.value)}</title></text>"
+    )
 
 
 def interval_bar(value: float, low: float, high: float, span: tuple[float, float], mark: float | None = None) -> Markup:
@@ -139,16 +237,16 @@ def short(value: float) -> str:
     return f"{value:.6g}" if size >= 1e-4 or value == 0 else f"{value:.1e}"
 
 
-def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool) -> str:
+def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool, logarithmic: bool = False) -> str:
     bottom = HEIGHT - BOTTOM
     parts = []
     for value in ticks(up.low, up.high):
         at = up(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    for value in ticks(across.low, across.high, 7, smallest=1.0 if whole else 0.0):
-        at = across(value)
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{short(value)}</text>')
+    for value in ticks(across.low, across.high, 7, smallest=1.0 if whole or logarithmic else 0.0):
+        at, told = across(value), 10**value if logarithmic else value
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{short(told)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     centre = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis-name" x="{centre}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x)}</text>')
@@ -163,19 +261,63 @@ def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool) -> str:
 def _line(series: Series, across: Scale, up: Scale) -> str:
     places = [(across(x), up(y)) for x, y in thin(series.points)]
     path = " ".join(f"{'L' if index else 'M'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(places))
-    kind = "line faint" if series.faint else "line"
-    drawn = f'<path class="{kind} c{series.colour}" d="{path}"/>'
+    kind = "line" + " faint" * series.faint + " dashed" * series.dashed
+    drawn = "" if series.scattered else f'<path class="{kind} {series.colour}" d="{path}"/>'
     if series.dots or len(places) == 1:
         for (x, y), (data_x, data_y) in zip(places, thin(series.points), strict=True):
             label = escape(f"{series.name}: {short(data_x)} → {data_y:.4g}")
             drawn += (
-                f'<circle class="dot c{series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{label}</title></circle>'
+                f'<circle class="dot {series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{label}</title></circle>'
             )
     return drawn
 
 
-def _legend(series: Sequence[Series]) -> Markup:
-    items = "".join(f'<li><span class="swatch c{s.colour}"></span>{escape(s.name)}</li>' for s in series)
+def _strips(series: Sequence[Series], across: Scale, x: str) -> str:
+    """Columns that show the values of all lines below the pointer."""
+    places = sorted({point[0] for each in series for point in each.points})
+    if len(places) < 3:
+        return ""  # dots tell their own values
+    chosen = [place for place, _ in thin([(place, 0.0) for place in places], STRIPS)]
+    parts = []
+    for index, place in enumerate(chosen):
+        start = LEFT if index == 0 else (across(chosen[index - 1]) + across(place)) / 2
+        end = WIDTH - RIGHT if index == len(chosen) - 1 else (across(place) + across(chosen[index + 1])) / 2
+        told = "".join(
+            f"\n{each.name}: {value:.4g}" for each in series if (value := _nearest(each.points, place)) is not None
+        )
+        parts.append(
+            f'<rect class="strip" x="{start:.1f}" y="{TOP}" width="{max(end - start, 0.1):.1f}" '
+            f'height="{HEIGHT - BOTTOM - TOP}"><title>{escape(f"{x} {short(place)}{told}")}</title></rect>'
+        )
+    return "".join(parts)
+
+
+def _nearest(points: Sequence[Point], place: float) -> float | None:
+    """The value at the point next to a place, if the line reaches so far."""
+    if not points[0][0] <= place <= points[-1][0]:
+        return None
+    index = bisect_left(points, place, key=lambda point: point[0])
+    return min(points[max(index - 1, 0) : index + 1], key=lambda point: abs(point[0] - place))[1]
+
+
+def _in_words(series: Sequence[Series], x: str) -> str:
+    """The ends and the extremes of each line, for a reader who hears the chart."""
+    told = []
+    for each in series:
+        (first, begin), (last, end) = each.points[0], each.points[-1]
+        values = [value for _, value in each.points]
+        told.append(
+            f"{each.name}: {begin:.4g} at {x} {short(first)}, {end:.4g} at {x} {short(last)}, "
+            f"between {min(values):.4g} and {max(values):.4g}"
+        )
+    return "; ".join(told)
+
+
+def _legend(entries: Sequence[tuple[str, str, bool]]) -> Markup:
+    items = "".join(
+        f'<li><span class="swatch {colour}{" dashed" if dashed else ""}"></span>{escape(name)}</li>'
+        for name, colour, dashed in entries
+    )
     return Markup(f'<ul class="legend">{items}</ul>')
 
 

@@ -1,21 +1,27 @@
 """What became of the documents: counts by stage, rule and source, and a few documents to read.
 
-Ledger rows are counted in a stream and samples are taken from the fronts of a few files, so memory stays flat however
-large the corpus is.
+Ledger rows are counted in a stream. The documents to read are drawn at random with a seed that is the dataset's own
+digest: the same page each time, and nobody's choice. Of the dropped, rows are drawn from at most ``FILES_READ`` ledger
+files, so memory and time stay flat however large the corpus is.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.fates import find_rows
 from flows.funnel import DOCUMENT_STAGES, funnel_by_language
 from flows.report.river import Station
+from flows.samples import LEDGER_COLUMNS
+from flows.samples import kept_samples as kept_rows
 from infra.store.dataset import Dataset
 
 UNKNOWN = "(unknown)"
@@ -60,6 +66,8 @@ class StageFates:
     failed: int
     rules: dict[str, Counter[str]]
     kept_by_source: Counter[str]
+    lost: int = 0
+    """Failed records without a ledger row: those of units that failed for good."""
     samples: list[Dropped] = field(default_factory=list)
 
     @property
@@ -69,6 +77,11 @@ class StageFates:
     @property
     def share(self) -> float:
         return self.kept / self.incoming if self.incoming else 0.0
+
+    @property
+    def accounted(self) -> int:
+        """Records that a ledger holds, and those of units that failed, which the manifest names."""
+        return sum(count for _, count in self.ranked) + self.lost
 
     @property
     def ranked(self) -> list[tuple[str, int]]:
@@ -88,7 +101,8 @@ def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFate
             dataset = datasets[name]
             counts = dataset.manifest.counts
             rules = _rules(dataset)
-            fates = StageFates(name, counts.incoming, counts.kept, counts.failed, rules, Counter())
+            lost = sum(unit.records or 0 for unit in dataset.manifest.units.failed)
+            fates = StageFates(name, counts.incoming, counts.kept, counts.failed, rules, Counter(), lost)
             if name == "shards" and found:
                 # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
                 fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
@@ -144,18 +158,12 @@ def by_language(datasets: Mapping[str, Dataset]) -> Languages | None:
 
 
 def kept_samples(dataset: Dataset, number: int) -> list[Kept]:
-    """The first documents of each source's first file: always the same ones."""
-    files: dict[str, str] = {}
-    for output in dataset.files("data/", ".parquet"):
-        if output.rows:
-            files.setdefault(PurePosixPath(output.path).parts[1], output.path)
-    found = []
-    for source, path in files.items():
-        columns = ["url", "title", "quality", "text"]
-        batches = pq.ParquetFile(dataset.local(path)).iter_batches(batch_size=max(1, number), columns=columns)
-        for row in next(batches).to_pylist()[:number]:
-            found.append(Kept(row["url"] or "", source, row["title"] or "", row["quality"], excerpt(row["text"])))
-    return found
+    """Documents of each source, drawn at random."""
+    return [
+        Kept(row["url"] or row["id"].hex(), row["source"], row["title"] or "", row["quality"], excerpt(row["text"]))
+        for source in _rows_by_source(dataset)
+        for row in kept_rows(dataset, number, f"data/{source}/")
+    ]
 
 
 def excerpt(text: str | None) -> str:
@@ -168,14 +176,16 @@ def excerpt(text: str | None) -> str:
 
 
 def _rules(dataset: Dataset) -> dict[str, Counter[str]]:
+    """Ledger rows by rule and source."""
     rules: dict[str, Counter[str]] = defaultdict(Counter)
     for output in dataset.files("ledger/", ".parquet"):
         if not output.rows:
             continue
-        for batch in pq.ParquetFile(dataset.local(output.path)).iter_batches(1 << 16, columns=["rule", "source"]):
-            pairs = batch.column("rule").to_pylist(), batch.column("source").to_pylist()
-            for (rule, source), number in Counter(zip(*pairs, strict=True)).items():
-                rules[rule][source or UNKNOWN] += number
+        with pq.ParquetFile(dataset.local(output.path)) as ledger:
+            for batch in ledger.iter_batches(1 << 16, columns=["rule", "source"]):
+                counted = pa.Table.from_batches([batch]).group_by(["rule", "source"]).aggregate([([], "count_all")])
+                for row in counted.to_pylist():
+                    rules[row["rule"]][row["source"] or UNKNOWN] += row["count_all"]
     return dict(rules)
 
 
@@ -190,18 +200,16 @@ def _rows_by_source(dataset: Dataset) -> Counter[str]:
 
 def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[Dropped]:
     """Up to ``number`` records of each rule, with the text they came with where a file of the same name holds it."""
-    taken: Counter[str] = Counter()
     before = _before(dataset, datasets)
-    for path in _spread([output.path for output in dataset.files("ledger/", ".parquet") if output.rows]):
-        batch = next(pq.ParquetFile(dataset.local(path)).iter_batches(4096))
-        chosen = []
-        for row in batch.to_pylist():
-            if taken[row["rule"]] < number:
-                taken[row["rule"]] += 1
-                chosen.append(row)
-        texts = _texts(before, path, [row["id"] for row in chosen])
-        survivors = _survivors(dataset, [row["survivor_id"] for row in chosen if row["survivor_id"]])
-        for row in chosen:
+    for path, wanted in _drawn(dataset, number).items():
+        ids = [document for document, _ in wanted]
+        found = {
+            (row["id"], row["rule"]): row for row in find_rows(dataset, path, pc.field("id").isin(ids), LEDGER_COLUMNS)
+        }
+        rows = [found[key] for key in wanted if key in found]
+        texts = _texts(before, path, ids)
+        survivors = _survivors(dataset, [row["survivor_id"] for row in rows if row["survivor_id"]])
+        for row in rows:
             yield Dropped(
                 row["rule"],
                 row["verdict"],
@@ -213,6 +221,31 @@ def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: 
                 row["detail"] or "",
                 excerpt(texts.get(row["id"])),
             )
+
+
+def _drawn(dataset: Dataset, number: int) -> dict[str, list[tuple[bytes, str]]]:
+    """Of each rule ``number`` records, as (id, rule) by ledger file. Ids are digests of contents: in the order of a seeded
+    scramble of them the first are drawn at random, whatever the order of files and rows."""
+    seed = np.uint64(int.from_bytes(hashlib.blake2b(dataset.digest.encode(), digest_size=8).digest()))
+    best: dict[str, list[tuple[int, bytes, str]]] = {}
+    for path in _spread(
+        [output.path for output in dataset.files("ledger/", ".parquet") if output.rows] if number else []
+    ):
+        with pq.ParquetFile(dataset.local(path)) as ledger:
+            for batch in ledger.iter_batches(1 << 16, columns=["id", "rule"]):
+                ids = batch.column("id")
+                order = np.frombuffer(b"".join(ids.to_pylist()), dtype="<u8")[::2] ^ seed
+                rules = np.asarray(batch.column("rule").to_pylist())
+                for rule in np.unique(rules):
+                    places = np.flatnonzero(rules == rule)
+                    first = places[np.argsort(order[places], kind="stable")[:number]]
+                    rows = [(int(order[place]), ids[int(place)].as_py(), path) for place in first]
+                    best[str(rule)] = sorted([*best.get(str(rule), []), *rows])[:number]
+    drawn: dict[str, list[tuple[bytes, str]]] = {}
+    for rule, rows in best.items():
+        for _, document, path in rows:
+            drawn.setdefault(path, []).append((document, rule))
+    return drawn
 
 
 def _spread(paths: Sequence[str]) -> list[str]:

@@ -9,10 +9,13 @@ from typing import Any
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from flows.report.charts import Level, Point, Series, interval_bar, line_chart, smooth
+from flows.report.charts import REST, Level, Point, Series, interval_bar, line_chart, smooth
+from flows.samples import kept_samples
 from infra.store.dataset import Dataset
 
 Line = dict[str, Any]
+METRICS = "data/metrics.jsonl"
+PAIRS = "data/pairs.parquet"
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -25,7 +28,9 @@ def curve(lines: Sequence[Line], key: str) -> list[Point]:
 
 
 def metrics_of(dataset: Dataset) -> list[Line]:
-    return read_lines(dataset.local("data/metrics.jsonl"))
+    """The figures of each step; none where the stage records none."""
+    recorded = any(output.path == METRICS for output in dataset.manifest.outputs)
+    return read_lines(dataset.local(METRICS)) if recorded else []
 
 
 def read_json_if(dataset: Dataset | None, path: str) -> Any:
@@ -44,37 +49,79 @@ def first_rows(path: Path, number: int) -> list[dict[str, Any]]:
 # ---- pretraining ----------------------------------------------------------------------------------------------------
 
 
-def loss_chart(lines: Sequence[Line], entropy: float | None) -> Markup:
-    losses = curve(lines, "loss")
+Others = Sequence[tuple[str, Dataset]]
+"""Other runs' datasets of the same stage, by a name for the legend: they share the axes."""
+MEASURES = (
+    ("lr", "learning rate", "Learning rate"),
+    ("grad_norm", "norm of the gradient", "Gradient norm"),
+    ("tokens_per_s", "tokens a second", "Throughput"),
+)
+NOISY = 30
+"""A line of more points is drawn smoothed, over its own faint trace."""
+
+
+def loss_chart(lines: Sequence[Line], entropy: float | None, others: Others = ()) -> Markup:
     levels = [Level(f"unigram entropy {entropy:.2f}", entropy)] if entropy is not None else []
-    series = [Series("loss of the step", losses, 0, faint=True), Series("training loss", smooth(losses), 0)]
+    series = [*_smoothed("training loss", curve(lines, "loss"), "m0"), *_of_others(others, "loss")]
     return line_chart(series, x="step", y="nats per token", describe="Training loss by step", levels=levels)
 
 
-def validation_chart(lines: Sequence[Line]) -> Markup:
+def course_charts(lines: Sequence[Line], others: Others = ()) -> list[tuple[str, Markup]]:
+    """How the training went: rate, gradient norm with the steps that were not applied, throughput; what was recorded."""
+    found = []
+    for key, y, title in MEASURES:
+        points = curve(lines, key)
+        series = _smoothed(y, points, "m0") if key != "lr" else [Series(y, points, "m0")]
+        held = [(line["step"], line[key]) for line in lines if line.get("held") and isinstance(line.get(key), float)]
+        if key == "grad_norm" and held:
+            series.append(Series("not applied", held, "bad", dots=True, scattered=True))
+        if points:
+            series += _of_others(others, key)
+        chart = line_chart(series, x="step", y=y, describe=f"{title} by step")
+        if chart:
+            found.append((title, chart))
+    return found
+
+
+def validation_chart(lines: Sequence[Line], colours: Mapping[str, str]) -> Markup:
     """Curves by source; empty where there was only one measurement, which needs no drawing."""
     names = sorted({key for line in lines for key in line if key.startswith("bits_per_byte/")})
-    series = [
-        Series(name.partition("/")[2], curve(lines, name), index % 6, dots=True) for index, name in enumerate(names)
-    ]
+    series = []
+    for name in names:
+        source = name.partition("/")[2]
+        series.append(Series(source, curve(lines, name), colours.get(source, REST), dots=True))
     if max((len(each.points) for each in series), default=0) < 2:
         return Markup("")
     return line_chart(series, x="step", y="bits per byte", describe="Bits per byte of held-out text by source")
 
 
+def _smoothed(name: str, points: Sequence[Point], colour: str) -> list[Series]:
+    if len(points) <= NOISY:
+        return [Series(name, points, colour, dots=True)]
+    return [Series(f"{name} of the step", points, colour, faint=True), Series(name, smooth(points), colour)]
+
+
+def _of_others(others: Others, key: str) -> list[Series]:
+    found = []
+    for index, (name, dataset) in enumerate(others):
+        points = curve(metrics_of(dataset), key)
+        points = smooth(points) if len(points) > NOISY and key != "lr" else points
+        found.append(Series(name, points, f"m{2 + index % 3}", dashed=True))
+    return found
+
+
 # ---- alignment ------------------------------------------------------------------------------------------------------
 
 
-def training_chart(dataset: Dataset, keys: Sequence[tuple[str, str]], y: str, describe: str) -> Markup:
-    """Curves of some figures, noisy ones smoothed over their own trace."""
+def training_chart(
+    dataset: Dataset, keys: Sequence[tuple[str, str]], y: str, describe: str, others: Others = ()
+) -> Markup:
+    """Curves of some figures, noisy ones smoothed over their own trace; of other runs the first of them."""
     lines = metrics_of(dataset)
     series: list[Series] = []
     for index, (key, name) in enumerate(keys):
-        points = curve(lines, key)
-        if len(points) > 30:
-            series += [Series(name, points, index, faint=True), Series(name, smooth(points), index)]
-        else:
-            series.append(Series(name, points, index, dots=True))
+        series += _smoothed(name, curve(lines, key), f"m{index % 2}")
+    series += _of_others(others, keys[0][0]) if any(each.points for each in series) else []
     return line_chart(series, x="step", y=y, describe=describe)
 
 
@@ -88,12 +135,8 @@ class Exchange:
 
 
 def preference_samples(preferences: Dataset, number: int) -> list[Exchange]:
-    path = preferences.local("data/pairs.parquet")
-    if number == 0 or not path.exists():
-        return []
-    table = next(pq.ParquetFile(path).iter_batches(256, columns=["prompt", "chosen", "rejected"]))
-    step = max(1, table.num_rows // number)
-    rows = table.take(list(range(0, table.num_rows, step))[:number]).to_pylist()
+    """Pairs drawn at random, always the same ones."""
+    rows = kept_samples(preferences, number, PAIRS)
     return [Exchange(_last_words(row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
 
 

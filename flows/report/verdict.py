@@ -6,10 +6,18 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from flows.report.documents import StageFates
-from flows.report.learning import read_json_if
+from flows.report.learning import metrics_of, read_json_if
+from flows.report.notices import extent, missing, refused_steps, warnings
 from infra.store.dataset import Dataset
+from infra.warnings import BUILT_ON, INCOMPLETE
 
 State = Literal["good", "doubtful", "bad"]
+TEXT_METRICS = ("nats_per_token", "bits_per_byte")
+PARENTS = {"sft": ("pretrain",), "ppo": ("sft", "pretrain"), "dpo": ("sft", "pretrain")}
+"""What each model is trained from; of several the nearest that was evaluated."""
+TOLERATED = 0.01
+"""A model that was taught to answer may predict other text worse by so much before it is said."""
+MANY_REFUSED = 0.02
 
 
 @dataclass(frozen=True)
@@ -24,37 +32,49 @@ class Check:
 def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list[Check]:
     """Every promise that the datasets at hand can speak to."""
     return [
-        *_conservation(fates),
+        *_conservation(datasets, fates),
         *_units(datasets),
+        *_warned(datasets),
         *_lossless(datasets.get("tokenizer")),
         *_learnt(datasets),
+        *_applied(datasets),
         *_reward(datasets.get("reward")),
         *_ppo(datasets.get("ppo")),
         *_dpo(datasets.get("dpo")),
+        *_remembered(datasets.get("evaluate")),
     ]
 
 
-def _conservation(fates: Sequence[StageFates]) -> Iterator[Check]:
+def _conservation(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> Iterator[Check]:
     if not fates:
         return
-    balanced = all(stage.incoming == stage.kept + sum(count for _, count in stage.ranked) for stage in fates)
+    balanced = all(stage.incoming == stage.kept + stage.accounted for stage in fates)
     joined = all(after.incoming == before.kept for before, after in pairwise(fates))
     total = fates[0].incoming
-    if balanced and joined:
-        yield Check("good", "Every document has a fate", f"{total:,} came in; each was kept or is in a ledger")
-    else:
+    if not (balanced and joined):
         yield Check("bad", "Documents are unaccounted for", "in ≠ kept + dropped + failed at some stage")
+    elif any(not datasets[stage.name].manifest.complete for stage in fates):
+        figures = f"{total:,} were read, and each was kept or is in a ledger; the files that are missing are named above"
+        yield Check("bad", "Not every document was read", figures)
+    else:
+        yield Check("good", "Every document has a fate", f"{total:,} came in; each was kept or is in a ledger")
 
 
 def _units(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
-    failed = {name: len(dataset.manifest.units.failed) for name, dataset in datasets.items()}
-    failed = {name: number for name, number in failed.items() if number}
+    lost = missing(datasets)
     total = sum(dataset.manifest.units.total for dataset in datasets.values())
-    if failed:
-        where = ", ".join(f"{number} in {name}" for name, number in failed.items())
-        yield Check("doubtful", "Some units failed", where)
+    if lost:
+        yield Check("bad", "Data is missing", "; ".join(f"{each.stage}: {extent(each)}" for each in lost))
     elif total:
         yield Check("good", "No unit failed", f"{total:,} units of work")
+
+
+def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+    """What stages warn of, beside the losses that have a check of their own."""
+    told = [(stage, text) for stage, text in warnings(datasets) if not text.startswith((INCOMPLETE, BUILT_ON))]
+    if told:
+        stages = ", ".join(dict.fromkeys(stage for stage, _ in told))
+        yield Check("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
 
 
 def _lossless(tokenizer: Dataset | None) -> Iterator[Check]:
@@ -88,6 +108,56 @@ def _trained(datasets: Mapping[str, Dataset]) -> tuple[float, float, str] | None
     stats = read_json_if(datasets.get("shards"), "data/stats.json")
     loss = datasets["pretrain"].manifest.stats.get("loss_last") if "pretrain" in datasets else None
     return (loss, stats["unigram_entropy_nats"], "last training loss") if stats and loss is not None else None
+
+
+def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+    """Steps that a guard held back: a few in many are what it is for, one in fifty is a setting to look at."""
+    refused = {name: refused_steps(dataset) for name, dataset in datasets.items()}
+    refused = {name: number for name, number in refused.items() if number}
+    if refused:
+        steps = {name: len(metrics_of(datasets[name])) for name in refused}
+        many = any(number >= MANY_REFUSED * max(1, steps[name]) for name, number in refused.items())
+        figures = ", ".join(f"{number:,} of {name}" for name, number in refused.items())
+        yield Check("doubtful" if many else "good", "Some steps were not applied", figures)
+
+
+def _remembered(evaluate: Dataset | None) -> Iterator[Check]:
+    """Whether a model still predicts held-out text as well as the one it was made from."""
+    figures = read_json_if(evaluate, "data/evaluation.json") or {}
+    rows = [row for row in figures.get("tasks", []) if row["metric"] in TEXT_METRICS]
+    # The loss a token sums up all sources; without it each source speaks for itself.
+    rows = [row for row in rows if row["metric"] == TEXT_METRICS[0]] or rows
+    tasks = dict.fromkeys((row["task"], row["metric"]) for row in rows)
+    found = [
+        step
+        for task, metric in tasks
+        for step in _steps({row["model"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)})
+    ]
+    worse = [step for step in found if step.worse]
+    if worse:
+        figures = "; ".join(step.sentence for step in worse)
+        yield Check("doubtful", "Later stages make held-out text worse", figures)
+    elif found:
+        yield Check("good", "Held-out text is no worse after alignment", "; ".join(step.sentence for step in found))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A model beside the one it was trained from, on the same held-out text."""
+
+    worse: bool
+    sentence: str
+
+
+def _steps(models: Mapping[str, Mapping[str, Any]]) -> Iterator[_Step]:
+    for name, parents in PARENTS.items():
+        parent = next((each for each in parents if each in models), None)
+        if name in models and parent is not None:
+            before, after = models[parent], models[name]
+            worse = after["low"] > before["high"] and after["value"] > before["value"] * (1 + TOLERATED)
+            unit = after["metric"].replace("_per_", " a ").replace("_", " ")
+            task = "" if after["task"] == "heldout" else f" on {after['task']}"
+            yield _Step(worse, f"{parent} {before['value']:.2f} → {name} {after['value']:.2f} {unit}{task}")
 
 
 def _reward(reward: Dataset | None) -> Iterator[Check]:

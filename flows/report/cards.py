@@ -1,0 +1,129 @@
+"""A card for each alignment stage that ran: what it promises, in figures and curves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from flows.report import learning
+from flows.report.history import Beside
+from flows.report.notices import refused_steps
+from infra.store.dataset import Dataset
+
+Card = dict[str, Any]
+
+
+def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[Beside] = ()) -> list[Card]:
+    """Cards in path order; ``beside`` are other runs whose curves share the axes."""
+    cards = [
+        _sft(datasets.get("sft"), others_of("sft", datasets, beside)),
+        _preferences(datasets.get("preferences"), samples),
+        _reward(datasets.get("reward"), others_of("reward", datasets, beside)),
+        _ppo(datasets.get("ppo"), others_of("ppo", datasets, beside)),
+        _dpo(datasets.get("dpo"), others_of("dpo", datasets, beside)),
+    ]
+    return [card for card in cards if card is not None]
+
+
+def others_of(stage: str, datasets: Mapping[str, Dataset], beside: Sequence[Beside]) -> learning.Others:
+    """Other runs' datasets of a stage, those that are not this run's own."""
+    own = datasets[stage].root if stage in datasets else ""
+    return [
+        (run.name, run.datasets[stage]) for run in beside if stage in run.datasets and run.datasets[stage].root != own
+    ]
+
+
+def height(card: Mapping[str, Any]) -> float:
+    """About how much room a card takes."""
+    return 2.0 + 5 * len(card["charts"]) + 1.5 * len(card.get("exchanges", ()))
+
+
+def _card(
+    title: str,
+    note: str,
+    facts: Sequence[tuple[str, str]],
+    charts: Sequence[Markup],
+    dataset: Dataset,
+    others: learning.Others = (),
+    **more: Any,
+) -> Card:
+    refused = refused_steps(dataset)
+    if refused:
+        facts = [*facts, ("steps not applied", f"{refused:,}")]
+    course = learning.course_charts(learning.metrics_of(dataset), others)
+    return {
+        "title": title, "note": note, "facts": facts, "charts": [chart for chart in charts if chart], "course": course,
+        **more,
+    }  # fmt: skip
+
+
+def _sft(dataset: Dataset | None, others: learning.Others) -> Card | None:
+    if dataset is None:
+        return None
+    stats = dataset.manifest.stats
+    facts = [("conversations", f"{stats['conversations']:,.0f}")] if "conversations" in stats else []
+    if "validation_loss" in stats:
+        before = stats.get("validation_loss_before")
+        change = f"{before:.3f} → " if before is not None else ""
+        facts.append(("held-out loss", f"{change}{stats['validation_loss']:.3f}"))
+    keys = [("loss", "loss"), ("validation_loss", "held-out loss")]
+    chart = learning.training_chart(dataset, keys, "nats per token", "Fine-tuning loss by step", others)
+    return _card("Supervised fine-tuning", "Loss on what the assistant says.", facts, [chart], dataset, others)
+
+
+def _preferences(dataset: Dataset | None, samples: int) -> Card | None:
+    if dataset is None:
+        return None
+    pairs = dataset.manifest.stats.get("pairs") or {}
+    facts = [(name.replace("_", " "), f"{number:,.0f}") for name, number in pairs.items()]
+    note = "The human's reply is preferred to the model's own."
+    exchanges = learning.preference_samples(dataset, samples)
+    return _card("Preference pairs", note, facts, [], dataset, exchanges=exchanges)
+
+
+def _reward(dataset: Dataset | None, others: learning.Others) -> Card | None:
+    figures = learning.read_json_if(dataset, "data/reward.json")
+    if dataset is None or not figures:
+        return None
+    accuracy = figures["accuracy"]
+    facts = [("held-out accuracy", _estimate(accuracy, "{:.1%}")), ("margin", f"{figures['margin']:.3f}")]
+    longer = figures.get("length", {}).get("accuracy_of_choosing_the_longer")
+    if longer is not None:
+        facts.append(("always choosing the longer reply", f"{longer:.1%}"))
+    keys = [("accuracy", "training pairs"), ("held_out_accuracy", "held-out pairs")]
+    chart = learning.training_chart(dataset, keys, "accuracy", "Accuracy of the reward model by step", others)
+    return _card("Reward model", "How often the preferred reply scores higher.", facts, [chart], dataset, others)
+
+
+def _ppo(dataset: Dataset | None, others: learning.Others) -> Card | None:
+    figures = learning.read_json_if(dataset, "data/reward_eval.json")
+    if dataset is None or not figures:
+        return None
+    facts = [
+        (f"reward, {name}", _estimate(figures["reward"][name], "{:+.3f}"))
+        for name in ("sft", "ppo", "gain")
+    ]  # fmt: skip
+    facts.append(("KL to SFT", _estimate(figures["kl"], "{:.3f}")))
+    reward = learning.training_chart(dataset, [("reward", "mean reward")], "reward", "Mean reward by round", others)
+    moved = [("kl", "KL to the fine-tuned model")]
+    kl = learning.training_chart(dataset, moved, "nats per reply", "KL by round", others)
+    note = "Reinforcement learning from the reward model, held back by KL."
+    return _card("PPO", note, facts, [reward, kl], dataset, others)
+
+
+def _dpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
+    figures = learning.read_json_if(dataset, "data/dpo.json")
+    if dataset is None or not figures:
+        return None
+    facts = [
+        ("held-out accuracy", _estimate(figures["accuracy"], "{:.1%}")),
+        ("held-out margin", _estimate(figures["margin"], "{:+.3f}")),
+    ]
+    keys = [("margin", "training pairs"), ("held_out_margin", "held-out pairs")]
+    chart = learning.training_chart(dataset, keys, "margin", "DPO margin by step", others)
+    return _card("DPO", "How much further apart the policy puts the two replies.", facts, [chart], dataset, others)
+
+
+def _estimate(figure: Mapping[str, float], pattern: str) -> str:
+    value, low, high = (pattern.format(figure[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -1,0 +1,94 @@
+"""Which datasets a run made or used, and which run of the recipe came before: from the records in ``runs/``.
+
+The names of runs hold their time (``<recipe>-<date>-<time>-<random>``), so the newest are found by reading as few records
+as possible.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from infra.errors import HeadwaterError
+from infra.runs import run_events
+from infra.store.dataset import Dataset
+from infra.store.files import child_names, exists, read_json
+from infra.store.store import Store
+
+LOOKED_AT = 50
+"""Runs of a recipe that are looked through for the one before."""
+_RUN = re.compile(r"(?P<recipe>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another run, shown beside the one that the report is about."""
+
+    name: str
+    datasets: Mapping[str, Dataset]
+
+
+def store_of(datasets: Mapping[str, Dataset]) -> Store | None:
+    """The workspace that datasets lie in; None where they lie in no workspace."""
+    for dataset in datasets.values():
+        address, separator, _ = dataset.root.rpartition(f"/datasets/{dataset.name}/")
+        if separator:
+            return Store.at(address)
+    return None
+
+
+def run_before(store: Store, datasets: Mapping[str, Dataset]) -> Beside | None:
+    """The last completed run of the same recipe before the one that made the newest of these datasets.
+
+    One that took the same stages is preferred to a later one that took some of them.
+    """
+    if not datasets:
+        return None
+    made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
+    this = _RUN.fullmatch(made.run)
+    if this is None:
+        return None
+    part: Beside | None = None
+    for name in _names_before(store, this["recipe"], this["time"]):
+        if not _completed(store, name):
+            continue
+        found = {stage: each for stage, each in datasets_of_run(store, name).items() if stage in datasets}
+        if datasets.keys() - {"report"} <= found.keys():
+            return Beside(name, found)
+        if found and part is None:
+            part = Beside(name, found)
+    return part
+
+
+def datasets_of_run(store: Store, run: str) -> dict[str, Dataset]:
+    """What a run published or found published, by stage; what is no longer in the store is left out."""
+    root = store.run_url(run)
+    fingerprints: dict[str, str] = {}
+    plan = f"{root}/plan.json"
+    for entry in read_json(plan)["stages"] if exists(plan) else ():
+        if entry["action"] == "SKIP" and entry["fingerprint"]:
+            fingerprints[entry["stage"]] = entry["fingerprint"]
+    for event in run_events(root):
+        if event["type"] in ("stage_published", "stage_skipped") and event.get("fingerprint"):
+            fingerprints[event["stage"]] = event["fingerprint"]
+    found = {stage: _find(store, stage, fingerprint) for stage, fingerprint in fingerprints.items()}
+    return {stage: dataset for stage, dataset in found.items() if dataset is not None}
+
+
+def _names_before(store: Store, recipe: str, time: str) -> Iterator[str]:
+    """Runs of a recipe that began before a time, the newest first."""
+    matches = [match for name in child_names(f"{store.address}/runs") if (match := _RUN.fullmatch(name))]
+    earlier = [match for match in matches if match["recipe"] == recipe and match["time"] < time]
+    for match in sorted(earlier, key=lambda match: match["time"], reverse=True)[:LOOKED_AT]:
+        yield match.string
+
+
+def _completed(store: Store, run: str) -> bool:
+    ends = [event["state"] for event in run_events(store.run_url(run)) if event["type"] == "run_ended"]
+    return bool(ends) and ends[-1] == "completed"
+
+
+def _find(store: Store, stage: str, fingerprint: str) -> Dataset | None:
+    try:
+        return store.find(stage, fingerprint)
+    except HeadwaterError:  # a manifest that cannot be read: the report is about the others
+        return None

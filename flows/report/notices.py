@@ -1,0 +1,88 @@
+"""What a reader must know before any figure: files that are missing, and what the stages themselves warn of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flows.stages import STAGE_NAMES
+from infra.store.dataset import Dataset
+
+FILES = 20
+"""Lost units that are listed one by one."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A unit that failed for good. ``bytes`` and ``records`` are None where they are not known."""
+
+    files: str
+    bytes: int | None
+    records: int | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a dataset lacks."""
+
+    stage: str
+    fingerprint: str
+    units: int
+    of: int
+    bytes: int | None
+    records: int | None
+    lost: tuple[Lost, ...]
+    more: int
+
+
+def missing(datasets: Mapping[str, Dataset]) -> list[Missing]:
+    """Every dataset that was published without some of its units, in path order."""
+    return [found for name in STAGE_NAMES if name in datasets and (found := _missing(datasets[name])) is not None]
+
+
+def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
+    """(stage, sentence), in path order. What several datasets carry on from the same input is said once."""
+    told: dict[str, str] = {}
+    for name in STAGE_NAMES:
+        if name in datasets:
+            for sentence in datasets[name].manifest.warnings:
+                told.setdefault(sentence, name)
+    return [(stage, sentence) for sentence, stage in told.items()]
+
+
+def extent(lost: Missing) -> str:
+    """``1 of 120 units, 1,834 bytes, records unknown``."""
+    size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
+    held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
+    return f"{lost.units:,} of {lost.of:,} units, {size}, {held}"
+
+
+def refused_steps(dataset: Dataset) -> int:
+    """Steps of a training whose update was held back."""
+    return int(dataset.manifest.stats.get("held_steps") or 0)
+
+
+def _missing(dataset: Dataset) -> Missing | None:
+    units = dataset.manifest.units
+    if not units.failed:
+        return None
+    sizes, records = [unit.bytes for unit in units.failed], [unit.records for unit in units.failed]
+    lost = [
+        Lost(", ".join(unit.files) or f"unit {unit.unit}", unit.bytes, unit.records, unit.error)
+        for unit in units.failed[:FILES]
+    ]
+    return Missing(
+        dataset.name,
+        dataset.manifest.fingerprint,
+        len(units.failed),
+        units.total,
+        _sum(sizes),
+        _sum(records),
+        tuple(lost),
+        max(0, len(units.failed) - FILES),
+    )
+
+
+def _sum(values: list[int | None]) -> int | None:
+    """None if one of them is not known: a part of the sum would pass for all of it."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
