@@ -27,7 +27,7 @@ from prefect.artifacts import (
 )
 
 from flows.funnel import funnel
-from flows.report_pages import PAGE, leave_page, link_to, served
+from flows.report_pages import PAGE, link_to, served
 from flows.samples import dropped_samples, kept_samples
 from infra.planning import StagePlan
 from infra.progress import describe_progress
@@ -262,6 +262,8 @@ def publish_report(store: Store, datasets: Mapping[str, Dataset], run: str) -> N
 
     A run whose recipe makes no report, or that did not come so far, leaves a page of what there is below ``reports/``.
     """
+    from flows.report.page import leave_page  # Jinja and the drawings: only where a page is written
+
     report = datasets.get("report")
     name, place = (report.manifest.fingerprint, report.url(PAGE)) if report else (run, leave_page(store, datasets, run))
     command = f"headwater report {name}"

@@ -1,9 +1,9 @@
 """Small charts as inline SVG: lines, bars, intervals, and the numbers of their axes.
 
-Colours are classes that the style sheet gives a value for light and for dark: ``c0`` … ``c11`` are sources, each of which
-keeps its own on the whole page (``colours_of``; when there are more of them than colours, the last share the grey of
-``rest``, never another's colour), ``m0`` … ``m4`` whatever is no source. Every chart carries its figures in words for people who cannot see it, and shows the
-values below the pointer without any script. Text is escaped here, once.
+Colours are classes that the style sheet gives a value for light and for dark. ``c0`` … ``c11`` are sources, each of which
+keeps its own on the whole page (``colours_of``); when there are more sources than colours, the last of them share the grey
+of ``rest``, never another's colour. ``m0`` … ``m4`` are for whatever is no source. Every chart carries its figures in words
+for people who cannot see it, and shows the values below the pointer without any script. Text is escaped here, once.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 74, 12, 12, 42
 COLOURS = 12
 REST = "rest"
 STRIPS = 60
@@ -166,9 +166,7 @@ def _threshold(threshold: Threshold, across: Scale, place: Callable[[float], flo
     if not shown or not across.low <= place(threshold.value) <= across.high:
         return ""
     at, bottom = across(place(threshold.value)), HEIGHT - BOTTOM
-    # The name stands on the side that is dropped, unless it would leave the chart.
-    left = threshold.drops_below if LEFT + 150 < at < WIDTH - RIGHT - 150 else at > WIDTH / 2
-    anchor, shift = ("end", -5) if left else ("start", 5)
+    anchor, shift = ("end", -5) if at > (LEFT + WIDTH - RIGHT) / 2 else ("start", 5)  # where there is more room
     side = "below" if threshold.drops_below else "above"
     return (
         f'<line class="level" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>'
@@ -252,8 +250,8 @@ def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool, logarithmic: bo
     parts.append(f'<text class="axis-name" x="{centre}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x)}</text>')
     middle = (TOP + bottom) / 2
     parts.append(
-        f'<text class="axis-name" x="13" y="{middle}" text-anchor="middle" '
-        f'transform="rotate(-90 13 {middle})">{escape(y)}</text>'
+        f'<text class="axis-name" x="14" y="{middle}" text-anchor="middle" '
+        f'transform="rotate(-90 14 {middle})">{escape(y)}</text>'
     )
     return "".join(parts)
 

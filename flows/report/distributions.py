@@ -144,7 +144,10 @@ def _chart(
     rules: Mapping[str, Mapping[str, Rule]],
     colours: Mapping[str, str],
 ) -> Markup:
-    by_source = {source: each for source, each in by_source.items() if each.known}
+    judged = {source for source in by_source if any(rule.attribute == name for rule in rules.get(source, {}).values())}
+    by_source = {
+        source: each for source, each in by_source.items() if each.known and (name in ALWAYS or source in judged)
+    }
     if not by_source:
         return Markup("")
     logarithmic = max(each.largest for each in by_source.values()) > 1.0

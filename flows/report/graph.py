@@ -41,7 +41,7 @@ def lineage_graph(nodes: Sequence[Node]) -> Markup:
     boxes = "".join(_box(node, corners[node.name]) for node in nodes)
     sentence = "; ".join(f"{node.name} from {', '.join(inputs[node.name]) or 'outside'}" for node in nodes)
     return Markup(
-        f'<svg class="graph" viewBox="0 0 {width} {height}" style="min-width:{width * 0.62:.0f}px" role="img" '
+        f'<svg class="graph" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Lineage: {escape(sentence)}">{edges}{boxes}</svg>'
     )
 

@@ -14,7 +14,7 @@ from flows.samples import kept_samples
 from infra.store.dataset import Dataset
 
 Line = dict[str, Any]
-METRICS = "data/metrics.jsonl"
+METRICS_FILE = "data/metrics.jsonl"
 PAIRS = "data/pairs.parquet"
 
 
@@ -29,8 +29,8 @@ def curve(lines: Sequence[Line], key: str) -> list[Point]:
 
 def metrics_of(dataset: Dataset) -> list[Line]:
     """The figures of each step; none where the stage records none."""
-    recorded = any(output.path == METRICS for output in dataset.manifest.outputs)
-    return read_lines(dataset.local(METRICS)) if recorded else []
+    recorded = any(output.path == METRICS_FILE for output in dataset.manifest.outputs)
+    return read_lines(dataset.local(METRICS_FILE)) if recorded else []
 
 
 def read_json_if(dataset: Dataset | None, path: str) -> Any:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
+from infra.warnings import BUILT_ON
 
+ABOUT_LOSS = ("incomplete: ", BUILT_ON)
+"""How the runner's own sentences about lost units begin."""
 FILES = 20
 """Lost units that are listed one by one."""
 

@@ -8,10 +8,16 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report import documents, learning, origin, verdict
-from flows.report.charts import Series, line_chart
+from flows.report import cards, documents, learning, notices, origin, verdict
+from flows.report.changes import changes
+from flows.report.charts import Series, colours_of, line_chart
+from flows.report.distributions import distributions
+from flows.report.history import Beside, run_before, store_of
 from flows.report.river import river
+from flows.report_pages import FOLDER
 from infra.store.dataset import Dataset
+from infra.store.files import write_bytes
+from infra.store.store import Store
 
 Datasets = Mapping[str, Dataset]
 T = TypeVar("T")
@@ -33,12 +39,21 @@ def write_page(
     replies: Sequence[Reply] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
     samples: int = 3,
+    beside: Sequence[Beside] = (),
 ) -> None:
     """Write the report on these datasets (by stage name; any subset) as one self-contained file.
 
-    ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares.
+    ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares. ``beside`` are other
+    runs, whose curves share the axes and of which the first is the one to compare with: without any, the recipe's last run.
     """
-    path.write_text(render(datasets, replies, samples, comparisons), encoding="utf-8")
+    path.write_text(render(datasets, replies, samples, comparisons, beside), encoding="utf-8")
+
+
+def leave_page(store: Store, datasets: Datasets, name: str) -> str:
+    """Write the report on these datasets into the workspace, where its server shows it; returns the page's address."""
+    address = f"{store.address}/{FOLDER}/{name}.html"
+    write_bytes(address, render(datasets).encode())
+    return address
 
 
 def render(
@@ -46,6 +61,7 @@ def render(
     replies: Sequence[Reply] = (),
     samples: int = 3,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    beside: Sequence[Beside] = (),
 ) -> str:
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
@@ -55,19 +71,34 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "si": _si, "percent": _percent, "seconds": _seconds, "size": _size}
-    return environment.get_template("report.html.j2").render(**sections(datasets, replies, samples, comparisons))
+    shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
+    return environment.get_template("report.html.j2").render(**shown)
+
+
+def _last_run(datasets: Datasets) -> list[Beside]:
+    store = store_of(datasets)
+    before = run_before(store, datasets) if store is not None else None
+    return [before] if before is not None else []
 
 
 def sections(
-    datasets: Datasets, replies: Sequence[Reply], samples: int, comparisons: Sequence[Mapping[str, Any]]
+    datasets: Datasets,
+    replies: Sequence[Reply],
+    samples: int,
+    comparisons: Sequence[Mapping[str, Any]],
+    beside: Sequence[Beside],
 ) -> dict[str, Any]:
     """Everything the template shows; a section without its datasets is None or empty."""
     fates = documents.stage_fates(datasets, samples)
+    shards = learning.read_json_if(datasets.get("shards"), "data/stats.json")
     order = documents.source_order(fates)
-    colours = {source: index % 6 for index, source in enumerate(order)}
+    colours = colours_of([*order, *(shards["mixture"] if shards else ())])
     last = next((datasets[name] for name in ("redact", "decontaminate", "dedup", "quality") if name in datasets), None)
     return {
         "made": origin.making(datasets),
+        "missing": notices.missing(datasets),
+        "warnings": notices.warnings(datasets),
+        "changes": changes(datasets, beside[0] if beside else None),
         "checks": verdict.checks(datasets, fates),
         "headlines": headlines(datasets, fates),
         "fates": fates,
@@ -76,15 +107,16 @@ def sections(
         "languages": documents.by_language(datasets),
         "colours": colours,
         "river": river(documents.stations(fates), colours),
+        "distributions": distributions(datasets, colours),
         "kept": documents.kept_samples(last, samples) if last is not None and samples else [],
         "classifier": classifier(datasets),
         "dedup": dedup(datasets, fates),
         "decontaminate": decontaminate(datasets, samples),
         "redact": datasets["redact"].manifest.stats.get("masked") if "redact" in datasets else None,
         "tokenizer": learning.read_json_if(datasets.get("tokenizer"), "data/report.json"),
-        "shards": learning.read_json_if(datasets.get("shards"), "data/stats.json"),
-        "pretrain": pretrain(datasets),
-        "alignment": columns(alignment(datasets, samples), _card_height),
+        "shards": shards,
+        "pretrain": pretrain(datasets, colours, beside),
+        "alignment": columns(cards.alignment(datasets, samples, beside), cards.height),
         "evaluation": evaluation(datasets, comparisons),
         "chat": chat(replies),
         "graph": origin.graph(datasets),
@@ -128,7 +160,7 @@ def classifier(datasets: Datasets) -> dict[str, Any] | None:
         return None
     bands = [(band["score"], band["good"]) for band in figures["calibration"]]
     chart = line_chart(
-        [Series("perfect", [(0, 0), (1, 1)], 5), Series("this classifier", bands, 0, dots=True)],
+        [Series("perfect", [(0, 0), (1, 1)], "m2", dashed=True), Series("this classifier", bands, "m0", dots=True)],
         x="score",
         y="share that is good",
         describe="Calibration: share of good texts by score",
@@ -147,7 +179,7 @@ def dedup(datasets: Datasets, fates: Sequence[documents.StageFates]) -> dict[str
     if lsh:
         points = [(point["similarity"], point["probability"]) for point in lsh["curve"]]
         chart = line_chart(
-            [Series("chance to be nominated", points, 0)],
+            [Series("chance to be nominated", points, "m0")],
             x="Jaccard similarity of a pair",
             y="probability",
             describe="Chance that a pair is nominated, by its similarity",
@@ -169,104 +201,21 @@ def decontaminate(datasets: Datasets, samples: int) -> dict[str, Any] | None:
     return {"evaluations": dataset.manifest.stats.get("evaluations") or {}, "evidence": evidence}
 
 
-def pretrain(datasets: Datasets) -> dict[str, Any] | None:
+def pretrain(datasets: Datasets, colours: Mapping[str, str], beside: Sequence[Beside] = ()) -> dict[str, Any] | None:
     dataset = datasets.get("pretrain")
     if dataset is None:
         return None
     shards = learning.read_json_if(datasets.get("shards"), "data/stats.json")
     entropy = shards["unigram_entropy_nats"] if shards else None
     lines = learning.metrics_of(dataset)
+    others = cards.others_of("pretrain", datasets, beside)
     return {
         "stats": dataset.manifest.stats,
-        "loss": learning.loss_chart(lines, entropy),
-        "validation": learning.validation_chart(lines),
+        "refused": notices.refused_steps(dataset),
+        "loss": learning.loss_chart(lines, entropy, others),
+        "course": learning.course_charts(lines, others),
+        "validation": learning.validation_chart(lines, colours),
     }
-
-
-def alignment(datasets: Datasets, samples: int) -> list[dict[str, Any]]:
-    """A card for each alignment stage that ran."""
-    cards = [
-        _sft(datasets.get("sft")),
-        _preferences(datasets.get("preferences"), samples),
-        _reward(datasets.get("reward")),
-        _ppo(datasets.get("ppo")),
-        _dpo(datasets.get("dpo")),
-    ]
-    return [card for card in cards if card is not None]
-
-
-def _card(
-    title: str, note: str, facts: Sequence[tuple[str, str]], charts: Sequence[Markup], **more: Any
-) -> dict[str, Any]:
-    return {"title": title, "note": note, "facts": facts, "charts": [chart for chart in charts if chart], **more}
-
-
-def _card_height(card: Mapping[str, Any]) -> float:
-    return 2.0 + 5 * len(card["charts"]) + 1.5 * len(card.get("exchanges", ()))
-
-
-def _sft(dataset: Dataset | None) -> dict[str, Any] | None:
-    if dataset is None:
-        return None
-    stats = dataset.manifest.stats
-    facts = [("conversations", _count(stats["conversations"]))] if "conversations" in stats else []
-    if "validation_loss" in stats:
-        before = stats.get("validation_loss_before")
-        change = f"{before:.3f} → " if before is not None else ""
-        facts.append(("held-out loss", f"{change}{stats['validation_loss']:.3f}"))
-    keys = [("loss", "loss of the step"), ("validation_loss", "held-out loss")]
-    chart = learning.training_chart(dataset, keys, "nats per token", "Fine-tuning loss by step")
-    return _card("Supervised fine-tuning", "Loss on what the assistant says.", facts, [chart])
-
-
-def _preferences(dataset: Dataset | None, samples: int) -> dict[str, Any] | None:
-    if dataset is None:
-        return None
-    pairs = dataset.manifest.stats.get("pairs") or {}
-    facts = [(name.replace("_", " "), _count(number)) for name, number in pairs.items()]
-    note = "The human's reply is preferred to the model's own."
-    return _card("Preference pairs", note, facts, [], exchanges=learning.preference_samples(dataset, samples))
-
-
-def _reward(dataset: Dataset | None) -> dict[str, Any] | None:
-    figures = learning.read_json_if(dataset, "data/reward.json")
-    if dataset is None or not figures:
-        return None
-    accuracy = figures["accuracy"]
-    facts = [("held-out accuracy", _estimate(accuracy, "{:.1%}")), ("margin", f"{figures['margin']:.3f}")]
-    longer = figures.get("length", {}).get("accuracy_of_choosing_the_longer")
-    if longer is not None:
-        facts.append(("always choosing the longer reply", f"{longer:.1%}"))
-    keys = [("accuracy", "training pairs"), ("held_out_accuracy", "held-out pairs")]
-    chart = learning.training_chart(dataset, keys, "accuracy", "Accuracy of the reward model by step")
-    return _card("Reward model", "How often the preferred reply scores higher.", facts, [chart])
-
-
-def _ppo(dataset: Dataset | None) -> dict[str, Any] | None:
-    figures = learning.read_json_if(dataset, "data/reward_eval.json")
-    if dataset is None or not figures:
-        return None
-    facts = [
-        (f"reward, {name}", _estimate(figures["reward"][name], "{:+.3f}"))
-        for name in ("sft", "ppo", "gain")
-    ]  # fmt: skip
-    facts.append(("KL to SFT", _estimate(figures["kl"], "{:.3f}")))
-    reward = learning.training_chart(dataset, [("reward", "mean reward")], "reward", "Mean reward by round")
-    kl = learning.training_chart(dataset, [("kl", "KL to the fine-tuned model")], "nats per reply", "KL by round")
-    return _card("PPO", "Reinforcement learning from the reward model, held back by KL.", facts, [reward, kl])
-
-
-def _dpo(dataset: Dataset | None) -> dict[str, Any] | None:
-    figures = learning.read_json_if(dataset, "data/dpo.json")
-    if dataset is None or not figures:
-        return None
-    facts = [
-        ("held-out accuracy", _estimate(figures["accuracy"], "{:.1%}")),
-        ("held-out margin", _estimate(figures["margin"], "{:+.3f}")),
-    ]
-    keys = [("margin", "training pairs"), ("held_out_margin", "held-out pairs")]
-    chart = learning.training_chart(dataset, keys, "margin", "DPO margin by step")
-    return _card("DPO", "How much further apart the policy puts the two replies.", facts, [chart])
 
 
 def evaluation(datasets: Datasets, comparisons: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
@@ -283,11 +232,6 @@ def chat(replies: Sequence[Reply]) -> list[tuple[str, list[Reply]]]:
     """Replies by question."""
     questions = dict.fromkeys(reply.question for reply in replies)
     return [(question, [reply for reply in replies if reply.question == question]) for question in questions]
-
-
-def _estimate(figure: Mapping[str, float], pattern: str) -> str:
-    value, low, high = (pattern.format(figure[key]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
 
 
 def _count(value: float) -> str:

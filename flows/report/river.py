@@ -1,7 +1,7 @@
 """The funnel as a river: its width is the number of documents, its colours are the sources, and at every stage what
 was dropped branches off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -29,7 +29,7 @@ class Station:
         return sum(self.kept.values())
 
 
-def river(stations: Sequence[Station], colours: dict[str, int]) -> Markup:
+def river(stations: Sequence[Station], colours: Mapping[str, str]) -> Markup:
     """The drawing, from left to right. Empty without documents."""
     most = max((station.arrived for station in stations), default=0)
     if most == 0:
@@ -52,7 +52,7 @@ def river(stations: Sequence[Station], colours: dict[str, int]) -> Markup:
     sentence = "Documents by stage: " + "; ".join(f"{s.name} {s.arrived:,} in, {s.stayed:,} kept" for s in stations)
     height = TOP + DEPTH + BOTTOM
     return Markup(
-        f'<svg class="river" viewBox="0 0 {width} {height}" style="min-width:{width * 0.72:.0f}px" role="img" '
+        f'<svg class="river" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(sentence)}">{"".join(parts)}</svg>'
     )
 
@@ -64,7 +64,7 @@ def _gradient() -> str:
     )
 
 
-def _stream(station: Station, x: float, scale: float, colours: dict[str, int]) -> str:
+def _stream(station: Station, x: float, scale: float, colours: Mapping[str, str]) -> str:
     """What goes on, one band a source. Bands narrow from their place among the arrivals to their place after."""
     drawn, left, right = "", float(TOP), float(TOP)
     end = x + STAGE_WIDTH
@@ -74,7 +74,7 @@ def _stream(station: Station, x: float, scale: float, colours: dict[str, int]) -
         if number:
             bend = (x + 10 + end) / 2
             drawn += (
-                f'<path class="band c{colours[source]}" d="M{x + 10:.1f} {left:.2f} C{bend:.1f} {left:.2f} '
+                f'<path class="band {colours[source]}" d="M{x + 10:.1f} {left:.2f} C{bend:.1f} {left:.2f} '
                 f"{bend:.1f} {right:.2f} {end:.1f} {right:.2f} V{right + height:.2f} "
                 f'C{bend:.1f} {right + height:.2f} {bend:.1f} {left + height:.2f} {x + 10:.1f} {left + height:.2f}Z">'
                 f"<title>{escape(source)}: {number:,} of {station.incoming.get(source, 0):,} kept</title></path>"

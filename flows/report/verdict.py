@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from flows.report.documents import StageFates
 from flows.report.learning import metrics_of, read_json_if
-from flows.report.notices import extent, missing, refused_steps, warnings
+from flows.report.notices import ABOUT_LOSS, extent, missing, refused_steps, warnings
 from infra.store.dataset import Dataset
-from infra.warnings import BUILT_ON, INCOMPLETE
 
 State = Literal["good", "doubtful", "bad"]
 TEXT_METRICS = ("nats_per_token", "bits_per_byte")
@@ -54,7 +53,9 @@ def _conservation(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) 
     if not (balanced and joined):
         yield Check("bad", "Documents are unaccounted for", "in ≠ kept + dropped + failed at some stage")
     elif any(not datasets[stage.name].manifest.complete for stage in fates):
-        figures = f"{total:,} were read, and each was kept or is in a ledger; the files that are missing are named above"
+        figures = (
+            f"{total:,} were read, and each was kept or is in a ledger; the files that are missing are named above"
+        )
         yield Check("bad", "Not every document was read", figures)
     else:
         yield Check("good", "Every document has a fate", f"{total:,} came in; each was kept or is in a ledger")
@@ -71,7 +72,7 @@ def _units(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
 
 def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
     """What stages warn of, beside the losses that have a check of their own."""
-    told = [(stage, text) for stage, text in warnings(datasets) if not text.startswith((INCOMPLETE, BUILT_ON))]
+    told = [(stage, text) for stage, text in warnings(datasets) if not text.startswith(ABOUT_LOSS)]
     if told:
         stages = ", ".join(dict.fromkeys(stage for stage, _ in told))
         yield Check("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
@@ -127,18 +128,13 @@ def _remembered(evaluate: Dataset | None) -> Iterator[Check]:
     rows = [row for row in figures.get("tasks", []) if row["metric"] in TEXT_METRICS]
     # The loss a token sums up all sources; without it each source speaks for itself.
     rows = [row for row in rows if row["metric"] == TEXT_METRICS[0]] or rows
-    tasks = dict.fromkeys((row["task"], row["metric"]) for row in rows)
-    found = [
-        step
-        for task, metric in tasks
-        for step in _steps({row["model"]: row for row in rows if (row["task"], row["metric"]) == (task, metric)})
-    ]
-    worse = [step for step in found if step.worse]
+    paired = [row for row in figures.get("comparisons", []) if row["metric"] in TEXT_METRICS]
+    steps = [step for group in _by_task(rows) for step in _steps(group, paired)]
+    worse = [step for step in steps if step.worse]
     if worse:
-        figures = "; ".join(step.sentence for step in worse)
-        yield Check("doubtful", "Later stages make held-out text worse", figures)
-    elif found:
-        yield Check("good", "Held-out text is no worse after alignment", "; ".join(step.sentence for step in found))
+        yield Check("doubtful", "Later stages make held-out text worse", _sentence(worse))
+    elif steps:
+        yield Check("good", "Held-out text is no worse after alignment", _sentence(steps))
 
 
 @dataclass(frozen=True)
@@ -146,18 +142,31 @@ class _Step:
     """A model beside the one it was trained from, on the same held-out text."""
 
     worse: bool
-    sentence: str
+    change: str
+    unit: str
 
 
-def _steps(models: Mapping[str, Mapping[str, Any]]) -> Iterator[_Step]:
+def _by_task(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Mapping[str, Any]]]:
+    """The rows of each task, by model."""
+    for key in dict.fromkeys((row["task"], row["metric"]) for row in rows):
+        yield {row["model"]: row for row in rows if (row["task"], row["metric"]) == key}
+
+
+def _steps(models: Mapping[str, Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]) -> Iterator[_Step]:
     for name, parents in PARENTS.items():
         parent = next((each for each in parents if each in models), None)
         if name in models and parent is not None:
             before, after = models[parent], models[name]
-            worse = after["low"] > before["high"] and after["value"] > before["value"] * (1 + TOLERATED)
-            unit = after["metric"].replace("_per_", " a ").replace("_", " ")
+            differences = [row for row in paired if row["model"] == f"{name} - {parent}"]
+            certain = after["low"] > before["high"] or any(row["low"] > 0 for row in differences)
+            worse = certain and after["value"] > before["value"] * (1 + TOLERATED)
             task = "" if after["task"] == "heldout" else f" on {after['task']}"
-            yield _Step(worse, f"{parent} {before['value']:.2f} → {name} {after['value']:.2f} {unit}{task}")
+            unit = after["metric"].replace("_per_", " a ").replace("_", " ")
+            yield _Step(worse, f"{parent} {before['value']:.2f} → {name} {after['value']:.2f}{task}", unit)
+
+
+def _sentence(steps: Sequence[_Step]) -> str:
+    return f"{'; '.join(step.change for step in steps)} ({', '.join(dict.fromkeys(step.unit for step in steps))})"
 
 
 def _reward(reward: Dataset | None) -> Iterator[Check]:
