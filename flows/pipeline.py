@@ -16,8 +16,10 @@ from flows.incremental import OnOutcome, planned, turn
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
 from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
+from flows.run_history import datasets_of_run
 from flows.runtime import open_store
 from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
+from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.planning import Action, Selection, StageNode, plan, refuse_blocked
@@ -59,7 +61,7 @@ def run_pipeline(params: PipelineParams) -> RunResult:
                 on_outcome=lambda outcome: _note_and_tell(outcome, note),
             )
         finally:
-            best_effort(lambda: _publish_ends(recipe, store))
+            best_effort(lambda: _publish_ends(store, record.id))
 
 
 def _note_and_tell(outcome: StageOutcome, note: OnOutcome) -> None:
@@ -71,13 +73,14 @@ def _note_and_tell(outcome: StageOutcome, note: OnOutcome) -> None:
     note(outcome)
 
 
-def _publish_ends(recipe: Recipe, store: Store) -> None:
-    """Funnel, lineage and report of what is published, also after a failure: they show how far it came."""
-    datasets = [found for node in recipe.nodes if (found := store.get_ref(node.name, recipe.label))]
-    publish_funnel(datasets)
-    if datasets:
-        publish_lineage(datasets[-1])
-        publish_report(datasets, recipe.label)
+def _publish_ends(store: Store, run: str) -> None:
+    """Funnel, lineage and report of what this run made or found made, also after a failure: they show how far it came."""
+    datasets = datasets_of_run(store, run)
+    ordered = [datasets[name] for name in STAGE_NAMES if name in datasets]
+    publish_funnel(ordered)
+    if ordered:
+        publish_lineage(ordered[-1])
+        publish_report(store, datasets, run)
 
 
 def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunContext, force: bool) -> dict[str, Any]:

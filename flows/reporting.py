@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from prefect.artifacts import (
 )
 
 from flows.funnel import funnel
+from flows.notices import ABOUT_LOSS, extent, missing, warnings
 from flows.report_pages import PAGE, link_to, served
 from flows.samples import dropped_samples, kept_samples
 from infra.planning import StagePlan
@@ -203,21 +204,40 @@ def publish_plan(plans: Iterable[StagePlan]) -> None:
     create_table_artifact(rows[:TABLE_ROWS], key="plan", description="What this run does, stage by stage, and why.")
 
 
-def publish_funnel(datasets: Iterable[Dataset]) -> None:
-    rows = [
-        {
-            "stage": row.stage,
-            "in": row.incoming,
-            "kept": row.kept,
-            "kept %": round(100 * row.kept_share, 1),
-            "dropped": sum(number for _, number in row.dropped),
-            "failed": row.failed,
-            "most by": ", ".join(f"{rule} {number}" for rule, number in row.dropped[:5]),
-        }
-        for row in funnel(datasets)
-    ]
-    if rows:
-        create_table_artifact(rows[:TABLE_ROWS], key="funnel", description="Documents in, kept and dropped.")
+def publish_funnel(datasets: Sequence[Dataset]) -> None:
+    """Documents by stage, below what is missing from them and what the stages warn of."""
+    text = capped("\n\n".join(part for part in (notices_text(datasets), funnel_table(datasets)) if part))
+    if text:
+        create_markdown_artifact(text, key="funnel", description="Documents in, kept and dropped.")
+
+
+def funnel_table(datasets: Iterable[Dataset]) -> str:
+    rows = funnel(datasets)
+    if not rows:
+        return ""
+    lines = ["| stage | in | kept | | dropped | failed | most by |", "|---|---:|---:|---:|---:|---:|---|"]
+    for row in rows[:TABLE_ROWS]:
+        dropped = sum(number for _, number in row.dropped)
+        most = ", ".join(f"{rule} {number:,}" for rule, number in row.dropped[:5])
+        lines.append(
+            f"| {row.stage} | {row.incoming:,} | {row.kept:,} | {row.kept_share:.1%} | {dropped:,} | {row.failed:,} | {most} |"
+        )
+    return "\n".join(lines)
+
+
+def notices_text(datasets: Iterable[Dataset]) -> str:
+    """Files that are missing, and warnings, as Markdown; empty where there is nothing to say."""
+    by_name = {dataset.name: dataset for dataset in datasets}
+    parts = []
+    for each in missing(by_name):
+        parts.append(f"## {each.stage} is incomplete: {extent(each)} are missing")
+        parts += [f"- {_inline(lost.files)}: {_inline(lost.error)}" for lost in each.lost]
+        parts += [f"- and {each.more:,} more"] if each.more else []
+    told = [(stage, text) for stage, text in warnings(by_name) if not text.startswith(ABOUT_LOSS)]
+    if told:
+        parts.append("## Warnings")
+        parts += [f"- **{stage}** {_inline(text)}" for stage, text in told]
+    return "\n".join(parts)
 
 
 def publish_samples(store: Store, dataset: Dataset) -> None:
@@ -266,7 +286,7 @@ def publish_report(store: Store, datasets: Mapping[str, Dataset], run: str) -> N
 
     report = datasets.get("report")
     name, place = (report.manifest.fingerprint, report.url(PAGE)) if report else (run, leave_page(store, datasets, run))
-    command = f"headwater report {name}"
+    command = f"headwater report {run}"
     api = os.environ.get("PREFECT_API_URL")
     if api and served(api, name):
         create_link_artifact(link_to(name), link_text="Open the report", key="report", description=f"Or: {command}")

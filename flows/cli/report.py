@@ -1,4 +1,4 @@
-"""``headwater report``: one self-contained HTML page over a recipe's datasets."""
+"""``headwater report``: one self-contained HTML page over a recipe's datasets, or those of one run."""
 
 import shutil
 from pathlib import Path
@@ -7,29 +7,35 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
-from flows.report import write_page
+from flows.report.page import leave_page
+from flows.report_pages import PAGE
+from flows.run_history import Beside, datasets_of_run
 from infra.errors import InputError
-from infra.runs import list_runs
+from infra.store.cache import local_file
+from infra.store.dataset import Dataset
+from infra.store.files import child_names
+from infra.store.store import Store
 
 
 def command(
     run: Annotated[str, typer.Argument(help="A recipe's label, or a run's id.")] = "latest",
     to: Annotated[Path | None, typer.Option("--to", help="Copy the page here.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside", help="Another label or run, whose curves share the axes. Repeatable. Default: the last run."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     store = open_store(workspace)
-    label = next((entry["recipe"] for entry in list_runs(store) if entry["id"] == run), run)
-    published = store.get_ref("report", label)
-    if published is not None:
-        page = published.local("data/report.html")
+    datasets = _datasets(store, run)
+    if "report" in datasets and not beside:
+        page = datasets["report"].local(PAGE)
     else:
-        datasets = labelled(store, label)
-        if not datasets:
-            raise InputError(f"nothing is published under {run!r}", where=store.address, remedy="Run a recipe first.")
-        page = store.home / "reports" / f"{label}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_page({dataset.name: dataset for dataset in datasets}, page)
+        others = [Beside(name, _datasets(store, name)) for name in beside or ()]
+        page = local_file(leave_page(store, datasets, "-beside-".join([run, *(beside or ())])[:120], others))
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, to)
@@ -38,3 +44,17 @@ def command(
         print_json({"report": str(page)})
     else:
         console().print(str(page), markup=False)
+
+
+def _datasets(store: Store, name: str) -> dict[str, Dataset]:
+    """What a label points at, or what a run made or used. Raises InputError where there is nothing."""
+    found = {dataset.name: dataset for dataset in labelled(store, name)}
+    if not found and name in child_names(f"{store.address}/runs"):
+        found = datasets_of_run(store, name)
+    if not found:
+        raise InputError(
+            f"nothing is published under {name!r}",
+            where=store.address,
+            remedy="Run a recipe first; headwater status lists the runs.",
+        )
+    return found

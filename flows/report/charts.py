@@ -218,7 +218,8 @@ def ticks(low: float, high: float, about: int = 5, smallest: float = 0.0) -> lis
     """Round numbers between two values, at least ``smallest`` apart."""
     raw = max((high - low) / about, smallest)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    factors = (1, 2, 5, 10) if smallest and power == 1 else (1, 2, 2.5, 5, 10)  # of whole numbers there is no half
+    step = next(factor * power for factor in factors if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.report import cards, documents, learning, notices, origin, verdict
+from flows import notices
+from flows.report import cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.charts import Series, colours_of, line_chart
 from flows.report.distributions import distributions
-from flows.report.history import Beside, run_before, store_of
 from flows.report.river import river
 from flows.report_pages import FOLDER
+from flows.run_history import Beside, run_before, store_of
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
 from infra.store.store import Store
@@ -49,10 +50,10 @@ def write_page(
     path.write_text(render(datasets, replies, samples, comparisons, beside), encoding="utf-8")
 
 
-def leave_page(store: Store, datasets: Datasets, name: str) -> str:
+def leave_page(store: Store, datasets: Datasets, name: str, beside: Sequence[Beside] = ()) -> str:
     """Write the report on these datasets into the workspace, where its server shows it; returns the page's address."""
     address = f"{store.address}/{FOLDER}/{name}.html"
-    write_bytes(address, render(datasets).encode())
+    write_bytes(address, render(datasets, beside=beside).encode())
     return address
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from flows.notices import ABOUT_LOSS, extent, missing, refused_steps, warnings
 from flows.report.documents import StageFates
 from flows.report.learning import metrics_of, read_json_if
-from flows.report.notices import ABOUT_LOSS, extent, missing, refused_steps, warnings
 from infra.store.dataset import Dataset
 
 State = Literal["good", "doubtful", "bad"]
@@ -117,7 +117,7 @@ def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
     refused = {name: number for name, number in refused.items() if number}
     if refused:
         steps = {name: len(metrics_of(datasets[name])) for name in refused}
-        many = any(number >= MANY_REFUSED * max(1, steps[name]) for name, number in refused.items())
+        many = any(number > 1 and number >= MANY_REFUSED * steps[name] for name, number in refused.items())
         figures = ", ".join(f"{number:,} of {name}" for name, number in refused.items())
         yield Check("doubtful" if many else "good", "Some steps were not applied", figures)
 

@@ -96,7 +96,9 @@ def test_whatever_a_command_ends_by_is_told(monkeypatch, capsys, error, code, sa
 
 def test_ctrl_c_is_told_from_the_first_moment(tmp_path: Path) -> None:
     """Also while modules are imported, and by Typer, which would say "Aborted!" and leave with 1."""
-    code = "import sys; from flows.cli.main import main; sys.argv = ['headwater', 'plan']; print('on', flush=True); main()"
+    code = (
+        "import sys; from flows.cli.main import main; sys.argv = ['headwater', 'plan']; print('on', flush=True); main()"
+    )
     for wait in (0.0, 0.4):
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -45,7 +45,10 @@ def write(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stages: {dedup: {band: 3}}", r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Did you mean 'bands'\? Allowed keys"),
+        (
+            "stages: {dedup: {band: 3}}",
+            r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Did you mean 'bands'\? Allowed keys",
+        ),
         ("stages: {dedupe: {}}", r"unknown key stages\.dedupe .*Allowed keys: .*dedup"),
         ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, scale, stages"),
         ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many'.*Allowed values: int"),
@@ -56,7 +59,10 @@ def write(folder: Path, text: str) -> str:
         ("extends: mine", "extend each other in a circle"),
         ("just text", "a recipe is a mapping"),
         ("", "the recipe is empty"),
-        ("stages:\n  sample: {}\n  sample: {pages: 3}", r"line 3.*'sample' stands twice, first in line 2|stands twice.*line 3"),
+        (
+            "stages:\n  sample: {}\n  sample: {pages: 3}",
+            r"line 3.*'sample' stands twice, first in line 2|stands twice.*line 3",
+        ),
         ("stages:\n\tsample: {}", r"spaces, never with tabs \(.*mine\.yaml, line 2\)"),
         ("stages: {quality: {sources: [{presets: [gopher]}]}}", r"presets\.0 = 'gopher'.*gopher_quality"),
         (QUALITY.format("{presets: [c4], without: [c4_curly]}"), r"no rule 'c4_curly'.*c4_curly_brackets"),
@@ -64,7 +70,10 @@ def write(folder: Path, text: str) -> str:
         ("extends: demo\nstages: {redact: {sources: [{source: web}]}}", r"no redaction policy covers the source"),
         (MIXTURE.format("wikipedi"), r"shards\.mixture names the source 'wikipedi'.*Did you mean 'wikipedia'"),
         (POSITIVES.format("books*"), r"classifier\.positives names the source 'books\*'.*web"),
-        ("extends: demo\nstages: {dedup: {source_priority: [wiki]}}", r"dedup\.source_priority names the source 'wiki'"),
+        (
+            "extends: demo\nstages: {dedup: {source_priority: [wiki]}}",
+            r"dedup\.source_priority names the source 'wiki'",
+        ),
     ],
 )
 def test_mistakes_name_the_file_the_key_and_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.report import STAGE, ReportConfig, write_page
-from flows.report.charts import Level, Series, line_chart, smooth, thin, ticks
-from flows.report.documents import by_language, source_order, stage_fates, stations
+from flows.report.changes import changes
+from flows.report.charts import (
+    REST,
+    Bars,
+    Level,
+    Series,
+    Threshold,
+    colours_of,
+    histogram,
+    line_chart,
+    smooth,
+    thin,
+    ticks,
+)
+from flows.report.distributions import distributions
+from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
 from flows.report.graph import Node, lineage_graph
 from flows.report.page import Reply, columns, render
 from flows.report.river import Station, river
 from flows.report.verdict import checks
+from flows.run_history import Beside
 from infra.stage import Counts
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file
@@ -193,7 +209,8 @@ def test_samples_show_the_text_that_was_dropped_and_what_stayed_instead(datasets
     stages = {stage.name: stage for stage in stage_fates(datasets, samples=2)}
     dropped = stages["quality"].samples
     assert [sample.rule for sample in dropped] == ["gopher_words_min"] * 2
-    assert dropped[0].excerpt.startswith("Text number 8") and dropped[0].score == 3.0 and dropped[0].threshold == 50.0
+    assert {sample.excerpt[:13] for sample in dropped} == {"Text number 8", "Text number 9"}
+    assert dropped[0].score == 3.0 and dropped[0].threshold == 50.0
     assert stages["dedup"].samples[0].survivor == "https://web.example/0"
 
 
@@ -250,7 +267,7 @@ def test_the_river_is_as_wide_as_the_documents_are_many() -> None:
         Station("ingest", {"web": 60, "code": 40}, {"web": 30, "code": 40}, "rule"),
         Station("quality", {"web": 30, "code": 40}, {"web": 0, "code": 40}),
     ]
-    drawing = river(flow, {"web": 0, "code": 1})
+    drawing = river(flow, {"web": "c0", "code": "c1"})
     assert "−30" in drawing and "ingest 100 in, 70 kept" in drawing
     assert river([], {}) == "" and river([Station("x", {}, {})], {}) == ""
 
@@ -326,3 +343,239 @@ def test_the_funnel_by_language(tmp_path: Path) -> None:
     assert "Kept by language" in page
     assert not parse(page).wrong
     assert "Kept by language" not in render({"quality": quality})
+
+
+def with_manifest(dataset: Dataset, **changes: Any) -> Dataset:
+    path = dataset.local("manifest.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return Dataset.open(dataset.root)
+
+
+# ---- one colour a source ---------------------------------------------------------------------------------------------
+
+
+def test_no_two_sources_share_a_colour_and_a_source_has_one_on_the_whole_page(datasets) -> None:
+    names = [f"source-{number}" for number in range(12)]
+    assert len(set(colours_of(names).values())) == 12
+    many = colours_of([*names, "one-more"])
+    assert [name for name, colour in many.items() if colour == REST] == ["source-11", "one-more"]
+    assert len({colour for colour in many.values() if colour != REST}) == 11
+    page = render(datasets)
+    assert set(re.findall(r'<span class="swatch (\w+)"></span><span>web</span>', page)) == {"c0"}
+    assert '<path class="line c0"' not in page, "a curve that is no source's has no source's colour"
+
+
+# ---- samples -----------------------------------------------------------------------------------------------------
+
+
+def test_kept_samples_are_drawn_at_random_and_always_the_same(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text number {number}.") for number in range(200)]
+    dataset = publish(tmp_path / "dedup", "dedup", rows, [])
+    first = kept_samples(dataset, 8)
+    numbers = sorted(int(re.findall(r"\d+", sample.excerpt)[0]) for sample in first)
+    assert len(set(numbers)) == 8 and numbers != list(range(8)) and max(numbers) > 50
+    steps = {after - before for before, after in pairwise(numbers)}
+    assert len(steps) > 1, "not every twenty-fifth either"
+    assert kept_samples(dataset, 8) == first
+    assert len(kept_samples(dataset, 500)) == 200
+
+
+def test_dropped_samples_are_drawn_at_random_from_all_files_and_always_the_same(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text number {number}.") for number in range(300)]
+    kept = publish(tmp_path / "ingest", "ingest", rows, [])
+    fates = [drop(row, "quality", "language" if number % 2 else "short") for number, row in enumerate(rows[:200])]
+    dropped = publish(tmp_path / "quality", "quality", rows[200:], fates, "ingest")
+    found = {"ingest": kept, "quality": dropped}
+    samples = stage_fates(found, samples=4)[1].samples
+    assert sorted(sample.rule for sample in samples) == ["language"] * 4 + ["short"] * 4
+    numbers = [int(sample.url.rsplit("/", 1)[1]) for sample in samples]
+    assert len(set(numbers)) == 8 and max(numbers) > 40, "not the first of the file"
+    assert stage_fates(found, samples=4)[1].samples == samples
+    assert stage_fates(found, samples=0)[1].samples == []
+
+
+# ---- verdict -------------------------------------------------------------------------------------------------------
+
+
+def evaluated(
+    root: Path, losses: dict[str, float], gap: float = 0.05, paired: dict[str, float] | None = None
+) -> Dataset:
+    tasks = [
+        {"model": model, "task": "heldout", "metric": "nats_per_token", **estimate(value, value - gap, value + gap)}
+        for model, value in losses.items()
+    ]
+    comparisons = [
+        {"model": pair, "task": "web", "metric": "bits_per_byte", **estimate(value, value - 0.01, value + 0.01)}
+        for pair, value in (paired or {}).items()
+    ]
+    content = {"models": list(losses), "tasks": tasks, "comparisons": comparisons}
+    return write_dataset(root, "evaluate", {"data/evaluation.json": json.dumps(content).encode()})
+
+
+@pytest.mark.parametrize(
+    ("losses", "gap", "paired", "state"),
+    [
+        ({"pretrain": 5.49, "dpo": 6.71}, 0.1, {}, "doubtful"),
+        ({"pretrain": 5.49, "sft": 5.40, "dpo": 6.71}, 0.1, {}, "doubtful"),
+        ({"pretrain": 5.49, "sft": 5.50, "ppo": 5.51, "dpo": 5.50}, 0.1, {}, "good"),
+        ({"pretrain": 5.49, "sft": 5.30}, 0.01, {}, "good"),
+        # Wide intervals say nothing; the difference on the same texts does.
+        ({"pretrain": 5.49, "sft": 5.80}, 0.4, {}, "good"),
+        ({"pretrain": 5.49, "sft": 5.80}, 0.4, {"sft - pretrain": 0.2}, "doubtful"),
+    ],
+)
+def test_the_verdict_is_amber_where_a_later_stage_forgets(tmp_path, losses, gap, paired, state) -> None:
+    found = checks({"evaluate": evaluated(tmp_path, losses, gap, paired)}, [])
+    [check] = [check for check in found if "eld-out text" in check.title]
+    assert check.state == state
+    if state == "doubtful":
+        assert check.title == "Later stages make held-out text worse" and "→" in check.figures
+    if losses.get("dpo") == 6.71:
+        assert "dpo 6.71" in check.figures
+
+
+def test_one_model_alone_has_nothing_to_be_compared_with(tmp_path) -> None:
+    assert not checks({"evaluate": evaluated(tmp_path, {"pretrain": 5.0})}, [])
+
+
+@pytest.mark.parametrize(("held", "state"), [(1, "good"), (20, "doubtful")])
+def test_refused_steps_are_said(datasets, held: int, state: str) -> None:
+    pretrain = with_stats(datasets["pretrain"], {**datasets["pretrain"].manifest.stats, "held_steps": held})
+    assert verdicts({"pretrain": pretrain})["Some steps were not applied"] == state
+    assert f"{held} step" in render({"pretrain": pretrain})
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+LOST = {
+    "unit": "a" * 16, "step": "read", "error": f"broken {EVIL}", "attempts": 3, "files": ["part-077.jsonl"],
+    "bytes": 1834, "records": None,
+}  # fmt: skip
+
+
+def test_an_incomplete_dataset_is_said_first_with_its_files(datasets) -> None:
+    units = {"total": 120, "ok": 119, "failed": [LOST]}
+    warned = ["incomplete: 1 of 120 units failed", f"the archive ended early: 497 of 954 records {EVIL}"]
+    broken = with_manifest(datasets["ingest"], units=units, warnings=warned)
+    page = render({**datasets, "ingest": broken})
+    assert parse(page).wrong == [] and EVIL not in page
+    assert "ingest is incomplete" in page and "part-077.jsonl" in page and "1,834" in page and "unknown" in page
+    assert "497 of 954" in page
+    assert page.index("ingest is incomplete") < page.index("records read")
+    found = {check.title: check for check in checks({**datasets, "ingest": broken}, [])}
+    assert found["Data is missing"].state == "bad"
+    assert "1 of 120 units, 1,834 bytes, records unknown" in found["Data is missing"].figures
+    assert found["1 warning"].state == "doubtful", "the loss itself has its own line"
+
+
+def test_a_complete_run_is_not_accused(datasets) -> None:
+    page = render(datasets)
+    assert "incomplete" not in page.split("</style>")[1] and "warning" not in page.split("</style>")[1]
+
+
+def test_documents_in_lost_units_are_accounted_for(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text {number}") for number in range(6)]
+    before = publish(tmp_path / "ingest", "ingest", rows, [])
+    after = publish(tmp_path / "dedup", "dedup", rows[:4], [])
+    counts = {"incoming": 6, "kept": 4, "dropped": {}, "failed": 2}
+    after = with_manifest(after, counts=counts, units={"total": 3, "ok": 2, "failed": [{**LOST, "records": 2}]})
+    found = {"ingest": before, "dedup": after}
+    states = {check.title: check.state for check in checks(found, stage_fates(found, 0))}
+    assert states["Not every document was read"] == "bad" and "Documents are unaccounted for" not in states
+
+
+# ---- since the last run ------------------------------------------------------------------------------------------------
+
+
+def test_what_changed_stands_first_with_its_reason(datasets, tmp_path: Path) -> None:
+    def payload(least: int) -> dict[str, Any]:
+        return {"stage": "quality", "code_version": 1, "config": {"least": least}, "inputs": {}}
+
+    old = publish(
+        tmp_path / "old", "quality", [document("web", n, f"Text number {n}.") for n in range(5)],
+        [drop(document("web", n, "x"), "quality", "language") for n in range(5, 10)],
+    )  # fmt: skip
+    old = with_manifest(old, payload=payload(10), output_digest="1" * 64)
+    new = with_manifest(datasets["quality"], payload=payload(50))
+    beside = Beside("demo-20261126-120000-abcd", {"ingest": datasets["ingest"], "quality": old})
+    found = changes({"ingest": datasets["ingest"], "quality": new}, beside)
+    assert found is not None and found.kept == ("ingest",)
+    assert [each.stage for each in found.remade] == ["quality"] and "least" in found.remade[0].reason
+    moved = {figure.name: (figure.before, figure.now, figure.change) for figure in found.figures}
+    assert moved["documents kept"] == ("5", "8", "+3 (+60.0%)")
+    assert moved["dropped by language"] == ("50.0%", "0.0%", "-50.0 points")
+    page = render({"ingest": datasets["ingest"], "quality": new}, beside=[beside])
+    assert page.index("Since the last run") < page.index("records read") and "demo-20261126-120000-abcd" in page
+    assert parse(page).wrong == []
+    same = render({"ingest": datasets["ingest"]}, beside=[Beside("r", {"ingest": datasets["ingest"]})])
+    assert "Every dataset is the one of that run" in same
+
+
+def test_a_difference_within_the_intervals_is_not_called_one(tmp_path: Path) -> None:
+    now = evaluated(tmp_path / "now", {"pretrain": 5.0, "sft": 6.0})
+    before = evaluated(tmp_path / "before", {"pretrain": 5.05, "sft": 5.5})
+    found = changes({"evaluate": now}, Beside("r", {"evaluate": before}))
+    assert found is not None
+    assert [(figure.name, figure.tone) for figure in found.figures] == [("sft on heldout, nats per token", "worse")]
+
+
+def test_runs_share_the_axes(datasets, tmp_path: Path) -> None:
+    content = lines(*({"loss": 7 - step * 0.05, "lr": 0.1, "grad_norm": 1.0} for step in range(40)))
+    other = write_dataset(tmp_path / "other", "pretrain", {"data/metrics.jsonl": content})
+    page = render({"pretrain": datasets["pretrain"]}, beside=[Beside("the-run-before", {"pretrain": other})])
+    assert re.search(r'<path class="line dashed m2" d="M[^"]*L', page)
+    assert "the-run-before: 7" in page, "the other run's values are in the words of the chart"
+    own = render({"pretrain": datasets["pretrain"]}, beside=[Beside("r", {"pretrain": datasets["pretrain"]})])
+    assert "line dashed" not in own.split("</style>")[1]
+
+
+# ---- charts ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_course_of_a_training_is_drawn_with_the_steps_that_were_refused(tmp_path: Path) -> None:
+    rows = [{"loss": 5.0, "lr": 0.001 * step, "grad_norm": 0.7, "tokens_per_s": 100.0 + step} for step in range(50)]
+    rows[17] |= {"held": "gradient norm 9.00 is far above", "grad_norm": 9.0}
+    page = render({"pretrain": write_dataset(tmp_path / "p", "pretrain", {"data/metrics.jsonl": lines(*rows)})})
+    for title in ("Learning rate", "Gradient norm", "Throughput"):
+        assert f"<h3>{title}</h3>" in page
+    assert "not applied: 18 → 9" in page
+    assert parse(page).wrong == []
+
+
+def test_charts_tell_their_values_without_a_script() -> None:
+    drawing = line_chart(
+        [Series("loss", [(step, 6 - step / 10) for step in range(40)])], x="step", y="nats", describe="L"
+    )
+    assert 'aria-label="L. loss: 6 at step 0, 2.1 at step 39, between 2.1 and 6"' in drawing
+    assert "<title>step 20\nloss: 4</title>" in drawing
+
+
+def test_lengths_and_scores_stand_beside_their_thresholds(datasets, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "data" / "web" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    words = [3, 40, 60, 800, 90_000, None]
+    quality = [0.1, 0.2, 0.9, 1.0, 0.5, 0.5]
+    table = pa.table({"words": pa.array(words, pa.int32()), "quality": pa.array(quality, pa.float32())})
+    pq.write_table(table, path)
+    measured = adopt_dataset(tmp_path / "a", "attributes", [describe_file(tmp_path / "a", "data/web/0000.parquet")])
+    rules = {"source": "web", "presets": ["gopher_quality"], "thresholds": {"gopher_words_min": 33}}
+    judged = with_manifest(
+        datasets["quality"], config={"sources": [rules]}, stats={"classifier_thresholds": {"web": 0.35}}
+    )
+    found = {
+        each.title: each.chart for each in distributions({"attributes": measured, "quality": judged}, {"web": "c3"})
+    }
+    length, score = found["words in a document"], found["score of the classifier"]
+    assert "web: 5" in length and "gopher_words_min 33" in length and 'class="bin c3"' in length
+    assert "classifier 0.35" in score and "web: 6" in score
+    assert distributions({"attributes": measured}, {}) and distributions({"quality": judged}, {}) == []
+
+
+def test_a_histogram_stacks_its_groups_and_escapes_their_names() -> None:
+    drawing = histogram(
+        [1.0, 10.0, 100.0], [Bars(EVIL, [1, 0]), Bars("b", [3, 2], "c1")], x=EVIL, y="n", describe=EVIL,
+        thresholds=[Threshold(EVIL, 50.0, True), Threshold("outside", 0.0, True)], logarithmic=True,
+    )  # fmt: skip
+    assert drawing.count('class="bin ') == 3 and EVIL not in drawing and parse(drawing).wrong == []
+    assert drawing.count('class="level"') == 1
+    assert histogram([0, 1], [Bars("a", [0])], x="", y="", describe="") == ""

@@ -1,11 +1,11 @@
 """Which datasets a run made or used, and which run of the recipe came before: from the records in ``runs/``.
 
-The names of runs hold their time (``<recipe>-<date>-<time>-<random>``), so the newest are found by reading as few records
-as possible.
+The names of runs hold their time (``<label>-<date>-<time>-<random>``), so the newest are found by reading as few records
+as possible. The label is the recipe's name, or the crawl of a series; which recipe it was stands in the run's plan.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.errors import HeadwaterError
@@ -15,8 +15,8 @@ from infra.store.files import child_names, exists, read_json
 from infra.store.store import Store
 
 LOOKED_AT = 50
-"""Runs of a recipe that are looked through for the one before."""
-_RUN = re.compile(r"(?P<recipe>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
+"""Runs that are looked through for the one before."""
+_RUN = re.compile(r"(?P<label>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,10 @@ def run_before(store: Store, datasets: Mapping[str, Dataset]) -> Beside | None:
     if not datasets:
         return None
     made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
-    this = _RUN.fullmatch(made.run)
-    if this is None:
-        return None
+    recipe = _recipe_of(store, made.run)
     part: Beside | None = None
-    for name in _names_before(store, this["recipe"], this["time"]):
-        if not _completed(store, name):
+    for name in _runs_before(store, made.run):
+        if _recipe_of(store, name) != recipe or not _completed(store, name):
             continue
         found = {stage: each for stage, each in datasets_of_run(store, name).items() if stage in datasets}
         if datasets.keys() - {"report"} <= found.keys():
@@ -74,12 +72,22 @@ def datasets_of_run(store: Store, run: str) -> dict[str, Dataset]:
     return {stage: dataset for stage, dataset in found.items() if dataset is not None}
 
 
-def _names_before(store: Store, recipe: str, time: str) -> Iterator[str]:
-    """Runs of a recipe that began before a time, the newest first."""
+def _runs_before(store: Store, run: str) -> list[str]:
+    """Runs that began before this one, the newest first."""
+    this = _RUN.fullmatch(run)
+    if this is None:
+        return []
     matches = [match for name in child_names(f"{store.address}/runs") if (match := _RUN.fullmatch(name))]
-    earlier = [match for match in matches if match["recipe"] == recipe and match["time"] < time]
-    for match in sorted(earlier, key=lambda match: match["time"], reverse=True)[:LOOKED_AT]:
-        yield match.string
+    earlier = [match for match in matches if match["time"] < this["time"]]
+    return [match.string for match in sorted(earlier, key=lambda match: match["time"], reverse=True)[:LOOKED_AT]]
+
+
+def _recipe_of(store: Store, run: str) -> str:
+    plan = f"{store.run_url(run)}/plan.json"
+    if exists(plan):
+        return str(read_json(plan).get("recipe", ""))
+    match = _RUN.fullmatch(run)
+    return match["label"] if match else run
 
 
 def _completed(store: Store, run: str) -> bool:
