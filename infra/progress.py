@@ -7,7 +7,7 @@ message and never stops the work.
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -121,6 +121,27 @@ class Reporters:
             except Exception as error:
                 self._reporters.remove(reporter)
                 log.warning("%s is gone (%s); the run goes on without it", type(reporter).__name__, error)
+
+
+@dataclass
+class Pace:
+    """How long work will take, by what was done since the first report of it.
+
+    What comes before that (workers start, kernels are compiled, data is opened) says nothing of the rest, nor do two units
+    that end together: there is no estimate before some seconds and two reports.
+    """
+
+    after_s: float = 3.0
+    clock: Callable[[], float] = time.monotonic
+    _first: tuple[float, float, float] | None = None
+
+    def remaining(self, done: float, total: float) -> float | None:
+        """Seconds left, or None while nothing can be said. Another total, or less done, is other work."""
+        now = self.clock()
+        if self._first is None or self._first[2] != total or done < self._first[1]:
+            self._first = (now, done, total)
+        elapsed, since = now - self._first[0], done - self._first[1]
+        return (total - done) * elapsed / since if since > 0 and elapsed >= self.after_s else None
 
 
 def describe_progress(done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> str:

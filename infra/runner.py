@@ -19,7 +19,7 @@ from infra.journal import read_receipts, receipts_with_outputs
 from infra.launch.restart import run_job
 from infra.launch.spec import Launcher
 from infra.planning import Action, StageNode, drifted
-from infra.progress import Reporter
+from infra.progress import Pace, Reporter
 from infra.publication import check_counts, publish, sweep, verify_files
 from infra.runs import RunRecord
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
@@ -271,9 +271,6 @@ def _record_failure(
         )
 
 
-ESTIMATE_AFTER_S = 3.0
-
-
 class _Progress:
     """Totals over units, for the reporter: work done by weight, documents, and what remains."""
 
@@ -285,8 +282,7 @@ class _Progress:
         self._before = sum(weights[receipt.unit] for receipt in done)
         self._units, self._failed_units = len(done), 0
         self._done = self._before
-        self._first: tuple[float, float] | None = None
-        """When the first unit ended and how much was done then: before that workers start and kernels are compiled."""
+        self._pace = Pace()
 
     def advance(self, unit: Unit, receipt: Receipt | None) -> None:
         self._done += max(1, unit.weight)
@@ -295,12 +291,6 @@ class _Progress:
             self._units += 1
         else:
             self._failed_units += 1
-        now = time.monotonic()
-        self._first = self._first or (now, self._done)
-        elapsed, done = now - self._first[0], self._done - self._first[1]
-        # Two units that end together say nothing of the speed: an estimate waits for a few, and for some seconds.
-        known = elapsed >= ESTIMATE_AFTER_S and done > 0
-        eta = (self._total - self._done) * elapsed / done if known else None
         figures = {
             "units": self._units,
             "documents": self._counts.incoming,
@@ -309,6 +299,7 @@ class _Progress:
         }
         if self._failed_units:
             figures["failed_units"] = self._failed_units
+        eta = self._pace.remaining(self._done, self._total)
         self._run.reporter.progress(self._name, self._done, self._total, figures, eta)
 
 
@@ -331,10 +322,13 @@ def _run_job(stage: JobStage, work: Work, run: RunContext) -> Built:
         for dataset in work.inputs.values():
             dataset.local()
 
+    pace = Pace()
+
     def on_event(event: Mapping[str, Any]) -> None:
         if event.get("type") == "progress":
-            figures = {k: v for k, v in event.items() if k not in ("type", "time", "done", "total", "eta")}
-            run.reporter.progress(stage.name, event["done"], event["total"], figures, event.get("eta"))
+            figures = {k: v for k, v in event.items() if k not in ("type", "time", "done", "total")}
+            eta = pace.remaining(event["done"], event["total"])
+            run.reporter.progress(stage.name, event["done"], event["total"], figures, eta)
         elif event.get("type") in ("warning", "phase"):
             run.reporter.message(stage.name, str(event.get("message") or event.get("name")))
 
