@@ -285,6 +285,14 @@ def begins_member(raw: BinaryIO, codec: Codec, position: int) -> bool:
     return bool(codec.magic.match(raw.read(LONGEST_MAGIC)))
 
 
+def has_checksum(raw: BinaryIO, codec: Codec, position: int) -> bool:
+    """Whether the member that begins here carries a checksum of its content: zstd frames may not."""
+    if codec.name != "zstd":
+        return True
+    raw.seek(position + 4)
+    return any(descriptor & 4 for descriptor in raw.read(1))
+
+
 def next_member(raw: BinaryIO, codec: Codec, position: int) -> int | None:
     """Where the next member that is whole begins."""
     for place in places(raw, codec.magic, position):

@@ -29,7 +29,7 @@ from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceCon
 from pipeline.sources.files import dataset_role, find_archives, is_http, open_archive
 from pipeline.sources.http import HttpFile, Patience
 from pipeline.sources.multistream import is_multistream
-from pipeline.sources.records import GZIP_MAGIC, first_bytes
+from pipeline.sources.records import can_start_within
 from pipeline.sources.registry import SOURCES
 
 PIECE_BYTES = 1_000_000
@@ -57,7 +57,8 @@ def probe(reading: Reading, inputs: Mapping[str, Dataset], seconds: float) -> Pr
     stored = _stored(reading.source, inputs) or _on_server(reading.source)
     if stored is None:
         return None
-    reading = replace(reading, source=stored.source)
+    # A piece has no checksum at its end.
+    reading = replace(reading, source=stored.source.model_copy(update={"salvage": True}))
     archives = stored.archives
     chosen = [_sized(archive) for archive in sorted(archives, key=lambda archive: _rank(archive.name))[:PIECES]]
     total = sum(archive.size for archive in archives)
@@ -163,7 +164,7 @@ def _piece(archive: Archive, number: int, reading: Reading, deadline: float) -> 
             rows = pq.ParquetFile(stream).metadata.num_rows
         found, _ = _until(itertools.islice(read(part, reading), PARQUET_ROWS), deadline)
         return found, archive.size * len(found) / max(1, rows)
-    if Path(archive.url).is_dir() or first_bytes(open_archive(archive)).startswith(b"PK"):
+    if Path(archive.url).is_dir() or _is_zip(archive):
         found, ended = _until(read(part, reading), deadline)
         return (found, float(archive.size)) if ended else ([], 0.0)
     return _head(archive, reading, deadline)
@@ -196,9 +197,14 @@ def _head(archive: Archive, reading: Reading, deadline: float) -> tuple[Sequence
     return [], 0.0
 
 
+def _is_zip(archive: Archive) -> bool:
+    with open_archive(archive) as stream:
+        return stream.read(2) == b"PK"
+
+
 def _cut_anywhere(archive: Archive, source: SourceConfig) -> bool:
     if source.kind in PAGES:
-        return is_http(archive.url) or first_bytes(open_archive(archive)) == GZIP_MAGIC
+        return is_http(archive.url) or can_start_within(open_archive(archive))
     if source.kind == "wikipedia":
         with open_archive(archive) as stream:
             return is_multistream(stream)

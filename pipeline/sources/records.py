@@ -1,35 +1,45 @@
 """Cutting a WARC or ARC file into records, so that damage costs one record and never the rest of the file.
 
-Crawl archives are a row of gzip members, normally one a record. Each member is inflated by itself: its end is known
-exactly, a cut or a wrong checksum is noticed (a reader of the concatenated stream sees neither), and after damage reading
-goes on at the next place where a gzip member begins that inflates to a record. Uncompressed files, and members with many
-records, are cut by the records' own lengths; after a broken header the next line that begins a record is sought.
+Crawl archives are a row of gzip members or zstd frames, normally one a record. Each member is inflated by itself: its end is
+known exactly, a cut or a wrong checksum is noticed (a reader of the concatenated stream sees neither), and after damage
+reading goes on at the next place where a member begins that inflates to a record. Records of a member with many are handed
+on when its checksum is known; those of a damaged member are marked, and count only where their own digest proves them.
+
+Within a member and in uncompressed files records are cut by their own lengths. A length is believed if a record, or the end,
+follows where it says, and no other record begins within its block unless the block's digest or its HTTP length vouches for
+it; otherwise reading goes on at the next line that begins a record. So a wrong length costs its own record.
 
 A part of a file owns the members that *begin* in its byte range, so parts can be read independently and together yield
 each record once. (A member hidden in the stored payload of another one would be taken for real by a part that begins
 between the two; archives of archives must be read whole.)
 """
 
+import io
 import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
+from pipeline.compression import Codec, Corrupt, Member, begins_member, codec_of, has_checksum, is_padding, places
+from pipeline.sources.headers import begins_http, digest_matches, first, head_size, read_fields, read_message
+
 Damage = Literal["", "truncated", "corrupt", "too_large"]
 
-GZIP_MAGIC = b"\x1f\x8b\x08"
 READ_BYTES = 256 << 10
 INFLATE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 64 << 10
 PROBE_BYTES = 4 << 10
-WARC_START = re.compile(rb"WARC/\d+\.\d+\r?\n")
+HELD_BYTES = 32 << 20
+"""Members with more in them are inflated once for their checksum and once for their records."""
+WARC_START = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 ARC_LINE = re.compile(
     rb"(?P<url>[a-z][a-z0-9+.-]{1,20}:\S{0,8000}) (?P<ip>\S{1,64}) (?P<date>\d{12,17})"
     rb" (?P<type>[^\r\n]{0,200}) (?P<length>\d{1,12})\r?\n"
 )
-NEXT_RECORD = re.compile(rb"(?:\r?\n)(WARC/\d+\.\d+\r?\n)")
-CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?$")
+NEXT_RECORD = re.compile(rb"\r?\n(WARC/\d+\.\d+[ \t]*\r?\n(?=[!-9;-~]{1,60}[ \t]*:)|" + ARC_LINE.pattern + rb")")
+NEXT_MARK = b"\nWARC/"
+LONGEST_MARK = 9_000
+CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:(?:[ \t]|\r?\n[ \t])*(\d{1,18})[ \t]*\r?$")
 LINE_BREAKS = b"\r\n"
 
 
@@ -37,7 +47,8 @@ LINE_BREAKS = b"\r\n"
 class RawRecord:
     """One record's bytes (header and block), where they lie in the file, and what is wrong with them.
 
-    ``checked`` says that a gzip checksum vouches for them. Several records in one member share its offset.
+    ``checked`` says that a checksum vouches for them, ``doubtful`` that no record follows where the length says.
+    Several records in one member share its offset. A damaged record may have its bytes too: its digest can prove them.
     """
 
     offset: int
@@ -45,6 +56,7 @@ class RawRecord:
     data: bytes
     damage: Damage = ""
     checked: bool = False
+    doubtful: bool = False
 
 
 class NotAnArchive(Exception):
@@ -60,12 +72,15 @@ class _Broken(Exception):
 
 
 class _Stream:
-    """Bytes from an iterator of chunks, by line or by number, with the position."""
+    """Bytes with a position, front to back; steps back, and far ones where that is cheap, open them anew."""
 
-    def __init__(self, chunks: Iterator[bytes], position: int = 0) -> None:
-        self._chunks = chunks
+    def __init__(self, open_at: Callable[[int], Iterator[bytes]], size: int | None = None) -> None:
+        self._open_at = open_at
+        self._chunks = open_at(0)
         self._buffer = bytearray()
-        self.position = position
+        self.position = 0
+        self.size = size
+        """Known where any place is as near as the next."""
 
     def _fill(self, size: int) -> bool:
         while len(self._buffer) < size:
@@ -86,44 +101,63 @@ class _Stream:
         self.position += len(taken)
         return taken
 
-    def skip(self, size: int) -> int:
-        """Returns how many bytes there really were."""
-        begin = self.position
-        while size > 0 and (taken := len(self.take(min(size, INFLATE_BYTES)))):
-            size -= taken
-        return self.position - begin
+    def move(self, position: int) -> None:
+        """Go there, or to the end."""
+        step = position - self.position
+        if 0 <= step <= len(self._buffer):
+            self.take(step)
+        elif step > 0 and self.size is None:
+            while step > 0 and (taken := len(self.take(min(step, INFLATE_BYTES)))):
+                step -= taken
+        else:
+            position = position if self.size is None else min(position, self.size)
+            self._chunks, self.position = self._open_at(position), position
+            self._buffer.clear()
 
     def skip_line_breaks(self) -> None:
         while (head := self.peek(64)) and head[0] in LINE_BREAKS:
             self.take(len(head) - len(head.lstrip(LINE_BREAKS)))
 
-    def skip_to_record(self) -> bool:
-        """Move to the next line that begins a WARC record."""
-        while self._fill(1):
+    def at_boundary(self) -> bool:
+        """Whether a record begins here, or nothing more comes."""
+        head = self.peek(PROBE_BYTES).lstrip(b"\r\n\0")
+        return not head or _begins_record(head)
+
+    def find_record(self, end: int | None = None) -> int | None:
+        """Where the next line begins a record, before ``end``; moves up to it, or there."""
+        while (end is None or self.position < end) and self._fill(1):
             self._fill(INFLATE_BYTES)
             match = NEXT_RECORD.search(self._buffer)
             if match:
-                self.take(match.start(1))
-                return True
-            if len(self._buffer) < INFLATE_BYTES:
-                self.take(len(self._buffer))
-                return False
-            self.take(len(self._buffer) - 32)
-        return False
+                found = self.position + match.start(1)
+                self.move(found if end is None else min(found, end))
+                return found if end is None or found < end else None
+            self.take(max(1, len(self._buffer) - LONGEST_MARK) if self._fill(INFLATE_BYTES) else len(self._buffer))
+        return None
 
 
-def read_records(stream: BinaryIO, start: int, end: int, max_record_bytes: int) -> Iterator[RawRecord]:
-    """All records that begin in ``[start, end)``. Raises NotAnArchive if a file read from its start holds none."""
-    stream.seek(0)
-    head = stream.read(len(GZIP_MAGIC))
-    if head == GZIP_MAGIC:
-        yield from _compressed_records(stream, start, end, max_record_bytes)
+def read_records(
+    stream: BinaryIO, start: int, end: int, max_record_bytes: int, *, salvage: bool = False
+) -> Iterator[RawRecord]:
+    """All records that begin in ``[start, end)``. Raises NotAnArchive if a file read from its start holds none.
+
+    ``salvage`` takes the complete records of damaged members for good.
+    """
+    codec = codec_of(stream)
+    if codec:
+        for record in _compressed_records(stream, codec, start, end, max_record_bytes):
+            yield replace(record, damage="") if salvage and _is_whole(record) else record
         return
-    stream.seek(0)
-    source = _Stream(iter(lambda: stream.read(READ_BYTES), b""))
+
+    def open_at(position: int) -> Iterator[bytes]:
+        stream.seek(position)
+        return iter(lambda: stream.read(READ_BYTES), b"")
+
+    source = _Stream(open_at, stream.seek(0, io.SEEK_END))
+    source.move(0)
     if not _begins_record(source.peek(PROBE_BYTES)):
         raise NotAnArchive
-    for record in _records(source, max_record_bytes, resynchronise=True):
+    for record in _records(source, max_record_bytes):
         if record.offset >= end:
             return
         if record.offset >= start:
@@ -135,38 +169,100 @@ def _begins_record(head: bytes) -> bool:
     return bool(WARC_START.match(head) or ARC_LINE.match(head))
 
 
-def _records(source: _Stream, max_bytes: int, *, resynchronise: bool) -> Iterator[RawRecord]:
-    """Records of an inflated stream. Without ``resynchronise`` what follows a broken header is one corrupt record."""
+def _is_whole(record: RawRecord) -> bool:
+    if record.damage not in ("truncated", "corrupt"):
+        return False
+    try:
+        return _measure(record.data)[0] == len(record.data)
+    except (_Cut, _Broken):
+        return False
+
+
+def _records(source: _Stream, max_bytes: int) -> Iterator[RawRecord]:
+    """Records of an inflated stream."""
     while True:
         source.skip_line_breaks()
-        if not source.peek(1):
+        head = source.peek(MAX_HEADER_BYTES)
+        if not head.strip(b"\0\r\n") and len(head) < MAX_HEADER_BYTES:
             return
-        begin = source.position
         try:
-            data, damage = _one_record(source, max_bytes)
-        except _Cut:
-            yield RawRecord(begin, source.position - begin, b"", "truncated")
-            return
-        except _Broken:
-            damage, data = "corrupt", b""
-            if not resynchronise:
-                source.skip(1 << 62)
-            elif not source.skip_to_record():
-                yield RawRecord(begin, source.position - begin, b"", "corrupt")
-                return
-        yield RawRecord(begin, source.position - begin, data, damage)
+            size, header_size = _measure(head)
+        except (_Cut, _Broken) as error:
+            yield _hole(source, isinstance(error, _Cut))
+            continue
+        if size - header_size > max_bytes:
+            yield _too_large(source, head[:header_size], size)
+        else:
+            yield _one_record(source, size, header_size)
 
 
-def _one_record(source: _Stream, max_bytes: int) -> tuple[bytes, Damage]:
-    head = source.peek(MAX_HEADER_BYTES)
-    size, header_size = _measure(head)
-    if size - header_size > max_bytes:
-        source.take(header_size)
-        if source.skip(size - header_size) < size - header_size:
-            raise _Cut
-        return head[:header_size], "too_large"
+def _hole(source: _Stream, cut: bool) -> RawRecord:
+    """From here to the next record there is none."""
+    begin = source.position
+    source.take(1)
+    found = source.find_record()
+    return RawRecord(begin, source.position - begin, b"", "truncated" if cut and found is None else "corrupt")
+
+
+def _one_record(source: _Stream, size: int, header_size: int) -> RawRecord:
+    begin = source.position
     data = source.take(size)
-    return data, "" if len(data) == size else "truncated"
+    fits = len(data) == size and source.at_boundary()
+    inner = _record_within(data, header_size, fits)
+    if inner is not None and not (fits and _vouched(data, header_size)):
+        source.move(begin + inner)
+        return RawRecord(begin, inner, _without_line_breaks(data[:inner]), "corrupt")
+    if len(data) < size:
+        return RawRecord(begin, len(data), data, "truncated")
+    return RawRecord(begin, size, data, doubtful=not fits)
+
+
+def _record_within(data: bytes, header_size: int, fits: bool) -> int | None:
+    """Where another record seems to begin in the block."""
+    if data.find(NEXT_MARK, header_size - 1) < 0 and (fits or not ARC_LINE.match(data)):
+        return None
+    match = NEXT_RECORD.search(data, header_size - 1)
+    return match.start(1) if match else None
+
+
+def _vouched(data: bytes, header_size: int) -> bool:
+    """Whether the block is as long as its own digest or its HTTP header says."""
+    block = data[header_size:]
+    message = read_message(block)
+    if not ARC_LINE.match(data):
+        fields = read_fields(data[:header_size])
+        contents = [block, block[message.body :]] if message else [block]
+        if digest_matches(first(fields, "warc-block-digest"), contents):
+            return True
+    if message is None or not begins_http(block):
+        return False
+    return first(message.fields, "content-length") == str(len(block) - message.body)
+
+
+def _without_line_breaks(data: bytes) -> bytes:
+    """Without the two line ends that follow a block."""
+    return data.removesuffix(b"\r\n\r\n") if data.endswith(b"\r\n\r\n") else data.removesuffix(b"\n\n")
+
+
+def _too_large(source: _Stream, head: bytes, size: int) -> RawRecord:
+    """A record that is not held in memory, if its length is true."""
+    begin, end = source.position, source.position + size
+    inner = None
+    if source.size is None:
+        source.take(len(head) - 1)
+        inner = source.find_record(end)
+    source.move(end)
+    reached = source.position == end
+    if reached and source.at_boundary():
+        return RawRecord(begin, size, head, "too_large")
+    if source.size is not None:
+        source.move(begin + len(head) - 1)
+        inner = source.find_record(end)
+    if inner is not None:
+        source.move(inner)
+        return RawRecord(begin, inner - begin, head, "corrupt")
+    source.move(end)
+    return RawRecord(begin, source.position - begin, head, "too_large" if reached else "truncated")
 
 
 def _measure(head: bytes) -> tuple[int, int]:
@@ -175,137 +271,123 @@ def _measure(head: bytes) -> tuple[int, int]:
         return arc.end() + int(arc["length"]), arc.end()
     if not WARC_START.match(head):
         raise _Broken
-    ends = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := head.find(mark)) >= 0]
-    if not ends:
+    size = head_size(head)
+    if not head[:size].endswith((b"\n\n", b"\n\r\n")):
         raise _Cut if len(head) < MAX_HEADER_BYTES else _Broken
-    at, width = min(ends)
-    length = CONTENT_LENGTH.search(head, 0, at + 2)
+    length = CONTENT_LENGTH.search(head, 0, size)
     if not length:
         raise _Broken
-    return at + width + int(length[1]), at + width
+    return size + int(length[1]), size
 
 
-def _compressed_records(stream: BinaryIO, start: int, end: int, max_bytes: int) -> Iterator[RawRecord]:
-    position = _next_member(stream, start, end)
+def _compressed_records(stream: BinaryIO, codec: Codec, start: int, end: int, max_bytes: int) -> Iterator[RawRecord]:
+    position = _next_member(stream, codec, start, end)
     if not start:
         if position is None:
             raise NotAnArchive
-        if position:
+        if position > _lead(stream, codec):
             yield RawRecord(0, position, b"", "corrupt")
     while position is not None:
-        member = _Member(stream, position)
-        pending: RawRecord | None = None
-        records = 0
-        for record in member.records(max_bytes):
-            if pending:
-                # More than one record in a member: how long each is in the file cannot be told.
-                yield replace(pending, offset=position, length=0)
-            pending = record
-            records += 1
-        following = member.end if member.complete else _next_member(stream, position + 1, end)
-        length = (following or end) - position if records <= 1 else 0
-        if member.damage:
-            yield RawRecord(position, length, pending.data if pending else b"", member.damage)
-        elif pending:
-            yield replace(pending, offset=position, length=length, checked=True)
-        if following is not None and member.complete:
-            head = _head_at(stream, following)
-            if not head:
-                return
-            if head != GZIP_MAGIC:
-                # Not a member where one should begin: padding, or a damaged header.
-                begin, following = following, _next_member(stream, following, end)
-                stop = following or end
-                if not _is_padding(stream, begin, stop):
-                    yield RawRecord(begin, stop - begin, b"", "corrupt")
+        opened = _Member(stream, codec, position)
+        records = opened.records(max_bytes)
+        following = opened.end if opened.end is not None else _next_member(stream, codec, position + 1, end)
+        stop = end if following is None else following
+        yield from opened.placed(records, stop)
+        if opened.end is not None and not begins_member(stream, codec, opened.end):
+            # Not a member where one should begin: the end, padding, or a damaged header.
+            following = _next_member(stream, codec, opened.end, end)
+            stop = end if following is None else following
+            if stop > opened.end and not is_padding(stream, opened.end, stop):
+                yield RawRecord(opened.end, stop - opened.end, b"", "corrupt")
         position = following if following is not None and following < end else None
 
 
 class _Member:
-    """One gzip member: its records, and afterwards where it ended and whether it is whole."""
+    """The records of one member, and what its checksum says of them."""
 
-    def __init__(self, stream: BinaryIO, begin: int) -> None:
-        self._stream = stream
-        self._inflate = zlib.decompressobj(31)
-        self._position = begin
-        self._broken = False
-        stream.seek(begin)
+    def __init__(self, stream: BinaryIO, codec: Codec, begin: int) -> None:
+        self._stream, self._codec, self._begin = stream, codec, begin
+        self._member = Member(stream, codec, begin)
+        self._why = ""
 
     def records(self, max_bytes: int) -> Iterator[RawRecord]:
-        """Reads the member to its end, so that its checksum is compared."""
+        """Reads the member to its end; what is too much to hold is read again by the iterator returned."""
+        source = _Stream(self._open_at)
+        found: list[RawRecord] = []
+        held = 0
+        for record in _records(source, max_bytes):
+            found.append(record)
+            held += len(record.data)
+            if held > HELD_BYTES:
+                break
+        else:
+            return iter(found)
+        source.move(1 << 62)
+        return _records(_Stream(self._open_at), max_bytes)
+
+    def placed(self, records: Iterator[RawRecord], stop: int) -> Iterator[RawRecord]:
+        """The records with the member's place and verdict. How long each of several is in the file cannot be told."""
+        whole = self.end is not None
+        sealed = whole and has_checksum(self._stream, self._codec, self._begin)
+        damage: Damage = "" if whole else "truncated" if self._why.endswith("ends early") else "corrupt"
+        pending: RawRecord | None = None
+        several = False
+        for record in records:
+            if pending:
+                several = True
+                yield replace(pending, length=0)
+            pending = replace(
+                record, offset=self._begin, damage=damage or record.damage, checked=sealed and not record.damage
+            )
+        if pending or not whole:
+            last = pending or RawRecord(self._begin, 0, b"", damage)
+            yield replace(last, length=0 if several and whole else stop - self._begin)
+
+    @property
+    def end(self) -> int | None:
+        """Where the member ends; None where it is damaged."""
+        return self._member.end if self._member.complete and not self._why else None
+
+    def _open_at(self, position: int) -> Iterator[bytes]:
+        self._member, self._why = Member(self._stream, self._codec, self._begin), ""
         try:
-            yield from _records(_Stream(self._chunks()), max_bytes, resynchronise=False)
-        except zlib.error:
-            self._broken = True
-
-    def _chunks(self) -> Iterator[bytes]:
-        while not self._inflate.eof and (packed := self._stream.read(READ_BYTES)):
-            self._position += len(packed)
-            while packed and not self._inflate.eof:
-                data = self._inflate.decompress(packed, INFLATE_BYTES)
-                packed = self._inflate.unconsumed_tail
-                if data:
-                    yield data
-
-    @property
-    def complete(self) -> bool:
-        return self._inflate.eof
-
-    @property
-    def end(self) -> int:
-        return self._position - len(self._inflate.unused_data)
-
-    @property
-    def damage(self) -> Damage:
-        if self._broken:
-            return "corrupt"
-        return "" if self.complete else "truncated"
+            for chunk in self._member.chunks():
+                if position < len(chunk):
+                    yield chunk[position:]
+                position = max(0, position - len(chunk))
+        except Corrupt as corrupt:
+            self._why = str(corrupt)
 
 
-def _head_at(stream: BinaryIO, position: int) -> bytes:
-    stream.seek(position)
-    return stream.read(len(GZIP_MAGIC))
-
-
-def _is_padding(stream: BinaryIO, begin: int, end: int) -> bool:
-    stream.seek(begin)
-    while begin < end and (chunk := stream.read(min(READ_BYTES, end - begin))):
-        if chunk.strip(b"\0\r\n"):
-            return False
-        begin += len(chunk)
-    return True
-
-
-def _next_member(stream: BinaryIO, position: int, end: int) -> int | None:
-    """Where the next gzip member that inflates to a record begins, from ``position`` on and before ``end``."""
-    stream.seek(position)
-    window, base = b"", position
-    while base < end:
-        chunk = stream.read(READ_BYTES)
-        window += chunk
-        at = window.find(GZIP_MAGIC)
-        while at >= 0 and base + at < end:
-            probe = window[at : at + PROBE_BYTES]
-            if len(probe) < PROBE_BYTES and chunk:
-                break  # too near the edge to judge: look again with the next chunk
-            if _inflates_to_record(probe):
-                return base + at
-            at = window.find(GZIP_MAGIC, at + 1)
-        if not chunk:
+def _next_member(stream: BinaryIO, codec: Codec, position: int, end: int) -> int | None:
+    """Where the next member that inflates to a record begins, from ``position`` on and before ``end``."""
+    for place in places(stream, codec.magic, position):
+        if place >= end:
             return None
-        kept = at if at >= 0 else max(0, len(window) - len(GZIP_MAGIC) + 1)
-        window, base = window[kept:], base + kept
+        try:
+            if _begins_record(next(Member(stream, codec, place).chunks(), b"")[:PROBE_BYTES]):
+                return place
+        except Corrupt:
+            continue
     return None
 
 
-def _inflates_to_record(probe: bytes) -> bool:
-    try:
-        return _begins_record(zlib.decompressobj(31).decompress(probe, PROBE_BYTES))
-    except zlib.error:
-        return False
+def _lead(stream: BinaryIO, codec: Codec) -> int:
+    """Where the first member with any content begins: zstd files may begin with a dictionary."""
+    position = 0
+    while begins_member(stream, codec, position):
+        member = Member(stream, codec, position)
+        try:
+            if next(member.chunks(), b""):
+                break
+        except Corrupt:
+            break
+        position = member.end
+    return position
 
 
-def first_bytes(stream: BinaryIO) -> bytes:
-    """What tells a compressed archive from a plain one. Closes the stream."""
+def can_start_within(stream: BinaryIO) -> bool:
+    """Whether parts of the file can be read by themselves: it is a row of small members. Closes the stream."""
     with stream:
-        return stream.read(len(GZIP_MAGIC))
+        codec = codec_of(stream)
+        return codec is not None and codec.name in ("gzip", "zstd")

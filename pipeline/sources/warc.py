@@ -1,9 +1,10 @@
 """Crawl archives: WARC, WET and ARC files become documents.
 
-``records.py`` cuts the file into records; FastWARC reads a record's headers; ``pipeline.extract`` makes text of a
+``records.py`` cuts the file into records, ``headers.py`` reads their header fields, ``pipeline.extract`` makes text of a
 response. A record that could have become a document and does not is in the ledger with the place of its bytes.
 ``request``, ``metadata`` and ``warcinfo`` records describe others and are passed over; a ``revisit`` only points to a
-payload stored elsewhere and is dropped as such; ``conversion`` records (WET) hold text already.
+payload stored elsewhere and is dropped as such; ``conversion`` records (WET) hold text already. A damaged record whose own
+digest proves its block is read as if nothing had been.
 """
 
 import base64
@@ -13,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from fastwarc.warc import ArchiveIterator, WarcRecord
-
 from infra.errors import InputError
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.page import Extracted, Page, PageExtractor
@@ -22,15 +21,18 @@ from pipeline.extract.refusal import Refused
 from pipeline.ledger import Fate
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, Verdict, lost
 from pipeline.sources.files import open_archive
-from pipeline.sources.records import (
-    ARC_LINE,
-    GZIP_MAGIC,
-    Damage,
-    NotAnArchive,
-    RawRecord,
-    first_bytes,
-    read_records,
+from pipeline.sources.headers import (
+    Fields,
+    Message,
+    begins_http,
+    digest_matches,
+    first,
+    head_size,
+    media_type,
+    read_fields,
+    read_message,
 )
+from pipeline.sources.records import ARC_LINE, Damage, NotAnArchive, RawRecord, can_start_within, read_records
 
 DOCUMENT_TYPES = frozenset({"response", "resource", "conversion", "revisit"})
 DAMAGE_RULES: dict[Damage, str] = {
@@ -62,7 +64,7 @@ def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
     """Compressed archives in byte ranges of ``part_bytes``; others whole (they can only be cut from their start)."""
     for archive in archives:
         step = config.part_bytes
-        if archive.size <= step or first_bytes(open_archive(archive)) != GZIP_MAGIC:
+        if archive.size <= step or not can_start_within(open_archive(archive)):
             yield Part(archive, 0, archive.size)
             continue
         for start in range(0, archive.size, step):
@@ -82,7 +84,7 @@ def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) 
     try:
         size = stream.seek(0, io.SEEK_END)
         end = min(part.end, size) if part.end else size
-        for raw in read_records(stream, part.start, end, source.max_record_bytes):
+        for raw in read_records(stream, part.start, end, source.max_record_bytes, salvage=source.salvage):
             outcome = _outcome(replace(raw, offset=raw.offset + shift), archive.name, source, pages)
             if outcome is not None:
                 yield outcome
@@ -98,11 +100,11 @@ def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) 
 
 def _outcome(raw: RawRecord, archive: str, source: SourceConfig, pages: PageExtractor) -> Outcome | None:
     place = f"{archive} bytes {raw.offset}+{raw.length}"
-    if raw.damage:
+    if raw.damage and not _proven(raw):
         return _damaged(raw, archive, source, place)
     try:
         record = _parse(raw, archive, source.name)
-    except (OSError, ValueError, StopIteration, LookupError) as error:
+    except (ValueError, LookupError) as error:
         identity = document_id(source.name, "", f"{archive}@{raw.offset}", "")
         detail = f"{place}: {str(error)[:150] or 'no record found'}"
         return lost(identity, source.name, "failed", "unreadable_record", detail=detail)
@@ -124,11 +126,18 @@ def _damaged(raw: RawRecord, archive: str, source: SourceConfig, place: str) -> 
     return lost(identity, source.name, verdict, DAMAGE_RULES[raw.damage], url=url, detail=place, threshold=threshold)
 
 
+def _proven(raw: RawRecord) -> bool:
+    """Whether the record's own digest vouches for what damage left of it."""
+    if raw.damage == "too_large" or not raw.data.startswith(b"WARC/"):
+        return False
+    header = head_size(raw.data)
+    return _digest_matches(raw.data[header:], first(read_fields(raw.data[:header]), "warc-block-digest")) is True
+
+
 def _url_of_head(data: bytes) -> str | None:
-    for line in data[:8192].splitlines():
-        if line.lower().startswith(b"warc-target-uri:"):
-            return line.split(b":", 1)[1].strip(b" <>\t").decode("utf-8", "replace")
-    return None
+    if arc := ARC_LINE.match(data):
+        return arc["url"].decode("utf-8", "replace")
+    return first(read_fields(data[: head_size(data)]), "warc-target-uri").strip("<> \t") or None
 
 
 def _refusal(record: _Record, refused: Refused, source: str, place: str) -> Fate:
@@ -195,41 +204,58 @@ def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
     data = _as_warc(raw.data)
     if data is None:
         return None
-    record: WarcRecord = next(iter(ArchiveIterator(io.BytesIO(data), parse_http=False, quirks_mode=True)))
-    headers = {name.lower(): value for name, value in record.headers.items()}
-    kind = headers.get("warc-type", "").strip().lower()
+    size = head_size(data)
+    fields, block = read_fields(data[:size]), data[size:]
+    kind = first(fields, "warc-type").lower()
     if kind not in DOCUMENT_TYPES:
         return None
-    if not raw.checked:
-        _verify_digest(data, headers.get("warc-block-digest", ""))
-    url = headers.get("warc-target-uri", "").strip("<> \t")
-    status, http = 200, {}
-    if record.is_http:
-        record.parse_http()
-        if record.http_headers is None or record.http_headers.status_code is None:
-            raise ValueError("no HTTP status line")
-        status = int(record.http_headers.status_code)
-        http = {name.lower(): value for name, value in record.http_headers.items()}
-    elif kind == "response" and not url.lower().startswith("http"):
+    if not raw.checked and _digest_matches(block, first(fields, "warc-block-digest")) is False:
+        raise ValueError("the block's digest does not match")
+    url = first(fields, "warc-target-uri").strip("<> \t")
+    message = _message(kind, fields, block)
+    if message is None and kind == "response" and not url.lower().startswith("http"):
         return None  # dns: and ftp: exchanges
-    payload = record.reader.read()
-    record_id = headers.get("warc-record-id", "").strip("<> \t") or f"{archive}@{raw.offset}"
+    if first(fields, "warc-segment-number"):
+        raise ValueError("the record is one segment of several")
+    payload = block[message.body :] if message else block
+    if message and raw.doubtful:
+        _check_length(message, payload)
+    http = message.fields if message else {}
+    record_id = first(fields, "warc-record-id").strip("<> \t") or f"{archive}@{raw.offset}"
     digest = payload_digest(payload)
-    content_type = http.get("content-type", "") if record.is_http else headers.get("content-type", "")
+    content_type, charset = media_type(http.get("content-type", []) if message else fields.get("content-type", []))
     return _Record(
         kind=kind,
         id=document_id(source, url, record_id, digest),
         url=url,
-        date=headers.get("warc-date", ""),
+        date=first(fields, "warc-date"),
         origin=Origin(archive=archive, offset=raw.offset, length=raw.length, record_id=record_id, digest=digest),
         payload=payload,
-        status=status,
+        status=message.status if message else 200,
         content_type=content_type,
-        charset=(record.http_charset or "") if record.is_http else "",
-        content_encoding=http.get("content-encoding", ""),
-        transfer_encoding=http.get("transfer-encoding", ""),
-        refers_to=headers.get("warc-refers-to-target-uri", "") or headers.get("warc-refers-to", ""),
+        charset=charset,
+        content_encoding=message.value("content-encoding") if message else "",
+        transfer_encoding=message.value("transfer-encoding") if message else "",
+        refers_to=first(fields, "warc-refers-to-target-uri") or first(fields, "warc-refers-to"),
     )
+
+
+def _message(kind: str, fields: Fields, block: bytes) -> Message | None:
+    """The HTTP message in a block: declared as one, or beginning like one where a response is stored."""
+    declared = any(value.lower().startswith("application/http") for value in fields.get("content-type", []))
+    if not declared and not (kind in ("response", "revisit") and begins_http(block)):
+        return None
+    message = read_message(block)
+    if message is None:
+        raise ValueError("no HTTP status line")
+    return message
+
+
+def _check_length(message: Message, payload: bytes) -> None:
+    """No record follows where this one's length says: it may be too short."""
+    promised = first(message.fields, "content-length")
+    if promised.isdecimal() and int(promised) > len(payload):
+        raise ValueError(f"the record has {len(payload)} of its {promised} bytes")
 
 
 def payload_digest(payload: bytes) -> str:
@@ -237,21 +263,12 @@ def payload_digest(payload: bytes) -> str:
     return "sha1:" + base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest()).decode()
 
 
-def _verify_digest(data: bytes, declared: str) -> None:
+def _digest_matches(block: bytes, declared: str) -> bool | None:
     """In an uncompressed file the block digest is the only witness against damage.
 
     Some crawls (ClueWeb) wrote the payload's digest in its place: either will do.
     """
-    algorithm, _, expected = declared.strip().lower().partition(":")
-    if algorithm not in ("sha1", "sha256", "md5") or not expected:
-        return
-    _, _, block = data.partition(b"\r\n\r\n")
-    _, _, payload = block.partition(b"\r\n\r\n")
-    for content in (block, payload):
-        found = hashlib.new(algorithm, content, usedforsecurity=False)
-        if expected in (found.hexdigest(), base64.b32encode(found.digest()).decode().lower()):
-            return
-    raise ValueError("the block's digest does not match")
+    return digest_matches(declared, [block, block[head_size(block) :]]) if declared else None
 
 
 def _as_warc(data: bytes) -> bytes | None:
