@@ -29,13 +29,15 @@ from backports import zstd
 from infra.errors import InputError
 
 READ_BYTES = 256 << 10
-INFLATE_BYTES = 1 << 20
+INFLATE_BYTES = 64 << 10
+"""At once: what a decompressor had found when it came to damage is lost with its error."""
+PIECE_BYTES = 1 << 20
 HELD_BYTES = 32 << 20
 """A member that inflates to more is inflated twice instead of held."""
 LARGEST_LZMA_BYTES = 1 << 30
 LONGEST_ZSTD_WINDOW = 31
 """``zstd --long=31``, as some public dumps are written: two gigabytes."""
-PROBE_BYTES = 64
+WEB_ZSTD_WINDOW = 27
 DICTIONARY_FRAME = b"\x5d\x2a\x4d\x18"
 LARGEST_DICTIONARY = 64 << 20
 
@@ -91,8 +93,8 @@ def _xz() -> Inflater:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, LARGEST_LZMA_BYTES)
 
 
-def _zstd(dictionary: zstd.ZstdDict | None = None) -> Inflater:
-    options = {int(zstd.DecompressionParameter.window_log_max): LONGEST_ZSTD_WINDOW}
+def _zstd(dictionary: zstd.ZstdDict | None = None, window: int = LONGEST_ZSTD_WINDOW) -> Inflater:
+    options = {int(zstd.DecompressionParameter.window_log_max): window}
     return cast(Inflater, zstd.ZstdDecompressor(dictionary, options))
 
 
@@ -115,6 +117,12 @@ FOREIGN = (
     (b"<mediawiki", "a MediaWiki dump"), (b"<?xml", "XML"), (b"WARC/", "a WARC archive"),
     (b"version https://git-lfs", "a Git LFS pointer instead of the file itself"),
 )  # fmt: skip
+
+
+def small_zstd() -> Codec:
+    """zstd as the web has it: no frame may ask for more memory than a browser gives."""
+    (codec,) = (codec for codec in CODECS if codec.name == "zstd")
+    return Codec(codec.name, codec.magic, lambda: _zstd(None, WEB_ZSTD_WINDOW))
 
 
 class Corrupt(Exception):
@@ -207,12 +215,23 @@ class Member:
             if self._inflater.needs_input and not packed:
                 raise Corrupt(f"the {self._name} data ends early")
             self._position += len(packed)
-            try:
-                data = self._inflater.decompress(packed, INFLATE_BYTES)
-            except INFLATE_ERRORS as error:
-                raise Corrupt(f"the {self._name} data is damaged: {error}") from None
-            if data:
+            if data := self._inflate(packed, INFLATE_BYTES):
                 yield data
+
+    def head(self, size: int) -> bytes:
+        """Its first bytes, at most so many. Nothing else can be read afterwards. Raises Corrupt."""
+        self._raw.seek(self._position)
+        data = b""
+        while not data and not self._inflater.eof and (packed := self._raw.read(READ_BYTES)):
+            self._position += len(packed)
+            data = self._inflate(packed, size)
+        return data
+
+    def _inflate(self, packed: bytes, most: int) -> bytes:
+        try:
+            return self._inflater.decompress(packed, most)
+        except INFLATE_ERRORS as error:
+            raise Corrupt(f"the {self._name} data is damaged: {error}") from None
 
     @property
     def complete(self) -> bool:
@@ -228,7 +247,7 @@ def pieces(raw: BinaryIO, *, salvage: bool = False) -> Iterator[bytes | Lost]:
     """What the file holds, with what is lost of it. ``salvage`` hands on what a damaged member gave, without proof."""
     codec = codec_of(raw)
     if codec is None:
-        while data := raw.read(INFLATE_BYTES):
+        while data := raw.read(PIECE_BYTES):
             yield data
         return
     position: int | None = 0
@@ -417,7 +436,7 @@ def seekable(raw: BinaryIO) -> Iterator[BinaryIO]:
         yield raw
         return
     with tempfile.TemporaryFile(prefix="headwater-unpacked-") as file:
-        shutil.copyfileobj(content, file, INFLATE_BYTES)
+        shutil.copyfileobj(content, file, PIECE_BYTES)
         file.seek(0)
         yield cast(BinaryIO, file)
 

@@ -189,6 +189,13 @@ STAGE = ShardStage(
     external=external,
     check=check,
     ledgered=True,
-    code=("pipeline.ingest", "pipeline.document", "pipeline.extract", "pipeline.sources", "pipeline.fasttext_model"),
+    code=(
+        "pipeline.ingest",
+        "pipeline.document",
+        "pipeline.compression",
+        "pipeline.extract",
+        "pipeline.sources",
+        "pipeline.fasttext_model",
+    ),
     description="Archives become documents; what does not is in the ledger.",
 )

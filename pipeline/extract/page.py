@@ -8,6 +8,7 @@ given up.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,16 +19,21 @@ from pydantic import Field
 from infra.config import Config, Execution
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
-from pipeline.extract.decode import decode, is_binary, unpack
+from pipeline.extract.decode import decode, is_binary
 from pipeline.extract.extractors import Extractor, Markup, Mode, TrafilaturaExtractor, page_title, with_resiliparse
 from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
 from pipeline.extract.metadata import NOTHING_DECLARED, Metadata, page_metadata
 from pipeline.extract.refusal import Refused
 from pipeline.extract.scan import Scan, sample_text, scan_page
+from pipeline.extract.unpack import unpack
 from pipeline.extract.url_rules import UrlRules, read_url_rules
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xhtml"})
+XML_TYPES = frozenset({"application/xml", "text/xml"})
+"""XHTML came under these too."""
+NO_TYPES = frozenset({"", "unknown/unknown", "application/unknown", "content/unknown", "unknown", "none", "null"})
 TEXT_TYPES = frozenset({"text/plain"})
+XHTML = re.compile(rb"<!doctype\s+html\b|<html[\s>]", re.I)
 SNIFF_BYTES = 1024
 
 
@@ -154,7 +160,7 @@ class PageExtractor:
         declared = page.content_type.split(";", 1)[0].strip().lower()
         if declared in TEXT_TYPES:
             kind = "text"
-        elif declared in HTML_TYPES or (not declared and b"<" in page.body[:SNIFF_BYTES]):
+        elif declared in HTML_TYPES or (declared in XML_TYPES | NO_TYPES and self._is_html(page, declared)):
             kind = "html"
         else:
             raise Refused("dropped", "content_type", detail=declared[:100] or "none declared, no markup found")
@@ -163,8 +169,16 @@ class PageExtractor:
             raise Refused("dropped", "payload_seen", "the same bytes under another address", survivor=first)
         return kind
 
+    def _is_html(self, page: Page, declared: str) -> bool:
+        """Told by its beginning: XHTML among XML, any markup where no type is declared."""
+        head = self._unpacked(page)[:SNIFF_BYTES]
+        return bool(XHTML.search(head)) if declared in XML_TYPES else b"<" in head
+
+    def _unpacked(self, page: Page) -> bytes:
+        return unpack(page.body, page.content_encoding, page.transfer_encoding, self.config.max_page_bytes)
+
     def _decode(self, page: Page, kind: str) -> str:
-        body = unpack(page.body, page.content_encoding, page.transfer_encoding, self.config.max_page_bytes)
+        body = self._unpacked(page)
         text = decode(body, page.charset, html=kind == "html").text
         if is_binary(body, text):
             raise Refused("dropped", "content_type", detail="binary data under a text type")

@@ -28,7 +28,7 @@ Damage = Literal["", "truncated", "corrupt", "too_large"]
 READ_BYTES = 256 << 10
 INFLATE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 64 << 10
-PROBE_BYTES = 4 << 10
+PROBE_BYTES = 512
 HELD_BYTES = 32 << 20
 """Members with more in them are inflated once for their checksum and once for their records."""
 WARC_START = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
@@ -120,7 +120,7 @@ class _Stream:
 
     def at_boundary(self) -> bool:
         """Whether a record begins here, or nothing more comes."""
-        head = self.peek(PROBE_BYTES).lstrip(b"\r\n\0")
+        head = self.peek(LONGEST_MARK).lstrip(b"\r\n\0")
         return not head or _begins_record(head)
 
     def find_record(self, end: int | None = None) -> int | None:
@@ -155,7 +155,7 @@ def read_records(
 
     source = _Stream(open_at, stream.seek(0, io.SEEK_END))
     source.move(0)
-    if not _begins_record(source.peek(PROBE_BYTES)):
+    if not _begins_record(source.peek(LONGEST_MARK)):
         raise NotAnArchive
     for record in _records(source, max_record_bytes):
         if record.offset >= end:
@@ -208,7 +208,9 @@ def _one_record(source: _Stream, size: int, header_size: int) -> RawRecord:
     begin = source.position
     data = source.take(size)
     fits = len(data) == size and source.at_boundary()
-    inner = _record_within(data, header_size, fits)
+    inner = (
+        _record_within(data, header_size) if fits else _record_near(data + source.peek(LONGEST_MARK), header_size, size)
+    )
     if inner is not None and not (fits and _vouched(data, header_size)):
         source.move(begin + inner)
         return RawRecord(begin, inner, _without_line_breaks(data[:inner]), "corrupt")
@@ -217,26 +219,30 @@ def _one_record(source: _Stream, size: int, header_size: int) -> RawRecord:
     return RawRecord(begin, size, data, doubtful=not fits)
 
 
-def _record_within(data: bytes, header_size: int, fits: bool) -> int | None:
-    """Where another record seems to begin in the block."""
-    if data.find(NEXT_MARK, header_size - 1) < 0 and (fits or not ARC_LINE.match(data)):
-        return None
+def _record_within(data: bytes, header_size: int) -> int | None:
+    """Where another record seems to begin in a block that has the right length."""
+    return _record_near(data, header_size, len(data)) if data.find(NEXT_MARK, header_size - 1) >= 0 else None
+
+
+def _record_near(data: bytes, header_size: int, size: int) -> int | None:
     match = NEXT_RECORD.search(data, header_size - 1)
-    return match.start(1) if match else None
+    return match.start(1) if match and match.start(1) < size else None
 
 
 def _vouched(data: bytes, header_size: int) -> bool:
     """Whether the block is as long as its own digest or its HTTP header says."""
     block = data[header_size:]
-    message = read_message(block)
     if not ARC_LINE.match(data):
-        fields = read_fields(data[:header_size])
+        message = read_message(block)
         contents = [block, block[message.body :]] if message else [block]
-        if digest_matches(first(fields, "warc-block-digest"), contents):
+        if digest_matches(first(read_fields(data[:header_size]), "warc-block-digest"), contents):
             return True
-    if message is None or not begins_http(block):
-        return False
-    return first(message.fields, "content-length") == str(len(block) - message.body)
+    return _length_vouched(block, len(block))
+
+
+def _length_vouched(block: bytes, size: int) -> bool:
+    message = read_message(block) if begins_http(block) else None
+    return message is not None and first(message.fields, "content-length") == str(size - message.body)
 
 
 def _without_line_breaks(data: bytes) -> bytes:
@@ -247,22 +253,17 @@ def _without_line_breaks(data: bytes) -> bytes:
 def _too_large(source: _Stream, head: bytes, size: int) -> RawRecord:
     """A record that is not held in memory, if its length is true."""
     begin, end = source.position, source.position + size
-    inner = None
-    if source.size is None:
-        source.take(len(head) - 1)
-        inner = source.find_record(end)
-    source.move(end)
-    reached = source.position == end
-    if reached and source.at_boundary():
-        return RawRecord(begin, size, head, "too_large")
-    if source.size is not None:
-        source.move(begin + len(head) - 1)
-        inner = source.find_record(end)
+    if _length_vouched(source.peek(MAX_HEADER_BYTES)[len(head) :], size - len(head)):
+        source.move(end)
+        if source.position == end and source.at_boundary():
+            return RawRecord(begin, size, head, "too_large")
+        source.move(begin)
+    source.move(begin + len(head) - 1)
+    inner = source.find_record(end)
     if inner is not None:
-        source.move(inner)
         return RawRecord(begin, inner - begin, head, "corrupt")
     source.move(end)
-    return RawRecord(begin, source.position - begin, head, "too_large" if reached else "truncated")
+    return RawRecord(begin, source.position - begin, head, "too_large" if source.position == end else "truncated")
 
 
 def _measure(head: bytes) -> tuple[int, int]:
@@ -365,7 +366,7 @@ def _next_member(stream: BinaryIO, codec: Codec, position: int, end: int) -> int
         if place >= end:
             return None
         try:
-            if _begins_record(next(Member(stream, codec, place).chunks(), b"")[:PROBE_BYTES]):
+            if _begins_record(Member(stream, codec, place).head(PROBE_BYTES)):
                 return place
         except Corrupt:
             continue
@@ -378,7 +379,7 @@ def _lead(stream: BinaryIO, codec: Codec) -> int:
     while begins_member(stream, codec, position):
         member = Member(stream, codec, position)
         try:
-            if next(member.chunks(), b""):
+            if member.head(1):
                 break
         except Corrupt:
             break

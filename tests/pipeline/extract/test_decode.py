@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.decode import decode, unpack
+from pipeline.extract.decode import decode
 from pipeline.extract.refusal import Refused
+from pipeline.extract.unpack import unpack
 
 LIMIT = 100_000
 GERMAN = "<p>Grüße aus Köln, schöne Straßen und viele Bäume über dem Fluß, äußerst hübsch</p>"

@@ -1,14 +1,18 @@
 """Cutting archives into records: damage costs one record, and parts together read each record once."""
 
+import bz2
 import gzip
 import io
 import itertools
 import json
+import lzma
 
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.sources import records as records_module
 from pipeline.sources.records import NotAnArchive, RawRecord, read_records
 from tests.pipeline.sources.archives import gzip_members, numbered_records, warc_record
 from tests.support import shared_data
@@ -132,3 +136,87 @@ def test_offsets_agree_with_an_index_made_by_another_program() -> None:
     with shared_data("web/pages.warc.gz").open("rb") as stream:
         found = [(record.offset, record.length) for record in read_records(stream, 0, 3_000_000, LIMIT)]
     assert found == [(row["offset"], row["length"]) for row in manifest if row["offset"] < 3_000_000]
+
+
+def with_length(record: bytes, more: int) -> bytes:
+    """The record with another number in its length field."""
+    head, _, block = record.partition(b"\r\n\r\n")
+    name, _, length = head.rpartition(b": ")
+    return name + b": %d" % (int(length) + more) + b"\r\n\r\n" + block
+
+
+@pytest.mark.parametrize("more", [-700, -1, 1, 3, 4, 5, 1_000, 10**6, 10**9, 10**12, len(RECORDS[6])])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("limit", [3_000, LIMIT])
+def test_a_wrong_length_costs_its_own_record(more: int, packed: bool, limit: int) -> None:
+    data = b"".join([*RECORDS[:5], with_length(RECORDS[5], more), *RECORDS[6:]])
+    records = cut(gzip.compress(data) if packed else data, limit=limit)
+    good = [record.data for record in records if not record.damage]
+    expected = [record.data for record in cut(b"".join([*RECORDS[:5], *RECORDS[6:]]))]
+    # A length that is too short, or wrong by less than the line ends, leaves a record that reads as one.
+    assert [data for data in good if data in expected] == expected
+    if more > 4:
+        assert len(good) == len(expected)
+        (lost,) = [record for record in records if record.damage]
+        assert packed or (lost.offset, lost.length) == (len(b"".join(RECORDS[:5])), len(with_length(RECORDS[5], more)))
+
+
+def test_a_swallowed_record_that_ends_where_one_begins_is_seen() -> None:
+    record = with_length(RECORDS[3], len(RECORDS[4]))
+    damages = [record.damage for record in cut(b"".join([*RECORDS[:3], record, *RECORDS[4:]]))]
+    assert damages == [""] * 3 + ["corrupt"] + [""] * 8
+
+
+def test_an_archive_within_a_record_is_its_content() -> None:
+    inner = b"".join(RECORDS[:2])
+    vouched = warc_record(body=inner, http=(("Content-Length", str(len(inner))),))
+    assert [record.damage for record in cut(RECORDS[2] + vouched + RECORDS[3])] == [""] * 3
+    large = cut(RECORDS[2] + vouched + RECORDS[3], limit=2_000)
+    assert [record.damage for record in large] == ["", "too_large", ""]
+
+
+def zstd_frames(records: list[bytes], dictionary: zstd.ZstdDict | None = None, checksum: int = 1) -> list[bytes]:
+    options = {zstd.CompressionParameter.checksum_flag: checksum}
+    return [zstd.compress(record, options=options, zstd_dict=dictionary) for record in records]
+
+
+def test_zstd_is_read_frame_by_frame_with_and_without_a_dictionary() -> None:
+    plain = b"".join(zstd_frames(RECORDS))
+    dictionary = zstd.train_dict(RECORDS * 20, 8_192)
+    content = zstd.compress(dictionary.dict_content)
+    lead = b"\x5d\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+    packed = lead + b"".join(zstd_frames(RECORDS, dictionary))
+    for data in (plain, packed):
+        found = cut(data)
+        assert [record.data for record in found] == [record.data for record in cut(b"".join(RECORDS))]
+        assert all(record.checked and not record.damage for record in found)
+        edges = [0, len(lead) + 5, len(data) // 2, len(data)]
+        offsets = [record.offset for start, end in itertools.pairwise(edges) for record in cut(data, start, end)]
+        assert offsets == [record.offset for record in found]
+    assert not any(record.checked for record in cut(b"".join(zstd_frames(RECORDS, checksum=0))))
+
+
+def test_a_damaged_zstd_frame_costs_itself() -> None:
+    frames = zstd_frames(RECORDS)
+    broken = bytearray(frames[5])
+    broken[-20] ^= 0x10
+    damages = [record.damage for record in cut(b"".join([*frames[:5], bytes(broken), *frames[6:]]))]
+    assert damages == [""] * 5 + ["corrupt"] + [""] * 6
+    assert [record.damage for record in cut(b"".join(frames)[:-7])] == [""] * 11 + ["truncated"]
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_other_compressions_are_read_too(pack) -> None:  # type: ignore[no-untyped-def]
+    assert [record.data for record in cut(pack(b"".join(RECORDS)))] == [r.data for r in cut(b"".join(RECORDS))]
+
+
+@pytest.mark.parametrize("held", [0, 1 << 20])
+def test_records_of_a_damaged_member_are_marked(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "HELD_BYTES", held)
+    data = gzip.compress(b"".join(RECORDS))[:-3]
+    assert [record.damage for record in cut(data)] == ["truncated"] * len(RECORDS)
+    salvaged = read_records(io.BytesIO(data), 0, len(data), LIMIT, salvage=True)
+    assert [record.damage for record in salvaged] == [""] * len(RECORDS)
+    flipped = bytearray(gzip.compress(b"".join(RECORDS)))
+    flipped[-6] ^= 1  # its checksum
+    assert {record.damage for record in cut(bytes(flipped))} == {"corrupt"}

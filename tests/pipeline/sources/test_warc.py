@@ -1,12 +1,15 @@
 """WARC, WET and ARC files become documents; every response has a fate."""
 
+import base64
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from infra.errors import InputError
 from pipeline.extract.page import ExtractConfig
+from pipeline.sources.headers import media_type
 from tests.pipeline.sources.archives import (
     PROSE,
     documents,
@@ -169,3 +172,117 @@ def test_stored_texts_pass_the_tests_that_need_no_markup(tmp_path: Path) -> None
     outcomes = read_source(path, "wet", config)
     assert rules(outcomes) == ["no_text", "url_blocked"]
     assert [document["url"] for document in documents(outcomes)] == ["http://kept.example/"]
+
+
+def record_of(head: bytes, block: bytes) -> bytes:
+    return head.replace(b"LENGTH", str(len(block)).encode()) + block + b"\r\n\r\n"
+
+
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + html_page("Title")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"WARC/1.0\r\nwarc-type: Response\r\nwarc-target-uri: <http://e.org/>\r\ncontent-type: Application/HTTP\r\n"
+        b"content-length: LENGTH\r\n\r\n",
+        b"WARC/1.1\nWARC-Type: response\nWARC-Target-URI: http://e.org/\nContent-Length:LENGTH\n\n",
+        b"WARC/1.0\r\nWARC-Type:\r\n response\r\nWARC-Target-URI: http://e.org/\r\nContent-Length :\r\n\tLENGTH\r\n\r\n",
+        b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://e.org/\r\nContent-Type: text/html\r\n"
+        b"Content-Length: LENGTH\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "block",
+    [
+        HTTP,
+        HTTP.replace(b"\r\n", b"\n"),
+        HTTP.replace(b"Content-Type: text/html", b"CONTENT-TYPE :\r\n  Text/HTML"),
+        b"HTTP/1.1 100 Continue\r\n\r\n" + HTTP,
+        b"\r\n" + HTTP,
+        HTTP.replace(b"HTTP/1.1 200 OK", b"HTTP/2 200"),
+    ],
+)
+def test_header_fields_in_every_form(tmp_path: Path, head: bytes, block: bytes) -> None:
+    (tmp_path / "a.warc").write_bytes(record_of(head, block))
+    (document,) = documents(read_source(tmp_path / "a.warc"))
+    assert (document["url"], document["title"]) == ("http://e.org/", "Title")
+
+
+@pytest.mark.parametrize("content_type", [b"", b"Content-Type: application/http\r\n"])
+def test_the_status_counts_in_every_form(tmp_path: Path, content_type: bytes) -> None:
+    head = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://e.org/\r\n" + content_type
+    gone = HTTP.replace(b"200 OK", b"404 Gone")
+    (tmp_path / "a.warc").write_bytes(record_of(head + b"Content-Length: LENGTH\r\n\r\n", gone))
+    assert rules(read_source(tmp_path / "a.warc")) == ["http_status"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('text/html; charset="utf-8"', ("text/html", "utf-8")),
+        ("text/html;charset=UTF-8; x", ("text/html", "UTF-8")),
+        ("Text/HTML ; Charset = 'windows-1251'", ("text/html", "windows-1251")),
+        ("text/html; charset=; charset=koi8-r", ("text/html", "koi8-r")),
+        ("text/html; charset=utf-8; charset=latin1", ("text/html", "utf-8")),
+        ("text/html charset=utf-8", ("text/html", "utf-8")),
+        ("text/plain, text/html; charset=big5", ("text/html", "big5")),
+        ("text/html; charset=big5, text/html", ("text/html", "big5")),
+        ("text/html, */*", ("text/html", "")),
+        ("charset=utf-8", ("", "utf-8")),
+        ("", ("", "")),
+    ],
+)
+def test_types_and_charsets_in_odd_forms(value: str, expected: tuple[str, str]) -> None:
+    assert media_type([value]) == expected
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "kept"),
+    [
+        ("application/xhtml+xml", html_page(), True),
+        ("application/xml", b'<?xml version="1.0"?>\n' + html_page(), True),
+        ("text/xml", html_page(), True),
+        ("text/xml", b"<rss><channel><title>x</title></channel></rss>", False),
+        ("unknown/unknown", html_page(), True),
+        ("", html_page(), True),
+    ],
+)
+def test_xhtml_and_pages_without_a_type(tmp_path: Path, content_type: str, body: bytes, kept: bool) -> None:
+    path = write(tmp_path / "a.warc.gz", warc_record(body=body, http=(("Content-Type", content_type),)))
+    assert rules(read_source(path)) == ([] if kept else ["content_type"])
+
+
+def with_digest(n: int) -> bytes:
+    plain = warc_record(f"http://example.org/{n}", html_page(f"Page {n}", f"{n} {PROSE * 3}"))
+    block = plain.partition(b"\r\n\r\n")[2][:-4]
+    digest = "sha1:" + base64.b32encode(hashlib.sha1(block).digest()).decode()
+    return warc_record(
+        f"http://example.org/{n}", html_page(f"Page {n}", f"{n} {PROSE * 3}"), extra=(("WARC-Block-Digest", digest),)
+    )
+
+
+def test_a_digest_proves_what_a_damaged_member_or_a_wrong_length_left(tmp_path: Path) -> None:
+    records = [with_digest(n) for n in range(4)]
+    (tmp_path / "a.warc.gz").write_bytes(gzip.compress(b"".join([*records, *numbered_records(2)]))[:-3])
+    outcomes = read_source(tmp_path / "a.warc.gz")
+    assert (len(documents(outcomes)), rules(outcomes)) == (4, ["truncated_record"] * 2)
+    wrong = records[1].replace(b"Content-Length: ", b"Content-Length: 9", 1)
+    (tmp_path / "b.warc").write_bytes(b"".join([records[0], wrong, records[2]]))
+    assert len(documents(read_source(tmp_path / "b.warc"))) == 3
+
+
+def test_a_page_shorter_than_its_header_says_is_no_page(tmp_path: Path) -> None:
+    page = html_page()
+    whole = warc_record(body=page, http=(("Content-Type", "text/html"), ("Content-Length", str(len(page)))))
+    head, _, rest = whole.partition(b"\r\n\r\n")
+    name, _, length = head.rpartition(b": ")
+    short = name + b": %d" % (int(length) - 90) + b"\r\n\r\n" + rest
+    (tmp_path / "a.warc").write_bytes(short + b"".join(numbered_records(1)))
+    outcomes = read_source(tmp_path / "a.warc")
+    assert (len(documents(outcomes)), rules(outcomes)) == (1, ["corrupt_record", "unreadable_record"])
+
+
+def test_one_segment_of_a_record_is_no_page(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.warc.gz", warc_record(extra=(("WARC-Segment-Number", "1"),)))
+    assert rules(read_source(path)) == ["unreadable_record"]

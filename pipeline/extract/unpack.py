@@ -1,0 +1,129 @@
+"""Undoing the encodings of an HTTP body, within a bound: a few kilobytes can unpack to gigabytes.
+
+Content encodings were applied first, transfer codings after them; they are undone in the other order. Crawlers often store
+the decoded body and keep the header, and servers forget the header of what they packed: an encoding is undone where
+the bytes show it.
+"""
+
+import io
+import re
+import zlib
+from collections.abc import Iterable
+
+from fastwarc.stream_io import BrotliReader
+
+from pipeline.compression import CODECS, Codec, Corrupt, Member, small_zstd
+from pipeline.extract.refusal import Refused
+
+CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\r\n]{0,200})?\r?\n")
+MAX_ENCODINGS = 4
+GZIP = next(codec for codec in CODECS if codec.name == "gzip")
+PACKED: dict[str, Codec] = {"gzip": GZIP, "x-gzip": GZIP, "zstd": small_zstd()}
+NONE = ("", "identity", "none")
+
+
+def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes: int) -> bytes:
+    """The body without its encodings; at most ``max_bytes`` or ``Refused``."""
+    declared = re.split(r"[,\s]+", f"{content_encoding},{transfer_encoding}".lower())
+    names = [name for name in declared if name not in NONE]
+    if len(names) > MAX_ENCODINGS:
+        raise Refused("failed", "content_encoding", f"{len(names)} content encodings on one body")
+    for name in reversed(names):
+        body = _without(body, name, max_bytes)
+    for codec in (GZIP, PACKED["zstd"]):  # nobody said so
+        if codec.magic.match(body):
+            body = _members(body, codec, max_bytes)
+    if len(body) > max_bytes:
+        raise Refused("dropped", "page_too_large", score=float(len(body)), threshold=float(max_bytes))
+    return body
+
+
+def _without(body: bytes, name: str, max_bytes: int) -> bytes:
+    if name == "chunked":
+        return _dechunk(body, max_bytes) if CHUNK_HEAD.match(body) else body
+    if codec := PACKED.get(name):
+        return _members(body, codec, max_bytes) if codec.magic.match(body) else body
+    if name == "deflate":
+        return _deflate(body, max_bytes)
+    if name == "br":
+        return _brotli(body, max_bytes)
+    if not _looks_like_text(body):
+        raise Refused("failed", "content_encoding", f"unknown content encoding {name[:40]}")
+    return body
+
+
+def _members(body: bytes, codec: Codec, max_bytes: int) -> bytes:
+    """All members of the body joined; what follows the last is passed over, as browsers do."""
+    raw, position, pieces = io.BytesIO(body), 0, []
+    try:
+        while codec.magic.match(body, position):
+            member = Member(raw, codec, position)
+            pieces.append(_bounded(member.chunks(), max_bytes, len(body)))
+            position = member.end
+    except Corrupt as corrupt:
+        raise Refused("failed", "content_encoding", str(corrupt)[:200]) from None
+    return _bounded(pieces, max_bytes, len(body))
+
+
+def _bounded(chunks: Iterable[bytes], max_bytes: int, packed: int) -> bytes:
+    pieces, size = [], 0
+    for chunk in chunks:
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise Refused(
+                "dropped",
+                "decompression_bomb",
+                f"{packed} bytes unpack to more than {max_bytes}",
+                threshold=float(max_bytes),
+            )
+    return b"".join(pieces)
+
+
+def _deflate(body: bytes, max_bytes: int) -> bytes:
+    """``deflate`` means zlib, but many servers send a raw stream; and archives store plain text under that header."""
+    is_zlib = len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
+    stream = zlib.decompressobj(15 if is_zlib else -15)
+    try:
+        data = _bounded([stream.decompress(body, max_bytes + 1)], max_bytes, len(body))
+        if stream.eof:
+            return data
+        why = "the deflate data ends early"
+    except zlib.error as error:
+        why = f"the deflate data is damaged: {error}"
+    if _looks_like_text(body):
+        return body
+    raise Refused("failed", "content_encoding", why)
+
+
+def _brotli(body: bytes, max_bytes: int) -> bytes:
+    reader = BrotliReader(io.BytesIO(body))
+    try:
+        return _bounded(iter(lambda: reader.read(1 << 20), b""), max_bytes, len(body))
+    except OSError as error:
+        if _looks_like_text(body):
+            return body
+        raise Refused("failed", "content_encoding", f"the br data is damaged: {error}") from None
+
+
+def _dechunk(body: bytes, max_bytes: int) -> bytes:
+    """Chunks joined; what a cut transfer left of the last one counts. Not chunks after all: the body as it is."""
+    pieces: list[bytes] = []
+    at = total = 0
+    while head := CHUNK_HEAD.match(body, at):
+        size = int(head[0].split(b";", 1)[0], 16)
+        if not size:
+            return b"".join(pieces)
+        pieces.append(body[head.end() : head.end() + size])
+        total += len(pieces[-1])
+        at = head.end() + size
+        at += 2 if body[at : at + 2] == b"\r\n" else 1
+        if total > max_bytes:
+            break
+    return b"".join(pieces) if at >= len(body) or total > max_bytes else body
+
+
+def _looks_like_text(body: bytes) -> bool:
+    """Markup or other text at the beginning: packed data has control bytes within its first bytes."""
+    head = body[:512]
+    return not any(byte < 9 or (13 < byte < 32 and byte != 27) for byte in head)

@@ -1,0 +1,66 @@
+"""Encodings as servers and crawlers really combine them."""
+
+import gzip
+import zlib
+
+import brotli
+import pytest
+from backports import zstd
+
+from pipeline.extract.refusal import Refused
+from pipeline.extract.unpack import unpack
+
+PAGE = b"<html><p>" + "Grüße aus der Mühle. ".encode() * 50 + b"</p></html>"
+LIMIT = 100_000
+
+
+def raw_deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush()
+
+
+def chunked(data: bytes) -> bytes:
+    pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "transfer", "body"),
+    [
+        ("gzip", "", gzip.compress(PAGE)),
+        ("GZIP", "", gzip.compress(PAGE)),
+        ("deflate", "", zlib.compress(PAGE)),
+        ("deflate", "", raw_deflate(PAGE)),
+        ("br", "", brotli.compress(PAGE)),
+        ("zstd", "", zstd.compress(PAGE)),
+        ("", "gzip, chunked", chunked(gzip.compress(PAGE))),
+        ("", "gzip,chunked", gzip.compress(PAGE)),
+        ("br", "chunked", chunked(brotli.compress(PAGE))),
+        ("gzip, br", "", brotli.compress(gzip.compress(PAGE))),
+        ("chunked", "", chunked(PAGE)),
+        ("zstd", "chunked", PAGE),
+        ("", "", gzip.compress(PAGE)),
+        ("identity", "", zstd.compress(PAGE)),
+        ("gzip", "", gzip.compress(PAGE[:300]) + gzip.compress(PAGE[300:])),
+        ("zstd", "", zstd.compress(PAGE[:300]) + zstd.compress(PAGE[300:])),
+        ("gzip", "", gzip.compress(PAGE) + b"\r\n"),
+    ],
+)
+def test_what_the_bytes_show_is_undone(content: str, transfer: str, body: bytes) -> None:
+    assert unpack(body, content, transfer, LIMIT) == PAGE
+
+
+@pytest.mark.parametrize(
+    ("content", "body", "rule"),
+    [
+        ("zstd", zstd.compress(PAGE)[:-4], "content_encoding"),
+        ("gzip", gzip.compress(PAGE)[:-4], "content_encoding"),
+        ("compress", b"\x1f\x9d\x90\x01\x02", "content_encoding"),
+        ("zstd", zstd.compress(b"x" * 10 * LIMIT), "decompression_bomb"),
+        ("gzip", gzip.compress(b"x" * LIMIT) * 5, "decompression_bomb"),
+    ],
+)
+def test_what_cannot_be_undone_says_why(content: str, body: bytes, rule: str) -> None:
+    with pytest.raises(Refused) as refused:
+        unpack(body, content, "", LIMIT)
+    assert refused.value.rule == rule
