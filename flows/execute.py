@@ -1,7 +1,7 @@
 """Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from flows.checks import notices
 from flows.drift import drift
@@ -44,7 +44,17 @@ def run_recipe(
     plans = plan(recipe.nodes, run.store, selection, run.label)
     result = RunResult(run.record.id, plans)
     said = notices(recipe.nodes)
-    run.record.save_plan({"recipe": recipe.name, "stages": [entry.as_dict() for entry in plans], "notices": said})
+    run.record.save_plan(
+        {
+            "recipe": recipe.name,
+            "address": recipe.address,
+            "overrides": list(recipe.overrides),
+            "crawl": recipe.crawl,
+            "selection": asdict(selection),
+            "stages": [entry.as_dict() for entry in plans],
+            "notices": said,
+        }
+    )
     for sentence in said:
         run.reporter.message("recipe", sentence)
     if on_plan is not None:

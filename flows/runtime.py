@@ -13,9 +13,9 @@ from flows.server import configure, running_server
 from infra.errors import HeadwaterError
 from infra.metrics import with_metrics
 from infra.planning import Action, Selection, plan
-from infra.progress import PlainReporter, Reporter, RichReporter
+from infra.progress import PlainReporter, Reporter, Reporters, RichReporter
 from infra.runner import RunContext
-from infra.runs import RunRecord
+from infra.runs import ProgressNote, RunRecord
 from infra.store.files import check_reachable
 from infra.store.store import Store
 
@@ -38,7 +38,7 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
         label=recipe.label,
         executor=executor_of(settings),
         launcher=launcher_of(settings),
-        reporter=with_metrics(reporter),
+        reporter=Reporters([with_metrics(reporter), ProgressNote(record)]),
         max_failed_fraction=settings.max_failed_fraction,
         on_drift=settings.on_drift,
     )

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,11 @@ RECORDED_PACKAGES = (
     "headwater", "prefect", "datasketch", "fasttext-community", "pyarrow", "datasets", "sentencepiece", "torch",
     "deepspeed", "trafilatura", "fastwarc", "resiliparse", "numpy",
 )  # fmt: skip
+
+PROGRESS = "progress.json"
+PROGRESS_EVERY_S = 5.0
+SILENT_S = 300.0
+"""A run on another machine that has told nothing for so long is taken for interrupted."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,42 @@ class RunRecord:
             write_bytes(f"{self.root}/events/{self._writer}.jsonl", b"".join(self._told))
 
 
+@dataclass
+class ProgressNote:
+    """A reporter that leaves how far a run is in ``progress.json`` of its record, for whoever asks from elsewhere."""
+
+    record: RunRecord
+    every_s: float = PROGRESS_EVERY_S
+    _last: float = float("-inf")
+
+    def stage_started(self, stage: str, action: str) -> None:
+        self._write(stage, 0.0, 0.0, {}, None)
+
+    def progress(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
+        if time.monotonic() - self._last >= self.every_s:
+            self._write(stage, done, total, figures, eta)
+
+    def message(self, stage: str, text: str) -> None:
+        return
+
+    def stage_ended(self, stage: str, text: str) -> None:
+        return
+
+    def _write(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
+        self._last = time.monotonic()
+        shown = {name: value for name, value in figures.items() if isinstance(value, (int, float, str))}
+        told = {"time": time.time(), "stage": stage, "done": done, "total": total, "eta": eta, "figures": shown}
+        write_json(f"{self.record.root}/{PROGRESS}", told)
+
+
+def read_progress(root: str) -> dict[str, Any] | None:
+    """How far a run said it was; None where it has not said."""
+    try:
+        return dict(read_json(f"{root}/{PROGRESS}"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a job, or of a run in a local workspace, without a torn last line."""
     if path.exists():
@@ -98,26 +139,40 @@ def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def list_runs(store: Store) -> list[dict[str, Any]]:
-    """Every run with its state (running, completed, failed, interrupted), newest first."""
+    """Every run with its state (running, completed, failed, interrupted, or unreadable), newest first."""
     runs = []
     for name in child_names(f"{store.address}/runs"):
         root = store.run_url(name)
         if not exists(f"{root}/run.json"):
             continue
-        run = read_json(f"{root}/run.json")
-        stages: dict[str, dict[str, Any]] = {}
-        state = "running"
-        for event in run_events(root):
-            if event["type"] == "run_ended":
-                state = event["state"]
-                run["ended"] = event["time"]
-            elif "stage" in event:
-                stages.setdefault(event["stage"], {}).update(event)
-        alive = run["host"] == process_host() and is_alive(run["pid"], run["process_started"])
-        if state == "running" and not alive:
-            state = "interrupted"
-        runs.append({**run, "state": state, "stages": stages})
+        try:
+            runs.append(_described(root, read_json(f"{root}/run.json")))
+        except (ValueError, KeyError, TypeError):  # a record that a full disk or a hand has spoilt: the others go on
+            runs.append({"id": name, "recipe": "", "host": "", "started": 0.0, "state": "unreadable", "stages": {}})
     return sorted(runs, key=lambda run: run["started"], reverse=True)
+
+
+def _described(root: str, run: dict[str, Any]) -> dict[str, Any]:
+    stages: dict[str, dict[str, Any]] = {}
+    state = "running"
+    for event in run_events(root):
+        if event["type"] == "run_ended":
+            state = event["state"]
+            run["ended"] = event["time"]
+            run["error"] = event.get("error")
+        elif "stage" in event:
+            stages.setdefault(event["stage"], {}).update(event)
+    if state == "running" and not _lives(root, run):
+        state = "interrupted"
+    return {**run, "state": state, "stages": stages}
+
+
+def _lives(root: str, run: Mapping[str, Any]) -> bool:
+    """Whether a run that has not ended goes on: its process here, or lately heard of from elsewhere."""
+    if run["host"] == process_host():
+        return is_alive(run["pid"], run["process_started"])
+    told = read_progress(root)
+    return told is not None and time.time() - told["time"] < SILENT_S
 
 
 def provenance(run: str, started: float) -> Provenance:

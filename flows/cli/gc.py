@@ -24,13 +24,15 @@ def command(
     json: JsonOption = False,
 ) -> None:
     found = collect(open_store(workspace), GcSettings(keep_days, keep_last, runs_days), dry_run=dry_run)
+    published = sum(each.published for each in found.kept)
     if json:
         print_json(
             {
                 "dry_run": dry_run,
                 "removed": [removal.as_dict() for removal in found.removed],
                 "passed_over": found.passed_over,
-                "datasets_kept": found.kept,
+                "datasets_kept": published,
+                "kept": [each.as_dict() for each in found.kept],
                 "bytes_freed": found.bytes,
             }
         )
@@ -41,5 +43,12 @@ def command(
         out.print(f"{removal.kind:<8} {name}  {size(removal.bytes)}  {removal.reason}", markup=False)
     for name in found.passed_over:
         out.print(f"kept     {name}  somebody needs it after all", markup=False)
+    if dry_run:
+        for each in found.kept:
+            unfinished = "" if each.published else " (unfinished)"
+            out.print(
+                f"kept     {each.name}/{each.fingerprint}{unfinished}  {size(each.bytes)}  {each.reason}", markup=False
+            )
     verb = "would be freed" if dry_run else "freed"
-    out.print(f"{size(found.bytes)} {verb}; {found.kept} datasets are reached and kept.", markup=False)
+    why = "" if dry_run else " (--dry-run says why)"
+    out.print(f"{size(found.bytes)} {verb}; {published} datasets are reached and kept{why}.", markup=False)

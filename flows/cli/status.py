@@ -1,115 +1,179 @@
-"""``headwater status``: published datasets, work in progress and runs, from the store alone."""
+"""``headwater status``: what runs, what failed and how to mend it, what is next, how much room is left.
+
+The answer for somebody who was woken up: first what needs a hand. Datasets, finished runs and their figures are behind
+``--all``; ``--json`` has everything.
+"""
 
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Any
 
+import typer
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
 from flows.drift import TOLERANCE, drift
+from flows.situation import seconds_until, situation
 from flows.stages import STAGE_NAMES
-from infra.journal import count_receipts
-from infra.runs import list_runs, read_events
-from infra.store.files import child_names, read_many
-from infra.store.lease import lease_holder
+from infra.errors import HeadwaterError
+from infra.progress import describe_progress, describe_seconds
 from infra.store.store import Store
 
+SHOWN = 8
+"""Lines of warnings, and runs, before the rest is counted."""
 
-def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+Row = dict[str, Any]
+
+
+def command(
+    all_: Annotated[bool, typer.Option("--all", help="Datasets and finished runs too.")] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
     store = open_store(workspace)
-    status = {
-        "datasets": dataset_rows(store),
-        "work": work_rows(store),
-        "runs": list_runs(store),
-        "drift": drift_rows(store),
-    }
+    found = situation(store) | {"drift": drift_rows(store)}
     if json:
-        print_json(status)
+        print_json(found)
         return
     out = console()
-    if not any(status.values()):
+    if not any(found[key] for key in ("datasets", "work", "runs", "damaged")):
         out.print(f"{store.address}: nothing is published here yet. Begin with: headwater run demo", markup=False)
         return
-    out.print(_datasets_table(status["datasets"]))
-    if status["work"]:
-        out.print(_work_table(status["work"]))
-    out.print(_runs_table(status["runs"]))
-    for moved in status["drift"]:
-        for warning in moved["warnings"]:
-            out.print(f"warning: {warning}", markup=False)
+    for heading, style, told in _parts(found):
+        lines = list(told)
+        if lines:
+            out.print(Text(heading, style=f"bold {style}".strip()))
+            for depth, line in lines:
+                # Sentences and commands are copied from here: they are not cut, and wrap only on a terminal.
+                out.print(
+                    Padding(Text(line), (0, 0, 0, 2 * depth)) if out.is_terminal else "  " * depth + line, markup=False
+                )
+    if all_:
+        out.print(_datasets_table(found["datasets"]))
+        if found["work"]:
+            out.print(_work_table(found["work"]))
+        out.print(_runs_table(found["runs"]))
+    else:
+        out.print(_rest(found), markup=False)
 
 
-def dataset_rows(store: Store) -> list[dict[str, Any]]:
-    """One row a published dataset, in the order in which data flows."""
-    rows = []
-    for dataset in store.datasets():
-        manifest = dataset.manifest
-        labels = [label for label, target in store.labels(dataset.name).items() if target == manifest.fingerprint]
-        rows.append(
-            {
-                "name": dataset.name,
-                "fingerprint": manifest.fingerprint,
-                "digest": manifest.output_digest,
-                "rows": manifest.rows,
-                "bytes": manifest.bytes,
-                "labels": labels,
-                "ended": manifest.provenance.ended,
-                "seconds": round(manifest.provenance.ended - manifest.provenance.started, 1),
-            }
-        )
-    order = {name: position for position, name in enumerate(STAGE_NAMES)}
-    return sorted(rows, key=lambda row: (order.get(row["name"], len(order)), row["ended"]))
+Lines = Iterator[tuple[int, str]]
 
 
-def drift_rows(store: Store) -> list[dict[str, Any]]:
+def _parts(found: Row) -> list[tuple[str, str, Lines]]:
+    """What is told, in the order of how much it matters: heading, its colour, lines with their depth."""
+    return [
+        ("Running", "cyan", _running(found["running"])),
+        ("Failed", "red", _failed(found["failed"])),
+        ("Damaged", "red", _damaged(found["damaged"])),
+        ("Warnings", "yellow", _warned(found["warnings"], found["drift"])),
+        ("Next", "", _next(found["next"])),
+        ("Disk", "red" if found["disk"]["nearly_full"] else "", _disk(found["disk"])),
+    ]
+
+
+def _running(rows: Sequence[Row]) -> Lines:
+    if not rows:
+        yield 1, "nothing"
+    for row in rows:
+        yield 1, f"{row['run']}, for {_ago(row['started'])}, {row['host'].partition('/')[0]} process {row['pid']}"
+        if row["stage"]:
+            told = describe_progress(row["done"] or 0, row["total"] or 0, row["figures"], row["eta"])
+            silent = row["told"] is not None and time.time() - row["told"] > 120
+            yield 2, f"{row['stage']}: {told or 'started'}" + (f" (told {_ago(row['told'])} ago)" if silent else "")
+
+
+def _failed(rows: Sequence[Row]) -> Lines:
+    for row in rows:
+        stage = f" in stage {row['stage']}" if row["stage"] else ""
+        yield 1, f"{row['run']} {row['state']}{stage}, {_ago(row['when'])} ago"
+        yield 2, str(row["error"])
+        yield 2, f"To go on: {row['command']}"
+
+
+def _damaged(rows: Sequence[Row]) -> Lines:
+    for row in rows[:SHOWN]:
+        yield 1, f"{row['name']}/{row['fingerprint']}: {row['error']}"
+    if len(rows) > SHOWN:
+        yield 1, f"and {len(rows) - SHOWN} more"
+
+
+def _warned(rows: Sequence[Row], moved: Sequence[Row]) -> Lines:
+    told = [f"{row['name']}/{row['fingerprint']}: {row['warning']}" for row in rows]
+    told += [sentence for row in moved for sentence in row["warnings"]]
+    yield from ((1, line) for line in told[:SHOWN])
+    if len(told) > SHOWN:
+        yield 1, f"and {len(told) - SHOWN} more: headwater status --json"
+
+
+def _next(found: Row) -> Lines:
+    if found["server"] is None:
+        yield 1, found["error"] or "nothing is scheduled: no Prefect server answers (headwater up)"
+    elif not found["runs"]:
+        yield 1, "nothing is scheduled"
+    for row in found["runs"]:
+        wait = seconds_until(row["at"]) if row["at"] else 0.0
+        at = datetime.fromtimestamp(time.time() + wait).strftime("%Y-%m-%d %H:%M")
+        when = f"at {at}, in {describe_seconds(wait)}" if wait > 0 else f"{row['state'].lower()} since {at}"
+        yield 1, f"{row['name']} {when} ({row['run']})"
+
+
+def _disk(row: Row) -> Lines:
+    share = row["free"] / row["total"] if row["total"] else 0.0
+    full = ": nearly full; headwater gc --dry-run says what may go" if row["nearly_full"] else ""
+    yield 1, f"{size(row['free'])} of {size(row['total'])} free ({share:.0%}) at {row['path']}{full}"
+
+
+def _rest(found: Row) -> str:
+    """What is not shown, in one line."""
+    datasets, runs = found["datasets"], found["runs"]
+    last = next((run for run in runs if run["state"] == "completed"), None)
+    done = f"; last completed: {last['id']}, {_ago(last.get('ended') or last['started'])} ago" if last else ""
+    total = size(sum(row["bytes"] for row in datasets))
+    return f"{_many(len(datasets), 'dataset')}, {total}, {_many(len(runs), 'run')}{done}. All of them: headwater status --all"
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' if number != 1 else ''}"
+
+
+def _ago(when: float) -> str:
+    return describe_seconds(max(0.0, time.time() - when))
+
+
+def drift_rows(store: Store) -> list[Row]:
     """The newest dataset of each document stage whose drop rates moved since the snapshot before."""
-    found = [drift(store, dataset, TOLERANCE) for dataset in labelled(store, "latest")]
-    return [{**moved.as_dict(), "warnings": moved.sentences()} for moved in found if moved and moved.changes]
-
-
-def work_rows(store: Store) -> list[dict[str, Any]]:
-    """Datasets somebody is working on now, with their progress."""
     rows = []
-    for name, fingerprint in store.works():
-        work = store.work_url(name, fingerprint)
-        holder = lease_holder(work)
-        if holder is None:
+    for name in STAGE_NAMES:
+        try:
+            dataset = store.get_ref(name, "latest")
+            moved = drift(store, dataset, TOLERANCE) if dataset is not None else None
+        except HeadwaterError:  # a manifest that cannot be read: it is among the damaged
             continue
-        events = read_events(store.work_root(name, fingerprint) / "events.jsonl")  # of a job on this machine
-        progress = [event for event in events if event.get("type") == "progress"]
-        plans = [f"{work}/plan/{plan}" for plan in child_names(f"{work}/plan")]
-        planned = sum(_unit_count(plan) for plan in read_many(plans))
-        rows.append(
-            {
-                "name": name,
-                "fingerprint": fingerprint,
-                "host": holder["host"],
-                "pid": holder["pid"],
-                "units_done": count_receipts(f"{work}/journal"),
-                "units_planned": planned,
-                "progress": progress[-1] if progress else None,
-            }
-        )
+        if moved is not None and moved.changes:
+            rows.append({**moved.as_dict(), "warnings": moved.sentences()})
     return rows
 
 
-def _unit_count(plan: bytes) -> int:
-    return plan.count(b'"weight"')
+# ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _datasets_table(rows: list[dict[str, Any]]) -> Table:
+def _datasets_table(rows: Sequence[Row]) -> Table:
     table = Table(title="Datasets", title_justify="left", box=None, pad_edge=False)
     for heading in ("dataset", "fingerprint", "digest", "rows", "size", "labels", "built in"):
         table.add_column(heading, justify="right" if heading in ("rows", "size", "built in") else "left")
     for row in rows:
         table.add_row(
-            row["name"], row["fingerprint"], row["digest"][:12], f"{row['rows']:,}", size(row["bytes"]),
-            " ".join(row["labels"]), f"{row['seconds']:.0f} s",
+            row["name"] + ("" if row["complete"] else " (incomplete)"), row["fingerprint"], row["digest"][:12],
+            f"{row['rows']:,}", size(row["bytes"]), " ".join(row["labels"]), f"{row['seconds']:.0f} s",
         )  # fmt: skip
     return table
 
 
-def _work_table(rows: list[dict[str, Any]]) -> Table:
+def _work_table(rows: Sequence[Row]) -> Table:
     table = Table(title="In progress", title_justify="left", box=None, pad_edge=False)
     for heading in ("dataset", "fingerprint", "by", "done"):
         table.add_column(heading)
@@ -124,7 +188,7 @@ def _work_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _runs_table(rows: list[dict[str, Any]], limit: int = 10) -> Table:
+def _runs_table(rows: Sequence[Row], limit: int = 20) -> Table:
     table = Table(title="Runs", title_justify="left", box=None, pad_edge=False)
     for heading in ("run", "state", "started", "last stage"):
         table.add_column(heading)

@@ -79,6 +79,21 @@ class Removal:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """One dataset, or work on one that is not published, that stays."""
+
+    name: str
+    fingerprint: str
+    published: bool
+    bytes: int
+    reason: str
+    """The first that was found; there may be others."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 @dataclass
 class Collection:
     """What a collection found, and what it did about it."""
@@ -86,7 +101,7 @@ class Collection:
     removed: list[Removal] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     """Found unreachable, but somebody was quicker to need it."""
-    kept: int = 0
+    kept: list[Kept] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -106,18 +121,21 @@ def _collect(store: Store, settings: GcSettings, dry_run: bool) -> Collection:
     now = time.time()
     view = _View.of(store)
     needed = reachable(view, settings, now)
-    found = Collection(kept=len(needed & view.datasets.keys()))
+    found = Collection(
+        kept=[_kept(key, needed[key], view) for key in sorted(needed) if key in view.folders | view.works]
+    )
     for name in child_names(f"{store.home}/{TRASH}"):
         found.removed.append(Removal("trash", name, "", _bytes(store.home / TRASH / name), "left by a collection"))
         if not dry_run:
             remove_tree(store.home / TRASH / name)
-    for key in sorted(view.folders - needed):
+    for key in sorted(view.folders - needed.keys()):
         if _young(store.dataset_url(*key), settings.grace_s, now):
+            found.kept.append(_kept(key, "changed a moment ago", view))
             continue
         reason = "no label or dataset reaches it" if key in view.datasets else "never published"
         removal = Removal("dataset", *key, _bytes(store.dataset_url(*key)) + _bytes(store.work_url(*key)), reason)
         _remove(store, removal, found, dry_run)
-    for key in sorted(view.works - needed - view.folders):
+    for key in sorted(view.works - needed.keys() - view.folders):
         if not _young(store.work_url(*key), max(settings.grace_s, settings.keep_days * DAY_S), now):
             _remove(store, Removal("work", *key, _bytes(store.work_url(*key)), "nobody works on it"), found, dry_run)
     if not store.is_local:
@@ -125,6 +143,12 @@ def _collect(store: Store, settings: GcSettings, dry_run: bool) -> Collection:
     if settings.runs_days is not None:
         _forget_runs(store, settings.runs_days, now, found, dry_run)
     return found
+
+
+def _kept(key: Key, reason: str, view: "_View") -> Kept:
+    dataset = view.datasets.get(key)
+    size = dataset.manifest.bytes if dataset is not None else _bytes(view.store.work_url(*key))
+    return Kept(*key, dataset is not None, size, reason)
 
 
 # ---- what is needed -------------------------------------------------------------------------------------------------
@@ -158,41 +182,62 @@ class _View:
         return cls(store, datasets, folders, works, busy)
 
 
-def reachable(view: _View, settings: GcSettings, now: float) -> set[Key]:
-    """Everything that must stay."""
-    waiting = list(_roots(view, settings, now))
-    needed: set[Key] = set()
+def reachable(view: _View, settings: GcSettings, now: float) -> dict[Key, str]:
+    """Everything that must stay, and why: what is kept for its own sake with that reason, the rest by what needs it."""
+    needed: dict[Key, str] = {}
+    waiting: list[tuple[Key, str]] = []
+    for root in _roots(view, settings, now):  # first of all: a label says more than what is built on the dataset
+        if root[0] not in needed:
+            needed[root[0]] = root[1]
+            waiting.append(root)
     while waiting:
-        key = waiting.pop()
-        if key in needed:
-            continue
-        needed.add(key)
-        dataset = view.datasets.get(key)
-        if dataset is not None:
-            waiting += [(record.name, record.fingerprint) for record in dataset.manifest.inputs]
-            waiting += _referenced(dataset.manifest.config, view)
-        if key in view.works:
-            waiting += _inputs_of_work(key, view)
+        key, _ = waiting.pop()
+        for other, reason in _needed_by(key, view):
+            if other not in needed:
+                needed[other] = reason
+                waiting.append((other, reason))
     return needed
 
 
-def _roots(view: _View, settings: GcSettings, now: float) -> Iterator[Key]:
-    yield from view.busy
+def _needed_by(key: Key, view: _View) -> Iterator[tuple[Key, str]]:
+    """What a dataset, or unfinished work, was or is made from."""
+    name = "/".join(key)
+    dataset = view.datasets.get(key)
+    if dataset is not None:
+        yield from (((record.name, record.fingerprint), f"input of {name}") for record in dataset.manifest.inputs)
+        yield from ((other, f"named by {name}") for other in _referenced(dataset.manifest.config, view))
+    if key in view.works:
+        yield from ((other, f"input of the work on {name}") for other in _inputs_of_work(key, view))
+
+
+def _roots(view: _View, settings: GcSettings, now: float) -> Iterator[tuple[Key, str]]:
+    """What is kept for its own sake, the most telling reason first."""
+    yield from ((key, "somebody works on it") for key in sorted(view.busy))
     young_s = max(settings.grace_s, settings.keep_days * DAY_S)
-    for name in view.store.names():
-        yield from ((name, fingerprint) for fingerprint in view.store.labels(name).values())
+    days = f"{settings.keep_days:g} days" if young_s > settings.grace_s else "the last hour"
+    names = view.store.names()
+    for name in names:
+        labels: dict[str, list[str]] = {}
+        for label, fingerprint in view.store.labels(name).items():
+            labels.setdefault(fingerprint, []).append(label)
+        for fingerprint, found in labels.items():
+            yield (name, fingerprint), f"label {', '.join(sorted(found))}"
+    yield from ((key, f"run {run} is to use it") for key, run in _planned(view, now))
+    for name in names:
         versions = sorted((key for key in view.datasets if key[0] == name), key=lambda key: _published(key, view))
-        yield from versions[len(versions) - settings.keep_last :] if settings.keep_last else ()
-        yield from (key for key in versions if now - _published(key, view) < young_s)
-    yield from (key for key in view.works - view.busy if _young(view.store.work_url(*key), young_s, now))
-    yield from _planned(view, now)
+        newest = versions[len(versions) - settings.keep_last :] if settings.keep_last else []
+        yield from ((key, f"newest version of {name}") for key in reversed(newest))
+        yield from ((key, f"published within {days}") for key in versions if now - _published(key, view) < young_s)
+    for key in view.works - view.busy:
+        if _young(view.store.work_url(*key), young_s, now):
+            yield key, f"worked on within {days}"
 
 
 def _published(key: Key, view: _View) -> float:
     return view.datasets[key].manifest.provenance.ended
 
 
-def _planned(view: _View, now: float) -> Iterator[Key]:
+def _planned(view: _View, now: float) -> Iterator[tuple[Key, str]]:
     """What runs that still go on said they would use. Where they do not know yet which version, all of that name."""
     for run in list_runs(view.store):
         if "ended" in run or (run["state"] == "interrupted" and not _may_go_on_elsewhere(run, now)):
@@ -200,7 +245,9 @@ def _planned(view: _View, now: float) -> Iterator[Key]:
         path = f"{view.store.run_url(run['id'])}/plan.json"
         for entry in read_json(path)["stages"] if exists(path) else ():
             name, fingerprint = entry["stage"], entry["fingerprint"]
-            yield from (key for key in view.folders if key[0] == name and fingerprint in (None, key[1]))
+            for key in view.folders:
+                if key[0] == name and fingerprint in (None, key[1]):
+                    yield key, run["id"]
 
 
 def _may_go_on_elsewhere(run: dict[str, Any], now: float) -> bool:

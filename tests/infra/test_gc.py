@@ -203,7 +203,7 @@ def test_a_dataset_that_somebody_needs_meanwhile_is_passed_over(
     lease = Lease(store.work_root(*key(1)))
     real = gc.reachable
 
-    def meanwhile(view: object, given: object, now: float) -> set[Key]:
+    def meanwhile(view: object, given: object, now: float) -> dict[Key, str]:
         needed = real(view, given, now)  # type: ignore[arg-type]
         lease.acquire()
         store.set_ref("dedup", "demo", key(2)[1])
@@ -259,3 +259,27 @@ def test_old_runs_are_forgotten_by_setting(tmp_path: Path) -> None:
     assert collect(store, EVERYTHING).removed == []
     found = collect(store, GcSettings(runs_days=30))
     assert [removal.name for removal in found.removed] == ["old-1"] and not root.exists()
+
+
+def test_what_stays_has_its_reason(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    publish(store, key(1, "ingest"))
+    publish(store, key(2), [key(1, "ingest")])
+    publish(store, key(3, "shards"), config={"index": f"dedup/{key(4)[1]}"})
+    publish(store, key(4))
+    publish(store, key(5))
+    store.set_ref("dedup", "demo", key(2)[1])
+    store.set_ref("dedup", "latest", key(2)[1])
+    store.set_ref("shards", "demo", key(3)[1])
+    found = collect(store, EVERYTHING, dry_run=True)
+    assert {(each.name, each.fingerprint): each.reason for each in found.kept} == {
+        key(1, "ingest"): f"input of dedup/{key(2)[1]}",
+        key(2): "label demo, latest",
+        key(3, "shards"): "label demo",
+        key(4): f"named by shards/{key(3)[1]}",
+    }
+    assert [removal.fingerprint for removal in found.removed] == [key(5)[1]]
+    young = collect(store, GcSettings(keep_days=1000, keep_last=0, grace_s=0), dry_run=True)
+    assert {each.reason for each in young.kept if each.fingerprint == key(5)[1]} == {"published within 1000 days"}
+    newest = collect(store, GcSettings(keep_days=0, keep_last=5, grace_s=0), dry_run=True)
+    assert {each.reason for each in newest.kept if each.fingerprint == key(5)[1]} == {"newest version of dedup"}
