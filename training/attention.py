@@ -12,6 +12,7 @@ Positions are not reset at document boundaries of a packed row: rotary attention
 only, so the mask alone makes a packed document equal to the same document on its own (tested).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,17 @@ from torch import Tensor, nn
 
 from training.rope import rotate
 
+BLOCK = 64
+"""Keys that attention takes at a time. With whole blocks, what is masked behind a row adds exact zeros to its sums; with
+parts of blocks, a row's last bits would depend on how long its neighbours are."""
+
 
 class KVCache:
     """Keys and values of the tokens seen so far, in memory allocated once.
 
-    Prompts of unequal length are padded on the left; ``starts[b]`` is the first real slot of row ``b``.
+    Every row begins at slot 0 and has a length of its own: what a token of a row sees lies in the same slots whatever the
+    other rows are. The first forward takes prompts padded on the right; ``prompt_lengths`` says what of them is real.
+    Slots behind a row's length are masked, and overwritten as the row grows.
     """
 
     def __init__(
@@ -36,31 +43,62 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
-        starts: Tensor | None = None,
+        prompt_lengths: Sequence[int] | None = None,
     ) -> None:
-        shape = (layers, batch, kv_heads, capacity, head_dim)
+        shape = (layers, batch, kv_heads, whole_blocks(capacity), head_dim)
         # Zeros, not empty: a masked slot still takes part in a product with weight 0, and 0 × NaN is NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.starts = starts
-        self.length = 0
+        self.prompt_lengths = prompt_lengths
+        self.lengths = [0] * batch
+        self._places: Tensor | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.lengths)
+
+    def positions(self, tokens: int) -> Tensor:
+        """Places of the next ``tokens`` tokens of each row, ``[B, T]``."""
+        if self._places is None or self._places.shape[1] != tokens:
+            first = torch.tensor(self.lengths, device=self.keys.device)
+            self._places = first.unsqueeze(1) + torch.arange(tokens, device=self.keys.device)
+        return self._places
+
+    def seen(self, tokens: int) -> int:
+        """Slots that the next ``tokens`` tokens may look at: whole blocks, so that sums have one shape for all lengths."""
+        return min(whole_blocks(max(self.lengths) + tokens), self.keys.shape[3])
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append one layer's new keys and values; return all of that layer so far. ``advance`` once a forward."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        """Append one layer's new keys and values ``[B, H, T, D]``; return what attention goes over. ``advance`` once a
+        forward."""
+        tokens = keys.shape[2]
+        if self.empty:
+            self.keys[layer, :, :, :tokens] = keys
+            self.values[layer, :, :, :tokens] = values
+            return keys, values
+        slots = self.positions(tokens)[:, None, :, None].expand_as(keys)
+        end = self.seen(tokens)
+        known = self.keys[layer].scatter_(2, slots, keys), self.values[layer].scatter_(2, slots, values)
+        return known[0][:, :, :end], known[1][:, :, :end]
 
     def advance(self, tokens: int) -> None:
-        self.length += tokens
+        self._places = None
+        if self.empty and self.prompt_lengths is not None:
+            self.lengths = list(self.prompt_lengths)
+        else:
+            self.lengths = [length + tokens for length in self.lengths]
 
-    def keep_rows(self, rows: Tensor) -> None:
+    def keep_rows(self, rows: Sequence[int]) -> None:
         """Forget all rows but these: sequences that have ended need no more work."""
-        self.keys = self.keys[:, rows]
-        self.values = self.values[:, rows]
-        if self.starts is not None:
-            self.starts = self.starts[rows]
+        index = torch.tensor(rows, device=self.keys.device)
+        self.keys, self.values = self.keys[:, index], self.values[:, index]
+        self.lengths = [self.lengths[row] for row in rows]
+        self._places = None
+
+
+def whole_blocks(slots: int) -> int:
+    """Rounded up to whole blocks of the attention kernel."""
+    return -(-slots // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
@@ -102,15 +140,10 @@ def document_starts(segments: Tensor) -> Tensor:
 
 
 def _cached_visibility(tokens: int, cache: KVCache, device: torch.device) -> Visibility:
-    if cache.starts is None and (tokens == 1 or cache.length == 0):
-        return Visibility(causal=tokens > 1)
-    keys = torch.arange(cache.length + tokens, device=device)
-    queries = torch.arange(cache.length, cache.length + tokens, device=device).unsqueeze(1)
-    mask = (keys <= queries).unsqueeze(0)
-    if cache.starts is not None:
-        # A padding slot sees itself: a row of the softmax with nothing visible would be NaN.
-        mask = mask & ((keys >= cache.starts.view(-1, 1, 1)) | (keys == queries))
-    return Visibility(mask=mask.unsqueeze(1))
+    if cache.empty:
+        return Visibility(causal=True)
+    slots = torch.arange(cache.seen(tokens), device=device)
+    return Visibility(mask=(slots <= cache.positions(tokens).unsqueeze(-1)).unsqueeze(1))
 
 
 class Attention(nn.Module):

@@ -1,14 +1,15 @@
 """Sampling text from a decoder: batched, with a key/value cache, reproducible.
 
-Prompts of unequal length are padded on the left. Rows that have ended leave the batch, so a long straggler costs only
-itself. Every row draws from a generator seeded by (seed, row): what a row becomes depends neither on the other rows
-nor on when they end.
+Rows lie side by side in the cache, each from slot 0 and with a length, a budget and settings of its own. Rows that have
+ended leave the batch, so a long straggler costs only itself. Every row draws from a generator seeded by (seed, row): what
+a row becomes depends neither on the other rows nor on when they end.
 
 Two log-probabilities are kept of each sampled token: under the model itself (``log_probs``: temperature 1, nothing
 filtered; what policy optimisation compares) and under the distribution it was drawn from (``sample_log_probs``).
 """
 
-from collections.abc import Generator, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from infra.config import Config
 from infra.errors import InputError
+from training.attention import whole_blocks
 from training.model import Decoder
 
 
@@ -35,6 +37,11 @@ class Sampling(Config):
     """Keep tokens at least this fraction as likely as the likeliest."""
     repetition_penalty: float = Field(default=1.0, gt=0)
     """Above 1 makes tokens that already occur in the prompt or the reply less likely."""
+    penalise_stops: bool = False
+    """Let the repetition penalty count the tokens that end a reply."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply and are left out of it, also across tokens. For those who generate text; rows of ids have
+    ``stop_ids`` and ``closed``."""
     seed: int = 0
     """Same seed, same text."""
 
@@ -60,15 +67,6 @@ class Step:
     finished: bool
 
 
-@dataclass
-class _Batch:
-    """The rows still being written."""
-
-    rows: Tensor
-    seen: Tensor | None
-    uniforms: Tensor = field(repr=False)
-
-
 def generate(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
@@ -79,6 +77,7 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
+    penalise_stops: bool = False,
     stop_ids: Sequence[int] = (),
     pad_id: int = 0,
     seed: int = 0,
@@ -91,6 +90,7 @@ def generate(
         top_p=top_p,
         min_p=min_p,
         repetition_penalty=repetition_penalty,
+        penalise_stops=penalise_stops,
         seed=seed,
     )
     number = len(prompts)
@@ -108,121 +108,173 @@ def generate(
 def stream(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     *,
     stop_ids: Sequence[int] = (),
     pad_id: int = 0,
+    closed: Collection[int] = (),
 ) -> Generator[Step, None, None]:
-    """The new tokens as they are made, row by row within each position. The model's mode is left as it was."""
+    """The new tokens as they are made, row by row within each position. The model's mode is left as it was.
+
+    ``sampling`` is one for all rows, which then differ by their place, or one a row. A caller may add rows to ``closed``
+    while iterating (a stop text was found): they get no further token.
+    """
     if not prompts:
         return
     was_training = model.training
     model.eval()
     try:
-        yield from _stream(model, prompts, sampling, frozenset(stop_ids), pad_id)
+        yield from _stream(model, prompts, _rows(model, prompts, sampling), frozenset(stop_ids), pad_id, closed)
     finally:
         model.train(was_training)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row's own settings."""
+
+    index: int
+    sampling: Sampling
+    budget: int
+    uniforms: Tensor = field(repr=False)
+    """A number in [0, 1) for each of its tokens, from a generator of its own."""
+
+    @property
+    def way(self) -> str:
+        """How its token is chosen. Rows of one way are computed together: each way walks the vocabulary in an order of
+        its own, so a row's way must not depend on its neighbours'."""
+        limits = self.sampling
+        if limits.temperature == 0:
+            return "likeliest"
+        return "filtered" if limits.top_k or limits.top_p < 1 or limits.min_p > 0 else "all"
+
+
+def _rows(model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[_Row]:
+    settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+    rows = []
+    for index, (prompt, limits) in enumerate(zip(prompts, settings, strict=True)):
+        if not prompt:
+            raise InputError("a prompt has no tokens", remedy="Start it with the beginning-of-text token.")
+        if max(prompt) >= model.config.vocab_size:
+            raise InputError(
+                f"a prompt has token {max(prompt)}; the model knows {model.config.vocab_size}",
+                remedy="The tokenizer is not the model's own.",
+            )
+        budget = min(limits.max_new_tokens, model.config.max_position - len(prompt))
+        if budget < 1:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens leaves no room in the model's {model.config.max_position} positions",
+                remedy="Shorten the prompt.",
+            )
+        place = index if isinstance(sampling, Sampling) else 0
+        generator = torch.Generator().manual_seed((limits.seed * 1_000_003 + place) % (1 << 63))
+        uniforms = torch.rand(limits.max_new_tokens, generator=generator, dtype=torch.float64)
+        rows.append(_Row(index, limits, budget, uniforms))
+    return rows
+
+
 def _stream(
-    model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling, stops: frozenset[int], pad_id: int
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    rows: list[_Row],
+    stops: frozenset[int],
+    pad_id: int,
+    closed: Collection[int],
 ) -> Iterator[Step]:
-    longest = max(len(prompt) for prompt in prompts)
-    if min(len(prompt) for prompt in prompts) == 0:
-        raise InputError("a prompt has no tokens", remedy="Start it with the beginning-of-text token.")
-    budget = min(sampling.max_new_tokens, model.config.max_position - longest)
-    if budget < 1:
-        raise InputError(
-            f"a prompt of {longest} tokens leaves no room in the model's {model.config.max_position} positions",
-            remedy="Shorten the prompt.",
-        )
+    lengths = [len(prompt) for prompt in prompts]
+    width = whole_blocks(max(lengths))
     device = model.device
-    inputs = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-    batch = _Batch(
-        torch.arange(len(prompts)), _occurrences(model, prompts, sampling), _uniforms(len(prompts), sampling)
-    )
-    cache = model.new_cache(len(prompts), longest + budget, starts if bool(starts.any()) else None)
-    for position in range(budget):
+    inputs = torch.tensor([[*prompt] + [pad_id] * (width - len(prompt)) for prompt in prompts], device=device)
+    last = torch.tensor(lengths, device=device) - 1
+    capacity = max(width, *(length + row.budget for length, row in zip(lengths, rows, strict=True)))
+    cache = model.new_cache(len(prompts), capacity, lengths)
+    seen = _occurrences(model, prompts, rows)
+    spared = torch.tensor(sorted(stop for stop in stops if stop < model.config.vocab_size), device=device).long()
+    for position in itertools.count():
         # Entered anew for each token: the mode must not leak to the caller while this iterator is suspended.
         with torch.inference_mode():
-            logits = model.logits(model(inputs, cache=cache)[:, -1]).float()
-            tokens, log_probs, sample_log_probs = _choose(logits, batch, sampling, position)
+            hidden = model(inputs, cache=cache)
+            logits = model.logits(hidden[torch.arange(len(rows), device=device), last]).float()
+            tokens, log_probs, sample_log_probs = _choose(logits, rows, seen, spared, position)
         drawn = tokens.tolist()
-        last = position == budget - 1
         for row, token, log_prob, drawn_log_prob in zip(
-            batch.rows.tolist(), drawn, log_probs.tolist(), sample_log_probs.tolist(), strict=True
+            rows, drawn, log_probs.tolist(), sample_log_probs.tolist(), strict=True
         ):
-            yield Step(row, token, log_prob, drawn_log_prob, token in stops)
-        if last:
-            return
-        alive = [index for index, token in enumerate(drawn) if token not in stops]
+            yield Step(row.index, token, log_prob, drawn_log_prob, token in stops)
+        alive = [
+            place
+            for place, (row, token) in enumerate(zip(rows, drawn, strict=True))
+            if token not in stops and position + 1 < row.budget and row.index not in closed
+        ]
         if not alive:
             return
         with torch.inference_mode():
             inputs = tokens.unsqueeze(1)
-            if len(alive) < len(drawn):
-                inputs = inputs[alive]
-                _keep(batch, alive)
-                cache.keep_rows(torch.tensor(alive, device=device))
+            if seen is not None:
+                seen.scatter_(1, inputs, True)
+            if len(alive) < len(rows):
+                rows, inputs = [rows[place] for place in alive], inputs[alive]
+                seen = None if seen is None else seen[alive]
+                cache.keep_rows(alive)
+            last = torch.zeros(len(rows), dtype=torch.long, device=device)
 
 
-def _keep(batch: _Batch, alive: list[int]) -> None:
-    batch.rows = batch.rows[alive]
-    batch.uniforms = batch.uniforms[alive]
-    if batch.seen is not None:
-        batch.seen = batch.seen[alive]
-
-
-def _occurrences(model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Tensor | None:
+def _occurrences(model: Decoder, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]) -> Tensor | None:
     """Which tokens occur in each prompt; only needed for the repetition penalty."""
-    if sampling.repetition_penalty == 1.0:
+    if all(row.sampling.repetition_penalty == 1.0 for row in rows):
         return None
     seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=model.device)
-    for row, prompt in enumerate(prompts):
-        seen[row, list(prompt)] = True
+    for place, prompt in enumerate(prompts):
+        seen[place, list(prompt)] = True
     return seen
 
 
-def _uniforms(rows: int, sampling: Sampling) -> Tensor:
-    """One number in [0, 1) for each row and position, each row from a generator of its own."""
-    drawn = []
-    for row in range(rows):
-        generator = torch.Generator().manual_seed((sampling.seed * 1_000_003 + row) % (1 << 63))
-        drawn.append(torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64))
-    return torch.stack(drawn)
-
-
-def _choose(logits: Tensor, batch: _Batch, sampling: Sampling, position: int) -> tuple[Tensor, Tensor, Tensor]:
+def _choose(
+    logits: Tensor, rows: Sequence[_Row], seen: Tensor | None, spared: Tensor, position: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The next token of each row, its log-probability under the model, and under the distribution it is drawn from."""
     model_log_probs = logits.log_softmax(-1)
-    if batch.seen is not None:
-        penalty = sampling.repetition_penalty
-        penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(batch.seen, penalised, logits)
-    if sampling.temperature == 0:
-        tokens = logits.argmax(-1)
-        sample_log_probs = torch.zeros(len(tokens), device=logits.device)
-    else:
-        tokens, sample_log_probs = _sample(logits / sampling.temperature, sampling, batch.uniforms[:, position])
-    if batch.seen is not None:
-        batch.seen.scatter_(1, tokens.unsqueeze(1), True)
+    if seen is not None:
+        logits = _penalised(logits, rows, seen, spared)
+    tokens = logits.argmax(-1)
+    sample_log_probs = torch.zeros(len(rows), device=logits.device)
+    for way in ("all", "filtered"):
+        places = [place for place, row in enumerate(rows) if row.way == way]
+        if places:
+            some = [rows[place] for place in places]
+            tokens[places], sample_log_probs[places] = _sample(logits[places], some, position)
     return tokens, model_log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1), sample_log_probs
 
 
-def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw by the inverse of the cumulative distribution.
+def _penalised(logits: Tensor, rows: Sequence[_Row], seen: Tensor, spared: Tensor) -> Tensor:
+    """Logits with those of tokens that occurred before lowered. Every turn in a prompt ends with a stop token: if it
+    counted as said before, replies would not end."""
+    penalty = _column([row.sampling.repetition_penalty for row in rows], logits)
+    lowered = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    spares = torch.tensor([not row.sampling.penalise_stops for row in rows], device=logits.device).unsqueeze(1)
+    lowered[:, spared] = torch.where(spares, logits[:, spared], lowered[:, spared])
+    return lowered
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
+
+
+def _sample(logits: Tensor, rows: Sequence[_Row], position: int) -> tuple[Tensor, Tensor]:
+    """Draw by the inverse of the cumulative distribution, for rows of one way.
 
     In float64: a float32 cumulative sum over a large vocabulary can end below the number drawn.
     """
+    logits = logits / _column([row.sampling.temperature for row in rows], logits)
     probabilities = logits.double().softmax(-1)
     order = None
-    if sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0:
-        kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
-        probabilities, order = probabilities.topk(kept, dim=-1)
-        probabilities = _filter(probabilities, sampling)
+    if rows[0].way == "filtered":
+        limits = [row.sampling.top_k or logits.shape[-1] for row in rows]
+        probabilities, order = probabilities.topk(min(max(limits), logits.shape[-1]), dim=-1)
+        probabilities = _filter(probabilities, rows, limits)
     cumulative = probabilities.cumsum(-1)
-    target = uniforms.to(logits.device).unsqueeze(1) * cumulative[:, -1:]
+    uniforms = torch.stack([row.uniforms[position] for row in rows]).to(logits.device)
+    target = uniforms.unsqueeze(1) * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)
     # Rounding at the far end must not land on a token that cannot be drawn.
     last = (probabilities > 0).int().cumsum(-1).argmax(-1, keepdim=True)
@@ -232,11 +284,14 @@ def _sample(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tenso
     return tokens.squeeze(1), (chosen / cumulative[:, -1]).log().float()
 
 
-def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
-    """Zero what top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
-    if sampling.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= sampling.top_p * probabilities.sum(-1, keepdim=True), 0)
-    if sampling.min_p > 0:
-        probabilities = probabilities.masked_fill(probabilities < sampling.min_p * probabilities[:, :1], 0)
-    return probabilities
+def _filter(probabilities: Tensor, rows: Sequence[_Row], limits: Sequence[int]) -> Tensor:
+    """Zero what each row's top-k, top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
+    places = torch.arange(probabilities.shape[-1], device=probabilities.device)
+    probabilities = probabilities.masked_fill(places >= _column(limits, places), 0)
+    top_p, min_p = (
+        _column([getattr(row.sampling, name) for row in rows], probabilities) for name in ("top_p", "min_p")
+    )
+    before = probabilities.cumsum(-1) - probabilities
+    beyond = (before >= top_p * probabilities.sum(-1, keepdim=True)) & (top_p < 1)
+    probabilities = probabilities.masked_fill(beyond, 0)
+    return probabilities.masked_fill(probabilities < min_p * probabilities[:, :1], 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from infra.errors import InputError
-from training.generate import Sampling, generate
+from training.generate import Sampling
 from training.intervals import Interval, Resampling, ratio_interval
 from training.sandbox import Limits, Outcome, run_programs
 from training.text_model import TextModel
@@ -72,17 +72,9 @@ def complete_problems(
     prompts = [model.prompt(problem.prompt) for problem in problems for _ in range(samples)]
     # A prompt that leaves no room for an answer loses its beginning, but not what every text begins with.
     prompts = [prompt[:first] + prompt[first:][-max(1, room - first) :] for prompt in prompts]
-    texts: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        settings = sampling.model_dump() | {"seed": sampling.seed + start}
-        made = generate(
-            model.decoder,
-            prompts[start : start + batch_size],
-            stop_ids=model.special.stops,
-            pad_id=model.special.filler,
-            **settings,
-        )
-        texts += [function_body(model.decode(tokens)) for tokens in made.tokens]
+    # A seed for each: what a completion becomes does not depend on the size of the batches.
+    settings = [sampling.model_copy(update={"seed": sampling.seed + number}) for number in range(len(prompts))]
+    texts = [function_body(text) for text in model.write(prompts, settings, batch_size)]
     return [texts[index : index + samples] for index in range(0, len(texts), samples)]
 
 

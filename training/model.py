@@ -11,7 +11,7 @@ included, and call ``init_weights`` once the parameters have memory. ``build_mod
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -155,9 +155,10 @@ class Decoder(nn.Module):
         """
         tokens = input_ids.shape[1]
         hidden: Tensor = self.embed_tokens(input_ids)
-        if positions is None:
-            first = cache.length if cache is not None else 0
-            positions = torch.arange(first, first + tokens, device=input_ids.device)
+        if positions is None and cache is not None:
+            positions = cache.positions(tokens)
+        elif positions is None:
+            positions = torch.arange(tokens, device=input_ids.device)
         frequencies = rope_frequencies(
             self.config.width_of_head, self.config.rope_theta, self.config.rope_scaling, input_ids.device
         )
@@ -182,7 +183,7 @@ class Decoder(nn.Module):
         """Logits of the given hidden states: for a few positions only (generation, tests)."""
         return F.linear(hidden, self.output_weight)
 
-    def new_cache(self, batch: int, capacity: int, starts: Tensor | None = None) -> KVCache:
+    def new_cache(self, batch: int, capacity: int, prompt_lengths: Sequence[int] | None = None) -> KVCache:
         weight = self.embed_tokens.weight
         return KVCache(
             self.config.layers,
@@ -192,7 +193,7 @@ class Decoder(nn.Module):
             self.config.width_of_head,
             weight.dtype,
             weight.device,
-            starts,
+            prompt_lengths,
         )
 
     @torch.no_grad()

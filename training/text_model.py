@@ -49,7 +49,27 @@ class TextModel:
     def stream_text(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The continuation of a prompt, piece by piece; no piece ends inside a character."""
         steps = stream(self.decoder, [prompt], sampling, stop_ids=self.special.stops, pad_id=self.special.filler)
-        yield from decode_stream(self, (step.token for step in steps if not step.finished))
+        yield from until(decode_stream(self, (step.token for step in steps if not step.finished)), sampling.stop)
+
+    def write(self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], batch_size: int = 16) -> list[str]:
+        """The continuations of many prompts, each by settings, seed and stop texts of its own."""
+        texts: list[str] = []
+        for first in range(0, len(prompts), batch_size):
+            few = slice(first, first + batch_size)
+            texts += self._write(prompts[few], sampling[few])
+        return texts
+
+    def _write(self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> list[str]:
+        rows: list[list[int]] = [[] for _ in prompts]
+        closed: set[int] = set()
+        ends, filler = self.special.stops, self.special.filler
+        for step in stream(self.decoder, prompts, sampling, stop_ids=ends, pad_id=filler, closed=closed):
+            if step.finished:
+                continue
+            rows[step.row].append(step.token)
+            if any(stop in self.decode(rows[step.row]) for stop in sampling[step.row].stop):
+                closed.add(step.row)
+        return ["".join(until([self.decode(row)], how.stop)) for row, how in zip(rows, sampling, strict=True)]
 
     def prompt(self, text: str) -> list[int]:
         """A text's ids as the model saw the beginnings of texts: after BOS where its tokenizer puts one."""
@@ -82,6 +102,29 @@ def decode_stream(model: TextModel, tokens: Iterable[int]) -> Iterator[str]:
     text = model.decode(ids)
     if len(text) > len(shown):
         yield text[len(shown) :]
+
+
+def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces up to the first of the stop texts. What may be the beginning of one is held back until that is known."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for stop in stops if stop and (at := held.find(stop)) >= 0]
+        if found:
+            if text := held[: min(found)]:
+                yield text
+            return
+        kept = max((_overlap(held, stop) for stop in stops), default=0)
+        if text := held[: len(held) - kept]:
+            yield text
+        held = held[len(held) - kept :]
+    if held:
+        yield held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest beginning of ``stop`` that ``text`` ends with."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 def load_text_model(folder: Path, device: str | None = None) -> TextModel:

@@ -18,7 +18,8 @@ def command(
     top_k: Annotated[int, typer.Option(min=0)] = 0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0)] = 1.0,
     min_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Tokens that end a reply are spared.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the reply. Repeatable.")] = None,
     seed: int = 0,
     label: LabelOption = "latest",
     workspace: WorkspaceOption = None,
@@ -30,7 +31,7 @@ def command(
 
     sampling = Sampling(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, seed=seed,
+        repetition_penalty=repetition_penalty, stop=tuple(stop or ()), seed=seed,
     )  # fmt: skip
     with model_folder(open_store(workspace), model, label) as folder:
         if chat:

@@ -13,7 +13,7 @@ from training.chat_template import render
 from training.generate import Sampling
 from training.hub_format import save_model
 from training.hub_tokenizer import load_tokenizer
-from training.text_model import TextModel, decode_stream, load_text_model
+from training.text_model import TextModel, decode_stream, load_text_model, until
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,32 @@ def test_bytes_that_make_no_character_cost_themselves_alone(tmp_path: Path) -> N
         ).decode("utf-8", "replace")
         assert model.decode(ids) == right
         assert "".join(decode_stream(model, ids)) == right
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "shown"),
+    [
+        (["ab", "\nU", "ser", ": x"], ["\nUser:"], "ab"),
+        (["ab", "\nUs", " no"], ["\nUser:"], "ab\nUs no"),
+        (["a", "a", "a", "b", "c"], ["aab"], "a"),
+        (["one END two"], ["two", "END"], "one "),
+        (["x", "y"], [], "xy"),
+        (["x", "STO"], ["STOP", ""], "xSTO"),
+        (["STOP"], ["STOP"], ""),
+    ],
+)
+def test_a_stop_text_ends_a_reply_wherever_tokens_cut_it(pieces: list[str], stops: list[str], shown: str) -> None:
+    assert "".join(until(pieces, stops)) == shown
+
+
+def test_texts_written_together_are_those_written_alone(model: TextModel) -> None:
+    prompts = [model.prompt(text) for text in ("Once", "Twice upon a time", "", "naïve")]
+    settings = [Sampling(max_new_tokens=8 + 4 * seed, seed=seed) for seed in range(4)]
+    free = model.write(prompts, settings)
+    settings = [how.model_copy(update={"stop": (text[3:5],)}) for how, text in zip(settings, free, strict=True)]
+    together = model.write(prompts, settings, batch_size=3)
+    assert together == ["".join(model.stream_text(row, how)) for row, how in zip(prompts, settings, strict=True)]
+    assert all(text == whole[: whole.index(whole[3:5])] for text, whole in zip(together, free, strict=True))
 
 
 def test_plain_continuation(model: TextModel) -> None:

@@ -39,6 +39,61 @@ def test_a_row_does_not_depend_on_its_neighbours(model: Decoder) -> None:
     assert generate(model, PROMPTS, max_new_tokens=24, seed=6, stop_ids=range(40, 60)).tokens != together.tokens
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_neighbours_change_no_token_in_any_precision(dtype: torch.dtype, temperature: float) -> None:
+    # Sizes that fill whole vectors, as real models have them.
+    model = tiny_model(init_std=0.1, hidden_size=128, intermediate_size=192, max_position=256).to(dtype)
+    random = torch.Generator().manual_seed(0)
+    long = [torch.randint(8, 264, (size,), generator=random).tolist() for size in (60, 100, 130)]
+    apart = 0
+    for seed in range(3):
+        prompt = torch.randint(8, 264, (3 + 20 * seed,), generator=random).tolist()
+        how = {"max_new_tokens": 30, "temperature": temperature, "seed": seed}
+        alone = generate(model, [prompt], **how)  # type: ignore[arg-type]
+        for neighbours in ([prompt], long):
+            beside = generate(model, [prompt, *neighbours], **how)  # type: ignore[arg-type]
+            apart += beside.tokens[0] != alone.tokens[0]
+            assert beside.log_probs[0] == pytest.approx(alone.log_probs[0], abs=1e-3)
+    assert apart == 0
+
+
+def test_each_row_has_settings_of_its_own(model: Decoder) -> None:
+    settings = [
+        Sampling(max_new_tokens=5, temperature=0),
+        Sampling(max_new_tokens=30, seed=3, top_k=4, repetition_penalty=1.3),
+        Sampling(max_new_tokens=12, seed=8, temperature=0.9, top_p=0.7),
+        Sampling(max_new_tokens=20, seed=8, temperature=1.0),
+    ]
+    prompts = [*PROMPTS, PROMPTS[0]]
+
+    def rows(prompts: list[list[int]], how: list[Sampling]) -> list[list[int]]:
+        made: list[list[int]] = [[] for _ in prompts]
+        for step in stream(model, prompts, how, stop_ids=(45, 46)):
+            made[step.row].append(step.token)
+        return made
+
+    together = rows(prompts, settings)
+    assert together == [rows([prompt], [how])[0] for prompt, how in zip(prompts, settings, strict=True)]
+    assert all(len(made) <= how.max_new_tokens for made, how in zip(together, settings, strict=True))
+
+
+def test_a_long_neighbour_takes_no_room(model: Decoder) -> None:
+    made = generate(model, [[2] * 120, [2, 30]], max_new_tokens=50, temperature=0)
+    assert [len(tokens) for tokens in made.tokens] == [8, 50]
+
+
+def test_a_caller_can_close_a_row(model: Decoder) -> None:
+    closed: set[int] = set()
+    made: list[list[int]] = [[], []]
+    for step in stream(model, PROMPTS[:2], Sampling(max_new_tokens=9, seed=1), closed=closed):
+        made[step.row].append(step.token)
+        if len(made[0]) == 4:
+            closed.add(0)
+    assert [len(row) for row in made] == [4, 9]
+    assert made[1] == generate(model, PROMPTS[:2], max_new_tokens=9, temperature=0.8, seed=1).tokens[1]
+
+
 def test_a_stop_token_ends_a_row_and_is_kept(model: Decoder) -> None:
     stops = set(range(40, 60))
     made = generate(model, PROMPTS, max_new_tokens=30, seed=1, stop_ids=tuple(stops))
@@ -95,6 +150,20 @@ def test_repetition_penalty_avoids_what_was_said(model: Decoder) -> None:
     assert sum(len(set(row)) for row in penalised.tokens) > sum(len(set(row)) for row in free.tokens)
 
 
+def test_the_penalty_spares_the_tokens_that_end_a_reply(model: Decoder) -> None:
+    """Prompts hold the end of every earlier turn: a penalty that counts it keeps replies from ending."""
+    best = int(model.logits(model(torch.tensor([PROMPTS[0]]))[0, -1]).argmax())
+    prompt = PROMPTS[0]
+    with torch.no_grad():
+        while best not in prompt:
+            prompt = [best, *prompt]
+            best = int(model.logits(model(torch.tensor([prompt]))[0, -1]).argmax())
+    how = {"max_new_tokens": 1, "temperature": 0, "repetition_penalty": 100.0}
+    assert generate(model, [prompt], **how).tokens != [[best]]  # type: ignore[arg-type]
+    assert generate(model, [prompt], stop_ids=(best,), **how).tokens == [[best]]  # type: ignore[arg-type]
+    assert generate(model, [prompt], stop_ids=(best,), penalise_stops=True, **how).tokens != [[best]]  # type: ignore[arg-type]
+
+
 def test_streaming_gives_the_same_tokens(model: Decoder) -> None:
     sampling = Sampling(max_new_tokens=10, temperature=1.0, seed=7)
     steps = [step.token for step in stream(model, PROMPTS[:1], sampling)]
@@ -111,6 +180,8 @@ def test_limits_of_the_context(model: Decoder) -> None:
     assert len(generate(model, [[2] * 120], max_new_tokens=50, seed=0).tokens[0]) == 8
     with pytest.raises(InputError, match="no room"):
         generate(model, [[2] * 128], max_new_tokens=1)
+    with pytest.raises(InputError, match="token 264"):
+        generate(model, [[2, 264]], max_new_tokens=1)
     with pytest.raises(InputError, match="no tokens"):
         generate(model, [[2], []], max_new_tokens=1)
     assert generate(model, [], max_new_tokens=1).tokens == []

@@ -99,13 +99,23 @@ def test_the_cache_changes_nothing(pieces: tuple[int, ...]) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), model(rows), atol=1e-5, rtol=1e-5)
 
 
-def test_left_padding_in_the_cache_changes_nothing() -> None:
+def test_rows_of_unequal_length_in_the_cache() -> None:
     model = tiny_model()
-    short = tokens(1, 5)
-    rows = torch.cat([torch.cat([torch.zeros(1, 4, dtype=torch.long), short], dim=1), tokens(1, 9, seed=2)])
-    hidden = model(rows, cache=model.new_cache(2, 9, starts=torch.tensor([4, 0])))
-    torch.testing.assert_close(hidden[:1, 4:], model(short), atol=1e-5, rtol=1e-5)
-    assert torch.isfinite(hidden).all()
+    short, long, more = tokens(1, 5), tokens(1, 9, seed=2), tokens(2, 3, seed=3)
+    rows = torch.cat([torch.cat([short, torch.zeros(1, 4, dtype=torch.long)], dim=1), long])
+    cache = model.new_cache(2, 12, prompt_lengths=[5, 9])
+    hidden = model(rows, cache=cache)
+    torch.testing.assert_close(hidden[:1, :5], model(short), atol=1e-5, rtol=1e-5)
+    for column in more.split(1, dim=1):
+        following = model(column, cache=cache)
+    for row, prompt in enumerate((short, long)):
+        whole = model(torch.cat([prompt, more[row : row + 1]], dim=1))
+        torch.testing.assert_close(following[row, -1], whole[0, -1], atol=1e-5, rtol=1e-5)
+    cache.keep_rows([1])
+    following = model(more[1:, :1], cache=cache)
+    torch.testing.assert_close(
+        following[0, 0], model(torch.cat([long, more[1:], more[1:, :1]], dim=1))[0, -1], atol=1e-5, rtol=1e-5
+    )
 
 
 def test_activation_checkpointing_gives_the_same_gradients() -> None:
