@@ -8,10 +8,11 @@ are written to ``data/<source>/<unit>.parquet`` and the fate of every record tha
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from infra.config import Config, Json
+from infra.config import Config, Execution, Json
 from infra.errors import ConfigError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
@@ -19,9 +20,11 @@ from infra.store.files import is_local
 from pipeline.document import document_writer
 from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.extract.page import ExtractConfig
+from pipeline.extract.url_rules import read_url_rules
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
-from pipeline.sources.contract import Archive, Part, Reading, SourceConfig, is_fate
+from pipeline.source_balance import DAMAGED, check_sources, damage_sentences
+from pipeline.sources.contract import DAMAGE, Archive, Outcome, Part, Reading, SourceConfig, is_fate, lost
 from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
 from pipeline.sources.registry import SOURCES
 from pipeline.sources.tables import check_columns, columns_of_file, missing_column
@@ -42,6 +45,11 @@ class IngestConfig(Config):
     language_model: str = Field(
         default="dataset://sample/lid.176.ftz",
         description="fastText language identifier; read only if extract.languages names languages.",
+    )
+
+    damaged: Annotated[Literal["warn", "fail"], Execution()] = Field(
+        default="warn",
+        description="What a damaged or cut archive does: the dataset says what is lost of it, or is not published.",
     )
 
     @model_validator(mode="after")
@@ -138,7 +146,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     reading = Reading(source, config.extract, language_model_of(config, context.inputs, context.scratch))
     part = Part.from_json(unit.payload["part"])
     path = f"{source.name}/{unit.id}.parquet"
-    kept = failed = characters = 0
+    kept = failed = characters = damaged = 0
     dropped: Counter[str] = Counter()
     with (
         context.output(f"data/{path}") as data,
@@ -146,26 +154,54 @@ def process(unit: Unit, context: UnitContext) -> Counts:
         document_writer(data) as documents,
         ledger_writer(ledger) as fates,
     ):
-        for outcome in SOURCES[source.kind].read(part, reading):
+        for outcome in _unblocked(SOURCES[source.kind].read(part, reading), config):
             if not is_fate(outcome):
                 documents.write(outcome)
                 kept += 1
                 characters += len(outcome["text"])
                 continue
             fates.write(outcome)
+            damaged += outcome["rule"] in DAMAGE
             if outcome["verdict"] == "failed":
                 failed += 1
             else:
                 dropped[outcome["rule"]] += 1
     context.metrics["bytes"] = _bytes_of(part)
     context.metrics["characters"] = characters
+    context.metrics[DAMAGED] = damaged
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
 
 
+def _unblocked(outcomes: Iterator[Outcome], config: IngestConfig) -> Iterator[Outcome]:
+    """Addresses that are not wanted are not wanted from any source. (Crawls ask before they extract.)"""
+    if not config.extract.blocked_urls:
+        yield from outcomes
+        return
+    rules = read_url_rules(config.extract.blocked_urls)
+    for outcome in outcomes:
+        url = outcome.get("url")
+        if not is_fate(outcome) and url and (entry := rules.entry_for(url)):
+            yield lost(outcome["id"], outcome["source"], "dropped", "url_blocked", url=url, detail=entry[:200])
+        else:
+            yield outcome
+
+
 def finalize(context: StageContext) -> None:
-    """Counts by source, the bytes that were read and the characters found: what drift and forecasts compare with."""
+    """Counts by source, the bytes that were read and the characters found: what drift and forecasts compare with.
+    Refuses a source that gave nothing, and says what is damaged."""
+    config: IngestConfig = context.config
     receipts = context.receipts["read"]
-    context.stats[BY_SOURCE] = counts_by_source(receipts)
+    counts = counts_by_source(receipts)
+    context.stats[BY_SOURCE] = counts
+    sentences = damage_sentences(context)
+    if sentences and config.damaged == "fail":
+        raise InputError(
+            sentences[0] + (f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""),
+            where=context.dataset_root,
+            remedy="Fetch it again, or set ingest.damaged to warn.",
+        )
+    check_sources(context, config.sources, counts)
+    context.warnings += sentences
     for metric in ("bytes", "characters"):
         context.stats[metric] = int(sum(receipt.metrics[metric] for receipt in receipts))
 
@@ -193,6 +229,7 @@ STAGE = ShardStage(
         "pipeline.ingest",
         "pipeline.document",
         "pipeline.compression",
+        "pipeline.source_balance",
         "pipeline.extract",
         "pipeline.sources",
         "pipeline.fasttext_model",

@@ -122,6 +122,7 @@ def run_shard_stage(
         ),
         units=UnitsRecord(total=len(every), ok=len(every)),
         stats=context.stats,
+        warnings=context.warnings,
     )
     write_manifest(str(root), manifest)
     return Dataset.open(str(root))

@@ -77,7 +77,7 @@ class _Query:
         if self.url is not None:
             return url == self.url
         try:
-            host = urlsplit(url).hostname or ""
+            host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
         except ValueError:
             return False
         return host == self.domain or host.endswith(f".{self.domain}")
