@@ -1,6 +1,6 @@
 """What a reader must know before any figure: files that are missing, and what the stages themselves warn of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flows.stages import STAGE_NAMES
@@ -50,6 +50,22 @@ def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
             for sentence in datasets[name].manifest.warnings:
                 told.setdefault(sentence, name)
     return [(stage, sentence) for sentence, stage in told.items()]
+
+
+def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
+    """The same for a terminal, a line each."""
+    by_name = {dataset.name: dataset for dataset in datasets}
+    for each in missing(by_name):
+        yield f"incomplete: {each.stage}/{each.fingerprint} lacks {extent(each)}; the next run tries them again"
+        for lost in each.lost:
+            size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
+            held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
+            yield f"  {lost.files} ({size}, {held}): {lost.error}"
+        if each.more:
+            yield f"  and {each.more:,} more"
+    for stage, sentence in warnings(by_name):
+        if not sentence.startswith(ABOUT_LOSS[0]):
+            yield f"warning: {stage}: {sentence}"
 
 
 def extent(lost: Missing) -> str:

@@ -72,6 +72,12 @@ def datasets_of_run(store: Store, run: str) -> dict[str, Dataset]:
     return {stage: dataset for stage, dataset in found.items() if dataset is not None}
 
 
+def notices_of_run(store: Store, run: str) -> list[str]:
+    """What was said of the recipe before the run began."""
+    plan = f"{store.run_url(run)}/plan.json"
+    return [str(sentence) for sentence in read_json(plan).get("notices", ())] if exists(plan) else []
+
+
 def _runs_before(store: Store, run: str) -> list[str]:
     """Runs that began before this one, the newest first."""
     this = _RUN.fullmatch(run)

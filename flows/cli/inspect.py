@@ -10,6 +10,7 @@ from rich.table import Table
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 from flows.drift import TOLERANCE, drift
 from flows.funnel import DOCUMENT_STAGES, funnel_by_source, languages_through
+from flows.notices import notice_lines
 from flows.samples import dropped_samples, failed_rules, kept_samples
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
@@ -43,7 +44,7 @@ def command(
     if json:
         print_json(view)
     else:
-        _show(view)
+        _show(found, view)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -62,7 +63,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "dropped": dict(sorted(manifest.counts.dropped.items(), key=lambda item: -item[1])),
         "failed": manifest.counts.failed,
         "failed_by": failed_rules(dataset),
+        "complete": manifest.complete,
+        "units": manifest.units.total,
         "failed_units": [unit.model_dump() for unit in manifest.units.failed],
+        "warnings": manifest.warnings,
         "files": [output.as_dict() for output in manifest.outputs],
         "inputs": [record.model_dump() for record in manifest.inputs],
         "stats": manifest.stats,
@@ -92,7 +96,7 @@ def _arrived(store: Store, dataset: Dataset) -> Dataset | None:
     return None
 
 
-def _show(view: dict[str, Any]) -> None:
+def _show(found: Dataset, view: dict[str, Any]) -> None:
     out = console()
     out.print(f"[bold]{view['name']}[/] {view['fingerprint']}  digest {view['digest'][:12]}")
     out.print(f"{view['root']}", markup=False)
@@ -100,6 +104,8 @@ def _show(view: dict[str, Any]) -> None:
         f"in {view['incoming']:,} = kept {view['kept']:,} + dropped {sum(view['dropped'].values()):,} "
         f"+ failed {view['failed']:,}; {len(view['files'])} files"
     )
+    for line in notice_lines([found]):
+        out.print(line, style="yellow", markup=False)
     for heading, rules in (("dropped by", view["dropped"]), ("failed by", view["failed_by"])):
         if rules:
             out.print(_rule_table(heading, rules))

@@ -22,6 +22,7 @@ from flows.cli.options import (
 from flows.closing import closing_words
 from flows.execute import RunResult
 from flows.funnel import FunnelRow, funnel
+from flows.notices import notice_lines
 from flows.recipe import load_recipe
 from flows.runtime import run_in_workspace
 from infra.planning import Selection
@@ -62,6 +63,8 @@ def command(
     rows = funnel(result.datasets.values())
     if rows:
         out.print(funnel_table(rows))
+    for line in notice_lines(result.datasets.values()):
+        out.print(line, style="yellow", markup=False)
     closing_words(result, out)
 
 

@@ -201,26 +201,27 @@ def _rows_by_source(dataset: Dataset) -> Counter[str]:
 def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[Dropped]:
     """Up to ``number`` records of each rule, with the text they came with where a file of the same name holds it."""
     before = _before(dataset, datasets)
+    chosen: list[dict[str, Any]] = []
+    texts: dict[bytes, str] = {}
     for path, wanted in _drawn(dataset, number).items():
         ids = [document for document, _ in wanted]
-        found = {
-            (row["id"], row["rule"]): row for row in find_rows(dataset, path, pc.field("id").isin(ids), LEDGER_COLUMNS)
-        }
-        rows = [found[key] for key in wanted if key in found]
-        texts = _texts(before, path, ids)
-        survivors = _survivors(dataset, [row["survivor_id"] for row in rows if row["survivor_id"]])
-        for row in rows:
-            yield Dropped(
-                row["rule"],
-                row["verdict"],
-                row["url"] or row["id"].hex(),
-                row["source"] or UNKNOWN,
-                row["score"],
-                row["threshold"],
-                survivors.get(row["survivor_id"], row["survivor_id"].hex()) if row["survivor_id"] else "",
-                row["detail"] or "",
-                excerpt(texts.get(row["id"])),
-            )
+        rows = find_rows(dataset, path, pc.field("id").isin(ids), LEDGER_COLUMNS)
+        found = {(row["id"], row["rule"]): row for row in rows}
+        chosen += [found[key] for key in wanted if key in found]
+        texts |= _texts(before, path, ids)
+    survivors = _survivors(dataset, [row["survivor_id"] for row in chosen if row["survivor_id"]])
+    for row in chosen:
+        yield Dropped(
+            row["rule"],
+            row["verdict"],
+            row["url"] or row["id"].hex(),
+            row["source"] or UNKNOWN,
+            row["score"],
+            row["threshold"],
+            survivors.get(row["survivor_id"], row["survivor_id"].hex()) if row["survivor_id"] else "",
+            row["detail"] or "",
+            excerpt(texts.get(row["id"])),
+        )
 
 
 def _drawn(dataset: Dataset, number: int) -> dict[str, list[tuple[bytes, str]]]:

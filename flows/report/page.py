@@ -1,7 +1,9 @@
 """Putting the page together: every section is made from the datasets that are there, and left out without them."""
 
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +17,16 @@ from flows.report.charts import Series, colours_of, line_chart
 from flows.report.distributions import distributions
 from flows.report.river import river
 from flows.report_pages import FOLDER
-from flows.run_history import Beside, run_before, store_of
+from flows.run_history import Beside, notices_of_run, run_before, store_of
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
 from infra.store.store import Store
 
 Datasets = Mapping[str, Dataset]
 T = TypeVar("T")
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+log = logging.getLogger("headwater")
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,18 @@ def write_page(
     ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares. ``beside`` are other
     runs, whose curves share the axes and of which the first is the one to compare with: without any, the recipe's last run.
     """
-    path.write_text(render(datasets, replies, samples, comparisons, beside), encoding="utf-8")
+    path.write_bytes(as_bytes(render(datasets, replies, samples, comparisons, beside)))
+
+
+def as_bytes(page: str) -> bytes:
+    """UTF-8. What no page can hold (halves of surrogate pairs, control characters) is replaced: it comes from documents."""
+    return _UNFIT.sub("\ufffd", page).encode()
 
 
 def leave_page(store: Store, datasets: Datasets, name: str, beside: Sequence[Beside] = ()) -> str:
     """Write the report on these datasets into the workspace, where its server shows it; returns the page's address."""
     address = f"{store.address}/{FOLDER}/{name}.html"
-    write_bytes(address, render(datasets, beside=beside).encode())
+    write_bytes(address, as_bytes(render(datasets, beside=beside)))
     return address
 
 
@@ -89,40 +99,71 @@ def sections(
     comparisons: Sequence[Mapping[str, Any]],
     beside: Sequence[Beside],
 ) -> dict[str, Any]:
-    """Everything the template shows; a section without its datasets is None or empty."""
-    fates = documents.stage_fates(datasets, samples)
-    shards = learning.read_json_if(datasets.get("shards"), "data/stats.json")
+    """Everything the template shows; a section without its datasets is None or empty.
+
+    A section that cannot be made is left out and named on the page: figures that one stage has written in an unexpected
+    form must not cost the report on all the others.
+    """
+    made = _Maker()
+    fates: list[documents.StageFates] = made("documents", lambda: documents.stage_fates(datasets, samples), [])
+    shards = made("tokens", lambda: learning.read_json_if(datasets.get("shards"), "data/stats.json"), None)
     order = documents.source_order(fates)
     colours = colours_of([*order, *(shards["mixture"] if shards else ())])
     last = next((datasets[name] for name in ("redact", "decontaminate", "dedup", "quality") if name in datasets), None)
-    return {
+    losing = [stage for stage in fates if stage.gone]
+    cards_made = made("alignment", lambda: cards.alignment(datasets, samples, beside), [])
+    shown = {
         "made": origin.making(datasets),
+        "said": made("settings", lambda: recipe_notices(datasets), []),
         "missing": notices.missing(datasets),
-        "warnings": notices.warnings(datasets),
-        "changes": changes(datasets, beside[0] if beside else None),
-        "checks": verdict.checks(datasets, fates),
-        "headlines": headlines(datasets, fates),
+        "changes": made("since the last run", lambda: changes(datasets, beside[0] if beside else None), None),
+        "checks": made("verdict", lambda: verdict.checks(datasets, fates), []),
+        "headlines": made("headlines", lambda: headlines(datasets, fates), []),
         "fates": fates,
-        "losing": columns([stage for stage in fates if stage.gone], lambda stage: min(12, len(stage.ranked)) + 3),
+        "losing": columns(losing, lambda stage: min(12, len(stage.ranked)) + 3),
         "sources": order,
-        "languages": documents.by_language(datasets),
+        "languages": made("languages", lambda: documents.by_language(datasets), None),
         "colours": colours,
-        "river": river(documents.stations(fates), colours),
-        "distributions": distributions(datasets, colours),
-        "kept": documents.kept_samples(last, samples) if last is not None and samples else [],
-        "classifier": classifier(datasets),
-        "dedup": dedup(datasets, fates),
-        "decontaminate": decontaminate(datasets, samples),
+        "river": made("river", lambda: river(documents.stations(fates), colours), Markup("")),
+        "distributions": made("length and scores", lambda: distributions(datasets, colours), []),
+        "kept": made("kept documents", lambda: documents.kept_samples(last, samples) if last else [], []),
+        "classifier": made("classifier", lambda: classifier(datasets), None),
+        "dedup": made("duplicates", lambda: dedup(datasets, fates), None),
+        "decontaminate": made("leaks", lambda: decontaminate(datasets, samples), None),
         "redact": datasets["redact"].manifest.stats.get("masked") if "redact" in datasets else None,
-        "tokenizer": learning.read_json_if(datasets.get("tokenizer"), "data/report.json"),
+        "tokenizer": made(
+            "tokenizer", lambda: learning.read_json_if(datasets.get("tokenizer"), "data/report.json"), None
+        ),
         "shards": shards,
-        "pretrain": pretrain(datasets, colours, beside),
-        "alignment": columns(cards.alignment(datasets, samples, beside), cards.height),
-        "evaluation": evaluation(datasets, comparisons),
+        "pretrain": made("pretraining", lambda: pretrain(datasets, colours, beside), None),
+        "alignment": columns(cards_made, cards.height),
+        "evaluation": made("evaluation", lambda: evaluation(datasets, comparisons), None),
         "chat": chat(replies),
         "graph": origin.graph(datasets),
         "rows": origin.dataset_rows(datasets),
     }
+    return {**shown, "warnings": [*notices.warnings(datasets), *made.failures]}
+
+
+@dataclass
+class _Maker:
+    """Makes sections, and remembers those that could not be made, as warnings."""
+
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def __call__(self, name: str, make: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return make()
+        except Exception as error:
+            log.warning("the report's section %r could not be made", name, exc_info=True)
+            self.failures.append(("report", f"the section {name!r} could not be made: {type(error).__name__}: {error}"))
+            return otherwise
+
+
+def recipe_notices(datasets: Datasets) -> list[str]:
+    """What the plan of the run said of the recipe's settings: a language that alone is kept, a source without rules."""
+    store, run = store_of(datasets), origin.making(datasets)
+    return notices_of_run(store, run.run) if store is not None and run is not None and run.run else []
 
 
 def columns(items: Sequence[T], height: Callable[[T], float]) -> list[list[T]]:

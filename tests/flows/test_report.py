@@ -31,7 +31,7 @@ from flows.report.charts import (
 from flows.report.distributions import distributions
 from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
 from flows.report.graph import Node, lineage_graph
-from flows.report.page import Reply, columns, render
+from flows.report.page import Reply, as_bytes, columns, render
 from flows.report.river import Station, river
 from flows.report.verdict import checks
 from flows.run_history import Beside
@@ -579,3 +579,50 @@ def test_a_histogram_stacks_its_groups_and_escapes_their_names() -> None:
     assert drawing.count('class="bin ') == 3 and EVIL not in drawing and parse(drawing).wrong == []
     assert drawing.count('class="level"') == 1
     assert histogram([0, 1], [Bars("a", [0])], x="", y="", describe="") == ""
+
+
+# ---- hostile and broken content ----------------------------------------------------------------------------------------
+
+ANYTHING = st.text(st.characters(codec=None), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=ANYTHING, text=ANYTHING)
+def test_no_text_breaks_the_page_or_gets_out_of_its_place(name: str, text: str) -> None:
+    page = as_bytes(render({}, [Reply(name, text, name + EVIL)], comparisons=[
+        {"model": name, "task": text + EVIL, "metric": "bits_per_byte", **estimate(0.1, 0.0, 0.2)}
+    ])).decode()  # fmt: skip
+    parsed = parse(page)
+    assert parsed.wrong == [] and parsed.open == [] and parsed.scripts == 0 and parsed.loading == []
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", page)
+
+
+def test_a_document_with_half_a_surrogate_pair_costs_no_page(datasets, tmp_path: Path) -> None:
+    write_page(datasets, tmp_path / "p.html", replies=[Reply("sft", "\ud800", "\x00\x1b[31m‮abc")])
+    assert "�" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_one_stage_with_unexpected_figures_does_not_cost_the_others(datasets, tmp_path: Path) -> None:
+    odd = write_dataset(tmp_path / "odd", "classifier", {"data/report.json": b'{"calibration": 7}'})
+    torn = write_dataset(tmp_path / "torn", "pretrain", {"data/metrics.jsonl": b'{"step": 1, "loss"'})
+    page = render({**datasets, "classifier": odd, "pretrain": torn})
+    assert "the section &#39;classifier&#39; could not be made" in page
+    assert "the section &#39;pretraining&#39; could not be made" in page
+    assert "gopher_words_min" in page and parse(page).wrong == []
+    assert "could not be made" not in render(datasets)
+
+
+def test_many_sources_with_long_names_have_a_place(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text {number}") for number in range(3)]
+    root = tmp_path / "ingest"
+    outputs = []
+    for number in range(30):
+        path = f"data/source-{number}-{'x' * 60}/0000.parquet"
+        (root / path).parent.mkdir(parents=True)
+        with document_writer(root / path) as target:
+            for row in rows[: 1 + number % 3]:
+                target.write(row)
+        outputs.append(describe_file(root, path))
+    total = sum(1 + number % 3 for number in range(30))
+    page = render({"ingest": adopt_dataset(root, "ingest", outputs, Counts(total, total))})
+    assert "22 more" in page and parse(page).wrong == [] and 'class="band rest"' in page

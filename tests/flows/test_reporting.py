@@ -1,17 +1,22 @@
 """What is shown in the Prefect UI is capped, cannot be marked up from inside, and never stops a run."""
 
+import json
 import logging
 import os
 import tempfile
 import threading
 import time
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
 from flows import reporting
+from flows.cli.main import build_app
+from flows.notices import notice_lines
 from flows.reporting import (
     MARKDOWN_BYTES,
     MESSAGES,
@@ -23,6 +28,9 @@ from flows.reporting import (
     fenced,
 )
 from infra.progress import Reporters
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+from tests.support import write_dataset
 
 
 @pytest.mark.parametrize("text", ["plain", "a ``` fence", "`````", "<script>alert(1)</script>"])
@@ -130,3 +138,64 @@ def test_progress_is_logged_less_often_the_longer_a_stage_takes(
             lines[hours] = len(caplog.messages)
     assert 20 < lines[0.5] < 60
     assert lines[96] < 150
+
+
+def lacking(root: Path, name: str, error: str) -> Dataset:
+    """A dataset that was published without one of its files, and warns of another."""
+    write_dataset(root, name, {"data/x": b"x"})
+    manifest = json.loads((root / "manifest.json").read_text())
+    lost = {"unit": "u" * 16, "step": "read", "error": error, "attempts": 3, "files": ["part-077.jsonl"], "bytes": 1834,
+            "records": None}  # fmt: skip
+    counts = {"incoming": 2360, "kept": 2300, "dropped": {"language": 60}, "failed": 0}
+    warned = ["incomplete: 1 of 120 units failed", "b.warc.gz ends early: 497 records were read"]
+    units = {"total": 120, "ok": 119, "failed": [lost]}
+    (root / "manifest.json").write_text(json.dumps({**manifest, "counts": counts, "units": units, "warnings": warned}))
+    return Dataset.open(str(root))
+
+
+def test_the_funnel_begins_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(reporting, "create_markdown_artifact", lambda text, **more: made.append(text))
+    reporting.publish_funnel([lacking(tmp_path, "ingest", "bad <script>alert(1)</script> | `x`")])
+    [text] = made
+    assert text.startswith("## ingest is incomplete: 1 of 120 units, 1,834 bytes, records unknown are missing")
+    assert "part-077.jsonl" in text and "<script>" not in text
+    assert "b.warc.gz ends early: 497 records" in text.replace("\\", "")
+    assert "| ingest | 2,360 | 2,300 | 97.5% | 60 | 0 | language 60 |" in text
+    reporting.publish_funnel([write_dataset(tmp_path / "t", "tokenizer", {"data/x": b"x"})])
+    assert len(made) == 1, "nothing to say"
+
+
+def test_a_terminal_is_told_the_same(tmp_path: Path) -> None:
+    lines = list(notice_lines([lacking(tmp_path, "ingest", "bad")]))
+    assert lines == [
+        "incomplete: ingest/000000000000 lacks 1 of 120 units, 1,834 bytes, records unknown; the next run tries them again",
+        "  part-077.jsonl (1,834 bytes, records unknown): bad",
+        "warning: ingest: b.warc.gz ends early: 497 records were read",
+    ]
+
+
+def test_inspect_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    dataset = lacking(tmp_path / "d", "attributes", "bad")
+    words = ["inspect", dataset.root, "--sample", "0", "--workspace", str(tmp_path / "w")]
+    assert "part-077.jsonl (1,834 bytes, records unknown): bad" in CliRunner().invoke(build_app(words), words).stdout
+    found = json.loads(CliRunner().invoke(build_app(words), [*words, "--json"]).stdout)
+    assert found["complete"] is False and found["failed_units"][0]["bytes"] == 1834 and len(found["warnings"]) == 2
+
+
+def test_without_a_server_that_shows_pages_the_place_of_the_report_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(reporting, "create_markdown_artifact", lambda text, **more: made.append(text))
+    monkeypatch.setattr(reporting, "create_link_artifact", lambda link, **more: made.append(link))
+    store = Store.at(tmp_path)
+    dataset = write_dataset(tmp_path / "datasets/ingest/000000000000", "ingest", {"data/x": b"x"})
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    reporting.publish_report(store, {"ingest": dataset}, "demo-20261127-193007-c092")
+    assert f"{tmp_path}/reports/demo-20261127-193007-c092.html" in made[-1] and "headwater report demo-2026" in made[-1]
+    assert "ingest" in (tmp_path / "reports" / "demo-20261127-193007-c092.html").read_text()
+    monkeypatch.setattr(reporting, "served", lambda api, name: True)
+    reporting.publish_report(store, {"ingest": dataset}, "demo-20261127-193007-c092")
+    assert made[-1].startswith("/reports/demo-20261127-193007-c092")
