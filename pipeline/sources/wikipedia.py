@@ -23,7 +23,7 @@ from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceCon
 from pipeline.sources.files import open_archive
 from pipeline.sources.multistream import Stream, is_multistream, read_streams
 from pipeline.sources.warc import payload_digest
-from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
+from pipeline.sources.wikitext import Wiki, readable_text
 
 MEDIA_NAMESPACES = frozenset({-2, 6, 14})
 LICENSE = "CC-BY-SA-4.0"

@@ -9,7 +9,7 @@ import pytest
 from infra.errors import InputError
 from pipeline.sample.items import WIKIPEDIA_MEMBER
 from pipeline.sample.packages import GENSIM, read_member
-from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
+from pipeline.sources.wikitext import readable_text
 from tests.pipeline.packages import package_wheel
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
 from tests.support import shared_data
@@ -51,7 +51,7 @@ def dump(path: Path, *pages: str, tail: str = "</mediawiki>") -> Path:
     ],
 )
 def test_markup_becomes_what_a_reader_reads(markup: str, text: str) -> None:
-    assert readable_text(markup, MEDIA_ALIASES).strip("\n") == text.strip("\n")
+    assert readable_text(markup).strip("\n") == text.strip("\n")
 
 
 @pytest.mark.parametrize("markup", ["{{" * 3000, "[[" * 3000, "''" * 3000, "<div>" * 3000, "{|" * 500, "&#x110000;"])
