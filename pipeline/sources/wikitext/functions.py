@@ -67,7 +67,6 @@ LANGUAGE_NAMES: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 _MONTHS_RU = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
 _MONTHS_ES = "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()
-_ELEMENT = re.compile(r"[A-Z][a-z]?")
 
 
 def english_label(code: str) -> str:
@@ -141,8 +140,8 @@ def _date(name: str, values: Arguments, _language: str) -> str:
 
 
 def _film_date(_name: str, values: Arguments, _language: str) -> str:
-    parts = values.positional()
-    dates = [spelled_date(*parts[at : at + 3]) for at in range(0, len(parts), 4)]
+    parts = [*values.positional(), "", ""]
+    dates = [spelled_date(parts[at], parts[at + 1], parts[at + 2]) for at in range(0, len(parts) - 2, 4)]
     return ", ".join(date for date in dates if date)
 
 

@@ -149,7 +149,13 @@ def _wanted(given: Unit, rest: list[str]) -> list[Unit]:
 
 
 def _result(
-    values: list[str], joints: list[str], given: Unit, wanted: Unit, rest: list[str], named: dict[str, str], abbreviation: str
+    values: list[str],
+    joints: list[str],
+    given: Unit,
+    wanted: Unit,
+    rest: list[str],
+    named: dict[str, str],
+    abbreviation: str,
 ) -> str | None:
     numbers = []
     for text in values:
@@ -179,7 +185,7 @@ def _unit_text(unit: Unit, number: str, named: dict[str, str], short: bool) -> s
     """The unit behind its number, as a symbol or a name in the right number, hyphenated as an adjective."""
     american = named.get("sp", "") == "us"
     adjective = named.get("adj", "") in ("on", "mid")
-    if short or unit.kind == "temperature":
+    if short or unit.kind.startswith("temperature"):
         symbol = unit.symbol
         space = "" if symbol.startswith("/") else " "
         return f"{space}{symbol}"
@@ -218,6 +224,8 @@ def _compound(
         if unit is not None:
             result = _converted(total, given, unit)
             precision = _asked_precision(f"{inner:g}", inner, result, second, unit, rest[2:], named)
+            if result and not rest[3:]:  # two numbers are more precise than one
+                precision = max(precision, 2 - math.floor(math.log10(abs(result))))
             results.append(round_to(result, precision) + _unit_text(unit, "2", {}, short=named.get("abbr") != "off"))
     return _displayed(left, results, named.get("disp", ""))
 

@@ -97,12 +97,14 @@ MAGIC_WORDS = """
     SPIS ZAWSZESPIS БЕЗОГЛАВЛЕНИЯ БЕЗ_ОГЛАВЛЕНИЯ БЕЗ_ОГЛ ОБЯЗАТЕЛЬНОЕОГЛАВЛЕНИЕ ОГЛАВЛЕНИЕ ОГЛ БЕЗ_РЕДАКТИРОВАНИЯ_РАЗДЕЛА
     БЕЗ_ГАЛЕРЕИ БЕЗ_ЗМІСТУ ЗМІСТ 目次非表示 目次強制 目次 無目次 无目录 強制目錄 目录 目錄 목차숨김 목차보임 목차
 """.split()
-REDIRECT_WORDS = """
-    redirect weiterleitung redirection redirección redireccion rinvia rinvio redirecionamento doorverwijzing
-    patrz przekieruj tam перенаправление перенапр перенаправлення ohjaus uudelleenohjaus omdirigering átirányítás
-    přesměruj presmeruj ανακατευθυνση yönlendirme yönlendi̇r alih تحويل تغییر_مسیر הפניה 転送 リダイレクト 転送先
-    重定向 넘겨주기 đổi redirectionner redirect_ion birzuzendu ਰੀਡਿਰੈਕਟ अनुप्रेषित เปลี่ยนทาง
-""".split()
+REDIRECT_WORDS = frozenset(
+    """
+    redirect weiterleitung redirection redirección rinvia rinvio redirecionamento doorverwijzing patrz przekieruj tam
+    перенаправление перенапр перенаправлення ohjaus uudelleenohjaus omdirigering átirányítás přesměruj ανακατευθυνση
+    yönlendirme yönlendir تحويل تغییر_مسیر הפניה 転送 リダイレクト 转向 重定向 重新導向 넘겨주기 đổi alih birzuzendu omdiriger
+    omstilling preusmjeri преусмери пренасочване redirecteaza पुनर्प्रेषित अनुप्रेषित เปลี่ยนทาง
+    """.split()
+)
 # Closing sections that list sources and links, by the wiki's language. Their lists are apparatus, not text.
 APPARATUS = {
     "en": "references|external links|see also|notes|further reading|bibliography|footnotes|sources|citations|"
@@ -154,10 +156,8 @@ APPARATUS = {
 # The same words head chapters of prose too ("Literature" of a country): apparatus only as a chapter of the first level.
 DOUBTFUL = frozenset(
     "literatur|literatura|literatúra|literatūra|litteratur|literatuur|kirjandus|irodalom|литература|література|"
-    "notes|sources|bibliography|works cited|quellen|bronnen|kilder|källor|annexes|commentaries|комментарии|источники|"
-    "джерела|izvori|viri|lähteet|források|uwagi|poznámky|notas|note|note|odkazy|nuorodos|ссылки|출전|出典|注釈|thư mục".split(
-        "|"
-    )
+    "notes|sources|bibliography|works cited|quellen|bronnen|kilder|källor|комментарии|источники|джерела|izvori|viri|"
+    "lähteet|források|uwagi|poznámky|notas|note|odkazy|nuorodos|ссылки|出典|注釈|thư mục".split("|")
 )
 
 

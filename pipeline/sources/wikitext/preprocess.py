@@ -97,7 +97,7 @@ def decode_entities(text: str) -> str:
 
 def _character(found: re.Match[str]) -> str:
     character = html.unescape(found[0])
-    return character if character >= " " or character in "\t\n" else ""
+    return character if (character >= " " and character != "\ufffd") or character in "\t\n" else ""
 
 
 class Preprocessor:

@@ -162,9 +162,11 @@ _PARSER_FUNCTIONS: dict[str, Callable[[str, Given, str], str | None]] = {
     "plural": lambda text, given, _language: _value(given, 0 if text == "1" else max(len(given) - 1, 0)),
     "displaytitle": lambda _text, _given, _language: GAP,
     "defaultsort": lambda _text, _given, _language: GAP,
-    "padleft": lambda text, given, _language: text.rjust(min(int(_value(given, 0) or 0), 99), _value(given, 1)[:1] or "0")
-    if _value(given, 0).isdigit()
-    else text,
+    "padleft": lambda text, given, _language: (
+        text.rjust(min(int(_value(given, 0) or 0), 99), _value(given, 1)[:1] or "0")
+        if _value(given, 0).isdigit()
+        else text
+    ),
     "#language": lambda text, _given, language: LANGUAGE_NAMES.get(language, {}).get(text, text),
     "#ifexist": lambda _text, given, _language: _value(given, 0),
     "#iferror": lambda text, given, _language: _value(given, 1) or text,

@@ -77,6 +77,9 @@ temperature
 C|degree Celsius|degrees Celsius|1|F
 F|degree Fahrenheit|degrees Fahrenheit|1|C
 K|kelvin||1|F
+temperature change
+C-change|degree Celsius|degrees Celsius|1|F-change
+F-change|degree Fahrenheit|degrees Fahrenheit|0.5555555555555556|C-change
 power
 W|watt||1|hp
 kW|kilowatt||1000|hp
@@ -128,7 +131,7 @@ _SYMBOLS = {
     "sqin": "sq in", "sqft": "sq ft", "sqyd": "sq yd", "acre": "acres", "sqmi": "sq mi", "cuin": "cu in", "cuft": "cu ft",
     "cuyd": "cu yd", "cumi": "cu mi", "usgal": "US gal", "impgal": "imp gal", "usoz": "US fl oz", "impoz": "imp fl oz",
     "USpt": "US pt", "imppt": "imp pt", "oilbbl": "bbl", "acre.ft": "acre⋅ft", "LT": "long tons", "ST": "short tons",
-    "cwt": "long cwt", "tonne": "t", "C": "°C", "F": "°F", "ozt": "ozt", "cuft/s": "cu ft/s", "ftlbf": "ft⋅lbf",
+    "cwt": "long cwt", "tonne": "t", "C": "°C", "F": "°F", "C-change": "°C", "F-change": "°F", "ozt": "ozt", "cuft/s": "cu ft/s", "ftlbf": "ft⋅lbf",
     "Nm": "N⋅m", "lbft": "lb⋅ft", "um": "μm", "mm2": "mm²", "cm2": "cm²", "m2": "m²", "km2": "km²", "m3": "m³",
     "km3": "km³", "cm3": "cm³", "m3/s": "m³/s", "l": "L", "l/s": "L/s", "ml": "mL", "/km2": "/km²", "/sqmi": "/sq mi",
     "fathom": "fathoms", "furlong": "furlongs", "st": "st",
@@ -152,6 +155,8 @@ _ALIASES = {
     "cfs": "cuft/s", "US ST": "ST", "long tons": "LT", "short tons": "ST", "nautical mile": "nmi",
     "U.S. gal": "usgal", "sec": "s", "hr": "h",
 }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Unit:
     """One unit; ``kind`` is what it measures."""

@@ -20,7 +20,7 @@ class Arguments(dict[str, str]):
         return next((value for name in names if (value := self.get(name, "").strip())), "")
 
     def positional(self) -> list[str]:
-        found = []
+        found: list[str] = []
         while (value := self.get(str(len(found) + 1))) is not None:
             found.append(value.strip())
         return found
