@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
-from flows.stage_flows import StageCancelled
+from flows.execute import StageCancelled
 from infra.errors import HeadwaterError
 
 POLL_S = (0.5, 5.0)
@@ -115,11 +115,16 @@ def _take_over(stage: str, child: FlowRun) -> None:
     if state is not None and state.is_completed():
         return
     if state is not None and state.is_cancelled():
-        raise StageCancelled(
-            f"stage {stage!r} was cancelled", where=f"flow run {child.name}", remedy="Run again: finished work is kept."
+        cancelled = StageCancelled(
+            "cancelled", where=f"flow run {child.name}", remedy="Run again: finished work is kept."
         )
-    raise HeadwaterError(
-        f"stage {stage!r} did not complete ({state.name if state else 'unknown'}): {state.message if state else ''}",
+        cancelled.stage = stage
+        raise cancelled
+    message = (state.message if state else "") or f"it ended as {state.name if state else 'unknown'} without a word"
+    error = HeadwaterError(
+        message.removeprefix(f"{stage}: ").rstrip("."),
         where=f"flow run {child.name}",
         remedy="Mend the cause, then run again: finished work is kept.",
     )
+    error.stage = stage
+    raise error

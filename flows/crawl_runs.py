@@ -15,7 +15,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
 from flows.crawls import LAST_STAGE, Series, Started
-from flows.deployments import CRAWL_QUEUE, deployment_name
+from flows.deployments import CRAWL_QUEUE, full_name
 from flows.recipe import Recipe
 from flows.stage_flows import crawl_slug
 from infra.errors import HeadwaterError
@@ -47,7 +47,7 @@ def start_crawl(how: CrawlRun, crawl: str, by: str, *, again: bool = False) -> F
     key = how.series.claim(crawl, by)
     before = how.series.started(crawl)
     attempt = before.attempt + 1 if before and again else before.attempt if before else 1
-    name = f"pipeline/{deployment_name(how.recipe)}"
+    name = full_name("pipeline", how.recipe)
     try:
         run: Any = run_deployment(
             name,

@@ -17,12 +17,13 @@ from pydantic import Field
 from flows.crawl_runs import CrawlRun, start_crawl
 from flows.crawls import First, Series
 from flows.deployments import crawl_sources
+from flows.endings import ended
 from flows.incremental import require_crawl_source
 from flows.params import RecipeParams
 from flows.recipe import Recipe
 from flows.reporting import TABLE_ROWS, artifact_key, best_effort
 from flows.runtime import open_store
-from flows.stage_flows import ended, run_name
+from flows.stage_flows import as_deployed, run_name
 from pipeline.sources.common_crawl import COLLECTIONS, list_crawls
 
 PUBLIC_MIRRORS = ("https://data.commoncrawl.org", "s3://commoncrawl")
@@ -64,7 +65,7 @@ def crawl_watch(params: WatchParams = WatchParams()) -> list[str]:
     Args:
         params: Which recipe, which list of crawls, and what is run.
     """
-    return ended(lambda: watch(params))
+    return ended("crawl_watch", lambda: watch(as_deployed(params)))
 
 
 def watch(params: WatchParams) -> list[str]:

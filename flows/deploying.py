@@ -1,17 +1,17 @@
 """Work pools, limits and deployments on a Prefect server, created or brought up to date through its API."""
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.importtools import import_object
-from prefect.workers.process import ProcessWorker
 
 from flows.deployments import (
     CONTROL_POOL,
@@ -21,8 +21,10 @@ from flows.deployments import (
     WATCH_TIMEZONE,
     DeploymentSpec,
     deployments,
+    former_name,
 )
 from flows.recipe import Recipe
+from flows.refusals import is_open, process_template
 
 PAGE = 200
 
@@ -38,15 +40,36 @@ def deploy(recipes: Sequence[Recipe], *, watch: bool) -> list[str]:
             _ensure_pool(client, name, description)
         _ensure_queue(client)
         kept = _schedules(client)
-        specs = [spec for recipe in recipes for spec in deployments(recipe)]
-        flows = {spec.flow: client.create_flow_from_name(spec.flow) for spec in specs}
-        forms = {spec.entrypoint: _form_schema(spec.entrypoint) for spec in specs}
-        for spec in specs:
-            schedules = kept.get(f"{spec.flow}/{spec.name}")
+        former = {spec: former_name(recipe) for recipe in recipes for spec in deployments(recipe)}
+        flows = {flow: client.create_flow_from_name(flow) for flow in {spec.flow: None for spec in former}}
+        forms = {entrypoint: _form_schema(entrypoint) for entrypoint in {spec.entrypoint: None for spec in former}}
+        for spec, before in former.items():
+            schedules = kept.get(f"{spec.flow}/{spec.name}", kept.get(f"{spec.flow}/{before}"))
             if schedules is None:
                 schedules = _first_schedules(spec, watch)
-            _deploy_one(client, spec, flows[spec.flow], forms[spec.entrypoint], schedules)
-        return [f"{spec.flow}/{spec.name}" for spec in specs]
+            form = own_defaults(forms[spec.entrypoint], spec.parameters["params"])
+            _deploy_one(client, spec, flows[spec.flow], form, schedules)
+            if f"{spec.flow}/{before}" in kept:
+                _remove_former(client, spec, before)
+        return [f"{spec.flow}/{spec.name}" for spec in former]
+
+
+def own_defaults(form: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's schema with the deployment's own recipe as what stands in it, not that of any other deployment."""
+    schema: dict[str, Any] = copy.deepcopy(form)
+    fields = schema["properties"]["params"]
+    fields["default"] = {**(fields.get("default") or {}), **filled}
+    for model in schema["definitions"].values():
+        if "recipe" in model.get("properties", {}):
+            model["properties"]["recipe"]["default"] = filled["recipe"]
+    return schema
+
+
+def _remove_former(client: SyncPrefectClient, spec: DeploymentSpec, name: str) -> None:
+    """The same deployment under the name it had before: it would be there twice."""
+    found = client.read_deployment_by_name(f"{spec.flow}/{name}")
+    if found.entrypoint == spec.entrypoint and "headwater" in found.tags:
+        client.delete_deployment(found.id)
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None:
@@ -55,12 +78,14 @@ def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None
         type="process",
         description=description,
         concurrency_limit=POOL_LIMITS[name],
-        base_job_template=ProcessWorker.get_default_base_job_template(),
+        base_job_template=process_template(),
     )
     try:
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
-        return
+        present = client.read_work_pool(name)
+        if present.type == "process" and is_open(present.base_job_template):
+            client.update_work_pool(name, WorkPoolUpdate(base_job_template=process_template()))
 
 
 def _ensure_queue(client: SyncPrefectClient) -> None:

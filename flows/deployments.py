@@ -4,7 +4,8 @@
 for the bundled recipes, written by ``python -m flows.deployments > prefect.yaml`` (a test holds the two together), so
 that ``prefect deploy --all`` does the same on a server of your own.
 
-The demo recipe is deployed as the preset ``full``, the smoke recipe as ``smoke``: ``pipeline/full``, ``dedup/smoke``.
+A deployment is named after what it runs and the recipe: ``dedup-demo`` (in full ``dedup/dedup-demo``), ``pipeline-smoke``. Lists
+show that name alone.
 """
 
 import sys
@@ -31,20 +32,23 @@ POOL_LIMITS: dict[str, int | None] = {CONTROL_POOL: None, "cpu": 1, "gpu": 1}
 Limits of pools and queues are counted from the runs there are. Prefect's global limits are leases that a killed run, or
 a restarted server, leaves taken; and a limit that does not exist is passed without a word. So none is used."""
 
+COMMANDING = ("command", "env", "working_dir", "image", "volumes", "privileged")
+"""Job variables by which a run would say what its worker does. Pools of ours have none of them (``flows.refusals``)."""
+
 CRAWL_QUEUE = "crawls"
 """Queue of the control pool in which the runs of new crawls wait, one started at a time, the oldest crawl first."""
 
 PRESETS = {"demo": "full", "smoke": "smoke"}
-"""Bundled recipes by the name of their deployments."""
+"""Bundled recipes that are tagged as presets."""
 
-DEPLOYED = ("demo", "smoke", "common-crawl-1b")
+DEPLOYED = ("demo", "smoke")
 """What is deployed where no recipe is named."""
 
 WATCH_CRON = "0 6 * * *"
 WATCH_TIMEZONE = "UTC"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeploymentSpec:
     """One deployment; ``entrypoint`` is an importable flow. ``cron`` is its schedule, if it has one."""
 
@@ -58,9 +62,18 @@ class DeploymentSpec:
     cron: str = ""
 
 
-def deployment_name(recipe: Recipe) -> str:
+def deployment_name(flow: str, recipe: Recipe) -> str:
     """What comes after the slash."""
+    return f"{flow.replace('_', '-')}-{recipe.name}"
+
+
+def former_name(recipe: Recipe) -> str:
+    """What all deployments of a recipe were called when their names did not say the flow."""
     return PRESETS.get(recipe.address, recipe.name)
+
+
+def full_name(flow: str, recipe: Recipe) -> str:
+    return f"{flow}/{deployment_name(flow, recipe)}"
 
 
 def deployments(recipe: Recipe) -> list[DeploymentSpec]:
@@ -69,7 +82,7 @@ def deployments(recipe: Recipe) -> list[DeploymentSpec]:
         tags = (*tags, f"preset:{PRESETS[recipe.address]}")
     whole = DeploymentSpec(
         "pipeline",
-        deployment_name(recipe),
+        deployment_name("pipeline", recipe),
         "flows.pipeline.pipeline",
         CONTROL_POOL,
         recipe.description or f"All stages of recipe {recipe.name}.",
@@ -102,7 +115,7 @@ def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> De
     form = {**_form(recipe), "config": node.config.model_dump(mode="json", exclude_defaults=True)}
     return DeploymentSpec(
         name,
-        deployment_name(recipe),
+        deployment_name(name, recipe),
         f"flows.stage_flows.{name}",
         pool,
         node.stage.description or f"Stage {name} of recipe {recipe.name}.",
@@ -114,7 +127,7 @@ def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> De
 def _watch(recipe: Recipe, tags: tuple[str, ...]) -> DeploymentSpec:
     return DeploymentSpec(
         "crawl_watch",
-        deployment_name(recipe),
+        deployment_name("crawl_watch", recipe),
         "flows.crawl_watch.crawl_watch",
         CONTROL_POOL,
         f"Every day: start {recipe.name} once for each new crawl.",

@@ -1,12 +1,13 @@
 """Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from flows.checks import notices
 from flows.drift import drift
 from flows.recipe import Recipe
-from infra.errors import Blocked
+from infra.errors import Blocked, HeadwaterError
 from infra.planning import Action, Selection, StageNode, StagePlan, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
 from infra.store.dataset import Dataset
@@ -79,11 +80,31 @@ def run_recipe(
                 tell_warnings(entry.dataset, run)
                 result.datasets[node.name] = entry.dataset
     except BaseException as error:
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        state = how_it_ended(error)
         run.record.event("run_ended", state=state, error=str(error) or type(error).__name__)
         raise
     run.record.event("run_ended", state="completed")
     return result
+
+
+class StageCancelled(HeadwaterError):
+    """A stage that runs elsewhere was cancelled there: its parent ends as cancelled too, and not as failed."""
+
+
+class Interrupted(StageCancelled):
+    """Somebody ended a run from its terminal."""
+
+
+def how_it_ended(error: BaseException) -> str:
+    """``failed``, ``cancelled`` (by the server's users) or ``interrupted`` (Ctrl-C, a machine that shuts down)."""
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, StageCancelled):
+        return "cancelled"
+    if isinstance(error, Exception):
+        return "failed"
+    prefect = sys.modules.get("prefect._internal.control_listener")  # there if this is a flow run
+    return "cancelled" if prefect is not None and prefect.get_intent() == "cancel" else "interrupted"
 
 
 def _warn_of_drift(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:

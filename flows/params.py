@@ -3,30 +3,38 @@
 * Every field has a default, a title, a description and bounds, so *Quick run* works and a wrong value is refused before
   anything starts.
 * A stage's form holds the stage's own configuration, field by field. Its deployment fills in the recipe's values.
+* A deployment's form is its own: whoever gives a part of it (a schedule, a call of the API) changes that part, and the rest
+  stays as deployed (``completed``). Prefect by itself would replace the whole form by the part.
 * Forms stay simple: no unions of models and no free-form dictionaries, which the UI cannot draw. Nor does a module of
   forms postpone the evaluation of annotations: Prefect builds the schema from them.
 """
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from flows.recipe import Recipe, load_recipe, replace_config
 from flows.stages import STAGE_NAMES, load_stage
+from infra.config import in_plain_words
 from infra.planning import Selection
 
 CRAWL_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{2,60})?$"
 StageName = Literal[*STAGE_NAMES]  # type: ignore[valid-type]
 
+Form = TypeVar("Form", bound=BaseModel)
+
 
 class RecipeParams(BaseModel):
     """What every form asks: which recipe, where."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=in_plain_words)
 
     recipe: str = Field(
-        "demo", title="Recipe", description="A bundled recipe's name, or the path of a YAML file where the flow runs."
+        "demo",
+        title="Recipe",
+        description="A bundled recipe's name, or the path of a YAML file where the flow runs. A deployment has its own.",
     )
     overrides: list[str] = Field(
         [],
@@ -81,11 +89,14 @@ class StageParams(RecipeParams):
     run: str = Field("", title="Run", description="The run this stage is a part of. Empty: a run of its own.")
 
     def load_with_config(self, stage: str) -> Recipe:
-        """The recipe, with this form's configuration for the stage if the form was filled in."""
+        """The recipe, with what this form says of the stage's configuration; the rest of it stays the recipe's."""
         recipe = self.load()
-        if "config" in self.model_fields_set:
-            return replace_config(recipe, stage, self.config)  # type: ignore[attr-defined]
-        return recipe
+        if "config" not in self.model_fields_set:
+            return recipe
+        given: BaseModel = self.config  # type: ignore[attr-defined]
+        before = next((node.config for node in recipe.nodes if node.name == stage), None)
+        own = before.model_dump(mode="json") if before is not None else {}
+        return replace_config(recipe, stage, load_stage(stage).config.model_validate(overlaid(own, given)))
 
 
 @cache
@@ -98,6 +109,25 @@ def stage_params(name: str) -> type[StageParams]:
     fields: dict[str, Any] = {"config": (config, described)}
     title = "".join(part.capitalize() for part in name.split("_"))
     return create_model(f"{title}Params", __base__=StageParams, __doc__=f"Stage {name}.", **fields)
+
+
+def completed(form: Form, deployed: Mapping[str, Any]) -> Form:
+    """The form with what was not filled in as its deployment has it."""
+    own = {name: value for name, value in deployed.items() if name in type(form).model_fields}
+    return type(form).model_validate(overlaid(own, form))
+
+
+def overlaid(own: Mapping[str, Any], form: BaseModel) -> dict[str, Any]:
+    """Plain data with what a form sets laid over it. Groups of fields are gone through; lists and tables are replaced."""
+    result = dict(own)
+    plain = form.model_dump(mode="json", exclude_unset=True)
+    for name in form.model_fields_set:
+        value, before = getattr(form, name), result.get(name)
+        if isinstance(value, BaseModel) and isinstance(before, Mapping):
+            result[name] = overlaid(before, value)
+        else:
+            result[name] = plain[name]
+    return result
 
 
 def pipeline_params(recipe: Recipe, selection: Selection, workspace: str, crawl: str = "") -> PipelineParams:

@@ -10,15 +10,16 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.children import run_child
-from flows.deployments import deployment_name
-from flows.execute import RunOne, RunResult, run_recipe
+from flows.deployments import full_name
+from flows.endings import ended, run_line, settled, stage_line
+from flows.execute import Interrupted, RunOne, RunResult, run_recipe
 from flows.incremental import OnOutcome, planned, turn
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.recipe import Recipe
 from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.run_history import datasets_of_run
 from flows.runtime import open_store
-from flows.stage_flows import ended, flow_context, run_name, settled, stage_flow
+from flows.stage_flows import as_deployed, flow_context, run_name, stage_flow
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
@@ -36,7 +37,7 @@ def pipeline(params: PipelineParams = PipelineParams()) -> RunResult:
     Args:
         params: Which recipe, which stages, and where.
     """
-    return ended(lambda: run_pipeline(params))
+    return ended("pipeline", lambda: run_pipeline(as_deployed(params)), run_line)
 
 
 def run_pipeline(params: PipelineParams) -> RunResult:
@@ -52,7 +53,7 @@ def run_pipeline(params: PipelineParams) -> RunResult:
         context = flow_context(recipe, store, record)
         run_one = _by_deployment(recipe, params) if params.dispatch == "deployments" else _inline(recipe, params)
         try:
-            return run_recipe(
+            result = run_recipe(
                 recipe,
                 params.selection,
                 context,
@@ -62,14 +63,14 @@ def run_pipeline(params: PipelineParams) -> RunResult:
             )
         finally:
             best_effort(lambda: _publish_ends(store, record.id))
+    get_run_logger().info(run_line(result))
+    return result
 
 
 def _note_and_tell(outcome: StageOutcome, note: OnOutcome) -> None:
     """One line a stage in this run's own log: what the stage itself has to say is in the log of its own run."""
     if outcome.action != Action.SKIP:  # that is told already, with its reason
-        counts = outcome.dataset.manifest.counts
-        kept = f", kept {counts.kept:,} of {counts.incoming:,} documents" if counts.incoming else ""
-        get_run_logger().info("%s: published %s%s", outcome.stage, outcome.dataset.manifest.fingerprint, kept)
+        get_run_logger().info(stage_line(outcome))
     note(outcome)
 
 
@@ -107,7 +108,7 @@ def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
 def _by_deployment(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
         tags = [f"crawl:{recipe.crawl}"] if recipe.crawl else []
-        run_child(f"{node.name}/{deployment_name(recipe)}", _form(recipe, params, node, run, force), tags)
+        run_child(full_name(node.name, recipe), _form(recipe, params, node, run, force), tags)
         return _outcome_of(node, inputs, run)
 
     return run_one
@@ -129,4 +130,7 @@ def _outcome_of(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext)
 
 def run_as_flow(recipe: Recipe, selection: Selection, store: Store, crawl: str = "") -> RunResult:
     """Run a recipe as this flow against the configured server; errors are raised as they are without one."""
-    return settled(pipeline(pipeline_params(recipe, selection, store.address, crawl)))
+    try:
+        return settled(pipeline(pipeline_params(recipe, selection, store.address, crawl)))
+    except Interrupted:
+        raise KeyboardInterrupt from None

@@ -15,10 +15,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import WorkPool
+from prefect.context import refresh_global_settings_context
 from prefect.exceptions import ObjectNotFound
-from prefect.workers.process import ProcessWorker
 
+from flows.credentials import auth_string, use_auth
 from flows.deployments import POOL_LIMITS, POOLS
+from flows.refusals import process_template
 from infra.errors import HeadwaterError
 
 KINDS = ("process", "docker")
@@ -27,7 +29,7 @@ PAGE = 200
 
 def template_of(kind: str, pool: str) -> dict[str, Any]:
     if kind == "process":
-        return ProcessWorker.get_default_base_job_template()
+        return process_template()
     from flows.stage_containers import ContainerSettings, job_template  # an optional package
 
     return job_template(ContainerSettings.from_environment(os.environ, pool))
@@ -93,6 +95,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 or arguments[0] not in KINDS or not set(arguments[1:]) <= set(POOLS):
         raise SystemExit(f"usage: python -m flows.pool_kind {'|'.join(KINDS)} POOL...   pools: {', '.join(POOLS)}")
     kind, *pools = arguments
+    use_auth(auth_string())
+    refresh_global_settings_context()  # Prefect has read its settings when it was imported
     with get_client(sync_client=True) as client:
         for pool in pools:
             ensure_kind(client, pool, kind, template_of(kind, pool))

@@ -1,6 +1,10 @@
-"""Prefect's server, with the workspace's reports (``flows.report_pages``), and without its two kinds of waiting for SQLite.
+"""Prefect's server: closed to strangers, with the workspace's reports, and without its two kinds of waiting for SQLite.
 
-    python -m flows.prefect_server --host HOST --port PORT        as ``prefect server start``
+    python -m flows.prefect_server [--host HOST] [--port PORT] …        as ``prefect server start``
+
+Whoever may call its API may run programs here. So it asks for a password (of its home folder, if none is set), answers to
+its own name and the pages of its own origin, and what it writes is its owner's alone (``flows.credentials``, ``flows.doors``).
+The reports (``flows.report_pages``) are behind the same password.
 
 SQLite has one writer at a time. Prefect 3.8 begins its transactions as readers and makes them writers at their first
 change; when another one has written meanwhile, SQLite refuses at once, whatever the time it may wait ("database is
@@ -14,6 +18,8 @@ driven by the event loop, in whose thread the collector runs. So here a cursor w
 its connection's own thread.
 """
 
+import argparse
+import os
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -24,11 +30,18 @@ from typing import Any
 import aiosqlite
 from fastapi import FastAPI
 from prefect.cli import app
+from prefect.context import refresh_global_settings_context
 from prefect.server.api import server
 from prefect.server.database import configurations
+from prefect.settings import get_current_settings
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
+from flows.credentials import SERVER_AUTH, auth_string, generate_auth, use_auth
+from flows.doors import add_doors, allowed_names
 from flows.report_pages import mount_reports
+from flows.server import settings
+
+ALLOWED_HOSTS = "HEADWATER_ALLOWED_HOSTS"
 
 
 @asynccontextmanager
@@ -76,21 +89,36 @@ def wait_in_turn() -> None:
         setattr(aiosqlite.Cursor, name, closed_if_refused(getattr(aiosqlite.Cursor, name)))
 
 
-def show_reports() -> None:
-    """On every server that this process makes from now on."""
+def closed_to_strangers(arguments: list[str]) -> frozenset[str] | None:
+    """Settings of the server that this process is about to be; the names it answers to, None for any."""
+    os.umask(0o077)
+    home = get_current_settings().home
+    for name, value in settings(home).items():
+        os.environ.setdefault(name, value)
+    use_auth(os.environ.get(SERVER_AUTH) or auth_string() or generate_auth(home), serving=True)
+    refresh_global_settings_context()  # Prefect has read its settings when it was imported
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--host", default=get_current_settings().server.api.host)
+    return allowed_names(asked.parse_known_args(arguments)[0].host, os.environ.get(ALLOWED_HOSTS, ""))
+
+
+def add_ours(names: frozenset[str] | None) -> None:
+    """Reports and doors, on every server that this process makes from now on."""
     create_app = server.create_app
 
     @wraps(create_app)
-    def with_reports(*arguments: Any, **settings: Any) -> FastAPI:
-        made = create_app(*arguments, **settings)
+    def with_ours(*arguments: Any, **options: Any) -> FastAPI:
+        made = create_app(*arguments, **options)
         mount_reports(made)
+        add_doors(made, names)
         return made
 
-    server.create_app = with_reports
+    server.create_app = with_ours
 
 
 if __name__ == "__main__":
+    names = closed_to_strangers(sys.argv[1:])
     wait_in_turn()
-    show_reports()
+    add_ours(names)
     sys.argv[1:1] = ["server", "start"]
     app()

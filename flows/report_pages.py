@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flows.server import SERVER_AUTH, auth_string
+from flows.credentials import SERVER_AUTH, auth_string
 from infra.errors import HeadwaterError
 
 if TYPE_CHECKING:

@@ -45,6 +45,8 @@ PROGRESS_STEP = 1.0
 LOG_EVERY_S = 30.0
 LOG_STRETCH = 0.05
 MESSAGES = 20
+NOT_PUBLISHED = ("failed", "interrupted")
+"""What the runner calls the end of a stage that has published nothing."""
 SETTLE_S = 3.0
 
 log = logging.getLogger("headwater")
@@ -87,13 +89,16 @@ class LogReporter:
     def message(self, stage: str, text: str) -> None:
         name = stage.split("/")[0]
         self._told[name] += 1
-        if self._told[name] <= MESSAGES:
+        if text.startswith("warning: "):  # seldom, and never left out
+            self.logger.warning("%s: %s", stage, text)
+        elif self._told[name] <= MESSAGES:
             self.logger.info("%s: %s", stage, text)
 
     def stage_ended(self, stage: str, text: str) -> None:
         left = self._told.pop(stage, 0) - MESSAGES
         more = f" ({left:,} more messages: see the events of this run)" if left > 0 else ""
-        self.logger.info("%s: %s%s", stage, text, more)
+        if more or text not in NOT_PUBLISHED:  # its sentence follows
+            self.logger.info("%s: %s%s", stage, text, more)
 
 
 @dataclass
@@ -102,6 +107,8 @@ class ProgressReporter:
 
     every_s: float = PROGRESS_EVERY_S
     _shown: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _passed_over: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """What a step has reported and was not shown: it is, if nothing comes after it."""
     _teller: "_Teller | None" = None
 
     def stage_started(self, stage: str, action: str) -> None:
@@ -111,21 +118,28 @@ class ProgressReporter:
         percent = 100.0 * done / total if total else 0.0
         now = time.monotonic()
         when, before = self._shown.get(stage, (float("-inf"), float("-inf")))
+        text = describe_progress(done, total, figures, eta)
         if percent < 100.0 and (now - when < self.every_s or percent - before < PROGRESS_STEP):
-            return
-        self._show(stage, percent, describe_progress(done, total, figures, eta))
+            self._passed_over[stage] = (percent, text)
+        else:
+            self._show(stage, percent, text)
 
     def message(self, stage: str, text: str) -> None:
         return
 
     def stage_ended(self, stage: str, text: str) -> None:
-        if text != "failed":
+        for step, (percent, figures) in list(self._passed_over.items()):
+            self._show(step, percent, figures)
+        if text in NOT_PUBLISHED:
+            self._show(stage, self._shown[stage][1] if stage in self._shown else 0.0, text)
+        else:
             self._show(stage, 100.0, text)
         if self._teller is not None:
             self._teller.settle(SETTLE_S)
 
     def _show(self, stage: str, percent: float, text: str) -> None:
         self._shown[stage] = (time.monotonic(), percent)
+        self._passed_over.pop(stage, None)
         self._teller = self._teller or _Teller()
         self._teller.tell(stage, min(100.0, max(0.0, percent)), text)
 

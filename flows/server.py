@@ -4,31 +4,39 @@ Prefect reads its settings when it is first imported, so ``configure`` must run 
 (its database, logs, settings) lives below the workspace, never in the user's home. ``headwater up`` writes
 ``prefect/server.json``; a run in the same workspace finds the server there, or at ``PREFECT_API_URL``.
 
-A server may ask for a user and password (basic authentication). The secret, ``user:password``, comes from a file named
-by ``HEADWATER_API_AUTH_FILE`` or from ``PREFECT_API_AUTH_STRING``; it travels to child processes in their environment
-and stands on no command line, in no log and in no form.
+A server of ours asks for a user and password, and answers the pages of its own origin only (``flows.credentials``).
 """
 
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
-from infra.errors import ConfigError, HeadwaterError
+from flows.credentials import (
+    AUTH_FILE,
+    CLIENT_AUTH,
+    auth_string,
+    generate_auth,
+    generated_auth,
+    private_folder,
+    use_auth,
+)
+from infra.errors import HeadwaterError
 from infra.store.files import write_json
 from infra.store.lease import is_alive
 from infra.store.store import Store
 
 HEALTH_TIMEOUT_S = 2.0
 API_TIMEOUT_S = 15.0
-AUTH_FILE = "HEADWATER_API_AUTH_FILE"
-CLIENT_AUTH, SERVER_AUTH = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -46,21 +54,43 @@ def prefect_home(store: Store) -> Path:
     return store.home / "prefect"
 
 
-def configure(store: Store, api_url: str | None) -> None:
-    """Set Prefect's environment for this process and its children. Values the user has set stay."""
-    home = prefect_home(store).resolve()
-    home.mkdir(parents=True, exist_ok=True)
+def configure(store: Store, api_url: str | None, *, serving: bool = False) -> None:
+    """Set Prefect's environment for this process and its children. Values the user has set stay.
+
+    Without an address Prefect starts a server of its own for as long as it needs one. That one, and one that we are about
+    to start (``serving``), ask for the workspace's password too.
+    """
+    home = private_folder(Path(os.environ.get("PREFECT_HOME") or prefect_home(store))).resolve()
     for name, value in settings(home).items():
         os.environ.setdefault(name, value)
-    secret = auth_string()
-    if secret is not None:
-        os.environ[CLIENT_AUTH] = secret
-        os.environ.setdefault(SERVER_AUTH, secret)  # for a server that we start
+    serving = serving or api_url is None
+    use_auth(auth_string() or (generate_auth(home) if serving else _own_auth(store, api_url)), serving=serving)
     if api_url is not None:
         os.environ["PREFECT_API_URL"] = api_url
     else:
         os.environ.pop("PREFECT_API_URL", None)
         os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+
+
+def known_server(store: Store) -> str | None:
+    """The API address that this workspace's runs use, whether it answers or not; from now on with our credentials."""
+    address = os.environ.get("PREFECT_API_URL") or recorded_address(store)
+    if address and auth_string() is None:
+        use_auth(_own_auth(store, address))
+    return address
+
+
+def _own_auth(store: Store, api_url: str | None) -> str | None:
+    """The generated password, if this is the server that it was generated for."""
+    record = recorded_address(store)
+    if record is None or api_url is None or _place(record) != _place(api_url):
+        return None
+    return generated_auth(prefect_home(store))
+
+
+def _place(api_url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(api_url)
+    return "loopback" if parts.hostname in LOOPBACK else parts.hostname, parts.port
 
 
 def settings(home: Path) -> dict[str, str]:
@@ -75,6 +105,10 @@ def settings(home: Path) -> dict[str, str]:
         # its websocket looks a quarter of an hour back for runs to cancel, so they are kept for a while.
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "PT1H",
         "PREFECT_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # Prefect's default lets the pages of every origin call the API. A page of the server itself needs no permission, and
+        # finds the API beside itself: also through a tunnel or a proxy.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",
+        "PREFECT_UI_API_URL": "/api",
         # Pauses double: 5 retries bridge a minute without the server, 8 bridge eight. The work itself never waits for it.
         "PREFECT_CLIENT_MAX_RETRIES": "8",
     }
@@ -92,7 +126,7 @@ def forget_server(store: Store) -> None:
 
 def running_server(store: Store) -> str | None:
     """The API address of a server that answers, or None. A server that refuses our credentials is an error."""
-    address = os.environ.get("PREFECT_API_URL") or recorded_address(store)
+    address = known_server(store)
     if not address or not answers(address):
         return None
     api_call(address, "/admin/version")  # health is open to everybody; this is not
@@ -113,34 +147,19 @@ def require_server(store: Store, otherwise: str = "") -> str:
     return address
 
 
+def await_server(store: Store, seconds: float) -> None:
+    """Give a server that is being started its time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not ((address := known_server(store)) and answers(address)):
+        time.sleep(0.3)
+
+
 def answers(api_url: str, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
     try:
         with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, TimeoutError, OSError, ValueError):
         return False
-
-
-def auth_string() -> str | None:
-    """``user:password`` for the server's API, or None if none is set."""
-    path = os.environ.get(AUTH_FILE)
-    if path is None:
-        return os.environ.get(CLIENT_AUTH) or None
-    try:
-        secret = Path(path).read_text().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"the file with the server's credentials cannot be read ({error.strerror})",
-            where=path,
-            remedy=f"Mend {AUTH_FILE}, or unset it.",
-        ) from error
-    if ":" not in secret or "\n" in secret:
-        raise ConfigError(
-            "the file with the server's credentials does not hold user:password in one line",
-            where=path,
-            remedy="Write one line, user:password, readable by its owner only.",
-        )
-    return secret
 
 
 def api_call(api_url: str, path: str, body: Any = None) -> Any:
@@ -179,7 +198,7 @@ def api_call(api_url: str, path: str, body: Any = None) -> Any:
 def recorded_address(store: Store) -> str | None:
     try:
         record = ServerRecord(**json.loads(_record_path(store).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, PermissionError, ValueError, TypeError):  # none, or another user's
         return None
     return record.api_url if is_alive(record.pid, record.started) else None
 

@@ -3,8 +3,8 @@
 ``flows.pool_kind`` makes a pool one of these. The worker is Prefect's own for Docker, with three differences: the exit
 code is the one the engine holds after the end (Prefect may read it a moment too early and take a killed container for a
 finished one), an ended container is removed together with its unnamed volumes, and processors and GPUs can be asked for
-by number. Everything else a container gets stands in the pool's job template, where it can be read and changed in the
-UI: image, network, workspace, limits.
+by number. Everything else a container gets stands in the pool's job template, where it can be read: image, network, workspace.
+A run or deployment may change its limits alone (``flows.refusals``).
 
 A worker hands its own Prefect settings down to the containers it starts. Two of them must not arrive: its
 ``PREFECT_HOME``, which is a folder of its own, and the server's credentials, which ``docker inspect`` would show; a
@@ -19,6 +19,7 @@ from typing import Any
 
 from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
+from flows.refusals import closed_template
 from infra.errors import ConfigError
 
 try:
@@ -189,4 +190,4 @@ def job_template(settings: ContainerSettings) -> dict[str, Any]:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
     }
-    return template
+    return closed_template(KIND, template)

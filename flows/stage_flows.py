@@ -12,34 +12,31 @@ already done.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any
+from uuid import UUID
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Failed
 
+from flows.endings import as_state, ended, settled, stage_line
 from flows.execute import RunResult, resolve_inputs, run_recipe
-from flows.heartbeats import leave_heartbeats_behind
 from flows.incremental import planned
-from flows.outlive import outlive_worker
-from flows.params import StageParams, stage_params
+from flows.params import Form, StageParams, completed, stage_params
 from flows.recipe import Recipe
 from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_samples
 from flows.runtime import open_store, run_context
 from flows.stages import STAGE_NAMES, load_stage
-from infra.errors import HeadwaterError
-from infra.planning import Selection, StageNode, plan
+from infra.planning import Action, Selection, StageNode, plan
 from infra.progress import Reporters
 from infra.runner import RunContext, StageOutcome, run_stage
 from infra.runs import RunRecord
 from infra.store.dataset import Dataset
 from infra.store.store import Store
-
-T = TypeVar("T")
 
 
 def __getattr__(name: str) -> Flow[..., StageOutcome]:
@@ -55,51 +52,49 @@ def stage_flow(name: str) -> Flow[..., StageOutcome]:
     form = stage_params(name)
 
     def body(params: StageParams = form()) -> StageOutcome:
-        return ended(lambda: run_one_stage(name, params))
+        return ended(name, lambda: run_one_stage(name, as_deployed(params)), stage_line)
 
     body.__name__ = name
-    body.__doc__ = load_stage(name).description or f"Stage {name}."
+    about = load_stage(name).description or f"Stage {name}."
+    body.__doc__ = (
+        f"{about}\n\nArgs:\n    params: Which recipe and where, and what to change of the stage's configuration."
+    )
     body.__annotations__ = {"params": form, "return": StageOutcome}
     return flow(name=name, flow_run_name=run_name, persist_result=False, log_prints=False)(body)
 
 
-def ended(work: Callable[[], T]) -> T:
-    """Turn an error with a cause into a Failed state with that sentence: no traceback, which would hide it.
-
-    Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``settled``.
-    """
-    outlive_worker()
-    leave_heartbeats_behind()
-    try:
-        return work()
-    except StageCancelled as error:
-        return cast(T, Cancelled(message=str(error), data=error))
-    except HeadwaterError as error:
-        return cast(T, Failed(message=str(error), data=error))
+def as_deployed(form: Form) -> Form:
+    """The form of this flow run: what it was not given is its deployment's. A part of a run is given all of it."""
+    if set(type(form).model_fields) <= form.model_fields_set:
+        return form
+    return completed(form, _deployed_form())
 
 
-class StageCancelled(HeadwaterError):
-    """A stage that runs elsewhere was cancelled there: its parent ends as cancelled too, and not as failed."""
-
-
-def settled(value: T) -> T:
-    """What a task or flow returned; if that is a failure, the error behind it is raised."""
-    if isinstance(value, State):
-        error = getattr(value.data, "result", value.data)
-        raise error if isinstance(error, HeadwaterError) else HeadwaterError(value.message or str(value))
-    return value
+def _deployed_form() -> Mapping[str, Any]:
+    """What the deployment of this flow run fills in; nothing if it has none."""
+    if flow_run.id is None:
+        return {}
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_flow_run(UUID(str(flow_run.id))).deployment_id
+            return dict(client.read_deployment(deployment).parameters.get("params") or {}) if deployment else {}
+        except ObjectNotFound:  # deleted since
+            return {}
 
 
 def run_name() -> str:
-    """``dedup-cc-2026-46-1a2b3c4d``: stage, crawl or else recipe, and the beginning of the flow run's id."""
+    """``dedup-cc-2026-46-1a2b3c4d``: stage, crawl or else recipe, and the end of the flow run's id."""
     params = flow_run.parameters.get("params") or {}
-    form = params if isinstance(params, Mapping) else params.model_dump()
+    form = dict(params) if isinstance(params, Mapping) else params.model_dump(exclude_unset=True)
+    if not {"recipe", "crawl"} <= form.keys():
+        form = {**_deployed_form(), **form}
     return run_name_of(str(flow_run.flow_name), form, str(flow_run.id))
 
 
 def run_name_of(flow_name: str, form: Mapping[str, Any], run: str) -> str:
+    """An id begins with the time it was made: runs that a schedule makes together have the same beginnings."""
     stem = str(form.get("recipe") or "demo").rsplit("/", 1)[-1].removesuffix(".yaml")
-    return f"{flow_name.replace('_', '-')}-{crawl_slug(form.get('crawl') or '') or stem}-{run[:8]}"
+    return f"{flow_name.replace('_', '-')}-{crawl_slug(form.get('crawl') or '') or stem}-{run[-8:]}"
 
 
 def crawl_slug(crawl: str) -> str:
@@ -120,6 +115,8 @@ def run_one_stage(name: str, params: StageParams) -> StageOutcome:
         result: RunResult = run_recipe(recipe, selection, flow_context(recipe, store, record), run_as_task)
         outcome = result.outcomes[0]
     best_effort(lambda: publish_samples(store, outcome.dataset))
+    if outcome.action == Action.SKIP:  # what a stage that was built came to has been told as it was published
+        get_run_logger().info(stage_line(outcome))
     return outcome
 
 
@@ -135,7 +132,7 @@ def run_as_task(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext,
 
     @task(name=f"run {node.name}", cache_policy=NO_CACHE, persist_result=False)
     def work() -> StageOutcome:
-        return ended(lambda: run_stage(node, inputs, run, force=force))
+        return as_state(node.name, lambda: run_stage(node, inputs, run, force=force))
 
     return settled(work())
 

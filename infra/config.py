@@ -11,12 +11,15 @@ addresses, credentials): they never enter, so changing one never reruns anything
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+_CODE = re.compile(r"``(.+?)``", re.DOTALL)
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -25,10 +28,19 @@ class Execution:
     """Marks a field as execution-only: it never enters a fingerprint."""
 
 
+def in_plain_words(schema: dict[str, Any]) -> None:
+    """Descriptions as a form shows them: what the source marks as code stands in quotation marks there."""
+    for part in (schema, *schema.get("properties", {}).values()):
+        if "description" in part:
+            part["description"] = _CODE.sub(r"“\1”", part["description"])
+
+
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=in_plain_words
+    )
 
 
 def identity(value: Any) -> Json:

@@ -9,6 +9,9 @@ class HeadwaterError(Exception):
     Commands print it as one sentence (``--json``: ``{error, where, remedy}`` on stderr) and exit non-zero.
     """
 
+    stage: str = ""
+    """The stage that it ended, where one had begun."""
+
     def __init__(self, error: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(error, where, remedy)
         self.error = error

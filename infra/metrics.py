@@ -78,7 +78,7 @@ class MetricsReporter:
         self._told(stage.partition("/")[0])
 
     def stage_ended(self, stage: str, text: str) -> None:
-        state = "failed" if text == "failed" else "published"
+        state = text if text in ("failed", "interrupted") else "published"
         key = ("stage_ends", stage, (("state", state),))
         self._values[key] = self._values.get(key, 0.0) + 1.0
         self._set("stage_running", stage, 0.0)

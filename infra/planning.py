@@ -96,7 +96,9 @@ def refuse_blocked(plans: Sequence[StagePlan]) -> None:
         return
     first = blocked[0]
     cause = first.cause or Blocked(first.reason.rstrip("."))
-    raise type(cause)(f"stage {first.stage!r} cannot run: {cause.error}", where=cause.where, remedy=cause.remedy)
+    blocking = type(cause)(f"stage {first.stage!r} cannot run: {cause.error}", where=cause.where, remedy=cause.remedy)
+    blocking.stage = first.stage
+    raise blocking
 
 
 def check_graph(nodes: Sequence[StageNode]) -> None:

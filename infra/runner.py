@@ -19,7 +19,7 @@ from infra.journal import read_receipts, receipts_with_outputs
 from infra.launch.restart import run_job
 from infra.launch.spec import Launcher
 from infra.planning import Action, StageNode, drifted
-from infra.progress import Pace, Reporter
+from infra.progress import Pace, Reporter, describe_dataset
 from infra.publication import check_counts, publish, sweep, verify_files
 from infra.runs import RunRecord
 from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
@@ -177,8 +177,10 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
         else:
             built = _run_job(node.stage, work, run)
     except BaseException as error:
-        run.record.event("stage_failed", stage=node.name, error=str(error) or type(error).__name__)
-        run.reporter.stage_ended(node.name, "failed")
+        # A signal ends a run that is cancelled, or whose machine shuts down: nothing is wrong with the stage then.
+        how = "failed" if isinstance(error, Exception) else "interrupted"
+        run.record.event(f"stage_{how}", stage=node.name, error=str(error) or type(error).__name__)
+        run.reporter.stage_ended(node.name, how)
         raise
     verify_files(work, built.outputs)
     sweep(work, built.outputs)
@@ -190,7 +192,7 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
     run.record.event(
         "stage_published", stage=node.name, fingerprint=work.fingerprint, digest=dataset.digest, seconds=seconds
     )
-    run.reporter.stage_ended(node.name, f"published in {seconds:.0f} s")
+    run.reporter.stage_ended(node.name, f"{describe_dataset(dataset.manifest)}; published in {seconds:.0f} s")
     return StageOutcome(node.name, action, "built", dataset, seconds)
 
 

@@ -1,5 +1,9 @@
 """``headwater deploy``: work pools, limits, deployments and automations on a server that runs already."""
 
+from typing import Annotated
+
+import typer
+
 from flows.cli.options import (
     JsonOption,
     RecipesOption,
@@ -12,7 +16,7 @@ from flows.cli.options import (
 )
 from flows.deployments import DEPLOYED
 from flows.recipe import load_recipe
-from flows.server import require_server
+from flows.server import await_server, require_server
 
 
 def command(
@@ -20,10 +24,13 @@ def command(
     set_: SetOption = None,
     watch: WatchOption = None,
     workspace: WorkspaceOption = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a server that is being started.")] = 0.0,
     json: JsonOption = False,
 ) -> None:
     recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
-    require_server(open_store(workspace))
+    store = open_store(workspace)
+    await_server(store, wait)
+    require_server(store)
     from flows.automations import ensure_automations, notification_target  # Prefect: configured before it is imported
     from flows.deploying import deploy
 

@@ -1,5 +1,6 @@
 """``headwater up``: Prefect server, workers and all deployments on this machine."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,9 +14,10 @@ from flows.cli.options import (
     interrupt_on_term,
     open_store,
 )
-from flows.deployments import DEPLOYED
-from flows.recipe import load_recipe
-from flows.up import DEFAULT_PORT, serve
+from flows.credentials import auth_place, auth_string
+from flows.doors import LOCAL_NAMES, sign_in_link
+from flows.server import prefect_home
+from flows.up import DEFAULT_PORT, HOST, Serving, serve
 
 
 def command(
@@ -23,6 +25,7 @@ def command(
     set_: SetOption = None,
     watch: WatchOption = None,
     workspace: WorkspaceOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. Others than 127.0.0.1 want TLS in front.")] = HOST,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server and its UI.")] = DEFAULT_PORT,
     database_url: Annotated[
         str | None,
@@ -33,21 +36,25 @@ def command(
     ] = None,
 ) -> None:
     interrupt_on_term()
-    recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
-    watching = bool(recipe) if watch is None else watch
     out = console()
     out.print("Starting the Prefect server. The first start in a workspace takes about half a minute.")
-
-    def ready(ui: str, deployments: list[str]) -> None:
-        whole = [name for name in deployments if name.split("/")[0] in ("pipeline", "crawl_watch")]
-        out.print(f"{len(deployments)} deployments: {', '.join(whole)}, and each stage of them", markup=False)
-        out.print(f"\nPrefect UI   {ui}\n\nCtrl-C ends server and workers.", markup=False)
+    wanted = Serving(open_store(workspace), tuple(recipe or ()), tuple(set_ or ()), watch, host, port, database_url)
 
     def say(text: str) -> None:
         out.print(text, markup=False)
 
-    store = open_store(workspace)
+    def ready(deployments: list[str]) -> None:
+        whole = [name for name in deployments if name.split("/")[0] in ("pipeline", "crawl_watch")]
+        say(f"{len(deployments)} deployments: {', '.join(whole)}, and each stage of them")
+        say(f"\nPrefect UI   {wanted.ui}")
+        say(f"Password     in {auth_place(prefect_home(wanted.store))} (user:password)")
+        if sys.stdout.isatty():  # never where it would be kept: a log, a journal
+            say(f"Sign in      {sign_in_link(wanted.ui, auth_string() or '')}")
+        if host not in LOCAL_NAMES:
+            say(f"\nIt listens on {host}, and the password travels unencrypted: put TLS in front of it.")
+        say("\nCtrl-C ends server and workers.")
+
     try:
-        serve(recipes, store, watch=watching, port=port, database_url=database_url, ready=ready, say=say)
+        serve(wanted, ready=ready, say=say)
     except KeyboardInterrupt:
         out.print("Stopped.")

@@ -11,6 +11,7 @@ class EvaluationSet(Config):
     """Where the items of one evaluation are, and which of their fields must not be in the training data."""
 
     name: str = Field("humaneval", pattern=r"^[A-Za-z0-9_.-]+$")
+    """What it is called in the ledger and the report."""
 
     address: str = "dataset://sample/eval/humaneval.jsonl"
     """JSON lines (``.jsonl``, ``.jsonl.gz``), Parquet, or ``hf://owner/name[:configuration]@split`` for a Hugging Face
@@ -27,6 +28,7 @@ class DecontaminateConfig(Config):
     """How much of an evaluation item a document may hold, and what happens to it otherwise."""
 
     evaluations: tuple[EvaluationSet, ...] = (EvaluationSet(),)
+    """The evaluation sets that no training document may contain."""
 
     ngram: int = Field(13, ge=3, le=50)
     """Words in an n-gram."""

@@ -31,7 +31,9 @@ class DedupConfig(Config):
     """Bands × rows of the MinHash signature by name; ``custom`` takes ``bands`` and ``rows`` (by default 14 × 8)."""
 
     bands: int = Field(14, ge=1, le=256)
+    """Bands of the MinHash signature: more of them nominate more pairs, also less similar ones."""
     rows: int = Field(8, ge=1, le=64)
+    """Values in a band: more of them nominate fewer pairs, only very similar ones."""
 
     seed: int = Field(1, ge=0, le=2**32 - 1)
     """Seed of the MinHash permutations, as in ``datasketch.MinHash(seed=…)``."""
@@ -40,6 +42,7 @@ class DedupConfig(Config):
     """What a nominated pair must reach: Jaccard similarity, or the share of the shorter one's shingles in the other."""
 
     threshold: float = Field(0.8, gt=0.0, le=1.0)
+    """Share of their word n-grams that a nominated pair must truly have in common to be near duplicates."""
 
     max_characters: int = Field(500_000, ge=1_000, le=50_000_000)
     """A text is shingled up to here; exact copies are compared whole."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from flows.deployments import deployment_name
+from flows.deployments import full_name
 from flows.recipe import load_recipe
 from infra.runs import read_events
 from infra.store.files import read_json, write_json
@@ -166,7 +166,7 @@ def _one_run(
 ) -> bool:
     """Submit the whole path and disturb it, until its flow run has ended (True: completed), is lost, or time is over."""
     dispatch = _dispatch(campaign, rng)
-    run = cluster.submit(f"pipeline/{deployment_name(load_recipe(campaign.recipe))}", dispatch=dispatch)
+    run = cluster.submit(full_name("pipeline", load_recipe(campaign.recipe)), dispatch=dispatch)
     campaign.submitted += 1
     say(f"submitted ({dispatch})")
     silence, due = Silence(), None

@@ -31,7 +31,7 @@ def cluster(
 
 
 def test_a_killed_container_of_a_stage_costs_nothing(cluster: ContainerCluster, tmp_path: Path) -> None:
-    run = cluster.submit("pipeline/small", dispatch="deployments")
+    run = cluster.submit("pipeline/pipeline-small", dispatch="deployments")
     wait_for(lambda: stage_at_work(cluster) == "ingest", PATIENCE_S, "the stage to begin")
     path, stage = sorted(flow_runs(cluster), key=lambda each: each != run)
     assert path == run
@@ -47,6 +47,6 @@ def test_a_killed_container_of_a_stage_costs_nothing(cluster: ContainerCluster, 
     assert cluster.state(stage) == "CRASHED"
     with pytest.raises(ProcessLookupError):
         cluster.kill_container(container)
-    again = cluster.submit("pipeline/small", dispatch="deployments")
+    again = cluster.submit("pipeline/pipeline-small", dispatch="deployments")
     assert cluster.ended(again, PATIENCE_S) == "COMPLETED"
     assert digests(cluster.workspace) == {"ingest": digest_here(tmp_path, DOCUMENTS)}

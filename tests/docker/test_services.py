@@ -106,7 +106,7 @@ def test_the_ui_is_served_and_speaks_to_the_address_it_came_from(services: Servi
 
 
 def test_a_stage_publishes_what_it_publishes_outside(small: Services, tmp_path: Path) -> None:
-    run = small.wait(small.start("ingest/small"))
+    run = small.wait(small.start("ingest/ingest-small"))
     assert run["state_name"] == "Completed", run["state"]["message"]
     assert digest_there(small) == digest_here(tmp_path)
 
@@ -118,7 +118,7 @@ def test_a_restart_of_database_and_server_is_survived(small: Services) -> None:
     small.compose("kill", "server")
     small.up()
     eventually(lambda: small.call("/flow_runs/count", {}) == before, 120)
-    run = small.wait(small.start("ingest/small", force=True))
+    run = small.wait(small.start("ingest/ingest-small", force=True))
     assert run["state_name"] == "Completed", run["state"]["message"]
 
 
@@ -126,7 +126,7 @@ def test_stages_run_in_containers_of_their_own(small: Services, tmp_path: Path) 
     small.settings(COMPOSE_PROFILES="containers", HEADWATER_WORKER_CPUS="1")
     small.up()
     assert small.call("/work_pools/cpu")["type"] == "docker"
-    run = small.start("ingest/small", force=True)
+    run = small.start("ingest/ingest-small", force=True)
     seen: list[dict[str, Any]] = []
 
     def started() -> bool:
@@ -148,7 +148,7 @@ def test_stages_run_in_containers_of_their_own(small: Services, tmp_path: Path) 
 
 
 def test_the_whole_path_dispatches_its_stages_to_containers(small: Services) -> None:
-    run = small.wait(small.start("pipeline/small", dispatch="deployments", force=["ingest"]))
+    run = small.wait(small.start("pipeline/pipeline-small", dispatch="deployments", force=["ingest"]))
     assert run["state_name"] == "Completed", run["state"]["message"]
     assert kind_of_newest(small, "ingest") == "docker"
 

@@ -38,16 +38,18 @@ def test_a_job_template_bounds_the_container_and_hands_no_secret_down() -> None:
     from flows.stage_containers import ContainerSettings, job_template
 
     template = job_template(ContainerSettings.from_environment(ENVIRONMENT, "cpu"))
-    defaults = {name: entry.get("default") for name, entry in template["variables"]["properties"].items()}
-    assert defaults["image_pull_policy"] == "Never"
-    assert defaults["mem_limit"] == defaults["memswap_limit"] == "3g"
-    assert defaults["volumes"] == ["volume:/workspace", "/here/api_auth:/run/secrets/api_auth:ro"]
-    env = defaults["env"]
+    limits = {name: entry.get("default") for name, entry in template["variables"]["properties"].items()}
+    assert sorted(limits) == ["cpus", "gpus", "mem_limit", "memswap_limit", "stream_output"], "a run may set nothing else"
+    assert limits["mem_limit"] == limits["memswap_limit"] == "3g"
+    fixed = template["job_configuration"]
+    assert (fixed["image_pull_policy"], fixed["privileged"]) == ("Never", False)
+    assert fixed["volumes"] == ["volume:/workspace", "/here/api_auth:/run/secrets/api_auth:ro"]
+    env = fixed["env"]
     assert env["PREFECT_HOME"].startswith("/tmp/")
     assert env["HEADWATER_API_AUTH_FILE"] == "/run/secrets/api_auth"
     assert [env[name] for name in ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")] == [None, None]
-    fixed = template["job_configuration"]["container_create_kwargs"]
-    assert (fixed["user"], fixed["cap_drop"], fixed["init"]) == ("7:8", ["ALL"], True)
+    engine = fixed["container_create_kwargs"]
+    assert (engine["user"], engine["cap_drop"], engine["init"]) == ("7:8", ["ALL"], True)
 
 
 def test_a_folder_is_the_workspace_under_its_own_path() -> None:
@@ -55,9 +57,9 @@ def test_a_folder_is_the_workspace_under_its_own_path() -> None:
 
     for workspace, home in (("/data/headwater", "/data/headwater"), ("volume", "/workspace")):
         settings = ContainerSettings.from_environment({**ENVIRONMENT, "HEADWATER_STAGE_WORKSPACE": workspace}, "cpu")
-        variables = job_template(settings)["variables"]["properties"]
-        assert variables["volumes"]["default"][0] == f"{workspace}:{home}"
-        env = variables["env"]["default"]
+        fixed = job_template(settings)["job_configuration"]
+        assert fixed["volumes"][0] == f"{workspace}:{home}"
+        env = fixed["env"]
         assert (env["HEADWATER_HOME"], env["HEADWATER_CACHE"]) == (home, f"{home}/cache")
 
 

@@ -4,6 +4,7 @@
 by ``headwater deploy``; everything else goes through the server's HTTP API, as the UI does it.
 """
 
+import base64
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from flows.credentials import CLIENT_AUTH, generate_auth
 from flows.server import answers, settings
 from tests.support import kill_family
 
@@ -115,7 +117,12 @@ class Cluster:
     def environment(self, api: str) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
         home = settings((self.workspace / "prefect").absolute())
-        return {**plain, **home, **self.prefect_settings, "PREFECT_API_URL": api, "HEADWATER_HOME": str(self.workspace)}
+        own = {"PREFECT_API_URL": api, "HEADWATER_HOME": str(self.workspace), CLIENT_AUTH: self.secret}
+        return {**plain, **home, **self.prefect_settings, **own}
+
+    @property
+    def secret(self) -> str:
+        return generate_auth(self.workspace / "prefect")
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
@@ -195,7 +202,9 @@ class Cluster:
 
     def call(self, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self.api + path, data, {"content-type": "application/json"})
+        credentials = base64.b64encode(self.secret.encode()).decode()
+        headers = {"content-type": "application/json", "authorization": f"Basic {credentials}"}
+        request = urllib.request.Request(self.api + path, data, headers)
         for patience in range(6):
             try:
                 with urllib.request.urlopen(request, timeout=30) as response:

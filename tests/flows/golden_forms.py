@@ -43,17 +43,17 @@ def lines_of(form: str) -> list[str]:
 def _fields(node: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, field in node.get("properties", {}).items():
         here = f"{path}.{name}" if path else name
-        model = _model(field, schema)
+        model = model_of(field, schema)
         if model is None:
             yield here, _kept(field)
         else:
             yield from _fields(model, schema, here)
-        item = _model(field.get("items", {}), schema)
+        item = model_of(field.get("items", {}), schema)
         if item is not None:
             yield from _fields(item, schema, f"{here}[]")
 
 
-def _model(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
+def model_of(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
     """The nested form a field refers to, if it is one."""
     reference = field.get("$ref") or next((part["$ref"] for part in field.get("allOf", []) if "$ref" in part), None)
     if reference is None:

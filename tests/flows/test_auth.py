@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.server import auth_string
+from flows.credentials import auth_string
 from infra.errors import ConfigError
 
 SECRET = "operator:9f2c-not-to-be-seen"
@@ -27,6 +27,7 @@ SECRET = "operator:9f2c-not-to-be-seen"
 def test_the_secret_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADWATER_API_AUTH_FILE", raising=False)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
     assert auth_string() is None
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", SECRET)
     assert auth_string() == SECRET
@@ -138,7 +139,7 @@ def test_the_command_and_the_worker_run_with_it_and_nobody_sees_it(guarded: Guar
     assert done.returncode == 0, done.stderr
     names = [run["name"] for run in guarded.call("/flow_runs/filter", {})]
     assert any(name.startswith("pipeline-") for name in names)
-    deployment = guarded.call("/deployments/name/ingest/small")
+    deployment = guarded.call("/deployments/name/ingest/ingest-small")
     form = {"params": deployment["parameters"]["params"] | {"force": True}}
     run = guarded.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": form})
     seen: set[str] = set()

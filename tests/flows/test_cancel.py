@@ -65,7 +65,7 @@ def cancelled(cluster: Cluster, run: str) -> None:
 
 
 def test_the_whole_path_in_one_process_while_a_pool_works(cluster: Cluster) -> None:
-    run = cluster.submit("pipeline/smoke", stop_after=LAST)
+    run = cluster.submit("pipeline/pipeline-smoke", stop_after=LAST)
     wait_for(lambda: work_of(cluster.workspace, "ingest", "journal/*.jsonl"), PATIENCE_S, "the first receipt")
     assert len(cluster.family()) > 3  # flow, fork server, workers
     cancelled(cluster, run)
@@ -73,16 +73,16 @@ def test_the_whole_path_in_one_process_while_a_pool_works(cluster: Cluster) -> N
 
 
 def test_a_stage_of_its_own_while_ranks_train(cluster: Cluster) -> None:
-    finished = cluster.submit("ingest/smoke")
+    finished = cluster.submit("ingest/ingest-smoke")
     assert cluster.ended(finished, PATIENCE_S) == "COMPLETED"
-    run = cluster.submit("pretrain/smoke")
+    run = cluster.submit("pretrain/pretrain-smoke")
     wait_for(lambda: work_of(cluster.workspace, LAST, "checkpoints/step-*"), PATIENCE_S, "a checkpoint")
     assert len(ranks(cluster.family())) == 2
     cancelled(cluster, run)
 
 
 def test_the_whole_path_by_deployments_cancels_its_child(cluster: Cluster) -> None:
-    run = cluster.submit("pipeline/smoke", stop_after=LAST, dispatch="deployments")
+    run = cluster.submit("pipeline/pipeline-smoke", stop_after=LAST, dispatch="deployments")
     wait_for(lambda: len(ranks(cluster.family())) == 2, PATIENCE_S, "two ranks")
     cancelled(cluster, run)
     children = [entry for entry in cluster.runs() if entry["name"].startswith("pretrain-")]
@@ -91,6 +91,6 @@ def test_the_whole_path_by_deployments_cancels_its_child(cluster: Cluster) -> No
 
 
 def test_run_again_it_publishes_what_an_undisturbed_run_does(cluster: Cluster, undisturbed: Path) -> None:
-    run = cluster.submit("pipeline/smoke", stop_after=LAST)
+    run = cluster.submit("pipeline/pipeline-smoke", stop_after=LAST)
     assert cluster.ended(run, 2 * PATIENCE_S) == "COMPLETED"
     assert digests(cluster.workspace) == digests(undisturbed)

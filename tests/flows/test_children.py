@@ -61,6 +61,6 @@ def test_only_a_cancelled_parent_takes_its_child_along(
     monkeypatch.setattr(children, "running_child", lambda *_: SimpleNamespace(id=server.child, name="dedup-smoke"))
     monkeypatch.setattr(children, "_ended", interrupted)
     with pytest.raises(Ended):
-        children.run_child("dedup/smoke", {}, [])
+        children.run_child("dedup/dedup-smoke", {}, [])
     assert [state.is_cancelling() for state in server.asked.values()] == [True] * cancelled
     assert set(server.asked) <= {server.child}

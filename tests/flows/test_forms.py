@@ -1,5 +1,6 @@
 """The forms of the Prefect UI, checked without a server: what they ask, what they refuse, what they stand for."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,13 +17,15 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools.validation import validate
 
+from flows.deploying import own_defaults
 from flows.deployments import DEPLOYED, POOLS, as_yaml, deployments
-from flows.params import PipelineParams, pipeline_params, stage_params
+from flows.params import PipelineParams, completed, pipeline_params, stage_params
 from flows.recipe import load_recipe
+from flows.stage_flows import run_name_of
 from flows.stages import load_stage
 from infra.errors import ConfigError
 from infra.planning import Selection
-from tests.flows.golden_forms import FORMS, flow_of, lines_of, schema_of
+from tests.flows.golden_forms import FORMS, flow_of, lines_of, model_of, schema_of
 from tests.support import REPOSITORY
 
 
@@ -35,6 +38,16 @@ def parts(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from parts(value, f"{path}/{index}")
+
+
+def fields_of(schema: dict[str, Any], model: Any = None, path: str = "") -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Every field at every depth: its path, what the form says of it, and the form it is, if it is one."""
+    for name, field in (model or schema).get("properties", {}).items():
+        nested, item = model_of(field, schema), model_of(field.get("items", {}), schema)
+        yield f"{path}.{name}", field, nested or {}
+        for part, where in ((nested, f"{path}.{name}"), (item, f"{path}.{name}[]")):
+            if part is not None:
+                yield from fields_of(schema, part, where)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -51,6 +64,16 @@ def test_every_form_can_be_run_unfilled_and_drawn(name: str) -> None:
         models = [option for option in part.get("anyOf", []) if "$ref" in option]
         assert len(models) < 2, f"{path}: the UI cannot draw a union of models"
         assert part.get("type") != "object" or part.get("additionalProperties") is not True, f"{path}: free-form"
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_field_of_every_form_is_described_in_plain_words(name: str) -> None:
+    schema = schema_of(name)
+    silent = [
+        path for path, field, form in fields_of(schema) if not (field.get("description") or form.get("description"))
+    ]
+    assert not silent
+    assert "``" not in json.dumps(schema) + (flow_of(name).description or "")
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -98,6 +121,68 @@ def test_a_form_left_alone_means_the_recipe_and_a_filled_one_itself() -> None:
     filled = form(recipe="demo", config=config).load_with_config("dedup")
     assert filled.node("dedup").config.model_dump()["ngram"] == 3
     assert filled.node("quality").config == recipe.node("quality").config
+
+
+def test_a_part_of_a_configuration_changes_that_part_of_the_recipes() -> None:
+    """Groups field by field, at any depth; lists as a whole."""
+    recipe = load_recipe("smoke", ["pretrain.steps=7", "pretrain.optimizer.lr=0.5"])
+    form = stage_params("pretrain").model_validate(
+        {
+            "recipe": "smoke",
+            "overrides": list(recipe.overrides),
+            "config": {"optimizer": {"schedule": {"warmup_steps": 3}}},
+        }
+    )
+    config: Any = form.load_with_config("pretrain").node("pretrain").config
+    assert (config.steps, config.optimizer.lr, config.optimizer.schedule.warmup_steps) == (7, 0.5, 3)
+    own: Any = recipe.node("pretrain").config
+    assert config.model_copy(update={"optimizer": own.optimizer}) == own
+    rules = stage_params("quality").model_validate({"recipe": "demo", "config": {"sources": [{"source": "*"}]}})
+    sources: Any = rules.load_with_config("quality").node("quality").config
+    assert [entry.source for entry in sources.sources] == ["*"], "the recipe's other rules are replaced"
+
+
+@pytest.mark.parametrize("given", [{}, {"force": True}, {"config": {"ngram": 9}}, {"crawl": "CC-MAIN-2026-46"}])
+def test_partial_parameters_leave_the_rest_as_deployed(given: dict[str, Any]) -> None:
+    """What Prefect hands a flow is the part alone: it replaces ``params`` as a whole."""
+    recipe = load_recipe("smoke", ["dedup.threshold=0.6"])
+    (spec,) = [spec for spec in deployments(recipe) if spec.flow == "dedup"]
+    deployed = spec.parameters["params"] | {"workspace": "/srv/ws"}
+    form: Any = completed(stage_params("dedup").model_validate(given), deployed)
+    assert (form.recipe, form.workspace, form.overrides) == ("smoke", "/srv/ws", ["dedup.threshold=0.6"])
+    assert form.force is given.get("force", False) and form.crawl == given.get("crawl", "")
+    config = form.load_with_config("dedup").node("dedup").config
+    expected = recipe.node("dedup").config.model_copy(update=given.get("config", {}))
+    assert config == expected
+    whole = PipelineParams.model_validate({"force": ["dedup"]})
+    assert completed(whole, {"recipe": "smoke", "stop_after": "dedup"}).selection == Selection(
+        None, "dedup", (), ("dedup",)
+    )
+    assert completed(whole, {"recipe": "smoke", "of_another_version": 1}).recipe == "smoke"
+
+
+def test_a_deployment_shows_its_own_recipe_where_nothing_is_filled_in() -> None:
+    (spec,) = [spec for spec in deployments(load_recipe("smoke")) if spec.flow == "dedup"]
+    schema = own_defaults(schema_of("dedup"), spec.parameters["params"])
+    assert schema["definitions"]["DedupParams"]["properties"]["recipe"]["default"] == "smoke"
+    assert schema["properties"]["params"]["default"]["recipe"] == "smoke"
+    assert schema_of("dedup")["definitions"]["DedupParams"]["properties"]["recipe"]["default"] == "demo"
+
+
+def test_deployments_say_what_they_run_in_their_own_names() -> None:
+    names = [spec.name for recipe in DEPLOYED for spec in deployments(load_recipe(recipe))]
+    assert {"pipeline-demo", "dedup-demo", "pipeline-smoke", "pretrain-smoke"} <= set(names)
+    assert len(set(names)) == len(names)
+    assert not any("common-crawl" in name for name in names), "only on request"
+    on_request = {spec.name for spec in deployments(load_recipe("common-crawl-1b"))}
+    assert {"pipeline-common-crawl-1b", "crawl-watch-common-crawl-1b"} <= on_request
+
+
+def test_runs_that_a_schedule_makes_together_have_names_of_their_own() -> None:
+    ids = ["01a21e8c-9986-7663-b886-288b1386aec0", "01a21e8c-9986-7663-b886-288b13869b1f"]
+    assert len({run_name_of("dedup", {"recipe": "demo"}, run) for run in ids}) == 2
+    assert run_name_of("crawl_watch", {"recipe": "/srv/mine.yaml"}, ids[0]) == "crawl-watch-mine-1386aec0"
+    assert run_name_of("dedup", {"recipe": "demo", "crawl": "CC-MAIN-2026-46"}, ids[0]) == "dedup-cc-2026-46-1386aec0"
 
 
 def test_a_command_line_and_its_form_say_the_same(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ from flows.children import run_child
 from flows.crawl_watch import WatchParams, crawl_watch
 from flows.deploying import deploy
 from flows.deployments import CRAWL_QUEUE
+from flows.endings import ended, settled
 from flows.params import stage_params
 from flows.recipe import load_recipe
-from flows.stage_flows import ended, settled, stage_flow
+from flows.stage_flows import stage_flow
 from infra.errors import HeadwaterError
 from tests.pipeline.sources.mirror import serve
 
@@ -68,14 +69,14 @@ def runs_tagged(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
 def test_deploying_again_keeps_what_an_operator_set(client: SyncPrefectClient, tmp_path: Path) -> None:
     recipe = load_recipe(str(crawl_recipe(tmp_path)))
     names = deploy([recipe], watch=False)
-    assert names == ["pipeline/monthly", "ingest/monthly", "crawl_watch/monthly"]
-    watching = client.read_deployment_by_name("crawl_watch/monthly")
+    assert names == ["pipeline/pipeline-monthly", "ingest/ingest-monthly", "crawl_watch/crawl-watch-monthly"]
+    watching = client.read_deployment_by_name("crawl_watch/crawl-watch-monthly")
     (schedule,) = watching.schedules
     assert (schedule.schedule.cron, schedule.active) == ("0 6 * * *", False)
     client.update_deployment_schedule(watching.id, schedule.id, active=True)
     client.update_work_pool("cpu", _pool_update(concurrency_limit=3))
     deploy([recipe], watch=False)
-    again = client.read_deployment_by_name("crawl_watch/monthly")
+    again = client.read_deployment_by_name("crawl_watch/crawl-watch-monthly")
     assert [entry.active for entry in again.schedules] == [True]
     assert again.id == watching.id
     assert client.read_work_pool("cpu").concurrency_limit == 3
@@ -170,8 +171,9 @@ def wait_for(found: Callable[[], list[FlowRun]]) -> list[FlowRun]:
 @pytest.mark.parametrize(
     ("end", "state", "sentence"),
     [
-        (Failed(message="there is no file"), "Failed", "stage 'ingest' did not complete (Failed): there is no file"),
-        (Cancelled(), "Cancelled", "stage 'ingest' was cancelled"),
+        (Failed(message="ingest: there is no file."), "Failed", "ingest: there is no file (flow run "),
+        (Failed(), "Failed", "ingest: it ended as Failed without a word"),
+        (Cancelled(), "Cancelled", "ingest: cancelled"),
         (Completed(), "Completed", ""),
     ],
 )
@@ -180,8 +182,7 @@ def test_a_parent_ends_as_its_child_did(
 ) -> None:
     @flow(name="parent")
     def parent() -> None:
-        ended(lambda: run_child(child, {}, []))
-        return ended(lambda: run_child(child, {}, []) and None)
+        return ended("pipeline", lambda: run_child(child, {}, []) and None)
 
     worker = play_worker(client, child, Running(), end)
     result = parent(return_state=True)

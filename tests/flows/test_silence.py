@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def published(cluster: Cluster) -> Dataset:
-    assert cluster.ended(cluster.submit("ingest/small"), 180) == "COMPLETED"
+    assert cluster.ended(cluster.submit("ingest/ingest-small"), 180) == "COMPLETED"
     (published,) = Store.at(cluster.workspace).datasets("ingest")
     return published
 
@@ -53,7 +53,7 @@ def held(cluster: Cluster, published: Dataset) -> Iterator[None]:
 
 
 def waiting_run(cluster: Cluster) -> str:
-    run = cluster.submit("ingest/small", force=True)
+    run = cluster.submit("ingest/ingest-small", force=True)
     wait_for(lambda: cluster.state(run) == "RUNNING", 120, "the run to begin")
     return run
 
@@ -83,7 +83,7 @@ def test_a_run_that_died_with_its_worker_is_found_silent_and_run_again(cluster: 
         assert cluster.ended(run, SILENCE_S + 30) == "CRASHED"
     assert f"No heartbeat for {SILENCE_S} s" in cluster.call(f"/flow_runs/{run}")["state"]["message"]
     cluster.start_worker()
-    assert cluster.ended(cluster.submit("ingest/small", force=True), 180) == "COMPLETED"
+    assert cluster.ended(cluster.submit("ingest/ingest-small", force=True), 180) == "COMPLETED"
     (again,) = Store.at(cluster.workspace).datasets("ingest")
     assert again.digest == published.digest
     assert again.manifest.provenance.started > published.manifest.provenance.ended
