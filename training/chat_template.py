@@ -67,7 +67,7 @@ class ChatFormat:
         self._controls = {token.content: index for index, token in added.items() if token.special}
         roles = {"bos_token": special.bos, "eos_token": special.eos, "pad_token": special.pad}
         self._names = {role: tokenizer.id_to_token(token) for role, token in roles.items() if token is not None}
-        self._template = template
+        self.template = template
 
     def ids(self, messages: Sequence[Message], *, prompt: bool = True) -> list[int]:
         """The conversation's ids; with ``prompt``, up to the start of the next reply."""
@@ -81,10 +81,6 @@ class ChatFormat:
         """The ids of sealed text, or of any text: control tokens are only where a template put them."""
         ids: list[int] = self._sealed_tokenizer.encode(sealed, add_special_tokens=False).ids
         return ids
-
-    def begins_with(self, sealed: str, token: int) -> bool:
-        """Whether a template wrote this control token first."""
-        return sealed.startswith(self._secret_name(token))
 
     def taught(self, messages: Sequence[Message]) -> EncodedChat:
         """A whole conversation with what the assistant says marked: the template's ``{% generation %}`` blocks, or,
@@ -113,7 +109,7 @@ class ChatFormat:
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
         inert = [self._inert(dict(message)) for message in messages]
         marks = (self._mark("open"), self._mark("close"))
-        return render(self._template, inert, add_generation_prompt=prompt, marks=marks, **self._names)
+        return render(self.template, inert, add_generation_prompt=prompt, marks=marks, **self._names)
 
     def _mark(self, name: str) -> str:
         """Characters for private use around the secret: nothing that anybody wrote, and no white space to be trimmed."""

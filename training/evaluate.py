@@ -13,7 +13,7 @@ baseline is what a model would reach that knows nothing but how often each token
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.generate import Sampling
 from training.harness import run_harness
+from training.heldout_text import rows_reader, score_texts
 from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
@@ -61,6 +62,10 @@ class EvaluateConfig(Config):
     """Tasks of lm-evaluation-harness, by name; needs the extra ``evaluation``."""
     harness_folder: str = ""
     """A folder with task files of your own and their data; empty: only the harness's tasks."""
+    harness_few_shot: int | None = Field(default=None, ge=0)
+    """Solved examples before each question of a harness task; none: as many as the task says."""
+    harness_chat: bool = False
+    """Put the harness's questions and examples through the models' chat template."""
     harness_limit: int | None = Field(default=None, ge=1)
     """First documents of each harness task; none: all."""
     resamples: int = Field(default=1000, ge=100)
@@ -138,6 +143,8 @@ class Heldout:
     problems: Sequence[Problem]
     unigram_nats: float | None
     """Entropy of the training shards' token frequencies, nats a token."""
+    writer: Tokenizer | None = None
+    """The tokenizer that wrote the rows, for a model with another one; None: their ids are the model's own."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,10 @@ def measure(
     for source, shards in heldout.sources.items():
         on_task(source)
         rows = shards.rows(np.unique(np.linspace(0, len(shards) - 1, max_rows).round().astype(np.int64)))
-        scores[source] = score_rows(model.decoder, rows, batch_size)
+        if heldout.writer is None:
+            scores[source] = score_rows(model.decoder, rows, batch_size)
+        else:
+            scores[source] = score_texts(model, rows, heldout.writer, batch_size)
     if heldout.problems:
         on_task(HUMANEVAL)
         scores[HUMANEVAL] = score_solutions(model, heldout.problems, batch_size)
@@ -247,6 +257,7 @@ def evaluate_model(
     folder: Path,
     *,
     shards: Path | None = None,
+    tokenizer: Path | None = None,
     humaneval: Path | None = None,
     max_rows: int = 64,
     items: int = 164,
@@ -254,24 +265,28 @@ def evaluate_model(
     harness: Sequence[str] = (),
     harness_folder: Path | None = None,
     harness_limit: int | None = None,
+    few_shot: int | None = None,
+    chat: bool = False,
     name: str = "",
 ) -> dict[str, Any]:
     """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}]}``.
 
-    ``shards`` is the ``data`` folder of a shards dataset, ``humaneval`` a file of problems, ``harness`` tasks of
-    lm-evaluation-harness; at least one is needed.
+    ``shards`` is the ``data`` folder of a shards dataset, ``tokenizer`` that of the tokenizer it was written with (needed
+    for a model with another one, which reads the rows' text), ``humaneval`` a file of problems, ``harness`` tasks of
+    lm-evaluation-harness, with ``few_shot`` examples and in the ``chat`` template if asked; at least one is needed.
     """
     if shards is None and humaneval is None and not harness:
         raise InputError("there is nothing to measure on", remedy="Give a shards dataset, problems or tasks.")
     name = name or str(folder)
     tasks: list[Task] = []
     if shards is not None or humaneval is not None:
-        digest = Tokenizer.load(folder).digest if shards is not None else None
-        heldout = open_heldout(shards, digest, humaneval, items)
+        heldout = _heldout_for(folder, shards, tokenizer, humaneval, items)
         measured = measure(name, load_text_model(folder), heldout, max_rows=max_rows, samples=samples)
         tasks += tasks_of(measured, Resampling())
     if harness:
-        figures = run_harness(folder, harness, task_folder=harness_folder, limit=harness_limit)
+        figures = run_harness(
+            folder, harness, task_folder=harness_folder, limit=harness_limit, few_shot=few_shot, chat=chat
+        )
         tasks += [Task.of(name, figure.task, figure.metric, figure.interval) for figure in figures]
     return {"model": name, "tasks": [_without_model(asdict(task)) for task in tasks]}
 
@@ -281,6 +296,7 @@ def compare_models(
     right: Path,
     *,
     shards: Path | None = None,
+    tokenizer: Path | None = None,
     humaneval: Path | None = None,
     max_rows: int = 64,
     items: int = 164,
@@ -288,15 +304,24 @@ def compare_models(
     """Two model folders on the same rows: ``{left, right, tasks: [{task, metric, value, low, high, n}]}``.
 
     ``value`` is the bits per byte of ``left`` less those of ``right``; an interval below zero says that ``left``
-    predicts better. Shards need both models to use their tokenizer; problems do not.
+    predicts better. A model with another tokenizer than the shards' (``tokenizer``) reads the rows' text.
     """
     measured = []
     for folder in (left, right):
-        digest = Tokenizer.load(folder).digest if shards is not None else None
-        heldout = open_heldout(shards, digest, humaneval, items)
+        heldout = _heldout_for(folder, shards, tokenizer, humaneval, items)
         measured.append(measure(str(folder), load_text_model(folder), heldout, max_rows=max_rows))
     tasks = [asdict(task) for task in compare(measured[0], measured[1], Resampling())]
     return {"left": str(left), "right": str(right), "tasks": [_without_model(task) for task in tasks]}
+
+
+def _heldout_for(
+    folder: Path, shards: Path | None, tokenizer: Path | None, humaneval: Path | None, items: int
+) -> Heldout:
+    """What the model in ``folder`` is measured on, in its own tokens or as text."""
+    heldout = open_heldout(shards, None, humaneval, items)
+    if not heldout.sources:
+        return heldout
+    return replace(heldout, writer=rows_reader(folder, next(iter(heldout.sources.values())), tokenizer))
 
 
 def _without_model(task: dict[str, Any]) -> dict[str, Any]:
@@ -373,6 +398,8 @@ def harness_tasks(request: JobRequest, config: EvaluateConfig, name: str) -> lis
         config.harness_tasks,
         task_folder=Path(config.harness_folder) if config.harness_folder else None,
         limit=config.harness_limit,
+        few_shot=config.harness_few_shot,
+        chat=config.harness_chat,
         batch_size=config.batch_size,
         confidence=config.confidence,
         seed=config.seed,

@@ -23,8 +23,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import torch
-
 from infra.errors import ConfigError, InputError
 from training.intervals import Interval
 
@@ -50,17 +48,20 @@ def run_harness(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Figure]:
-    """Run tasks on a model folder. ``limit`` takes the first documents of each; ``chat`` applies the chat template."""
+    """Run tasks on a model folder. ``limit`` takes the first documents of each; ``few_shot`` examples come before each
+    question (none given: as many as the task says); ``chat`` puts both through the chat template, turn by turn."""
     try:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
+
+        from training.harness_model import HarnessModel
     except ImportError:
         raise ConfigError(
             "lm-evaluation-harness is not installed", remedy="Install it: pip install 'headwater[evaluation]'."
         ) from None
     if task_folder is not None and not task_folder.is_dir():
         raise InputError("there is no folder of task files", where=str(task_folder))
-    model = str(folder.resolve())
+    model = HarnessModel(folder.resolve(), batch_size, chat)
     manager = TaskManager(include_path=task_folder and str(task_folder.resolve()), include_defaults=task_folder is None)
     if not all(manager.match_tasks([task]) for task in tasks):
         # Some are the harness's own: reading its thousands of task files takes ten seconds.
@@ -74,16 +75,14 @@ def run_harness(
     with contextlib.chdir(task_folder) if task_folder is not None else contextlib.nullcontext():
         try:
             outcome = simple_evaluate(
-                model="hf",
-                model_args={"pretrained": model, "dtype": "float32" if not torch.cuda.is_available() else "bfloat16"},
+                model=model,
                 tasks=list(tasks),
                 num_fewshot=few_shot,
-                batch_size=batch_size,
-                device="cuda" if torch.cuda.is_available() else "cpu",
                 limit=limit,
                 bootstrap_iters=1000,
                 log_samples=False,
                 apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
                 task_manager=manager,
                 random_seed=seed,
                 numpy_random_seed=seed,

@@ -15,7 +15,7 @@ import torch
 from infra.errors import InputError
 from pipeline.shards.reader import RowBatch
 from training.loader import micro_batch, text_targets
-from training.loss import token_log_probs
+from training.loss import chunk_tokens, token_log_probs
 from training.model import Decoder
 
 
@@ -58,19 +58,37 @@ def score_rows(model: Decoder, rows: RowBatch, batch_size: int = 8) -> RowScores
     return RowScores(np.concatenate(nats), np.concatenate(targets).astype(np.int64), rows.bytes)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Continuation:
+    """What a model says of a continuation after its context."""
+
+    nats: float
+    likeliest: bool
+    """Each of its tokens is the likeliest where it stands."""
+
+
 def continuation_nats(
     model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 8
 ) -> np.ndarray:
-    """Loss (nats) of each (context, continuation), the continuation's tokens only.
+    """Loss (nats) of each (context, continuation), the continuation's tokens only."""
+    return np.array([each.nats for each in score_continuations(model, pairs, batch_size)])
+
+
+@torch.no_grad()
+def score_continuations(
+    model: Decoder, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int = 8
+) -> list[Continuation]:
+    """The continuation's tokens after each (context, continuation).
 
     Where both are longer than the model's context, the context's beginning gives way, then the continuation's end.
     """
     rows = [_fit(context, continuation, model.config.max_position + 1) for context, continuation in pairs]
-    nats = np.zeros(len(rows))
+    found: list[Continuation] = [Continuation(0.0, True)] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+        chosen = [index for index in order[start : start + batch_size] if len(rows[index][0]) > 1]
+        if not chosen:
+            continue
         width = max(len(rows[index][0]) for index in chosen)
         ids = torch.zeros(len(chosen), width, dtype=torch.int64)
         mask = torch.zeros(len(chosen), width, dtype=torch.bool)
@@ -78,11 +96,25 @@ def continuation_nats(
             tokens, first = rows[index]
             ids[place, : len(tokens)] = torch.tensor(tokens)
             mask[place, first : len(tokens)] = True
-        ids, mask = ids.to(model.device), mask.to(model.device)
+        ids, mask = ids.to(model.device), mask.to(model.device)[:, 1:]
         # Padding is on the right, where causal attention keeps it from being seen.
-        log_probs = token_log_probs(model(ids[:, :-1]), model.output_weight, ids[:, 1:])
-        nats[chosen] = -(log_probs * mask[:, 1:]).sum(1, dtype=torch.float64).cpu().numpy()
-    return nats
+        hidden = model(ids[:, :-1])[mask]
+        nats, likeliest = _judge(model, hidden, ids[:, 1:][mask])
+        sizes = mask.sum(1).tolist()
+        for index, losses, right in zip(chosen, nats.split(sizes), likeliest.split(sizes), strict=True):
+            found[index] = Continuation(float(losses.sum(dtype=torch.float64)), bool(right.all()))
+    return found
+
+
+def _judge(model: Decoder, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of each target, and whether it is the likeliest token; no more logits at a time than a chunk's."""
+    size = chunk_tokens(model.config.vocab_size, model.device)
+    nats, likeliest = [], []
+    for some, wanted in zip(hidden.split(size), targets.split(size), strict=True):
+        logits = model.logits(some).float()
+        nats.append(logits.logsumexp(-1) - logits.gather(-1, wanted.unsqueeze(-1)).squeeze(-1))
+        likeliest.append(logits.argmax(-1) == wanted)
+    return torch.cat(nats), torch.cat(likeliest)
 
 
 def _fit(context: Sequence[int], continuation: Sequence[int], limit: int) -> tuple[list[int], int]:

@@ -27,6 +27,12 @@ def command(
     ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Task files of your own and their data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First documents of each harness task.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Solved examples before each question; by default as the task says.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Put harness tasks through the model's chat template.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="With --compare: write the label's report page, with the comparison, here.")
     ] = None,
@@ -35,17 +41,22 @@ def command(
     json: JsonOption = False,
 ) -> None:
     store = open_store(workspace)
-    shards, sample = store.get_ref("shards", label), store.get_ref("sample", label)
+    shards, sample, tokenizer = (store.get_ref(name, label) for name in ("shards", "sample", "tokenizer"))
     if humaneval is None and sample is not None:
         humaneval = sample.local("data/eval/humaneval.jsonl")
     if shards is None and humaneval is None and not tasks:
         raise InputError(
             "there is nothing to measure on", remedy="Run a recipe's shards stage, or give --humaneval or --task."
         )
+    if (num_fewshot is not None or apply_chat_template) and not tasks:
+        raise ConfigError(
+            "--num-fewshot and --apply-chat-template are for harness tasks", remedy="Name some by --task."
+        )
     if report is not None and compare is None:
         raise ConfigError("--report goes with --compare", remedy="For the report of a run: headwater report.")
     heldout: dict[str, Any] = {
         "shards": shards.local("data") if shards else None,
+        "tokenizer": tokenizer.local("data") if tokenizer else None,
         "humaneval": humaneval,
         "max_rows": rows,
         "items": items,
@@ -59,7 +70,17 @@ def command(
             result = _compare(left, right, heldout) | {"model": f"{model} - {compare}", "left": model, "right": compare}
     else:
         with model_folder(store, model, label) as folder:
-            result = _measure(folder, model, heldout, samples, tasks or [], task_folder, limit)
+            result = _measure(
+                folder,
+                heldout,
+                name=model,
+                samples=samples,
+                harness=tasks or [],
+                harness_folder=task_folder,
+                harness_limit=limit,
+                few_shot=num_fewshot,
+                chat=apply_chat_template,
+            )
     table = [{"model": result["model"], **task} for task in result["tasks"]]
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -73,26 +94,10 @@ def command(
             console().print(str(report), markup=False)
 
 
-def _measure(
-    folder: Path,
-    name: str,
-    heldout: dict[str, Any],
-    samples: int,
-    tasks: list[str],
-    task_folder: Path | None,
-    limit: int | None,
-) -> dict[str, Any]:
+def _measure(folder: Path, heldout: dict[str, Any], **how: Any) -> dict[str, Any]:
     from training.evaluate import evaluate_model
 
-    return evaluate_model(
-        folder,
-        **heldout,
-        samples=samples,
-        harness=tasks,
-        harness_folder=task_folder,
-        harness_limit=limit,
-        name=name,
-    )
+    return evaluate_model(folder, **heldout, **how)
 
 
 def _compare(left: Path, right: Path, heldout: dict[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary(home: Path) -> None:
     figures = {task["task"]: task for task in result["tasks"] if task["metric"] != "pass@1"}
     (passed,) = (task for task in result["tasks"] if task["metric"] == "pass@1")
     assert (passed["value"], passed["n"]) == (0, 6)
-    # 31 targets (30 tokens and the end) stand for 40 bytes.
-    assert figures["web"]["value"] == pytest.approx(math.log2(VOCABULARY) * 31 / 40, abs=1e-4)
+    # 30 targets stand for 40 bytes; the end of the document stands for none and is no target.
+    assert figures["web"]["value"] == pytest.approx(math.log2(VOCABULARY) * 30 / 40, abs=1e-4)
     assert figures["code"]["value"] == pytest.approx(figures["web"]["value"], abs=1e-4)
     assert 0 < figures["humaneval"]["value"] <= math.log2(VOCABULARY) + 1e-4, "a token is a byte or more"
     assert figures["heldout"]["value"] == pytest.approx(math.log(VOCABULARY), abs=1e-4)
@@ -181,8 +181,9 @@ def test_harness_tasks_stand_beside_the_held_out_rows(home: Path, monkeypatch: p
     monkeypatch.setattr("training.evaluate.run_harness", run_harness)
     folder = home / "sft" / "data" / "model"
     options = {"harness": ["letters"], "harness_folder": home, "harness_limit": 20}
+    options |= {"few_shot": 5, "chat": True}
     alone = evaluate_model(folder, **options)
     assert alone["tasks"] == [{"task": "letters", "metric": "acc", "value": 0.5, "low": 0.25, "high": 0.75, "n": 20}]
-    assert asked == [(folder, ["letters"], {"task_folder": home, "limit": 20})]
+    assert asked == [(folder, ["letters"], {"task_folder": home, "limit": 20, "few_shot": 5, "chat": True})]
     both = evaluate_model(folder, shards=home / "shards" / "data", **options)
     assert {task["task"] for task in both["tasks"]} == {"web", "code", "heldout", "letters"}
