@@ -83,6 +83,8 @@ class Codec:
     name: str
     magic: re.Pattern[bytes]
     new: Callable[[], Inflater]
+    block: bytes = b""
+    """First bytes of a block, at any bit, where each has a checksum of its own: what a cut member gave is proven then."""
 
 
 def _bzip2() -> Inflater:
@@ -101,12 +103,16 @@ def _zstd(dictionary: zstd.ZstdDict | None = None, window: int = LONGEST_ZSTD_WI
 # zstd's skippable frames hold no data; one at the beginning may hold the dictionary of all others.
 CODECS = (
     Codec("gzip", re.compile(rb"\x1f\x8b\x08[\x00-\x1f]", re.S), _Gzip),
-    Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.S), _bzip2),
+    Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.S), _bzip2, b"1AY&SY"),
     Codec("xz", re.compile(rb"\xfd7zXZ\x00", re.S), _xz),
     Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.S), _zstd),
 )
 LONGEST_MAGIC = 10
 INFLATE_ERRORS = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError, ValueError)
+
+ENDS_EARLY = "ends early"
+LARGEST_BLOCK = 2 << 20
+BZIP2_HEAD = 4
 
 FOREIGN = (
     (b"PAR1", "a Parquet file"), (b"PK\x03\x04", "a zip archive"), (b"ARROW1", "an Arrow file"), (b"%PDF", "a PDF"),
@@ -213,7 +219,7 @@ class Member:
         while not self._inflater.eof:
             packed = self._raw.read(READ_BYTES) if self._inflater.needs_input else b""
             if self._inflater.needs_input and not packed:
-                raise Corrupt(f"the {self._name} data ends early")
+                raise Corrupt(f"the {self._name} data {ENDS_EARLY}")
             self._position += len(packed)
             if data := self._inflate(packed, INFLATE_BYTES):
                 yield data
@@ -255,9 +261,11 @@ def pieces(raw: BinaryIO, *, salvage: bool = False) -> Iterator[bytes | Lost]:
         member = Member(raw, codec, position)
         held, why = _proven(member)
         if why:
-            if salvage:
+            if salvage or (codec.block and why.endswith(ENDS_EARLY)):
                 with contextlib.suppress(Corrupt):
                     yield from Member(raw, codec, position).chunks()
+                if codec.block and not salvage:
+                    position = _last_block(raw, codec.block, position)
             following = next_member(raw, codec, position + 1)
             yield Lost(position, _end(raw) if following is None else following, why)
         else:
@@ -267,6 +275,20 @@ def pieces(raw: BinaryIO, *, salvage: bool = False) -> Iterator[bytes | Lost]:
             if stop > member.end and not is_padding(raw, member.end, stop):
                 yield Lost(member.end, stop, f"what follows the {codec.name} data is none")
         position = following
+
+
+def _last_block(raw: BinaryIO, mark: bytes, start: int) -> int:
+    """Where the last block of a cut member begins. Blocks begin at any bit."""
+    end = _end(raw)
+    begin = max(start, end - LARGEST_BLOCK)
+    raw.seek(begin)
+    tail = int.from_bytes(b"\0" + raw.read(), "big")
+    size = end - begin + 1
+    found = []
+    for shift in range(8):  # to the right, until its first bit is a byte's
+        at = (tail >> shift).to_bytes(size, "big").rfind(mark)
+        found.append(begin + at - 1 - (shift > 0) if at > 0 else start)
+    return last if (last := max(found)) > start + BZIP2_HEAD else start
 
 
 def _proven(member: Member) -> tuple[list[bytes] | None, str]:

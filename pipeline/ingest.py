@@ -6,7 +6,7 @@ are written to ``data/<source>/<unit>.parquet`` and the fate of every record tha
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from infra.config import Config, Execution, Json
 from infra.errors import ConfigError, InputError
-from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import document_writer
@@ -35,6 +35,12 @@ SAMPLE_SOURCES = (
     SourceConfig(name="code", kind="code", address="dataset://sample/code/stdlib.tar.gz", license="PSF-2.0"),
     SourceConfig(name="texts", kind="jsonl", address="dataset://sample/texts/*.jsonl", id_column="id", language="en"),
 )
+
+
+UNSEEN = "unseen "
+"""Head of the names of metrics that count what gave no text (``Reading.unseen``)."""
+MOST_UNSEEN = 300
+"""So many names are counted, of a unit and in all."""
 
 
 class IngestConfig(Config):
@@ -169,6 +175,8 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     context.metrics["bytes"] = _bytes_of(part)
     context.metrics["characters"] = characters
     context.metrics[DAMAGED] = damaged
+    most = sorted(reading.unseen.items(), key=lambda item: (-item[1], item[0]))[:MOST_UNSEEN]
+    context.metrics |= {f"{UNSEEN}{name}": number for name, number in most if number}
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
 
 
@@ -204,6 +212,27 @@ def finalize(context: StageContext) -> None:
     context.warnings += sentences
     for metric in ("bytes", "characters"):
         context.stats[metric] = int(sum(receipt.metrics[metric] for receipt in receipts))
+    if unseen := _unseen(receipts):
+        context.stats["unseen"] = unseen
+
+
+def _unseen(receipts: Iterable[Receipt]) -> dict[str, Json]:
+    """What gave no text in documents that are kept, the most frequent first: ``{kind: {name: number}}``."""
+    total: Counter[str] = Counter()
+    for receipt in receipts:
+        total.update(
+            {name.removeprefix(UNSEEN): int(n) for name, n in receipt.metrics.items() if name.startswith(UNSEEN)}
+        )
+    found: dict[str, Json] = {}
+    for name, number in sorted(total.items(), key=lambda item: (-item[1], item[0])):
+        kind, colon, what = name.partition(":")
+        if not colon:
+            found[kind] = number
+        else:
+            names = found.setdefault(kind, {})
+            if isinstance(names, dict) and len(names) < MOST_UNSEEN:
+                names[what] = number
+    return found
 
 
 def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scratch: Path) -> Path | None:
@@ -216,7 +245,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=5,
+    code_version=6,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

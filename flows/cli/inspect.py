@@ -116,6 +116,9 @@ def _show(found: Dataset, view: dict[str, Any]) -> None:
             out.print(_group_table(group, view[f"by_{group}"]))
     if view.get("drift"):
         _show_drift(view["drift"])
+    for kind, names in view["stats"].get("unseen", {}).items():
+        if isinstance(names, dict):
+            out.print(_rule_table(f"no text from {kind}", dict(list(names.items())[:12])))
     if view["schema"]:
         out.print("columns: " + ", ".join(f"{name} {kind}" for name, kind in view["schema"].items()), markup=False)
     for row in view["kept_samples"]:

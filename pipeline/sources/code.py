@@ -2,21 +2,29 @@
 
 Two passes: the first finds the licence files, the second reads the code, so that a file before its licence in the archive
 has the same licence as one after it. Files that are not code are passed over like pictures in a book: only files in a
-known language have a fate.
+known language have a fate. A file that is no UTF-8 is read by its mark, by what it says of itself (``coding: latin-1``), or
+by detection where every byte becomes a character of text; of a notebook the cells are read.
 """
 
+import codecs
+import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_code
+from pipeline.extract.decode import decode
 from pipeline.sources.code_archives import ArchiveCut, Entry, read_entries
 from pipeline.sources.code_checks import MAX_ENCODED_SHARE, encoded_share, generated, minified, vendored
 from pipeline.sources.code_languages import language_of
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
 from pipeline.sources.licenses import is_license_file, license_in_header, license_of_text, nearest_license
+from pipeline.sources.notebooks import NOTEBOOK, notebook_text
 from pipeline.sources.warc import payload_digest
 
+CODING = re.compile(rb"coding[:=][ \t]*([-\w.]{1,40})")
+"""As Python, Ruby, Emacs and Vim read it, in the first two lines."""
+NO_CHARACTER = re.compile("[\ufffd\x01-\x08\x0e-\x1a\x1c-\x1f\x80-\x9f]")
 MAX_LICENSE_BYTES = 200_000
 Entries = Callable[[int], Iterator[Entry]]
 """The files of a repository, each with its content up to a bound."""
@@ -25,7 +33,7 @@ Entries = Callable[[int], Iterator[Entry]]
 def read(part: Part, reading: Reading) -> Iterator[Outcome]:
     """The code files of an archive as documents, or with the reason why not."""
     archive = part.archive
-    yield from read_files(archive, reading, lambda bound: read_entries(archive, bound))
+    yield from read_files(archive, reading, lambda bound: read_entries(archive, bound, salvage=reading.source.salvage))
 
 
 def read_files(archive: Archive, reading: Reading, entries: Entries, repository: str = "") -> Iterator[Outcome]:
@@ -38,8 +46,9 @@ def read_files(archive: Archive, reading: Reading, entries: Entries, repository:
             if language is not None:
                 yield _outcome(entry, language, licenses, archive.name, source, repository)
     except ArchiveCut as cut:
-        identity = document_id(source.name, "", f"{archive.name}@cut", "")
-        yield lost(identity, source.name, "failed", "truncated_archive", detail=f"{archive.name}: {cut}"[:200])
+        start = cut.lost.start if cut.lost else 0
+        length = cut.lost.end - start if cut.lost else 0
+        yield damaged(source.name, archive.name, "truncated_archive", start, length, f"the rest is lost: {cut}")
 
 
 def _licenses(entries: Entries) -> dict[str, str]:
@@ -68,16 +77,21 @@ def _outcome(
             identity, source.name, "dropped", rule, url=address, score=score, threshold=threshold, detail=detail
         )
 
+    if entry.problem:
+        rule = "damaged_entry" if entry.damaged else "unreadable_file"
+        place = f"{archive} bytes {entry.offset}+{entry.size}: {entry.path}: {entry.problem}"
+        return lost(identity, source.name, "failed", rule, url=address, detail=place[:300])
     if vendored(entry.path):
         return dropped("vendored")
     if source.programming_languages and language not in source.programming_languages:
         return dropped("programming_language", detail=language)
     if entry.size > source.max_file_bytes:
         return dropped("file_too_large", float(entry.size), float(source.max_file_bytes))
-    try:
-        raw = entry.content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return dropped("not_utf8")
+    raw = decoded_code(entry.content)
+    if raw is None:
+        return dropped("binary" if b"\0" in entry.content else "not_utf8")
+    if language == NOTEBOOK and (raw := notebook_text(raw)) is None:
+        return dropped("bad_notebook")
     text = clean_code(raw)
     if "\0" in text:
         return dropped("binary")
@@ -107,6 +121,19 @@ def _outcome(
         repo=repository or _repository(archive, entry.path),
         programming_language=language,
     )
+
+
+def decoded_code(content: bytes) -> str | None:
+    """The file's characters; None where it is not certain which they are."""
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if b"\0" in content:
+                return None
+    said = CODING.search(b"\n".join(content.split(b"\n", 2)[:2]))
+    text = decode(content, said[1].decode() if said else "", html=False).text
+    return None if NO_CHARACTER.search(text) else text
 
 
 def _repository(archive: str, path: str) -> str:

@@ -29,6 +29,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
     "Java": ("java",),
     "JavaScript": ("js", "mjs", "cjs", "jsx"),
     "Julia": ("jl",),
+    "Jupyter Notebook": ("ipynb",),
     "Kotlin": ("kt", "kts"),
     "Lisp": ("lisp", "el", "cl"),
     "Lua": ("lua",),

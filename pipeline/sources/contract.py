@@ -8,8 +8,9 @@ only when the whole part cannot be read. Adding a source is one file with these 
 ``pipeline/sources/registry.py`` (docs/adding-a-source.md).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ DAMAGE = frozenset(
         "damaged_file",
         "truncated_dump",
         "damaged_stream",
+        "damaged_page",
         "truncated_archive",
         "damaged_entry",
         "damaged_rows",
@@ -144,11 +146,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader may need beside the part."""
+    """What a reader may need beside the part, and where it counts what no record's fate tells.
+
+    ``unseen``: parts of kept documents that gave no text, by name (``template:infobox settlement``).
+    """
 
     source: SourceConfig
     extract: ExtractConfig
     language_model: Path | None = None
+    unseen: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ def open_archive(archive: Archive, cache: str = "") -> BinaryIO:
     return cast(BinaryIO, stream if is_local(archive.url) else io.BufferedReader(stream, CHUNK))
 
 
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are escaped, so that two names stay two."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
@@ -140,13 +145,13 @@ def _fixed_parts(pattern: Path) -> list[str]:
 
 def _file_archive(path: Path, name: str) -> Archive:
     size = path.stat().st_size
-    return Archive(name, str(path), size, file_digest(path, size))
+    return Archive(printable(name), str(path), size, file_digest(path, size))
 
 
 def _file_archives(address: str, files: Iterable[tuple[str, str]]) -> list[Archive]:
     """The archives at these paths, with these names. Those untouched since they were last digested are not read again."""
     digests = ArchiveDigests(address)
-    found = [Archive(name, path, *digests.digest(path, name)) for path, name in files]
+    found = [Archive(printable(name), path, *digests.digest(path, name)) for path, name in files]
     digests.remember()
     return found
 
@@ -159,9 +164,13 @@ def _folder_archive(folder: Path) -> Archive:
         digest.update(
             f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape")
         )
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        try:
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:  # a fate of that file when it is read
+            digest.update(str(error.strerror).encode())
         size += path.stat().st_size
-    return Archive(folder.name, str(folder), size, digest.hexdigest())
+    return Archive(printable(folder.name), str(folder), size, digest.hexdigest())
 
 
 def _remote(fs: fsspec.AbstractFileSystem, address: str, path: str) -> list[Archive]:

@@ -20,7 +20,7 @@ from typing import IO
 
 from infra.errors import ConfigError, InputError
 from pipeline.sources import code
-from pipeline.sources.code_archives import Entry
+from pipeline.sources.code_archives import ArchiveCut, Entry
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -124,22 +124,27 @@ def entries(folder: str, commit: str, bound: int) -> Iterator[Entry]:
             if not head.startswith(b"100"):  # links, submodules
                 continue
             _, _, blob, size = head.split()
-            path = name.decode("utf-8", "replace")
+            path = name.decode("utf-8", "backslashreplace")
+            if not size.isdigit():  # the object is not there
+                yield Entry(path, 0, b"", problem="its object is missing", damaged=True)
+                continue
             if int(size) > bound:
                 yield Entry(path, int(size), b"")
                 continue
             process.stdin.write(blob + b"\n")
             process.stdin.flush()
-            yield Entry(path, int(size), _blob(process.stdout, int(size), folder))
+            yield _blob(process.stdout, path, int(size))
         process.stdin.close()
 
 
-def _blob(stream: IO[bytes], size: int, where: str) -> bytes:
+def _blob(stream: IO[bytes], path: str, size: int) -> Entry:
     head = stream.readline()
+    if head.endswith(b" missing\n"):
+        return Entry(path, size, b"", problem="its object is missing", damaged=True)
     content = stream.read(size + 1)
     if len(content) != size + 1 or not head.endswith(b" %d\n" % size):
-        raise InputError("an object of the repository is missing or damaged", where=where, remedy="Run git fsck there.")
-    return content[:-1]
+        raise ArchiveCut(f"the object of {path} is damaged: run git fsck there")
+    return Entry(path, size, content[:-1])
 
 
 def _command(*arguments: str, folder: str = "") -> list[str]:

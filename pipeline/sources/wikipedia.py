@@ -1,42 +1,31 @@
-"""Wikipedia (any MediaWiki) from its XML dump, plain, bz2 or gzip, read as a stream; large multistream dumps in parts.
+"""Wikipedia (any MediaWiki) from its XML dump, plain or compressed, read as a stream; large multistream dumps in parts.
 
-Articles are the pages of namespace 0 that are no redirects. The dump itself says what its language and its names for
-files and categories are. A dump that ends early costs its tail, which is recorded; a page whose markup takes too long
-costs that page.
+Articles are the pages of namespace 0 that are no redirects; of a page's revisions the newest. The dump itself says what its
+language and its names for files and categories are. A dump that ends early costs its tail, which is recorded; a page that
+is no XML, or whose markup takes too long, costs that page.
 """
 
-import bz2
-import gzip
-import io
-import zlib
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, cast
-from urllib.parse import quote, urlsplit
-from xml.etree.ElementTree import Element, ParseError, iterparse
+from urllib.parse import quote
+from xml.etree.ElementTree import Element
 
 from infra.errors import InputError
 from infra.execution.limits import DocumentLost, time_limit
+from pipeline.compression import Lost, pieces
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
 from pipeline.sources.files import open_archive
+from pipeline.sources.mediawiki_xml import BadPage, Cut, NoDump, Site, pages
 from pipeline.sources.multistream import Stream, is_multistream, read_streams
 from pipeline.sources.warc import payload_digest
-from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
+from pipeline.sources.wikitext import readable_text
+from pipeline.sources.wikitext.names import REDIRECT_WORDS
 
-MEDIA_NAMESPACES = frozenset({-2, 6, 14})
 LICENSE = "CC-BY-SA-4.0"
-
-
-@dataclass
-class _Site:
-    """What the dump says about itself."""
-
-    base: str = ""
-    language: str | None = None
-    media: frozenset[str] = MEDIA_ALIASES
-    pages: int = 0
+WIKITEXT_MODELS = frozenset({"", "wikitext", "proofread-page"})
+_REDIRECT = re.compile(r"\s*#(\w[\w .]{1,30})\s*:?\s*\[\[")
 
 
 def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
@@ -64,24 +53,32 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
 
 
 def _read_whole(part: Part, reading: Reading) -> Iterator[Outcome]:
-    archive = part.archive
-    site = _Site()
+    archive, source = part.archive, reading.source
+    site = Site()
     with open_archive(archive) as raw:
         try:
-            for page in _pages(_inflated(raw), site):
-                yield _outcome(page, site, archive.name, reading)
-        except (ParseError, EOFError, OSError, zlib.error) as error:
-            if not site.pages:
-                raise InputError(
-                    "the file is empty" if not archive.size else "the file is not a MediaWiki dump",
-                    where=archive.url,
-                    remedy="Check the source's address and kind.",
-                ) from error
-            yield _lost_tail(reading.source.name, archive.name, site.pages, str(error))
+            for page in pages(pieces(raw, salvage=source.salvage), site, source.max_record_bytes):
+                if isinstance(page, Lost):
+                    rule = "truncated_dump" if page.why.endswith("ends early") else "damaged_stream"
+                    yield damaged(source.name, archive.name, rule, page.start, page.end - page.start, page.why)
+                elif isinstance(page, BadPage):
+                    yield _lost_page(source.name, archive.name, site.pages, page)
+                else:
+                    yield _outcome(page, site, archive.name, reading)
+        except NoDump as error:
+            raise InputError(
+                "the file is empty" if not archive.size else "the file is not a MediaWiki dump",
+                where=archive.url,
+                remedy="Check the source's address and kind.",
+            ) from error
+        except Cut as error:
+            yield _lost_tail(source.name, archive.name, site.pages, str(error))
+    reading.unseen["older revisions"] += site.older_revisions
 
 
 def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
     archive, most = part.archive, reading.source.max_record_bytes
+    older = 0
     with open_archive(archive) as raw:
         head, _, _ = next(read_streams(raw, 0, 1, most)).data.partition(b"<page>")
         for stream in read_streams(raw, part.start, part.end, most):
@@ -93,12 +90,26 @@ def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
                 yield _lost_stream(reading.source.name, place, stream.damage)
             if not body.strip():
                 continue
-            site = _Site()
+            site = Site()
             try:
-                for page in _pages(io.BytesIO(head + body + b"</mediawiki>"), site):
-                    yield _outcome(page, site, archive.name, reading, stream)
-            except ParseError as error:
+                for page in pages([head, body, b"</mediawiki>"], site, most):
+                    if isinstance(page, Element):
+                        yield _outcome(page, site, archive.name, reading, stream)
+                    elif isinstance(page, BadPage):
+                        yield _lost_page(reading.source.name, place, site.pages, page)
+            except (Cut, NoDump) as error:
                 yield _lost_stream(reading.source.name, f"{place} after page {site.pages}", str(error))
+            older += site.older_revisions
+    reading.unseen["older revisions"] += older
+
+
+def _lost_page(source: str, place: str, number: int, page: BadPage) -> Outcome:
+    """``number`` pages before it were read."""
+    identity = document_id(source, "", f"{place}@after-page-{number}", page.why)
+    detail = f"{place} after page {number}: {page.why[:150]}"
+    if page.too_large:
+        return lost(identity, source, "dropped", "record_too_large", detail=detail)
+    return lost(identity, source, "failed", "damaged_page", detail=detail)
 
 
 def _lost_stream(source: str, place: str, why: str) -> Outcome:
@@ -106,53 +117,12 @@ def _lost_stream(source: str, place: str, why: str) -> Outcome:
     return lost(identity, source, "failed", "damaged_stream", detail=f"{place}: {why[:150]}")
 
 
-def _inflated(raw: BinaryIO) -> BinaryIO:
-    head = raw.read(3)
-    raw.seek(0)
-    if head == b"BZh":
-        return cast(BinaryIO, bz2.open(raw))
-    return cast(BinaryIO, gzip.open(raw)) if head[:2] == b"\x1f\x8b" else raw
-
-
 def _lost_tail(source: str, archive: str, pages: int, why: str) -> Outcome:
     identity = document_id(source, "", f"{archive}@after-page-{pages}", "")
     return lost(identity, source, "failed", "truncated_dump", detail=f"{archive} after page {pages}: {why[:150]}")
 
 
-def _pages(stream: BinaryIO, site: _Site) -> Iterator[Element]:
-    """Page elements with bare tag names. The tree is emptied behind the reader, so memory stays at one page."""
-    top: Element | None = None
-    for event, element in iterparse(stream, ("start", "end")):
-        if top is None:
-            top = element
-        if event == "start":
-            continue
-        element.tag = element.tag.rpartition("}")[2]
-        if element.tag == "siteinfo":
-            _describe(site, element, top)
-        elif element.tag == "page":
-            site.pages += 1
-            yield element
-            top.clear()
-    if not site.pages:
-        raise ParseError("no page")
-
-
-def _describe(site: _Site, info: Element, top: Element) -> None:
-    base = info.findtext("base", "")
-    site.base = base.rpartition("/")[0] + "/" if base else ""
-    host = urlsplit(base).hostname or ""
-    language = top.get("{http://www.w3.org/XML/1998/namespace}lang") or host.split(".", 1)[0]
-    site.language = language or None
-    names = {
-        (space.text or "").strip().lower()
-        for space in info.iter("namespace")
-        if space.get("key", "").lstrip("-").isdigit() and int(space.get("key", "0")) in MEDIA_NAMESPACES
-    }
-    site.media = MEDIA_ALIASES | (names - {""})
-
-
-def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream: Stream | None = None) -> Outcome:
+def _outcome(page: Element, site: Site, archive: str, reading: Reading, stream: Stream | None = None) -> Outcome:
     """``stream`` is the one that holds the page: its bytes are the page's place. Otherwise it is the page's number."""
     source = reading.source
     title = clean_line(page.findtext("title", ""))
@@ -167,8 +137,11 @@ def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream:
     namespace = page.findtext("ns", "0")
     if namespace != "0":
         return lost(identity, source.name, "dropped", "namespace", url=url, detail=f"namespace {namespace}")
+    model = (revision.findtext("model", "") if revision is not None else "").strip()
+    if model not in WIKITEXT_MODELS:
+        return lost(identity, source.name, "dropped", "content_model", url=url, detail=f"the page is {model[:80]}")
     redirect = page.find("redirect")
-    if redirect is not None or markup[:12].lstrip().lower().startswith("#redirect"):
+    if redirect is not None or _is_redirect(markup):
         target = redirect.get("title", "") if redirect is not None else ""
         return lost(identity, source.name, "dropped", "redirect", url=url, detail=f"to {target}" if target else None)
     if len(markup) > source.max_record_bytes:
@@ -176,7 +149,7 @@ def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream:
     place = f"{archive}, {record_id}"
     try:
         with time_limit(reading.extract.seconds, document=identity.hex()):
-            text = clean_text(readable_text(markup, site.media))
+            text = clean_text(readable_text(markup, site.wiki, title, reading.unseen))
     except DocumentLost as lost_page:
         return lost(identity, source.name, "failed", f"extraction_{lost_page.rule}", url=url, detail=place)
     except Exception as error:
@@ -190,7 +163,7 @@ def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream:
         source=source.name,
         url=url,
         title=title or None,
-        language=source.language or site.language,
+        language=source.language or site.wiki.language,
         license=source.license or LICENSE,
         date=revision.findtext("timestamp") if revision is not None else None,
         origin=Origin(
@@ -201,3 +174,9 @@ def _outcome(page: Element, site: _Site, archive: str, reading: Reading, stream:
             digest=digest,
         ),
     )
+
+
+def _is_redirect(markup: str) -> bool:
+    """Dumps of old versions do not mark redirects."""
+    found = _REDIRECT.match(markup)
+    return found is not None and found[1].strip().lower() in REDIRECT_WORDS

@@ -1,6 +1,9 @@
 """Code from folders and archives: language, licence, and what is no one's writing left out."""
 
+import gzip
 import io
+import json
+import os
 import random
 import tarfile
 import zipfile
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import InputError
+from pipeline.document import documents_table
 from pipeline.sources.code_languages import language_of
 from pipeline.sources.licenses import license_of_text
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
@@ -41,7 +45,6 @@ REASONS = sorted(
         "minified",
         "minified",
         "no_text",
-        "not_utf8",
         "vendored",
     ]
 )
@@ -74,7 +77,7 @@ def make_folder(path: Path, files: dict[str, bytes]) -> Path:
 def test_code_is_read_from_every_form(tmp_path: Path, form) -> None:  # type: ignore[no-untyped-def]
     outcomes = read_source(form(tmp_path / "repo.archive", FILES), "code")
     kept = {document["path"]: document for document in documents(outcomes)}
-    assert sorted(kept) == ["tool/header.c", "tool/main.py", "tool/run"]
+    assert sorted(kept) == ["tool/header.c", "tool/latin.py", "tool/main.py", "tool/run"]
     assert rules(outcomes) == REASONS
     main = kept["tool/main.py"]
     assert main["text"] == "import os\n\n\tprint('café')\n"
@@ -111,14 +114,112 @@ def test_a_huge_file_in_a_small_archive_is_read_up_to_the_bound(tmp_path: Path) 
     assert (rules(outcomes), len(documents(outcomes))) == (["file_too_large"], 1)
 
 
-def test_a_cut_archive_keeps_what_came_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("packed", "salvage"), [(False, False), (True, False), (True, True)])
+def test_a_cut_archive_keeps_what_came_before_if_it_is_proven(tmp_path: Path, packed: bool, salvage: bool) -> None:
     noise = random.Random(5)
     files = {f"r/{n}.py": b"".join(b"x = %d\n" % noise.getrandbits(64) for _ in range(400)) for n in range(40)}
     path = make_tar(tmp_path / "r.tar.gz", files)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if not packed:
+        path.write_bytes(gzip.decompress(path.read_bytes()))
+    size = path.stat().st_size // 2 - 300
+    path.write_bytes(path.read_bytes()[:size])
+    outcomes = read_source(path, "code", salvage=salvage)
+    (fate,) = fates(outcomes)
+    assert (fate["verdict"], fate["rule"]) == ("failed", "truncated_archive")
+    assert (0 < len(documents(outcomes)) < 40) == (not packed or salvage)
+    if packed:
+        assert f"r.tar.gz bytes 0+{size}: " in str(fate["detail"])
+
+
+def test_a_damaged_header_in_a_tar_is_not_its_end(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "r.tar.gz", {f"r/{n}.py": b"x = 1\n" for n in range(9)})
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[4 * 1024 + 150] ^= 0x11
+    path.write_bytes(data)
     outcomes = read_source(path, "code")
-    assert 0 < len(documents(outcomes)) < 40
-    assert [(fate["verdict"], fate["rule"]) for fate in fates(outcomes)] == [("failed", "truncated_archive")]
+    assert (len(documents(outcomes)), rules(outcomes)) == (4, ["truncated_archive"])
+
+
+def test_a_damaged_file_in_a_zip_costs_itself(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "r.zip", {f"r/{n}.py": b"x = %d\n" % n * 50 for n in range(5)})
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("r/2.py").header_offset
+    data = bytearray(path.read_bytes())
+    data[place + 30 + 6 + 3] ^= 0x40
+    path.write_bytes(data)
+    outcomes = read_source(path, "code")
+    assert [document["path"] for document in documents(outcomes)] == ["r/0.py", "r/1.py", "r/3.py", "r/4.py"]
+    (fate,) = fates(outcomes)
+    assert (fate["rule"], fate["url"]) == ("damaged_entry", "r.zip/r/2.py")
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    name = b"r/na\xefve.py".decode("utf-8", "surrogateescape")
+    path = make_tar(tmp_path / "r.tar.gz", {name: b"x = 1\n"})
+    folder = tmp_path / "folder"
+    (folder / "r").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(folder) + b"/r/na\xefve.py")).write_bytes(b"x = 1\n")
+    for source in (path, folder):
+        assert [document["path"] for document in documents(read_source(source, "code"))] == ["r/na\\xefve.py"]
+    marked = make_zip(tmp_path / "r.zip", {"r/na\u00efve.py": b"x = 1\n", "r/ok.py": b"y = 1\n"})
+    marked.write_bytes(marked.read_bytes().replace("\u00ef".encode(), b"\xef."))
+    kept = documents(read_source(marked, "code"))
+    assert sorted(document["text"] for document in kept) == ["x = 1\n", "y = 1\n"]
+    documents_table(kept)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("x = 'Größe'\n".encode("utf-16"), "x = 'Größe'\n"),
+        (b"\xfe\xff" + "x = 'Größe'\n".encode("utf-16-be"), "x = 'Größe'\n"),
+        (b"# -*- coding: koi8-r -*-\nx = '\xd0\xd2\xc9\xd7\xc5\xd4'\n", "# -*- coding: koi8-r -*-\nx = 'привет'\n"),
+        (b"# vim: set fileencoding=cp932 :\nx = '\x93\xfa\x96{'\n", "# vim: set fileencoding=cp932 :\nx = '日本'\n"),
+        (
+            "# Zusammenfassung der Größe für Übungen\nx = 1\n".encode("latin-1"),
+            "# Zusammenfassung der Größe für Übungen\nx = 1\n",
+        ),
+        (b"\xef\xbb\xbfx = 1\n", "x = 1\n"),
+    ],
+)
+def test_code_in_other_charsets(tmp_path: Path, content: bytes, text: str) -> None:
+    (document,) = documents(read_source(make_folder(tmp_path / "r", {"a.py": content}), "code"))
+    assert document["text"] == text
+
+
+def test_bytes_that_are_no_characters_are_no_text(tmp_path: Path) -> None:
+    files = {"a.py": b"# coding: utf-8\n" + bytes(range(128, 256)) * 3, "b.py": b"\x01\x02\xff" * 50}
+    assert rules(read_source(make_folder(tmp_path / "r", files), "code")) == ["not_utf8", "not_utf8"]
+
+
+CELLS = [
+    {"cell_type": "markdown", "source": ["# Title\n", "\n", "Some *prose*."]},
+    {"cell_type": "code", "source": "import os\r\nprint(os)\n", "outputs": [{"data": {"image/png": "QUJD" * 500}}]},
+    {"cell_type": "code", "source": []},
+    {"cell_type": "code", "source": ["x = 1"], "outputs": []},
+]
+NOTEBOOK_TEXT = "# %% [markdown]\n# # Title\n#\n# Some *prose*.\n\n# %%\nimport os\nprint(os)\n\n# %%\nx = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("notebook", "text"),
+    [
+        ({"nbformat": 4, "metadata": {"kernelspec": {"language": "python"}}, "cells": CELLS}, NOTEBOOK_TEXT),
+        ({"nbformat": 3, "worksheets": [{"cells": [{"cell_type": "code", "input": ["x = 1"]}]}]}, "# %%\nx = 1\n"),
+        ({"cells": CELLS[3:], "metadata": {"language_info": {"name": "scala"}}}, "// %%\nx = 1\n"),
+    ],
+)
+def test_the_cells_of_a_notebook_are_its_text(tmp_path: Path, notebook: dict[str, object], text: str) -> None:
+    (document,) = documents(
+        read_source(make_folder(tmp_path / "r", {"a.ipynb": json.dumps(notebook).encode()}), "code")
+    )
+    assert (document["text"], document["programming_language"]) == (text, "Jupyter Notebook")
+
+
+def test_what_is_no_notebook_has_a_fate(tmp_path: Path) -> None:
+    contents = (b"{", b"[1]", b'{"cells": 1}', b'{"worksheets": [1]}', b"[" * 50_000, b'{"cells": [1, {"source": ""}]}')
+    files = {f"{n}.ipynb": content for n, content in enumerate(contents)}
+    assert rules(read_source(make_folder(tmp_path / "r", files), "code")) == ["bad_notebook"] * 5 + ["no_text"]
 
 
 @pytest.mark.parametrize("content", [b"", b"neither", b"PK\x03\x04 broken"])

@@ -1,18 +1,23 @@
 """Dumps become readable articles, also in other languages and when they end early."""
 
 import bz2
+import gzip
 import hashlib
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from infra.errors import InputError
+from pipeline.ingest import STAGE, IngestConfig
 from pipeline.sample.items import WIKIPEDIA_MEMBER
 from pipeline.sample.packages import GENSIM, read_member
-from pipeline.sources.wikitext import MEDIA_ALIASES, readable_text
+from pipeline.sources.contract import SourceConfig
+from pipeline.sources.wikitext import readable_text
 from tests.pipeline.packages import package_wheel
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
-from tests.support import shared_data
+from tests.support import run_shard_stage, shared_data
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="ltg"><siteinfo>
 <base>https://ltg.wikipedia.org/wiki/Suoku_puslopa</base><namespaces>
@@ -51,7 +56,7 @@ def dump(path: Path, *pages: str, tail: str = "</mediawiki>") -> Path:
     ],
 )
 def test_markup_becomes_what_a_reader_reads(markup: str, text: str) -> None:
-    assert readable_text(markup, MEDIA_ALIASES).strip("\n") == text.strip("\n")
+    assert readable_text(markup).strip("\n") == text.strip("\n")
 
 
 @pytest.mark.parametrize("markup", ["{{" * 3000, "[[" * 3000, "''" * 3000, "<div>" * 3000, "{|" * 500, "&#x110000;"])
@@ -156,3 +161,73 @@ def test_a_damaged_stream_costs_itself(tmp_path: Path) -> None:
     assert [document["title"] for document in documents(outcomes)] == [f"Page {n}" for n in (0, 1, 3, 4, 5)]
     (fate,) = fates(outcomes)
     assert (fate["verdict"], fate["rule"]) == ("failed", "damaged_stream")
+
+
+def revision(number: int, time: str, text: str) -> str:
+    return f"<revision><id>{number}</id><timestamp>{time}</timestamp><text>{text}</text></revision>"
+
+
+def test_of_a_history_the_newest_revision_stays(tmp_path: Path) -> None:
+    revisions = [
+        revision(3, "2021-05-05T00:00:00Z", "third"),
+        revision(1, "2019-01-01T00:00:00Z", "first"),
+        revision(9, "2023-01-01T00:00:00Z", "newest"),
+        revision(8, "2022-01-01T00:00:00Z", "second newest"),
+    ]
+    history = f"<page><title>A</title><ns>0</ns><id>1</id>{''.join(revisions)}</page>"
+    path = dump(tmp_path / "h.xml.bz2", history, page("B", "only one"))
+    outcomes = read_source(path, "wikipedia")
+    assert [(row["text"], row["date"]) for row in documents(outcomes)] == [
+        ("newest", "2023-01-01T00:00:00Z"),
+        ("only one", "2020-01-02T03:04:05Z"),
+    ]
+    assert documents(outcomes)[0]["origin"]["record_id"] == "page 1 revision 9"
+
+
+def test_a_page_that_is_no_xml_costs_itself(tmp_path: Path) -> None:
+    bad = page("Bad", "x").replace("<text>", "<text>A & B < C")
+    path = dump(tmp_path / "d.xml", page("A", "one"), bad, page("C", "three"), page("D", "four"))
+    outcomes = read_source(path, "wikipedia")
+    assert [document["title"] for document in documents(outcomes)] == ["A", "C", "D"]
+    (fate,) = fates(outcomes)
+    assert (fate["verdict"], fate["rule"]) == ("failed", "damaged_page")
+    assert "d.xml after page 1" in str(fate["detail"])
+
+
+def test_characters_that_xml_forbids_cost_themselves(tmp_path: Path) -> None:
+    path = dump(tmp_path / "d.xml", page("A", "o&#x8;ne\x0b &#x1F;two &#65; &#xD800;\uffff"), page("B", "fine"))
+    path.write_bytes(path.read_bytes().replace(b"fine", b"fi\xffne"))
+    outcomes = read_source(path, "wikipedia")
+    assert [document["text"] for document in documents(outcomes)] == ["one two A", "fi\ufffdne"]
+    assert not fates(outcomes)
+
+
+def test_pages_that_are_no_wikitext_and_redirects_of_old_dumps(tmp_path: Path) -> None:
+    item = page("Q1", "{}").replace("<text>", "<model>wikibase-item</model><text>")
+    path = dump(tmp_path / "d.xml", item, page("Riga", "#WEITERLEITUNG [[Reiga]]"), page("C", "# one [[link]]"))
+    outcomes = read_source(path, "wikipedia")
+    assert rules(outcomes) == ["content_model", "redirect"]
+    assert [document["text"] for document in documents(outcomes)] == ["- one link"]
+
+
+def test_a_page_larger_than_the_bound_is_not_read(tmp_path: Path) -> None:
+    path = dump(tmp_path / "d.xml", page("A", "one"), page("Big", "word " * 700_000), page("C", "three"))
+    outcomes = read_source(path, "wikipedia", max_record_bytes=1_500_000)
+    assert [document["title"] for document in documents(outcomes)] == ["A", "C"]
+    assert rules(outcomes) == ["record_too_large"]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_dump_is_opened_by_its_first_bytes(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    plain = dump(tmp_path / "d.xml", page("A", "one"))
+    (tmp_path / "e.xml").write_bytes(pack(plain.read_bytes()))
+    assert [row["text"] for row in documents(read_source(tmp_path / "e.xml", "wikipedia"))] == ["one"]
+
+
+def test_what_gave_no_text_is_in_the_dataset(tmp_path: Path) -> None:
+    path = dump(
+        tmp_path / "d.xml", page("A", "one {{stub}} {{nowrap|x}}"), page("B", "two {{Stub}}\n== References ==\n* x")
+    )
+    config = IngestConfig(sources=(SourceConfig(name="wiki", kind="wikipedia", address=str(path)),))
+    dataset = run_shard_stage(STAGE, config, {}, tmp_path / "out")
+    assert dataset.manifest.stats["unseen"] == {"template": {"stub": 2}, "section": {"references": 1}}
