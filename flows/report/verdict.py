@@ -29,8 +29,8 @@ class Check:
 
 
 def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list[Check]:
-    """Every promise that the datasets at hand can speak to."""
-    return [
+    """Every promise that the datasets at hand can speak to; those that were not kept, and the doubtful ones, first."""
+    found = [
         *_conservation(datasets, fates),
         *_units(datasets),
         *_warned(datasets),
@@ -42,6 +42,7 @@ def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list
         *_dpo(datasets.get("dpo")),
         *_remembered(datasets.get("evaluate")),
     ]
+    return sorted(found, key=lambda check: ("bad", "doubtful", "good").index(check.state))
 
 
 def _conservation(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> Iterator[Check]:
