@@ -67,7 +67,7 @@ def _parts(found: Row) -> list[tuple[str, str, Lines]]:
     """What is told, in the order of how much it matters: heading, its colour, lines with their depth."""
     return [
         ("Running", "cyan", _running(found["running"])),
-        ("Failed", "red", _failed(found["failed"])),
+        ("Not completed", "red", _failed(found["failed"])),
         ("Damaged", "red", _damaged(found["damaged"])),
         ("Warnings", "yellow", _warned(found["warnings"], found["drift"])),
         ("Next", "", _next(found["next"])),

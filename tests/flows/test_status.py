@@ -76,7 +76,7 @@ def test_what_runs_is_told_with_its_progress_and_remaining_time(store: Store) ->
     assert "dedup/sign: 62 %, documents 1,204, kept 803, 2 min left" in text
     [row] = as_json(store)["running"]
     assert (row["stage"], row["done"], row["total"], row["eta"]) == ("dedup/sign", 62.0, 100.0, 120.0)
-    assert row["since"] and "Failed" not in text
+    assert row["since"] and "Not completed" not in text
 
 
 def test_progress_is_written_now_and_then(store: Store) -> None:
