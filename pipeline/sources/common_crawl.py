@@ -11,7 +11,6 @@ or worker count matters. Published crawls do not change: a path is its archive's
 """
 
 import fnmatch
-import gzip
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from urllib.parse import urlencode
 
 from infra.errors import ConfigError, InputError
 from infra.store.files import filesystem
+from pipeline.compression import Damaged, unpacked
 from pipeline.sources import warc
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
 from pipeline.sources.http import HttpFile, Patience, fetch
@@ -64,8 +64,8 @@ def parts(config: SourceConfig, _archives: list[Archive], patience: Patience = P
     mirror = config.mirror.rstrip("/")
     listing = f"{mirror}/crawl-data/{config.address}/{config.content}.paths.gz"
     try:
-        paths = gzip.decompress(_read(listing, patience)).decode().split()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        paths = unpacked(io.BytesIO(_read(listing, patience))).read().decode().split()
+    except (Damaged, UnicodeDecodeError) as error:
         raise InputError(f"the list of archives is damaged: {error}", where=listing) from error
     chosen = choose(paths, config.paths, config.archives, config.fraction)
     if not chosen:

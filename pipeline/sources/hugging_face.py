@@ -1,33 +1,65 @@
 """Any dataset that the ``datasets`` library opens, streamed: on the Hugging Face hub, or a folder of its layout.
 
-A dataset is cut into the shards it is stored in; each is one unit, read row by row and never downloaded whole. Code of a
-dataset's own is never run (``datasets`` refuses it). Name a ``revision`` (a commit of the hub) where the run must be
-repeatable: without one the identity is the name alone.
+A dataset is cut into the shards it is stored in; each is one unit, read row by row and never downloaded whole. The Parquet
+and JSON lines files of a local folder are read as such files are (``tables.py``), so that a line or row which cannot be read
+costs itself; the library gives up the whole file. Code of a dataset's own is never run (``datasets`` refuses it). Name a
+``revision`` (a commit of the hub) where the run must be repeatable: without one the identity is the name alone.
 """
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+from infra.config import Json
 from infra.errors import InputError
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
-from pipeline.sources.tables import check_columns, columns_of, document_of_row
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged
+from pipeline.sources.digests import file_digest
+from pipeline.sources.files import printable
+from pipeline.sources.tables import (
+    BATCH_ROWS,
+    check_columns,
+    columns_of,
+    document_of_row,
+    read_jsonl,
+    read_parquet,
+    rows_of,
+)
+
+DATA_ERRORS = (ValueError, FileNotFoundError, RuntimeError, LookupError)
 
 
 def parts(config: SourceConfig, _archives: list[Archive]) -> Iterable[Part]:
     """One part a shard of the split."""
-    dataset = _open(config)
-    number = max(1, dataset.num_shards)
     name = "/".join(part for part in (config.address.strip("/"), config.subset, config.split) if part)
+    files = local_files(config) if Path(config.address).is_dir() else []
+    if format_of(files):
+        return [_file_part(name, Path(file)) for file in files]
+    number = max(1, _open(config).num_shards)
     return [
         Part(Archive(f"{name}/{shard:05}-of-{number:05}", config.address, 0, config.revision), shard, number)
         for shard in range(number)
     ]
 
 
+def _file_part(name: str, file: Path) -> Part:
+    size = file.stat().st_size
+    return Part(Archive(f"{name}/{printable(file.name)}", str(file), size, file_digest(file, size)), 0, size)
+
+
+def local_identity(config: SourceConfig) -> Json:
+    """What the files of a local folder hold; a dataset of the hub is asked when the stage runs."""
+    if not Path(config.address).is_dir():
+        return None
+    return [[Path(file).name, file_digest(file, Path(file).stat().st_size)] for file in local_files(config)]
+
+
 def read(part: Part, reading: Reading) -> Iterator[Outcome]:
     """One document a row; of columns, only the mapped ones are read."""
+    if format_of([part.archive.url]) and Path(part.archive.url).is_file():
+        yield from (read_parquet if format_of([part.archive.url]) == "parquet" else read_jsonl)(part, reading)
+        return
     source = reading.source
     dataset = _open(source)
     if dataset.column_names is not None:
@@ -35,9 +67,27 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
         dataset = dataset.select_columns(columns_of(source))
     if part.end > 1:
         dataset = dataset.shard(num_shards=part.end, index=part.start)
-    with _said_in_one_sentence(source):
-        for position, row in enumerate(dataset):
-            yield document_of_row(row, part.archive.name, position, 1, source)
+    position = 0
+    try:
+        for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+            for row in rows_of(table):
+                yield document_of_row(row, part.archive.name, position, 1, source)
+                position += 1
+    except DATA_ERRORS as error:
+        if not position:
+            raise _unreadable(source, error) from error
+        why = f"the rest of the shard cannot be read: {_sentence(error)}"
+        yield damaged(source.name, part.archive.name, "damaged_rows", position, 0, why)
+
+
+def format_of(files: Sequence[str]) -> Literal["parquet", "jsonl", ""]:
+    """``parquet`` or ``jsonl`` where all files are such by their names."""
+    kinds = {
+        "parquet" if file.endswith(".parquet") else "jsonl" if ".jsonl" in Path(file).suffixes else "" for file in files
+    }
+    if kinds == {"parquet"}:
+        return "parquet"
+    return "jsonl" if kinds == {"jsonl"} else ""
 
 
 def local_files(config: SourceConfig) -> list[str]:
@@ -72,10 +122,17 @@ def _said_in_one_sentence(config: SourceConfig) -> Iterator[None]:
     """What the library raises about a dataset; errors of the network stay what they are, and are tried again."""
     try:
         yield
-    except (ValueError, FileNotFoundError, RuntimeError, LookupError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise InputError(
-            f"the dataset cannot be read: {why}",
-            where=config.address,
-            remedy="Check address, subset, split and revision.",
-        ) from error
+    except DATA_ERRORS as error:
+        raise _unreadable(config, error) from error
+
+
+def _unreadable(config: SourceConfig, error: Exception) -> InputError:
+    return InputError(
+        f"the dataset cannot be read: {_sentence(error)}",
+        where=config.address,
+        remedy="Check address, subset, split and revision.",
+    )
+
+
+def _sentence(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -121,13 +121,10 @@ def _on_server(source: SourceConfig) -> _Stored | None:
 
 def _dataset_files(source: SourceConfig) -> _Stored | None:
     """The files of a split; None for formats other than Parquet and JSON lines."""
-    files = [Path(file) for file in hugging_face.local_files(source)]
-    kinds = {"parquet" if file.suffix == ".parquet" else "jsonl" if ".jsonl" in file.suffixes else "" for file in files}
-    archives = [Archive(file.name, str(file), file.stat().st_size, "") for file in files]
-    for kind in ("parquet", "jsonl"):
-        if kinds == {kind}:
-            return _Stored(_as(source, kind), archives)
-    return None
+    files = hugging_face.local_files(source)
+    kind = hugging_face.format_of(files)
+    archives = [Archive(Path(file).name, file, Path(file).stat().st_size, "") for file in files]
+    return _Stored(_as(source, kind), archives) if kind else None
 
 
 def _as(source: SourceConfig, kind: str) -> SourceConfig:

@@ -12,5 +12,5 @@ SOURCES: dict[Kind, Source] = {
     "git": Source(git.parts, git.read, listed=False, identity=git.local_identity),
     "jsonl": Source(whole_archives, tables.read_jsonl),
     "parquet": Source(whole_archives, tables.read_parquet),
-    "hugging_face": Source(hugging_face.parts, hugging_face.read, listed=False),
+    "hugging_face": Source(hugging_face.parts, hugging_face.read, listed=False, identity=hugging_face.local_identity),
 }

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import InputError
@@ -47,3 +49,22 @@ def test_what_is_not_there_is_one_sentence(folder: Path) -> None:
         read(folder, split="nowhere")
     with pytest.raises(InputError, match="cannot be read"):
         read(folder / "nothing")
+
+
+def test_a_line_or_row_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"body": "one"}\n{"body": 1}\n{broken\n{"body": "two", "id": {"x": NaN}}\n')
+    outcomes = read(tmp_path)
+    assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (
+        ["one", "two"],
+        ["bad_json", "no_text"],
+    )
+
+
+def test_rows_of_the_library_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the hub are: with a text that is no UTF-8, and a file that breaks off."""
+    texts = [b"one", b"na\xefve", b"two"]
+    text = pa.Array.from_buffers(pa.string(), 3, pa.array(texts, pa.binary()).buffers())
+    pq.write_table(pa.table({"body": text, "id": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(hugging_face, "format_of", lambda files: "")
+    outcomes = read(tmp_path)
+    assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (["one", "two"], ["not_utf8"])
