@@ -30,7 +30,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from infra.errors import InputError
-from training.hub_tokenizer import SpecialTokens, read_object
+from pipeline.tokenizer.model import encodable
+from training.hub_tokenizer import SpecialTokens, encode, read_object
 
 CHAT_TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
@@ -79,13 +80,13 @@ class ChatFormat:
 
     def encode(self, sealed: str) -> list[int]:
         """The ids of sealed text, or of any text: control tokens are only where a template put them."""
-        ids: list[int] = self._sealed_tokenizer.encode(sealed, add_special_tokens=False).ids
-        return ids
+        return encode(self._sealed_tokenizer, sealed)
 
     def taught(self, messages: Sequence[Message]) -> EncodedChat:
         """A whole conversation with what the assistant says marked: the template's ``{% generation %}`` blocks, or,
         where it has none, what each assistant message adds to the prompt before it."""
         text, spans = self._seal(self._render(messages, prompt=False))
+        text = encodable(text)
         if not spans:
             spans = self._added_spans(messages, text)
         encoding = self._sealed_tokenizer.encode(text, add_special_tokens=False)

@@ -343,11 +343,16 @@ def run(request: JobRequest) -> None:
     how = Resampling(config.resamples, config.confidence, config.seed)
 
     def measured(name: str) -> Measured:
+        folder = request.inputs[name].local("data/model")
+        rows = next(iter(heldout.sources.values()))
+        # A model that was tuned from one made elsewhere has another tokenizer than the shards.
+        found = replace(heldout, writer=rows_reader(folder, rows, request.inputs["tokenizer"].local("data")))
+
         def announce(task: str) -> None:
             emit(request, "progress", done=next(done), total=steps, model=name, task=task)
 
-        model = load_text_model(request.inputs[name].local("data/model"))
-        return measure(name, model, heldout, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
+        model = load_text_model(folder)
+        return measure(name, model, found, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
 
     models: dict[str, Measured] = {name: measured(name) for name in config.models}
     tasks = baseline_tasks(heldout, list(models.values()))

@@ -61,13 +61,10 @@ def run(request: JobRequest) -> None:
     config = ExportConfig.model_validate(request.config)
     emit(request, "phase", name="export")
     source = request.inputs[config.model]
-    model = load_model(source.local("data/model"), None if config.dtype == "stored" else DTYPES[config.dtype])
-    names = save_model(
-        model,
-        request.data_dir,
-        request.inputs["tokenizer"].local("data"),
-        chat_template=chat_template(source.local("data/model")),
-    )
+    folder = source.local("data/model")
+    model = load_model(folder, None if config.dtype == "stored" else DTYPES[config.dtype])
+    # The model's own tokenizer: a model that was tuned from one made elsewhere brings another than the recipe's.
+    names = save_model(model, request.data_dir, folder)
     difference = verify_reload(model, request.data_dir)
     write_card(source, request.data_dir)
     outputs = {f"data/{name}": True for name in names}

@@ -9,6 +9,7 @@ filtered; what policy optimisation compares) and under the distribution it was d
 """
 
 import itertools
+import math
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from infra.config import Config
-from infra.errors import InputError
+from infra.errors import HeadwaterError, InputError
 from training.attention import whole_blocks
 from training.model import Decoder
 
@@ -200,6 +201,11 @@ def _stream(
         for row, token, log_prob, drawn_log_prob in zip(
             rows, drawn, log_probs.tolist(), sample_log_probs.tolist(), strict=True
         ):
+            if math.isnan(log_prob):
+                raise HeadwaterError(
+                    "the model gives no finite probabilities",
+                    remedy="Its weights are damaged, or too large for its type.",
+                )
             yield Step(row.index, token, log_prob, drawn_log_prob, token in stops)
         alive = [
             place
@@ -265,8 +271,8 @@ def _sample(logits: Tensor, rows: Sequence[_Row], position: int) -> tuple[Tensor
 
     In float64: a float32 cumulative sum over a large vocabulary can end below the number drawn.
     """
-    logits = logits / _column([row.sampling.temperature for row in rows], logits)
-    probabilities = logits.double().softmax(-1)
+    logits = logits.double()
+    probabilities = (logits / _column([row.sampling.temperature for row in rows], logits)).softmax(-1)
     order = None
     if rows[0].way == "filtered":
         limits = [row.sampling.top_k or logits.shape[-1] for row in rows]

@@ -104,6 +104,8 @@ def load_reward_model(
 
 def load_config(folder: Path) -> ModelConfig:
     """The shape of the model in a folder."""
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise InputError("this is an adapter, not a model", where=str(folder), remedy="Merge it with its model first.")
     raw = read_object(folder / "config.json")
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
@@ -239,6 +241,9 @@ def _hub_name(name: str) -> str:
 def _load(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> tuple[Decoder, dict[str, Tensor]]:
     config = load_config(folder)
     tensors = _read_tensors(folder, str(device))
+    if "embed_tokens.weight" in tensors:
+        # Saved without its head: the body alone, under the body's own names.
+        tensors = {name if name in (SCORE, "lm_head.weight") else BODY + name: each for name, each in tensors.items()}
     if SCORE in tensors and not config.tie_embeddings:
         config = config.model_copy(update={"tie_embeddings": True})
     if config.tie_embeddings:

@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from infra.errors import InputError
+from pipeline.tokenizer.model import SPACE, encodable
 
 TURN_END = "<|end|>"
 NAMED_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -159,6 +160,28 @@ def _prefix(tokenizer: Tokenizer, settings: dict[str, Any], bos: int | None) -> 
     plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
     before = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
     return tuple(whole[:before])
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text, nothing added; every text has some (lone surrogates, from a terminal or JSON, become ``?``).
+
+    SentencePiece vocabularies write a space as U+2581. The library reads a literal U+2581 as a space; as in training
+    here, it is spelt by its bytes where the vocabulary has them and nothing depends on what comes before.
+    """
+    text = encodable(text)
+    if SPACE not in text or not (spelt := _space_mark(tokenizer)):
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+    first, *rest = (tokenizer.encode(part, add_special_tokens=False).ids for part in text.split(SPACE))
+    return [*first, *(token for part in rest for token in (*spelt, *part))]
+
+
+def _space_mark(tokenizer: Tokenizer) -> list[int]:
+    """U+2581 in byte tokens, for a vocabulary that reads the character as a space and puts none before a text."""
+    mark, space = (tokenizer.encode(text, add_special_tokens=False).ids for text in (SPACE, " "))
+    spelt = [_id(tokenizer, f"<0x{byte:02X}>") for byte in SPACE.encode()]
+    known = [token for token in spelt if token is not None]
+    return known if mark == space and len(mark) == 1 and len(known) == len(spelt) else []
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from infra.errors import InputError
 from training.chat_template import ChatFormat
 from training.generate import Sampling, stream
 from training.hub_format import load_model
-from training.hub_tokenizer import UNREADABLE, SpecialTokens, decode, load_tokenizer, special_tokens
+from training.hub_tokenizer import UNREADABLE, SpecialTokens, decode, encode, load_tokenizer, special_tokens
 from training.model import Decoder
 
 
@@ -30,8 +30,7 @@ class TextModel:
 
     def encode(self, text: str) -> list[int]:
         """Token ids, nothing added. Never a control token, whatever the text spells."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return encode(self.tokenizer, text)
 
     def without_control(self, text: str) -> str:
         """Text that says nothing but itself in a conversation: any text, for names of control tokens are read as text."""

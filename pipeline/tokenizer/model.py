@@ -91,11 +91,11 @@ class Tokenizer:
         """Many texts at once. ``threads`` changes the time, never the ids."""
         if any(SPACE in text for text in texts):
             return [self._encode_around_space_marks(text) for text in texts]
-        ids: list[list[int]] = self._processor.encode([_encodable(text) for text in texts], num_threads=threads)
+        ids: list[list[int]] = self._processor.encode([encodable(text) for text in texts], num_threads=threads)
         return ids
 
     def _encode_around_space_marks(self, text: str) -> list[int]:
-        first, *rest = (self._processor.encode(_encodable(part)) for part in text.split(SPACE))
+        first, *rest = (self._processor.encode(encodable(part)) for part in text.split(SPACE))
         return [*first, *(token for part in rest for token in (*self._space_bytes, *part))]
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
@@ -134,7 +134,7 @@ class Tokenizer:
         ]
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Lone surrogates (from a terminal or a careless JSON file) have no UTF-8 form and become ``?``."""
     try:
         text.encode()

@@ -234,6 +234,22 @@ def test_a_folder_made_from_one_keeps_its_ends(folder: Path, tmp_path: Path) -> 
         torch.testing.assert_close(again(row).logits, model.decoder.logits(model.decoder(row)), atol=1e-4, rtol=1e-4)
 
 
+def test_a_body_saved_alone_and_an_adapter(tmp_path: Path) -> None:
+    qwen2(tmp_path)
+    wanted = load_text_model(tmp_path, "cpu")
+    row = torch.tensor([wanted.prompt("hello world")])
+    body = transformers.AutoModel.from_pretrained(tmp_path)
+    for weights in tmp_path.glob("*.safetensors*"):
+        weights.unlink()
+    body.save_pretrained(tmp_path)
+    found = load_text_model(tmp_path, "cpu")
+    assert torch.equal(found.decoder(row), wanted.decoder(row))
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="adapter"):
+        load_text_model(tmp_path)
+
+
 def test_the_window_is_the_longest_context(tmp_path: Path) -> None:
     assert load_config(mistral(tmp_path)).max_position == 96
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from infra.errors import InputError
+from infra.errors import HeadwaterError, InputError
 from tests.training.folders import tiny_model
 from training.generate import Sampling, generate, stream
 from training.model import Decoder
@@ -174,6 +174,19 @@ def test_streaming_gives_the_same_tokens(model: Decoder) -> None:
     assert not torch.is_inference_mode_enabled(), "a suspended stream leaves the caller's mode alone"
     iterator.close()
     assert model.training
+
+
+def test_a_model_that_overflows_is_said() -> None:
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.norm.weight.fill_(float("nan"))
+    with pytest.raises(HeadwaterError, match="no finite probabilities"):
+        generate(broken, PROMPTS, max_new_tokens=2)
+
+
+def test_a_temperature_of_almost_nothing_takes_the_likeliest(model: Decoder) -> None:
+    cold, greedy = (generate(model, PROMPTS, max_new_tokens=6, temperature=heat, seed=2).tokens for heat in (1e-40, 0))
+    assert cold == greedy
 
 
 def test_limits_of_the_context(model: Decoder) -> None:
