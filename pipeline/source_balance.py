@@ -18,7 +18,7 @@ from pipeline.sources.contract import DAMAGE, SourceConfig
 DAMAGED = "damaged"
 """The metric of a unit: ledger rows that tell of damage."""
 SHOWN = 10
-PLACE = re.compile(r"(?P<archive>.+) bytes (?P<start>\d+)\+(?P<length>\d+)", re.S)
+PLACE = re.compile(r"(?P<archive>.+?)(?: bytes \d+\+(?P<length>\d+)| after page \d+)(?:: |$)", re.S)
 CUT = re.compile(r"truncated|cut")
 
 
@@ -78,7 +78,7 @@ def _add(context: StageContext, receipt: Receipt, found: dict[tuple[str, str], D
             damage = found.setdefault((source, archive), Damage())
             damage.rules[rule] += 1
             if place:
-                damage.places[place[0]] = int(place["length"])
+                damage.places[place[0]] = int(place["length"] or 0)
             here.add(archive)
     for archive in here:
         found[source, archive].read += receipt.counts.incoming - int(receipt.metrics[DAMAGED])

@@ -33,7 +33,7 @@ HELD_BYTES = 32 << 20
 """Members with more in them are inflated once for their checksum and once for their records."""
 WARC_START = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 ARC_LINE = re.compile(
-    rb"(?P<url>[a-z][a-z0-9+.-]{1,20}:\S{0,8000}) (?P<ip>\S{1,64}) (?P<date>\d{12,17})"
+    rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\r\n]{0,8000}) (?P<ip>\S{1,64}) (?P<date>\d{12,17})"
     rb" (?P<type>[^\r\n]{0,200}) (?P<length>\d{1,12})\r?\n"
 )
 NEXT_RECORD = re.compile(rb"\r?\n(WARC/\d+\.\d+[ \t]*\r?\n(?=[!-9;-~]{1,60}[ \t]*:)|" + ARC_LINE.pattern + rb")")

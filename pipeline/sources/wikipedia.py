@@ -87,7 +87,7 @@ def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
             body = stream.data.partition(b"<page>")[2] if stream.start == 0 else stream.data
             body = (b"<page>" if stream.start == 0 and body else b"") + body.rstrip().removesuffix(b"</mediawiki>")
             if stream.damage:
-                yield _lost_stream(reading.source.name, place, stream.damage)
+                yield _lost_stream(reading.source.name, archive.name, stream, stream.damage)
             if not body.strip():
                 continue
             site = Site()
@@ -98,7 +98,8 @@ def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
                     elif isinstance(page, BadPage):
                         yield _lost_page(reading.source.name, place, site.pages, page)
             except (Cut, NoDump) as error:
-                yield _lost_stream(reading.source.name, f"{place} after page {site.pages}", str(error))
+                why = f"after page {site.pages} of the stream: {error}"
+                yield _lost_stream(reading.source.name, archive.name, stream, why)
             older += site.older_revisions
     reading.unseen["older revisions"] += older
 
@@ -112,9 +113,8 @@ def _lost_page(source: str, place: str, number: int, page: BadPage) -> Outcome:
     return lost(identity, source, "failed", "damaged_page", detail=detail)
 
 
-def _lost_stream(source: str, place: str, why: str) -> Outcome:
-    identity = document_id(source, "", place, "")
-    return lost(identity, source, "failed", "damaged_stream", detail=f"{place}: {why[:150]}")
+def _lost_stream(source: str, archive: str, stream: Stream, why: str) -> Outcome:
+    return damaged(source, archive, "damaged_stream", stream.start, stream.end - stream.start, why)
 
 
 def _lost_tail(source: str, archive: str, pages: int, why: str) -> Outcome:

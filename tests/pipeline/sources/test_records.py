@@ -220,3 +220,15 @@ def test_records_of_a_damaged_member_are_marked(held: int, monkeypatch: pytest.M
     flipped = bytearray(gzip.compress(b"".join(RECORDS)))
     flipped[-6] ^= 1  # its checksum
     assert {record.damage for record in cut(bytes(flipped))} == {"corrupt"}
+
+
+def arc_record(url: str, body: bytes, more: int = 0) -> bytes:
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body
+    return f"{url} 192.0.2.1 20080430204826 text/html {len(block) + more}\n".encode() + block + b"\n"
+
+
+@pytest.mark.parametrize("more", [0, 100, 10**9])
+def test_arc_records_with_odd_addresses_and_wrong_lengths(more: int) -> None:
+    urls = ["http://a.org/", "HTTP://B.org/a b c.html", "http://c.org/", "http://d.org/"]
+    data = b"".join(arc_record(url, b"<p>x</p>" * 50, more if n == 1 else 0) for n, url in enumerate(urls))
+    assert [record.damage for record in cut(data)] == ["", "corrupt" if more else "", "", ""]
