@@ -7,7 +7,7 @@ from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON
 
-ABOUT_LOSS = ("incomplete: ", BUILT_ON)
+INCOMPLETE = "incomplete: "
 """How the runner's own sentences about lost units begin."""
 FILES = 20
 """Lost units that are listed one by one."""
@@ -43,12 +43,15 @@ def missing(datasets: Mapping[str, Dataset]) -> list[Missing]:
 
 
 def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
-    """(stage, sentence), in path order. What several datasets carry on from the same input is said once."""
+    """(stage, sentence), in path order. What several datasets carry on from the same input is said once, and what
+    ``missing`` tells of these datasets not at all."""
     told: dict[str, str] = {}
+    lacking = [f"{BUILT_ON}{each.stage}/{each.fingerprint}" for each in missing(datasets)]
     for name in STAGE_NAMES:
         if name in datasets:
             for sentence in datasets[name].manifest.warnings:
-                told.setdefault(sentence, name)
+                if not sentence.startswith((INCOMPLETE, *lacking)):
+                    told.setdefault(sentence, name)
     return [(stage, sentence) for sentence, stage in told.items()]
 
 
@@ -64,8 +67,7 @@ def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
         if each.more:
             yield f"  and {each.more:,} more"
     for stage, sentence in warnings(by_name):
-        if not sentence.startswith(ABOUT_LOSS[0]):
-            yield f"warning: {stage}: {sentence}"
+        yield f"warning: {stage}: {sentence}"
 
 
 def extent(lost: Missing) -> str:

@@ -27,7 +27,7 @@ from prefect.artifacts import (
 )
 
 from flows.funnel import funnel
-from flows.notices import ABOUT_LOSS, extent, missing, warnings
+from flows.notices import extent, missing, warnings
 from flows.report_pages import PAGE, link_to, served
 from flows.samples import dropped_samples, kept_samples
 from infra.planning import StagePlan
@@ -247,7 +247,7 @@ def notices_text(datasets: Iterable[Dataset]) -> str:
         parts.append(f"## {each.stage} is incomplete: {extent(each)} are missing")
         parts += [f"- {_inline(lost.files)}: {_inline(lost.error)}" for lost in each.lost]
         parts += [f"- and {each.more:,} more"] if each.more else []
-    told = [(stage, text) for stage, text in warnings(by_name) if not text.startswith(ABOUT_LOSS)]
+    told = warnings(by_name)
     if told:
         parts.append("## Warnings")
         parts += [f"- **{stage}** {_inline(text)}" for stage, text in told]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,8 @@ def course_charts(lines: Sequence[Line], others: Others = ()) -> list[tuple[str,
     return found
 
 
-def validation_chart(lines: Sequence[Line], colours: Mapping[str, str]) -> Markup:
-    """Curves by source; empty where there was only one measurement, which needs no drawing."""
+def validation_chart(lines: Sequence[Line], colours: Mapping[str, str], others: Others = ()) -> Markup:
+    """Curves by source, of other runs dashed; empty where there was only one measurement, which needs no drawing."""
     names = sorted({key for line in lines for key in line if key.startswith("bits_per_byte/")})
     series = []
     for name in names:
@@ -92,6 +92,12 @@ def validation_chart(lines: Sequence[Line], colours: Mapping[str, str]) -> Marku
         series.append(Series(source, curve(lines, name), colours.get(source, REST), dots=True))
     if max((len(each.points) for each in series), default=0) < 2:
         return Markup("")
+    for run, dataset in others:
+        past = metrics_of(dataset)
+        series += [
+            replace(each, name=f"{each.name} ({run})", points=curve(past, name), dots=False, dashed=True)
+            for name, each in zip(names, series[: len(names)], strict=True)
+        ]
     return line_chart(series, x="step", y="bits per byte", describe="Bits per byte of held-out text by source")
 
 

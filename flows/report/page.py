@@ -256,7 +256,7 @@ def pretrain(datasets: Datasets, colours: Mapping[str, str], beside: Sequence[Be
         "refused": notices.refused_steps(dataset),
         "loss": learning.loss_chart(lines, entropy, others),
         "course": learning.course_charts(lines, others),
-        "validation": learning.validation_chart(lines, colours),
+        "validation": learning.validation_chart(lines, colours, others),
     }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from flows.notices import ABOUT_LOSS, extent, missing, refused_steps, warnings
+from flows.notices import extent, missing, refused_steps, warnings
 from flows.report.documents import StageFates
 from flows.report.learning import metrics_of, read_json_if
 from infra.store.dataset import Dataset
@@ -73,7 +73,7 @@ def _units(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
 
 def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
     """What stages warn of, beside the losses that have a check of their own."""
-    told = [(stage, text) for stage, text in warnings(datasets) if not text.startswith(ABOUT_LOSS)]
+    told = warnings(datasets)
     if told:
         stages = ", ".join(dict.fromkeys(stage for stage, _ in told))
         yield Check("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
