@@ -66,8 +66,7 @@ class ChatFormat:
         self._secret = secrets.token_hex(8)
         added = tokenizer.get_added_tokens_decoder()
         self._controls = {token.content: index for index, token in added.items() if token.special}
-        roles = {"bos_token": special.bos, "eos_token": special.eos, "pad_token": special.pad}
-        self._names = {role: tokenizer.id_to_token(token) for role, token in roles.items() if token is not None}
+        self._names = special.names
         self.template = template
 
     def ids(self, messages: Sequence[Message], *, prompt: bool = True) -> list[int]:

@@ -11,8 +11,8 @@ characters. Control tokens are put in by id, or by the model's chat template (``
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class SpecialTokens:
     """Any of these ends a reply: end of text and, for chat models, end of turn."""
     prefix: tuple[int, ...] = ()
     """What the tokenizer puts before a text: BOS, or nothing."""
+    names: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """The special tokens as settings name them, by role: what a chat template may write."""
 
     @property
     def filler(self) -> int:
@@ -149,7 +151,22 @@ def special_tokens(folder: Path, tokenizer: Tokenizer | None = None) -> SpecialT
     stops = dict.fromkeys([*([] if eos is None else [eos]), *ends])
     bos = named("bos_token")
     eos = eos if eos is not None or not ends else ends[0]
-    return SpecialTokens(bos, eos, named("pad_token"), tuple(stops), _prefix(tokenizer, settings, bos))
+    pad = named("pad_token")
+    names = _names(settings) or {
+        role: tokenizer.id_to_token(token)
+        for role, token in (("bos_token", bos), ("eos_token", eos), ("pad_token", pad))
+        if token is not None
+    }
+    return SpecialTokens(bos, eos, pad, tuple(stops), _prefix(tokenizer, settings, bos), names)
+
+
+def _names(settings: dict[str, Any]) -> dict[str, str | list[str]]:
+    found = {role: _added(settings.get(role)) for role in NAMED_ROLES}
+    names: dict[str, str | list[str]] = {role: token.content for role, token in found.items() if token is not None}
+    more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens")
+    if isinstance(more, list):
+        names["additional_special_tokens"] = [token.content for each in more if (token := _added(each)) is not None]
+    return names
 
 
 def _prefix(tokenizer: Tokenizer, settings: dict[str, Any], bos: int | None) -> tuple[int, ...]:

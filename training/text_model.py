@@ -18,6 +18,9 @@ from training.hub_format import load_model
 from training.hub_tokenizer import UNREADABLE, SpecialTokens, decode, encode, load_tokenizer, special_tokens
 from training.model import Decoder
 
+TAIL = 8
+"""Tokens of a prompt that the text of a continuation is read together with."""
+
 
 @dataclass(frozen=True)
 class TextModel:
@@ -45,10 +48,18 @@ class TextModel:
     def decode(self, ids: Sequence[int]) -> str:
         return decode(self.tokenizer, ids)
 
+    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """What some ids add to the text of a prompt. Alone they may read otherwise: many tokenizers take a space from
+        the beginning of a text, which is one that the continuation needs."""
+        before = prompt[-TAIL:]
+        return self.decode([*before, *ids])[len(self.decode(before)) :]
+
     def stream_text(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The continuation of a prompt, piece by piece; no piece ends inside a character."""
         steps = stream(self.decoder, [prompt], sampling, stop_ids=self.special.stops, pad_id=self.special.filler)
-        yield from until(decode_stream(self, (step.token for step in steps if not step.finished)), sampling.stop)
+        yield from until(
+            decode_stream(self, (step.token for step in steps if not step.finished), prompt[-TAIL:]), sampling.stop
+        )
 
     def write(self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], batch_size: int = 16) -> list[str]:
         """The continuations of many prompts, each by settings, seed and stop texts of its own."""
@@ -66,9 +77,12 @@ class TextModel:
             if step.finished:
                 continue
             rows[step.row].append(step.token)
-            if any(stop in self.decode(rows[step.row]) for stop in sampling[step.row].stop):
-                closed.add(step.row)
-        return ["".join(until([self.decode(row)], how.stop)) for row, how in zip(rows, sampling, strict=True)]
+            if sampling[step.row].stop:
+                text = self.continuation(prompts[step.row], rows[step.row])
+                if any(stop in text for stop in sampling[step.row].stop):
+                    closed.add(step.row)
+        texts = [self.continuation(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        return ["".join(until([text], how.stop)) for text, how in zip(texts, sampling, strict=True)]
 
     def prompt(self, text: str) -> list[int]:
         """A text's ids as the model saw the beginnings of texts: after BOS where its tokenizer puts one."""
@@ -85,13 +99,14 @@ class TextModel:
         return self.stream_text(self.prompt(prompt), sampling)
 
 
-def decode_stream(model: TextModel, tokens: Iterable[int]) -> Iterator[str]:
-    """Text of tokens as they come. All are decoded each time: a piece's text depends on the pieces before it.
+def decode_stream(model: TextModel, tokens: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
+    """Text of tokens as they come, after those of ``before``. All are decoded each time: a piece's text depends on the
+    pieces before it.
 
     What may be the first bytes of a character is held back until its last have come, or no more will.
     """
-    ids: list[int] = []
-    shown = ""
+    ids = list(before)
+    shown = model.decode(ids)
     for token in tokens:
         ids.append(token)
         text = model.decode(ids)

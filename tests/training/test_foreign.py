@@ -16,7 +16,7 @@ from training.chat_template import chat_template
 from training.generate import Sampling
 from training.hub_format import load_config, save_model
 from training.hub_tokenizer import load_tokenizer, special_tokens
-from training.text_model import load_text_model
+from training.text_model import decode_stream, load_text_model
 
 TEXT = ["hello world the town is by the river, naïve 東京 "] * 20
 HEADERS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -232,6 +232,23 @@ def test_a_folder_made_from_one_keeps_its_ends(folder: Path, tmp_path: Path) -> 
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         torch.testing.assert_close(again(row).logits, model.decoder.logits(model.decoder(row)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_continuation_keeps_the_space_that_begins_it(folder: Path) -> None:
+    """Llama 2's decoder takes a space from the beginning of a text: of a continuation's it must not."""
+    model = load_text_model(folder, "cpu")
+    whole = model.prompt("hello the  town")
+    for cut in range(2, len(whole)):
+        prompt, rest = whole[:cut], whole[cut:]
+        wanted = "hello the  town"[len(model.decode(prompt)) :]
+        assert model.continuation(prompt, rest) == "".join(decode_stream(model, rest, prompt)) == wanted
+
+
+def test_a_template_may_write_every_special_token(tmp_path: Path) -> None:
+    llama3(tmp_path, unk_token="<|end_header_id|>", additional_special_tokens=["<|eot_id|>"])  # type: ignore[arg-type]
+    template = "{{ bos_token + unk_token + additional_special_tokens[0] }}{% if pad_token is defined %}pad{% endif %}"
+    model = load_text_model(tmp_path, "cpu")
+    assert model.chat_format(template).ids([]) == [0, 3, 4]
 
 
 def test_a_body_saved_alone_and_an_adapter(tmp_path: Path) -> None:
