@@ -152,10 +152,9 @@ def special_tokens(folder: Path, tokenizer: Tokenizer | None = None) -> SpecialT
     bos = named("bos_token")
     eos = eos if eos is not None or not ends else ends[0]
     pad = named("pad_token")
+    roles = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
     names = _names(settings) or {
-        role: tokenizer.id_to_token(token)
-        for role, token in (("bos_token", bos), ("eos_token", eos), ("pad_token", pad))
-        if token is not None
+        role: name for role, token in roles.items() if token is not None and (name := tokenizer.id_to_token(token))
     }
     return SpecialTokens(bos, eos, pad, tuple(stops), _prefix(tokenizer, settings, bos), names)
 
