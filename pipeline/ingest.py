@@ -24,7 +24,18 @@ from pipeline.extract.url_rules import read_url_rules
 from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.ledger import ledger_writer
 from pipeline.source_balance import DAMAGED, check_sources, damage_sentences
-from pipeline.sources.contract import DAMAGE, Archive, Outcome, Part, Reading, SourceConfig, is_fate, lost
+from pipeline.sources.contract import (
+    DAMAGE,
+    EMPTY_FILE,
+    Archive,
+    Outcome,
+    Part,
+    Reading,
+    SourceConfig,
+    damaged,
+    is_fate,
+    lost,
+)
 from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
 from pipeline.sources.registry import SOURCES
 from pipeline.sources.tables import check_columns, columns_of_file, missing_column
@@ -152,7 +163,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     reading = Reading(source, config.extract, language_model_of(config, context.inputs, context.scratch))
     part = Part.from_json(unit.payload["part"])
     path = f"{source.name}/{unit.id}.parquet"
-    kept = failed = characters = damaged = 0
+    kept = failed = characters = broken = 0
     dropped: Counter[str] = Counter()
     with (
         context.output(f"data/{path}") as data,
@@ -160,24 +171,33 @@ def process(unit: Unit, context: UnitContext) -> Counts:
         document_writer(data) as documents,
         ledger_writer(ledger) as fates,
     ):
-        for outcome in _unblocked(SOURCES[source.kind].read(part, reading), config):
+        for outcome in _unblocked(_outcomes(part, reading), config):
             if not is_fate(outcome):
                 documents.write(outcome)
                 kept += 1
                 characters += len(outcome["text"])
                 continue
             fates.write(outcome)
-            damaged += outcome["rule"] in DAMAGE
+            broken += outcome["rule"] in DAMAGE
             if outcome["verdict"] == "failed":
                 failed += 1
             else:
                 dropped[outcome["rule"]] += 1
     context.metrics["bytes"] = _bytes_of(part)
     context.metrics["characters"] = characters
-    context.metrics[DAMAGED] = damaged
+    context.metrics[DAMAGED] = broken
     most = sorted(reading.unseen.items(), key=lambda item: (-item[1], item[0]))[:MOST_UNSEEN]
     context.metrics |= {f"{UNSEEN}{name}": number for name, number in most if number}
     return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
+
+
+def _outcomes(part: Part, reading: Reading) -> Iterator[Outcome]:
+    """What the reader finds; of a file without a byte, which some programs write for a share of nothing, that it is so."""
+    kind, archive = SOURCES[reading.source.kind], part.archive
+    if kind.listed and not archive.size and not is_http(archive.url):
+        yield damaged(reading.source.name, archive.name, EMPTY_FILE, 0, 0, "the file is empty")
+    else:
+        yield from kind.read(part, reading)
 
 
 def _unblocked(outcomes: Iterator[Outcome], config: IngestConfig) -> Iterator[Outcome]:

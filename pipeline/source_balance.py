@@ -13,7 +13,7 @@ from typing import Any
 from infra.errors import InputError
 from infra.stage import Receipt, StageContext
 from pipeline.document import read_batches
-from pipeline.sources.contract import DAMAGE, SourceConfig
+from pipeline.sources.contract import DAMAGE, EMPTY_FILE, SourceConfig
 
 DAMAGED = "damaged"
 """The metric of a unit: ledger rows that tell of damage."""
@@ -85,6 +85,8 @@ def _add(context: StageContext, receipt: Receipt, found: dict[tuple[str, str], D
 
 
 def _sentence(source: str, archive: str, damage: Damage) -> str:
+    if set(damage.rules) == {EMPTY_FILE}:
+        return f"{source}: {archive} is empty"
     state = "is cut short" if any(CUT.search(rule) for rule in damage.rules) else "is damaged"
     size = sum(damage.places.values())
     bytes_lost = f" with {size:,} bytes" if size else ""

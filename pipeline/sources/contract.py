@@ -24,8 +24,10 @@ from pipeline.ledger import Fate
 
 STAGE_NAME = "ingest"
 
+EMPTY_FILE = "empty_file"
 DAMAGE = frozenset(
     [
+        EMPTY_FILE,
         "truncated_record",
         "corrupt_record",
         "truncated_file",

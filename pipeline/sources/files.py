@@ -9,6 +9,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -25,6 +26,7 @@ from pipeline.sources.digests import ArchiveDigests, file_digest
 from pipeline.sources.http import HttpFile, download
 
 DATASET_SCHEME = "dataset://"
+MARKER = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\w+|.+\.crc|Thumbs\.db|desktop\.ini")
 CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
 
 
@@ -119,7 +121,8 @@ def _local(top: Path, folders: bool) -> list[Archive]:
     if folders:
         return [_folder_archive(match) if match.is_dir() else _file_archive(match, match.name) for match in matches]
     base = Path(*_fixed_parts(top))
-    files = ((str(match), match.relative_to(base).as_posix()) for match in matches if match.is_file())
+    found = (match for match in matches if match.is_file() and not is_marker(match.name))
+    files = ((str(match), match.relative_to(base).as_posix()) for match in found)
     return _file_archives(str(top), files)
 
 
@@ -129,8 +132,13 @@ def _names_below(top: str, prefix: str = "") -> Iterator[str]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _names_below(entry.path, f"{prefix}{entry.name}/")
-            elif entry.is_file():
+            elif entry.is_file() and not is_marker(entry.name):
                 yield prefix + entry.name
+
+
+def is_marker(name: str) -> bool:
+    """Files that programs leave beside data (Spark, Hadoop, Dask, file managers): they hold no record."""
+    return name.startswith(".") or bool(MARKER.fullmatch(name))
 
 
 def _fixed_parts(pattern: Path) -> list[str]:
@@ -184,7 +192,12 @@ def _remote(fs: fsspec.AbstractFileSystem, address: str, path: str) -> list[Arch
     except (OSError, ValueError) as error:
         raise InputError(f"the source cannot be listed: {error}", where=address, remedy="Check the address.") from error
     base = path.split("*", 1)[0].rsplit("/", 1)[0]
-    return [_remote_archive(fs, info, base) for info in infos]
+    marked = len(infos) > 1 or glob.has_magic(path)
+    return [
+        _remote_archive(fs, info, base)
+        for info in infos
+        if not (marked and is_marker(str(info["name"]).rpartition("/")[2]))
+    ]
 
 
 def _remote_archive(fs: fsspec.AbstractFileSystem, info: dict[str, object], base: str) -> Archive:

@@ -18,7 +18,7 @@ from pipeline.compression import Damaged, Line, Lost, Overlong, foreign_format, 
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.dates import iso_date
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
+from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
 from pipeline.sources.files import open_archive
 from pipeline.sources.warc import payload_digest
 
@@ -63,7 +63,7 @@ def read_jsonl(part: Part, reading: Reading) -> Iterator[Outcome]:
                 bad = line.data[:HEAD_BYTES] if bad is None else bad
                 yield _bad_line(line, row, archive.name, source)
     if empty:
-        raise InputError("the file is empty", where=archive.url, remedy="Check the source's address.")
+        yield damaged(source.name, archive.name, EMPTY_FILE, 0, archive.size, "the file is empty")
     if first and not mapped:
         raise missing_column(source.text_column, list(first)[:MAX_KEYS], archive.url)
     if bad is not None and not first:

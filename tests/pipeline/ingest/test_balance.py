@@ -72,6 +72,26 @@ def test_a_source_that_is_all_damage_is_said_beside_others(tmp_path: Path) -> No
         run_shard_stage(STAGE, IngestConfig(sources=(source(path),)), {}, tmp_path / "alone")
 
 
+def test_empty_shares_are_said_and_marks_beside_them_are_no_data(tmp_path: Path) -> None:
+    folder = tmp_path / "spark"
+    folder.mkdir()
+    for name, content in {
+        "part-0": rows("a"),
+        "part-1": b"",
+        "part-2.gz": gzip.compress(b""),
+        "_SUCCESS": b"",
+        ".part-0.crc": b"x",
+    }.items():
+        (folder / name).write_bytes(content)
+    for address in (folder, folder / "*"):
+        dataset = ingest(tmp_path, source(address))
+        assert dataset.manifest.warnings == ["own: part-1 is empty", "own: part-2.gz is empty"]
+        assert dataset.manifest.counts.kept == 3
+    (folder / "part-0").unlink()
+    with pytest.raises(InputError, match=r"'own' gave no document.*the file is empty"):
+        run_shard_stage(STAGE, IngestConfig(sources=(source(folder),)), {}, tmp_path / "alone")
+
+
 def test_addresses_that_are_not_wanted_are_not_wanted_from_any_source(tmp_path: Path) -> None:
     lists = tmp_path / "blocked.txt"
     lists.write_text("bad.example # a remark\ncode.tar.gz/lib/\nplain.jsonl#plain.jsonl@14\nwiki.example/wiki/café\n")

@@ -169,11 +169,17 @@ def test_a_date_of_no_calendar_is_none(tmp_path: Path) -> None:
     assert [document["date"] for document in found] == [None, "1970-01-01T00:00:00"]
 
 
-@pytest.mark.parametrize(("name", "kind", "content"), [("a.jsonl", "jsonl", b""), ("a.parquet", "parquet", b"PAR1")])
-def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, kind: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"empty|not Parquet"):
-        read_source(tmp_path / name, kind)
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and no more PAR1"])
+def test_what_cannot_be_read_is_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="not Parquet"):
+        read_source(tmp_path / "a.parquet", "parquet")
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_a_file_without_a_line_has_a_fate(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert rules(read_source(tmp_path / "a.jsonl", "jsonl")) == ["empty_file"]
 
 
 def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
