@@ -36,7 +36,13 @@ CODECS = {
     "windows-874": "cp874",
     "x-mac-cyrillic": "mac_cyrillic",
 }
-STANDARD_NAMES = {"cp932": "shift_jis", "cp949": "euc-kr", "cp950": "big5", "big5hkscs": "big5", "iso2022_jp": "iso-2022-jp"}
+STANDARD_NAMES = {
+    "cp932": "shift_jis",
+    "cp949": "euc-kr",
+    "cp950": "big5",
+    "big5hkscs": "big5",
+    "iso2022_jp": "iso-2022-jp",
+}
 
 _FROM_GB18030 = "\ue5e5\ue78d\ue78e\ue78f\ue790\ue791\ue792\ue793\ue794\ue795\ue796\ue81e\ue826\ue82b\ue82c\ue832\ue843"
 _TO_GB18030 = "\u3000︐︒︑︓︔︕︖︗︘︙龴龵龶龷龸龹"

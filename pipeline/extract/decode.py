@@ -39,7 +39,7 @@ BINARY_WINDOW = 1024
 SIGNATURES = (b"%PDF-", b"\x89PNG\r\n", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b\x08", b"\x7fELF", b"Rar!\x1a",
               b"7z\xbc\xaf", b"\xd0\xcf\x11\xe0\xa1\xb1", b"OggS", b"ID3\x03", b"ID3\x04", b"wOFF", b"wOF2", b"\x28\xb5\x2f\xfd",
               b"\xca\xfe\xba\xbe", b"BZh9", b"\xfd7zXZ\x00", b"\x00asm")  # fmt: skip
-CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffd]")
+CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
 MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 CERTAIN_SEQUENCES = 8

@@ -18,12 +18,15 @@ from lxml.html import HtmlElement
 from resiliparse.extract.html2text import extract_plain_text
 from trafilatura.settings import Extractor as Options
 
+from pipeline.extract.unprintable import disguised, restored
+
 Extractor = Literal["trafilatura", "resiliparse"]
 Mode = Literal["fast", "standard", "precision", "recall"]
 Markup = Literal["text", "markdown"]
 
-# libxml2 ends the page at some of them.
-CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\r")
+# libxml2 ends the page at some of them; two are white space to HTML and to its writers.
+CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r")
+TO_SPACES = bytes.maketrans(b"\v\f", b"  ")
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
 TITLE_WINDOW = 131_072
 
@@ -52,11 +55,11 @@ class TrafilaturaExtractor:
 
     def text(self, html: bytes) -> str:
         """Main text of a UTF-8 encoded page; empty where there is none."""
-        html = html.translate(None, CONTROLS)
+        html, carried = disguised(html.translate(TO_SPACES, CONTROLS))
         if not html.strip():
             return ""
         tree = etree.fromstring(html, parser=self._parser)
-        return trafilatura.extract(tree, options=self._options) or ""
+        return restored(trafilatura.extract(tree, options=self._options) or "", carried)
 
 
 def with_resiliparse(html: str, *, comments: bool = False) -> str:
