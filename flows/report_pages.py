@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.credentials import SERVER_AUTH, auth_string
@@ -96,9 +97,11 @@ def page_of(store: "Store", name: str) -> bytes | None:
         return None
     dataset = store.find("report", name) if _FINGERPRINT.fullmatch(name) else store.get_ref("report", name)
     address = dataset.url(PAGE) if dataset is not None else f"{store.address}/{FOLDER}/{name}.html"
+    if store.is_local and not Path(address).resolve().is_relative_to(store.home.resolve()):
+        return None  # a link that leads out of the workspace
     try:
         return read_bytes(address)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
 
 

@@ -5,6 +5,7 @@ own, ``events/<host>-<pid>-<random>.jsonl``; readers merge them by time.
 """
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -101,7 +102,10 @@ class ProgressNote:
 
     def _write(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
         self._last = time.monotonic()
-        shown = {name: value for name, value in figures.items() if isinstance(value, (int, float, str))}
+        numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float, str))}
+        shown = {
+            name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in numbers.items()
+        }
         told = {"time": time.time(), "stage": stage, "done": done, "total": total, "eta": eta, "figures": shown}
         write_json(f"{self.record.root}/{PROGRESS}", told)
 

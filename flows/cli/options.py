@@ -1,6 +1,7 @@
 """Options that several commands share, and how commands speak: tables for people, JSON for programs."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -76,8 +77,17 @@ def own_stdout() -> TextIO:
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
     out = stream or sys.stdout
-    out.write(json.dumps(value, indent=2, default=_encode) + "\n")
+    out.write(json.dumps(_finite(value), indent=2, default=_encode, allow_nan=False) + "\n")
     out.flush()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity (the loss of a training that diverged): they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _encode(value: Any) -> Any:

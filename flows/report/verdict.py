@@ -117,7 +117,7 @@ def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
     refused = {name: refused_steps(dataset) for name, dataset in datasets.items()}
     refused = {name: number for name, number in refused.items() if number}
     if refused:
-        steps = {name: len(metrics_of(datasets[name])) for name in refused}
+        steps = {name: max((line["step"] for line in metrics_of(datasets[name])), default=0) for name in refused}
         many = any(number > 1 and number >= MANY_REFUSED * steps[name] for name, number in refused.items())
         figures = ", ".join(f"{number:,} of {name}" for name, number in refused.items())
         yield Check("doubtful" if many else "good", "Some steps were not applied", figures)

@@ -31,6 +31,7 @@ from flows.report.charts import (
 from flows.report.distributions import distributions
 from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
 from flows.report.graph import Node, lineage_graph
+from flows.report.learning import read_lines
 from flows.report.page import Reply, as_bytes, columns, render
 from flows.report.river import Station, river
 from flows.report.verdict import checks
@@ -626,3 +627,14 @@ def test_many_sources_with_long_names_have_a_place(tmp_path: Path) -> None:
     total = sum(1 + number % 3 for number in range(30))
     page = render({"ingest": adopt_dataset(root, "ingest", outputs, Counts(total, total))})
     assert "22 more" in page and parse(page).wrong == [] and 'class="band rest"' in page
+
+
+def test_a_long_training_is_read_in_part_with_all_that_matters(tmp_path: Path) -> None:
+    rows = [{"loss": 5.0 - step / 1e4} for step in range(10_000)]
+    rows[777] |= {"held": "too high"}
+    rows.insert(5000, {"bits_per_byte/web": 1.5})
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
+    found = read_lines(tmp_path / "m.jsonl", most=100)
+    assert 100 <= len(found) <= 103
+    assert [line for line in found if "held" in line] and [line for line in found if "bits_per_byte/web" in line]
+    assert len(read_lines(tmp_path / "m.jsonl", most=20_000)) == 10_001 and read_lines(tmp_path / "none") == []

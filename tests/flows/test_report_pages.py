@@ -115,6 +115,15 @@ def test_without_a_password_a_link_carries_no_key(store: Store) -> None:
     assert link_to("demo") == "/reports/demo"
 
 
+def test_a_link_that_leads_out_of_the_workspace_is_not_followed(client: TestClient, store: Store) -> None:
+    outside = store.home.parent / "outside.html"
+    outside.write_text("outside")
+    (store.home / "reports" / "linked.html").symlink_to(outside)
+    (store.home / "reports" / "folder.html").mkdir()
+    assert client.get("/reports/linked").status_code == 404
+    assert client.get("/reports/folder").status_code == 404
+
+
 def test_only_reading_is_answered(client: TestClient) -> None:
     assert client.post("/reports/demo").status_code == 405
     assert client.delete("/reports/demo").status_code == 405

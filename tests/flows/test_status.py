@@ -79,6 +79,14 @@ def test_what_runs_is_told_with_its_progress_and_remaining_time(store: Store) ->
     assert row["since"] and "Not completed" not in text
 
 
+def test_a_loss_that_is_no_number_does_not_spoil_the_json(store: Store) -> None:
+    note = ProgressNote(RunRecord.start(store, "demo"), every_s=0.0)
+    note.progress("pretrain", 1, 2, {"loss": float("nan"), "grad_norm": float("inf")}, None)
+    text = status(store, "--json")
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text)["running"][0]["figures"] == {"loss": None, "grad_norm": None}
+
+
 def test_progress_is_written_now_and_then(store: Store) -> None:
     note = ProgressNote(RunRecord.start(store, "demo"), every_s=60.0)
     note.stage_started("dedup", "RUN")
