@@ -18,7 +18,8 @@ from pipeline.sources.code_archives import ArchiveCut, Entry, read_entries
 from pipeline.sources.code_checks import MAX_ENCODED_SHARE, encoded_share, generated, minified, vendored
 from pipeline.sources.code_languages import language_of
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
-from pipeline.sources.licenses import is_license_file, license_in_header, license_of_text, nearest_license
+from pipeline.sources.license_expressions import satisfies
+from pipeline.sources.license_tree import LicenseTree
 from pipeline.sources.notebooks import NOTEBOOK, notebook_text
 from pipeline.sources.warc import payload_digest
 
@@ -51,22 +52,20 @@ def read_files(archive: Archive, reading: Reading, entries: Entries, repository:
         yield damaged(source.name, archive.name, "truncated_archive", start, length, f"the rest is lost: {cut}")
 
 
-def _licenses(entries: Entries) -> dict[str, str]:
-    """SPDX identifier by folder."""
-    found: dict[str, str] = {}
+def _licenses(entries: Entries) -> LicenseTree:
+    """What the repository says of its files' licences."""
+    found = LicenseTree()
     try:
         for entry in entries(MAX_LICENSE_BYTES):
-            if is_license_file(entry.path):
-                identifier = license_of_text(entry.content.decode("utf-8", "replace"))
-                if identifier:
-                    found.setdefault(str(PurePosixPath(entry.path).parent), identifier)
+            if not entry.problem:
+                found.add(entry.path, entry.content)
     except ArchiveCut:
         return found  # the second pass comes to the same place and records it
     return found
 
 
 def _outcome(
-    entry: Entry, language: str, licenses: dict[str, str], archive: str, source: SourceConfig, repository: str
+    entry: Entry, language: str, licenses: LicenseTree, archive: str, source: SourceConfig, repository: str
 ) -> Outcome:
     digest = payload_digest(entry.content)
     address = f"{archive}/{entry.path}"
@@ -103,9 +102,10 @@ def _outcome(
         return dropped("encoded_data", share, MAX_ENCODED_SHARE)
     if minified(entry.path, text):
         return dropped("minified")
-    license_id = license_in_header(text) or nearest_license(entry.path, licenses) or source.license
-    if source.licenses and license_id not in source.licenses:
-        return dropped("license", detail=license_id or "no licence found")
+    licensed = licenses.license_of(entry.path, text, source.license)
+    if source.licenses and not (licensed.expression and satisfies(licensed.expression, source.licenses)):
+        unknown = f"what it names is no known licence: {licensed.words}" if licensed.own else "no licence found"
+        return dropped("license", detail=licensed.expression or unknown)
     return Document(
         id=identity,
         text=text,
@@ -113,7 +113,7 @@ def _outcome(
         url=address,
         title=PurePosixPath(entry.path).name,
         language=source.language,
-        license=license_id,
+        license=licensed.expression,
         origin=Origin(
             archive=archive, offset=entry.offset, length=len(entry.content), record_id=entry.path, digest=digest
         ),

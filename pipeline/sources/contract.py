@@ -92,7 +92,9 @@ class SourceConfig(Config):
         default=(), description="code, git: keep only these languages; empty keeps all."
     )
     licenses: tuple[str, ...] = Field(
-        default=(), description="code, git: keep only files under these SPDX licences; empty keeps all."
+        default=(),
+        description="code, git: keep only files that these SPDX licences permit (MIT permits a file under "
+        "MIT OR GPL-3.0-only); empty keeps all.",
     )
     max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code, git: larger files are dropped.")
     max_record_bytes: int = Field(

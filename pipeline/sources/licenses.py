@@ -1,59 +1,303 @@
-"""The SPDX licence of a file: what its own header says, else the nearest licence file above it."""
+"""What licence a text names: by SPDX tags anywhere in it, by what its head says in words, or by being a licence's full text.
+
+A file that names a licence is under that one and no other. Where what it names cannot be told, its licence is unknown: it never
+falls back to the repository's. Only a head that sends to the repository's licence file (``see LICENSE``) says nothing of
+its own.
+"""
 
 import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-SPDX_TAG = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+\-() ]{2,120}?)\s*(?:\*/|-->|$)", re.M)
-LICENSE_FILE = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[.-](?:txt|md|rst|mit|apache|bsd))?$", re.I)
-HEADER_WINDOW = 4_000
-CASES = (
-    # Phrases that all occur, in order of trial: what contains another licence's words comes first.
-    ("AGPL-3.0-only", ("gnu affero general public license", "version 3")),
-    ("LGPL-3.0-only", ("gnu lesser general public license", "version 3")),
-    ("LGPL-2.1-only", ("gnu lesser general public license", "version 2.1")),
-    ("GPL-3.0-only", ("gnu general public license", "version 3")),
-    ("GPL-2.0-only", ("gnu general public license", "version 2")),
-    ("MPL-2.0", ("mozilla public license", "2.0")),
-    ("EPL-2.0", ("eclipse public license", "2.0")),
-    ("PSF-2.0", ("python software foundation license version 2",)),
-    ("Apache-2.0", ("apache license", "version 2.0")),
-    ("BSL-1.0", ("boost software license", "version 1.0")),
-    ("CC0-1.0", ("cc0 1.0 universal",)),
-    ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
-    ("Zlib", ("altered source versions must be plainly marked as such", "misrepresented")),
-    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "neither the name")),
-    ("BSD-2-Clause", ("redistribution and use in source and binary forms", "this list of conditions")),
-    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose",)),
-    ("MIT", ("permission is hereby granted, free of charge", "without restriction")),
+from pipeline.sources.license_expressions import leading_expression, parse_expression
+
+HEADER_WINDOW = 6_000
+_TAG = re.compile(r"SPDX-License-Identifier[ \t]{0,10}:([^\r\n]*)", re.IGNORECASE)
+_IGNORED = re.compile(r"REUSE-IgnoreStart.*?(?:REUSE-IgnoreEnd|\Z)", re.DOTALL)
+_MOST_TAGS = 50
+_WORD_BEHIND = re.compile(r"\s*([A-Za-z0-9][\w.+-]*)")
+_SECOND_BEHIND = re.compile(r"\s*[,;/|&]\s*([A-Za-z0-9][\w.+-]*)")
+# ``License: …`` in a comment, ``@license …``, ``__license__ = "…"``.
+_SAID = re.compile(
+    r"""^[ \t#*;%!/|"'<.:(){}\[\]-]{0,80}(?:(?:dnl|rem)\b[ \t]*)?
+        (?: @licen[cs]e\b[ \t]*:? | :?licen[cs]e[ \t]*: | __licen[cs]e__[ \t]*= )
+        [ \t]*(?P<value>[^\r\n]{2,200})""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_ELSEWHERE = re.compile(
+    r"\bsee\b|licen[cs]e\s+file|\bfile\b|\bLICEN[CS]E\b(?:\.\w+)?\s*$|\bCOPYING\b|as above|\bsame\b|https?://\S*licen[cs]e",
+    re.IGNORECASE,
+)
+_DECORATION = re.compile(r"""[*#;%!/\\|"'`<>{}()=~\[\]-]+""")
+# In words, as people write them. Families (no version) say which licence of the repository is meant, and no other.
+_WORDS = (
+    (r"mit/x11|mit|expat|x11", "MIT"),
+    (r"(?:new|modified|3[- ]clause|three[- ]clause|revised) bsd|bsd[- ]?(?:3|three)(?:[- ]clause)?|bsd \(3[- ]clause\)", "BSD-3-Clause"),
+    (r"(?:simplified|2[- ]clause|two[- ]clause|freebsd) bsd|bsd[- ]?(?:2|two)(?:[- ]clause)?", "BSD-2-Clause"),
+    (r"apache(?: software)?(?:,? ?version)? ?-?v?2(?:\.0)?|asl ?2(?:\.0)?|apache license,? (?:version |v)?2(?:\.0)?", "Apache-2.0"),
+    (r"(?:gnu )?agpl ?-?v?3(?:\.0)?(?: ?or later|\+)", "AGPL-3.0-or-later"),
+    (r"(?:gnu )?agpl ?-?v?3(?:\.0)?", "AGPL-3.0-only"),
+    (r"(?:gnu )?lgpl ?-?v?3(?:\.0)?(?: ?or later|\+)", "LGPL-3.0-or-later"),
+    (r"(?:gnu )?lgpl ?-?v?3(?:\.0)?", "LGPL-3.0-only"),
+    (r"(?:gnu )?lgpl ?-?v?2\.1(?: ?or later|\+)", "LGPL-2.1-or-later"),
+    (r"(?:gnu )?lgpl ?-?v?2\.1", "LGPL-2.1-only"),
+    (r"(?:gnu )?gpl ?-?v?3(?:\.0)?(?: ?or later|\+)", "GPL-3.0-or-later"),
+    (r"(?:gnu )?gpl ?-?v?3(?:\.0)?", "GPL-3.0-only"),
+    (r"(?:gnu )?gpl ?-?v?2(?:\.0)?(?: ?or later|\+)", "GPL-2.0-or-later"),
+    (r"(?:gnu )?gpl ?-?v?2(?:\.0)?", "GPL-2.0-only"),
+    (r"mpl ?-?v?2(?:\.0)?|mozilla public (?:license )?(?:version |v)?2(?:\.0)?", "MPL-2.0"),
+    (r"public domain", ""), (r"isc", "ISC"), (r"unlicense", "Unlicense"), (r"zlib", "Zlib"),
+    (r"boost(?: software)?(?: license)?(?: 1\.0)?|bsl-?1\.0", "BSL-1.0"), (r"psf|python", "PSF-2.0"), (r"cc0(?:[- ]1\.0)?", "CC0-1.0"),
+)  # fmt: skip
+_FAMILIES = (
+    ("bsd", "BSD"),
+    ("agpl", "AGPL"),
+    ("lgpl", "LGPL"),
+    ("gpl", "GPL"),
+    ("apache", "Apache"),
+    ("mpl", "MPL"),
+    ("mozilla", "MPL"),
+)
+
+LICENSE_FILE = re.compile(
+    r"^(?:[a-z0-9-]{1,30}[._-])?(?:licen[cs]e|copying|unlicense)(?:[._-][a-z0-9.+_-]{1,40})?(?:\.(?:txt|md|rst|html))?$",
+    re.I,
+)
+_NO_LICENSE_FILE = re.compile(
+    r"\.(?:py|js|ts|c|h|cc|cpp|go|rs|java|rb|php|sh|pl|json|ya?ml|toml|xml|cs|lua|kt|swift)$", re.I
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a text says: an expression; a family (``BSD``) that is the repository's licence or unknown; or neither, which
+    is unknown. ``words`` are its own."""
+
+    expression: str | None = None
+    family: str = ""
+    words: str = ""
+
+
+def license_named_in(text: str) -> Named | None:
+    """What a file says of its own licence; None if nothing."""
+    if (tags := license_in_tags(text)) is not None:
+        return tags
+    head = text[:HEADER_WINDOW]
+    if (said := _said(head)) is not None:
+        return said
+    return _in_words(head)
+
+
+def license_in_tags(text: str) -> Named | None:
+    """All ``SPDX-License-Identifier`` tags of a file: each holds for a part of it, so together they are an AND."""
+    if "-license-identifier" not in text.lower():
+        return None
+    if "REUSE-IgnoreStart" in text:
+        text = _IGNORED.sub("", text)
+    found: list[str] = []
+    for number, tag in enumerate(_TAG.finditer(text)):
+        expression = _value(tag[1])
+        if expression is None or number >= _MOST_TAGS:
+            return Named(words=tag[1].strip()[:80])
+        if expression not in found:
+            found.append(expression)
+    if not found:
+        return None
+    if len(found) == 1:
+        return Named(found[0], words=found[0])
+    joined = " AND ".join(f"({part})" if " OR " in part else part for part in found)
+    return Named(joined, words=joined)
+
+
+def _value(written: str) -> str | None:
+    """The expression of a tag: it ends where the comment does, whatever its style. What goes on is no expression."""
+    value = written.strip().lstrip("\"'`<[{ \t")
+    expression, rest = leading_expression(value)
+    if expression is None or re.match(r"[/,|&+_:]?[A-Za-z0-9_(]", rest):
+        return None
+    word = _WORD_BEHIND.match(rest)
+    if word is not None and word[1].upper() not in ("DNL", "REM"):
+        return None
+    second = _SECOND_BEHIND.match(rest)
+    return None if second is not None and parse_expression(second[1]) else expression
+
+
+def _said(head: str) -> Named | None:
+    """``License: BSD 3 clause`` and the like, in the head's comments."""
+    for found in _SAID.finditer(head):
+        value = " ".join(_DECORATION.sub(" ", found["value"].partition(". ")[0]).split()).strip(" .,;:")
+        if not value or _ELSEWHERE.search(found["value"]):
+            continue
+        expression = parse_expression(value) or parse_expression(found["value"].strip(" \t\"'*/.,;"))
+        if expression is not None:
+            return Named(expression, words=value)
+        plain = re.sub(r"\b(?:the|a|licen[cs]ed?|under|style|open source|software)\b", " ", value.lower())
+        plain = " ".join(plain.split()).strip(" .,;")
+        for words, identifier in _WORDS:
+            if re.fullmatch(words, plain) and identifier:
+                return Named(identifier, words=value)
+        family = next((family for word, family in _FAMILIES if word in plain), "")
+        return Named(family=family if len(plain) < 40 else "", words=value[:80])
+    return None
+
+
+def _plain(text: str) -> str:
+    """Words of a text with the frames of comments taken off."""
+    lines = (line.strip(" \t*#;%!/|\"'`<>-+") for line in text.split("\n"))
+    return " ".join(" ".join(lines).lower().replace("``", '"').split())
+
+
+def _in_words(head: str) -> Named | None:
+    """A notice in the head: the words with which a licence is granted."""
+    plain = _plain(head)
+    if "apache license" in plain and "mit license" in plain and "at your option" in plain:
+        return Named("Apache-2.0 OR MIT", words="Apache or MIT, at your option")
+    if "mpl 1.1/gpl 2.0/lgpl 2.1" in plain:
+        return Named("MPL-1.1 OR GPL-2.0-or-later OR LGPL-2.1-or-later", words="MPL 1.1/GPL 2.0/LGPL 2.1")
+    if dual := _DUAL.search(plain):
+        return Named("MIT OR GPL-2.0-only" if "2" in dual[0] else None, words=dual[0][:80])
+    if (gnu := _gnu_notice(plain)) is not None:
+        return gnu
+    for phrases, identifier in _NOTICES:
+        if all(phrase in plain for phrase in phrases):
+            return Named(identifier, words=phrases[0])
+    if (granted := _GRANTED.search(plain)) and not _ELSEWHERE.search(plain[granted.end() : granted.end() + 80]):
+        words = granted[1].strip()
+        if words in _POINTERS:
+            return None
+        for pattern, identifier in _WORDS:
+            if re.fullmatch(pattern, words) and identifier:
+                return Named(identifier, words=words)
+        family = next((family for word, family in _FAMILIES if word in words), "")
+        return Named(family=family, words=words[:80])
+    proprietary = next((phrase for phrase in _PROPRIETARY if phrase in plain), None)
+    return Named(words=proprietary) if proprietary else None
+
+
+_GNU_NAME = re.compile(r"gnu (affero |lesser |library )?general public licen[cs]e")
+_DUAL = re.compile(r"dual[- ]licen[cs]ed under (?:the )?mit (?:licen[cs]e )?(?:or|and) (?:the )?(?:gpl|gnu)[^.]{0,60}")
+_GNU_VERSION = re.compile(r"version (\d(?:\.\d)?)")
+_GRANTED = re.compile(
+    r"(?:licensed|released|distributed|made available) under (?:the )?(?:terms of )?(?:the )?([a-z0-9][\w .,+-]{0,40}?),? licen[cs]e\b"
+)
+_POINTERS = frozenset(
+    {
+        "same",
+        "following",
+        "above",
+        "this",
+        "a",
+        "an",
+        "its own",
+        "original",
+        "project",
+        "project's",
+        "below",
+        "included",
+    }
+)
+_PROPRIETARY = (
+    "proprietary and confidential", "confidential and proprietary", "unauthorized copying of this file",
+    "unauthorised copying of this file", "proprietary information of", "trade secret",
+)  # fmt: skip
+_NOTICES = (
+    (("licensed under the apache license, version 2.0",), "Apache-2.0"),
+    (("under the apache license version 2.0",), "Apache-2.0"),
+    (("under the apache license, version 2.0",), "Apache-2.0"),
+    (("licenses this file to you under the apache license, version 2.0",), "Apache-2.0"),
+    (("terms of the mozilla public license, v. 2.0",), "MPL-2.0"),
+    (("mozilla public license version 1.1",), "MPL-1.1"),
+    (("eclipse public license v1.0",), "EPL-1.0"),
+    (("eclipse public license 2.0",), "EPL-2.0"), (("eclipse public license v2.0",), "EPL-2.0"), (("eclipse public license v. 2.0",), "EPL-2.0"),
+    (("boost software license, version 1.0",), "BSL-1.0"),
+    (("common development and distribution license", "version 1.0"), "CDDL-1.0"),
+    (("cc0 1.0 universal",), "CC0-1.0"),
+    (("this is free and unencumbered software released into the public domain",), "Unlicense"),
+    (("altered source versions must be plainly marked as such",), "Zlib"),
+    (("redistribution and use in source and binary forms", "neither the name"), "BSD-3-Clause"),
+    (("redistribution and use in source and binary forms", "may not be used to endorse"), "BSD-3-Clause"),
+    (("redistribution and use in source and binary forms", "list of conditions"), "BSD-2-Clause"),
+    (("permission to use, copy, modify, and/or distribute this software for any purpose",), "ISC"),
+    (("permission to use, copy, modify, and distribute this software for any purpose",), "ISC"),
+    (("permission is hereby granted, free of charge", "without restriction"), "MIT"),
+    (("licensed under the mit license",), "MIT"), (("released under the mit license",), "MIT"), (("under the terms of the mit license",), "MIT"),
+)  # fmt: skip
+
+
+def _gnu_notice(plain: str) -> Named | None:
+    """``… under the terms of the GNU … General Public License … either version 2 …, or (at your option) any later version``"""
+    found = _GNU_NAME.search(plain)
+    if found is None:
+        return None
+    notice = plain[max(0, found.start() - 200) : found.end() + 400]
+    if (
+        "terms of" not in notice
+        and "under the gnu" not in notice
+        and "licensed" not in notice
+        and "covered by" not in notice
+    ):
+        return None
+    kind = {"affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}.get(found[1] or "", "GPL")
+    version = _GNU_VERSION.search(plain, found.start(), found.end() + 250)
+    if version is None:
+        return Named(family=kind, words=found[0])
+    number = version[1] if "." in version[1] else f"{version[1]}.0"
+    later = "any later version" in notice or "or later" in notice
+    return Named(
+        parse_expression(f"{kind}-{number}-{'or-later' if later else 'only'}"), words=f"{found[0]} {version[0]}"
+    )
+
+
+_TEXTS = (
+    # Phrases that all occur in the full text; the first at the beginning decides between them.
+    ("AGPL-3.0-only", ("gnu affero general public license version 3",)),
+    ("LGPL-3.0-only", ("gnu lesser general public license version 3",)),
+    ("LGPL-2.1-only", ("gnu lesser general public license version 2.1",)),
+    ("LGPL-2.0-only", ("gnu library general public license version 2",)),
+    ("GPL-3.0-only", ("gnu general public license version 3",)),
+    ("GPL-2.0-only", ("gnu general public license version 2",)),
+    ("MPL-2.0", ("mozilla public license version 2.0",)),
+    ("MPL-2.0", ("mozilla public license, version 2.0",)),
+    ("EPL-2.0", ("eclipse public license - v 2.0",)),
+    ("EPL-1.0", ("eclipse public license - v 1.0",)),
+    ("Apache-2.0", ("apache license version 2.0",)),
+    ("Apache-2.0", ("apache license, version 2.0",)),
+    ("BSL-1.0", ("boost software license - version 1.0",)),
+    ("CC0-1.0", ("cc0 1.0 universal",)),
+    ("CC-BY-4.0", ("attribution 4.0 international",)),
+    ("CC-BY-SA-4.0", ("attribution-sharealike 4.0 international",)),
+    ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
+    ("WTFPL", ("do what the fuck you want to public license",)),
+    ("Zlib", ("misrepresented", "altered source versions must be plainly marked as such")),
+    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "neither the name")),
+    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "may not be used to endorse")),
+    ("BSD-2-Clause", ("redistribution and use in source and binary forms", "list of conditions")),
+    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose",)),
+    ("ISC", ("permission to use, copy, modify, and distribute this software for any purpose with or without fee",)),
+    ("MIT", ("permission is hereby granted, free of charge", "without restriction")),
+)  # fmt: skip
 # A Python distribution's licence file also quotes the licences of parts it contains.
 PSF_MARK = "python software foundation license version 2"
 
 
 def license_of_text(text: str) -> str | None:
-    """The SPDX identifier of a licence's full text."""
-    plain = " ".join(re.sub(r"[*#>\"'`]", " ", text.lower()).split())
+    """The SPDX expression of a licence file: its tag, a choice it offers, or the full text it begins with."""
+    if (tags := license_in_tags(text[:HEADER_WINDOW])) is not None:
+        return tags.expression
+    plain = re.sub(r"[*#>\"'`]", " ", text.lower())
+    plain = " ".join(plain.split())
     if PSF_MARK in plain:
         return "PSF-2.0"
-    for identifier, phrases in CASES:
-        if all(phrase in plain for phrase in phrases):
-            return identifier
-    return None
-
-
-def license_in_header(text: str) -> str | None:
-    """What a file's own SPDX line says."""
-    match = SPDX_TAG.search(text, 0, HEADER_WINDOW)
-    return " ".join(match[1].split()) if match else None
+    if "at your option" in plain[:3_000] and "apache license" in plain[:3_000] and "mit license" in plain[:3_000]:
+        return "Apache-2.0 OR MIT"
+    found = [
+        (plain.index(phrases[0]), order, identifier)
+        for order, (identifier, phrases) in enumerate(_TEXTS)
+        if all(phrase in plain for phrase in phrases)
+    ]
+    return min(found)[2] if found else None
 
 
 def is_license_file(path: str) -> bool:
-    return bool(LICENSE_FILE.match(PurePosixPath(path).name))
-
-
-def nearest_license(path: str, by_folder: dict[str, str]) -> str | None:
-    """The licence of the closest folder above ``path`` (the archive's root is ``.``)."""
-    for folder in PurePosixPath(path).parents:
-        if (found := by_folder.get(str(folder))) is not None:
-            return found
-    return None
+    name = PurePosixPath(path).name
+    return bool(LICENSE_FILE.match(name)) and not _NO_LICENSE_FILE.search(name)
