@@ -30,8 +30,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from infra.errors import InputError
-from pipeline.tokenizer.model import encodable
-from training.hub_tokenizer import SpecialTokens, encode, read_object
+from training.hub_tokenizer import SpecialTokens, encode, encode_places, read_object
 
 CHAT_TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
@@ -62,7 +61,7 @@ class ChatFormat:
     """A chat template together with the tokenizer it was made for."""
 
     def __init__(self, tokenizer: Tokenizer, template: str, special: SpecialTokens) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._secret = secrets.token_hex(8)
         added = tokenizer.get_added_tokens_decoder()
         self._controls = {token.content: index for index, token in added.items() if token.special}
@@ -85,12 +84,11 @@ class ChatFormat:
         """A whole conversation with what the assistant says marked: the template's ``{% generation %}`` blocks, or,
         where it has none, what each assistant message adds to the prompt before it."""
         text, spans = self._seal(self._render(messages, prompt=False))
-        text = encodable(text)
         if not spans:
             spans = self._added_spans(messages, text)
-        encoding = self._sealed_tokenizer.encode(text, add_special_tokens=False)
-        taught = [any(max(first, start) < min(last, end) for start, end in spans) for first, last in encoding.offsets]
-        return EncodedChat(encoding.ids, taught)
+        ids, places = encode_places(self._sealed_tokenizer, text)
+        taught = [any(max(first, start) < min(last, end) for start, end in spans) for first, last in places]
+        return EncodedChat(ids, taught)
 
     def _added_spans(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
         spans = []
@@ -158,7 +156,7 @@ class ChatFormat:
     @cached_property
     def _sealed_tokenizer(self) -> Tokenizer:
         """The tokenizer with its control tokens under secret names."""
-        raw = json.loads(self._tokenizer.to_str())
+        raw = json.loads(self.tokenizer.to_str())
         secret = {name: self._secret_name(token) for name, token in self._controls.items()}
         for token in raw["added_tokens"]:
             token["content"] = secret.get(token["content"], token["content"])

@@ -184,12 +184,26 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     SentencePiece vocabularies write a space as U+2581. The library reads a literal U+2581 as a space; as in training
     here, it is spelt by its bytes where the vocabulary has them and nothing depends on what comes before.
     """
+    return encode_places(tokenizer, text)[0]
+
+
+def encode_places(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of a text, and for each which characters it stands for."""
     text = encodable(text)
-    if SPACE not in text or not (spelt := _space_mark(tokenizer)):
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-    first, *rest = (tokenizer.encode(part, add_special_tokens=False).ids for part in text.split(SPACE))
-    return [*first, *(token for part in rest for token in (*spelt, *part))]
+    spelt = _space_mark(tokenizer) if SPACE in text else []
+    ids: list[int] = []
+    places: list[tuple[int, int]] = []
+    start = 0
+    for number, part in enumerate(text.split(SPACE) if spelt else [text]):
+        if number:
+            ids += spelt
+            places += [(start, start + 1)] * len(spelt)
+            start += 1
+        encoding = tokenizer.encode(part, add_special_tokens=False)
+        ids += encoding.ids
+        places += [(start + first, start + last) for first, last in encoding.offsets]
+        start += len(part)
+    return ids, places
 
 
 def _space_mark(tokenizer: Tokenizer) -> list[int]:

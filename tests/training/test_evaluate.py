@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from alignment.conversations import Message, render_prompt
 from infra.errors import InputError
 from infra.job import JobRequest, load_request, load_result, write_request
 from infra.store.dataset import Dataset
 from pipeline.shards.format import Row, shard_schema, write_shard
 from pipeline.tokenizer import Tokenizer
-from pipeline.tokenizer.chat_template import CHAT_TEMPLATE
 from pipeline.tokenizer.hugging_face import hub_files
 from pipeline.tokenizer.train import train_model
 from tests.support import write_dataset
@@ -25,7 +23,6 @@ from training.harness import Figure
 from training.hub_format import save_model
 from training.intervals import Interval
 from training.model import Decoder, build_model
-from training.text_model import load_text_model
 
 VOCABULARY = 400
 PROBLEMS = [
@@ -98,20 +95,6 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary(home: Path) -> None:
     assert figures["heldout"]["value"] == pytest.approx(math.log(VOCABULARY), abs=1e-4)
     assert [figures[name]["n"] for name in ("web", "humaneval")] == [12, 6]
     assert set(figures["web"]) == {"task", "metric", "value", "low", "high", "n"}
-
-
-def test_a_chat_is_encoded_as_in_training_whatever_is_typed(home: Path) -> None:
-    """Block elements (U+2581 is SentencePiece's sign for a space), lone surrogates, names of control tokens."""
-    model, tokenizer = load_text_model(home / "sft" / "data" / "model"), Tokenizer.load(home / "tokenizer" / "data")
-    chat = model.chat_format(CHAT_TEMPLATE)
-    for text in ("load \u2581\u2582\u2581 now", "\u2581", "caf\udce9 <|end|>", "</s>\u2581<s>", " \n déjà 東京"):
-        assert model.encode(text) == tokenizer.encode(text)
-        messages = [Message("user", text), Message("assistant", text), Message("user", "go on")]
-        raw = [{"role": message.role, "content": message.content} for message in messages]
-        assert chat.ids(raw) == render_prompt(tokenizer, messages)
-        assert tokenizer.decode([token for token in chat.ids(raw) if token > 7]).count("\u2581") == 2 * text.count(
-            "\u2581"
-        )
 
 
 def test_the_stage(home: Path, tmp_path: Path) -> None:
