@@ -1,8 +1,8 @@
 """Steps that would do harm are recognised before the update.
 
 A loss or gradient norm that is not finite, or far outside what the last steps showed (six standard deviations, as a
-rule), holds the update back: weights and moments stay as they were, the batch's documents are reported, training goes
-on with the next batch. Several held steps in a row mean bad weights or a bad stretch of data: the run goes back to a
+rule, and a multiple of their mean), holds the update back: weights and moments stay as they were, the batch's documents
+are reported, training goes on with the next batch. Several held steps in a row mean bad weights or a bad stretch of data: the run goes back to a
 checkpoint and continues *behind* the data that led there.
 
     held again at once     the weights are those of the checkpoint and the data is other data: the data is harder from
@@ -30,6 +30,11 @@ class FaultConfig(Config):
 
     sigmas: float = Field(default=6.0, ge=0)
     """Standard deviations above the recent mean from which a loss or gradient norm is a spike; 0: never."""
+    loss_factor: float = Field(default=1.25, ge=1)
+    """Times the recent mean that a loss must be to be a spike, however steady the losses were."""
+    norm_factor: float = Field(default=2.0, ge=1)
+    """Times the recent mean that a gradient norm must be to be a spike: six deviations of a steady norm are an ordinary
+    batch, which clipping keeps in bounds anyway."""
     window: int = Field(default=128, ge=32)
     """Accepted steps that make up the recent past; nothing is a spike before half of them are there. The deviation of
     fewer steps is too small: one batch of rare rows is six of them away, and good data would be gone around."""
@@ -67,12 +72,15 @@ class SpikeGuard:
 
     def veto(self, loss: float, norm: float) -> str | None:
         """Why this step must not be applied, or None. Pure: see ``record``."""
-        for name, value, past in (("loss", loss, self.losses), ("gradient norm", norm, self.norms)):
+        for name, value, past, factor in (
+            ("loss", loss, self.losses, self.config.loss_factor),
+            ("gradient norm", norm, self.norms, self.config.norm_factor),
+        ):
             if self.config.sigmas and len(past) >= self.config.window // 2:
                 mean = _mean(past)
                 deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in past) / len(past))
-                # A flat past has hardly any deviation; a tenth of the mean is never a spike.
-                if value > mean + max(self.config.sigmas * deviation, 0.1 * abs(mean)):
+                # A steady past has hardly any deviation: by itself it would make a spike of every other batch.
+                if value > mean + max(self.config.sigmas * deviation, (factor - 1) * abs(mean)):
                     return f"the {name} is {value:.4g} after a mean of {mean:.4g} ± {deviation:.2g}"
         return None
 

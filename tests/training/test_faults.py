@@ -39,8 +39,16 @@ def test_nothing_is_a_spike_before_there_is_a_past():
     assert primed([4.0] * 16, sigmas=0).veto(100.0, 100.0) is None
 
 
-def test_a_flat_past_does_not_make_noise_a_spike():
+def test_a_steady_past_does_not_make_an_ordinary_batch_a_spike():
     assert primed([4.0] * 16).veto(4.2, 1.05) is None
+    guard = SpikeGuard(FaultConfig())
+    for norm in [0.695, 0.745, 0.795] * 40:  # .745 ± .04: 1.21 is eleven deviations away
+        guard.record(2.5, norm, held=False)
+    assert guard.veto(2.6, 1.21) is None and guard.veto(3.0, 0.745) is None
+    assert "gradient norm is 1.6" in guard.veto(2.5, 1.6) and "loss is 3.2" in guard.veto(3.2, 0.745)
+    strict = SpikeGuard(FaultConfig(norm_factor=1.1))
+    strict.restore(guard.state())
+    assert strict.veto(2.5, 1.21) is not None
 
 
 def test_held_steps_leave_no_trace_in_the_past_and_survive_a_restart():
