@@ -1,5 +1,8 @@
 """Direct preference optimisation: the policy learns from pairs without a reward model or sampling.
 
+What it wins on pairs it can lose in speech: it may unlearn to stop. So the chosen reply's own loss has a weight beside the
+preference's, and the model answers held-out prompts before and after.
+
 The reference's log-probabilities never change, so they are computed once, before the first step, and kept in the work
 folder: no second model stays in memory, and a resumed job does not compute them again.
 """
@@ -13,15 +16,16 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
+from alignment.best import Figure
+from alignment.data import outside_digests
 from alignment.job import Job, run_job
 from alignment.loop import Plan, optimise
 from alignment.losses import dpo
 from alignment.models import base_model, save_policy
-from alignment.order import micro_batches, step_indices, steps_for
-from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, tokenize_pairs
-from alignment.preferences import read_pairs
+from alignment.order import Order
+from alignment.pairs import PairBatch, PairTokens, halves, held_out_questions, pair_batch, pair_lengths, training_pairs
 from alignment.replies import reply_log_probs
-from alignment.settings import TrainingConfig
+from alignment.settings import SpeakingConfig
 from alignment.statistics import mean_interval, wilson
 from infra.stage import JobStage
 from infra.store.files import write_json
@@ -29,30 +33,42 @@ from training.engine import Engine, create_engine
 from training.model import Decoder
 
 
-class DpoConfig(TrainingConfig):
+class DpoConfig(SpeakingConfig):
     """Direct preference optimisation."""
 
     beta: float = Field(default=0.1, gt=0)
     """How strongly the policy is held to the reference: smaller lets it move further."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Assumed share of pairs labelled the wrong way round."""
+    chosen_loss: float = Field(default=0.5, ge=0)
+    """Weight of the chosen reply's own loss, a mean over its tokens, beside the preference's (as in RPO, arXiv
+    2404.19733). It holds the model to what people say and to where they stop; 0 is plain DPO."""
     epochs: float = Field(default=1.0, gt=0)
-    """Passes over the pairs."""
+    """Passes over the pairs; the last batch holds what is left."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps even if an epoch is not over."""
     validate_every: int = Field(default=50, ge=1)
     """Steps between measurements on held-out pairs."""
-    lr: float = Field(default=2e-4, gt=0)
+    lr: float = Field(default=5e-5, gt=0)
     """Peak learning rate. 7B models: 5e-7 to 1e-5."""
 
 
 STAGE = JobStage(
     name="dpo",
-    code_version=1,
+    code_version=2,
     config=DpoConfig,
-    inputs=lambda config: {"sft": "sft", "preferences": "preferences", "tokenizer": "tokenizer"},
+    inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
+    external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.dpo"),
-    code=("alignment.dpo", "alignment.replies", "alignment.losses", "alignment.loop", "alignment.order"),
+    code=(
+        "alignment.dpo",
+        "alignment.best",
+        "alignment.losses",
+        "alignment.loop",
+        "alignment.order",
+        "alignment.pairs",
+        "alignment.replies",
+    ),
     description="Direct preference optimisation of the fine-tuned model.",
 )
 
@@ -64,29 +80,29 @@ def reply_totals(model: Decoder, batch: PairBatch) -> Tensor:
 
 def train(job: Job[DpoConfig]) -> None:
     config, device = job.config, job.ranks.device
-    pairs_file = job.data("preferences") / "pairs.parquet"
-    training, held_out = (tokenize_pairs(job.tokenizer, read_pairs(pairs_file, s)) for s in ("train", "held_out"))
-    lengths = pair_lengths(training)
-    steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
-    model = base_model(job, "sft")
+    training, held_out = training_pairs(job)
+    order = Order(
+        len(training), config.batch_size, config.epochs, config.seed, config.max_steps, pair_lengths(training)
+    )
+    model, steps = base_model(job), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     # Before a checkpoint is loaded: the engine still holds the reference.
     job.phase("reference log-probabilities")
     reference = reference_log_probs(job, engine, training, "train")
     reference_held_out = reference_log_probs(job, engine, held_out, "held_out")
-
-    def batches(step: int) -> list[PairBatch]:
-        indices = step_indices(len(training), config.batch_size, config.seed, step)
-        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size, lengths)
-        return [pair_batch(training, part, job.tokenizer.pad_id, device) for part in shares]
+    listening = held_out_questions(job, config.generation_tokens, config.generation_prompts)
+    spoken = listening.before(job, engine)
 
     def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
         chosen, rejected = halves(reply_totals(policy, batch))
         known = torch.from_numpy(reference[batch.indices]).to(chosen.device, chosen.dtype)
         terms = dpo(chosen, rejected, known[:, 0], known[:, 1], config.beta, config.label_smoothing)
         margin = terms.chosen_reward - terms.rejected_reward
+        own = -(chosen / halves(batch.replies.mask.sum(1))[0]).sum()
         return {
-            "loss": terms.loss,
+            "loss": terms.loss + config.chosen_loss * own,
+            "preference_loss": terms.loss.detach(),
+            "chosen_loss": own.detach(),
             "accuracy": (margin > 0).float().sum(),
             "margin": margin.sum(),
             "chosen_reward": terms.chosen_reward.sum(),
@@ -101,21 +117,23 @@ def train(job: Job[DpoConfig]) -> None:
         return {"held_out_margin": float(margin.mean()), "held_out_accuracy": float((margin > 0).mean())}
 
     plan: Plan[PairBatch] = Plan(
-        steps,
-        batches,
+        order,
+        lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
         losses,
         lambda batch: batch.pairs,
         validate,
         config.validate_every,
         config.checkpoint_every,
+        Figure("held_out_accuracy", noise=0.03),
     )
     optimise(job, engine, plan)
     margin = margins()
-    figures = {
+    figures: dict[str, Any] = {
         "accuracy": wilson(int((margin > 0).sum()), len(margin)),
         "margin": mean_interval(margin, config.seed),
+        **listening.report(job, spoken, listening.hear(job, engine)),
     }
-    job.stats |= figures | {"steps": steps, "training_pairs": len(training)}
+    job.stats |= figures | {"training_pairs": len(training)}
     if job.ranks.first:
         write_json(job.request.data_dir / "dpo.json", figures)
     save_policy(job, engine, lambda whole: whole, **{"data/dpo.json": True})

@@ -20,11 +20,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from alignment.conversations import check_special_tokens
+from alignment.conversations import check_special_tokens, stop_ids
 from alignment.settings import JobConfig
+from alignment.template_chat import chat_tokenizer
+from alignment.turns import AnyTokenizer, Templated
 from infra.job import JobRequest, emit, finish
 from infra.job_main import Preempted, job_main
-from pipeline.tokenizer import Tokenizer
+from infra.store.files import sha256_file
 from training.engine import Ranks, distributed
 
 Settings = TypeVar("Settings", bound=JobConfig)
@@ -48,10 +50,27 @@ class Job(Generic[Settings]):
     request: JobRequest
     config: Settings
     ranks: Ranks
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     stop: StopSignal
     stats: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """What a user of the published dataset must know, a sentence each."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def model_folder(self) -> Path:
+        """The model that the stage starts from; its tokenizer is the one all text is written in."""
+        return model_folder(self.request, self.config)
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Of the model folder's tokenizer: what stored tokens belong to."""
+        return sha256_file(self.model_folder / "tokenizer.json")
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a reply."""
+        return tuple(stop_ids(self.tokenizer))
 
     def data(self, role: str) -> Path:
         """The ``data`` folder of an input."""
@@ -63,6 +82,11 @@ class Job(Generic[Settings]):
 
     def progress(self, done: int, total: int, **figures: float) -> None:
         self.emit("progress", done=done, total=total, **figures)
+
+    def warn(self, sentence: str) -> None:
+        """Say it now, and to everybody who uses the dataset."""
+        self.warnings.append(sentence)
+        self.emit("warning", message=sentence)
 
     def phase(self, name: str) -> None:
         self.emit("phase", name=name)
@@ -92,7 +116,7 @@ class Job(Generic[Settings]):
         """Publish the result (rank 0); the other ranks wait for it."""
         if self.ranks.first:
             self.stats["seconds"] = round(time.monotonic() - self.started, 1)
-            finish(self.request, outputs, self.stats, rows)
+            finish(self.request, outputs, self.stats, rows, warnings=self.warnings)
         dist.barrier()
 
 
@@ -105,10 +129,18 @@ def _run(work: Callable[[Job[Settings]], None], config: type[Settings], request:
     settings = config.model_validate(request.config)
     torch.set_num_threads(settings.threads_per_rank)
     stop = StopSignal()
-    tokenizer = Tokenizer.load(request.inputs["tokenizer"].local("data"))
-    check_special_tokens(tokenizer)
+    tokenizer = chat_tokenizer(model_folder(request, settings))
+    if not isinstance(tokenizer, Templated):  # what pads is told from lengths; a model from elsewhere may share an id
+        check_special_tokens(tokenizer)
     with distributed() as ranks:
         work(Job(request, settings, ranks, tokenizer, stop))
+
+
+def model_folder(request: JobRequest, config: JobConfig) -> Path:
+    if config.base_model:
+        return Path(config.base_model)
+    role = "sft" if "sft" in request.inputs else "pretrain"
+    return request.inputs[role].local("data/model")
 
 
 class MetricsLog:

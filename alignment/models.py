@@ -11,16 +11,21 @@ from torch import Tensor, nn
 from alignment.job import Job
 from alignment.replies import RewardModel
 from training.engine import Engine
-from training.hub_format import load_model, load_reward_model, save_model
+from training.hub_format import load_config, load_model, load_reward_model, save_model
 from training.model import Decoder
 
 Model = TypeVar("Model", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def base_model(job: Job[Any], role: str) -> Decoder:
-    """The model of an input, to be trained further."""
-    return load_model(job.data(role) / "model", DTYPES[job.config.dtype], job.ranks.device)
+def base_model(job: Job[Any]) -> Decoder:
+    """The model that the stage starts from, to be trained further."""
+    return load_model(job.model_folder, DTYPES[job.config.dtype], job.ranks.device)
+
+
+def position_limit(job: Job[Any]) -> int:
+    """The longest sequence that the model takes."""
+    return load_config(job.model_folder).max_position
 
 
 def reward_model(job: Job[Any]) -> RewardModel:
@@ -55,7 +60,7 @@ def _save(
         if job.ranks.first:
             decoder, score = parts(model)
             folder = job.request.data_dir / "model"
-            outputs |= model_outputs(save_model(decoder, folder, job.data("tokenizer"), score=score))
+            outputs |= model_outputs(save_model(decoder, folder, job.model_folder, score=score))
             outputs |= keep_metrics(job)
     job.finish(outputs)
 

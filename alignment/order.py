@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
-
-from infra.errors import ConfigError
 
 
 def seed_of(*parts: int | str) -> int:
@@ -14,38 +14,60 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def step_indices(number: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """The ``batch`` examples of one step: each epoch is a fresh permutation, and steps run across its end."""
+def step_indices(number: int, batch: int, seed: int, step: int, examples: int | None = None) -> np.ndarray:
+    """The ``batch`` examples of one step: each epoch is a fresh permutation, and steps run across its end.
+
+    Of ``examples`` in all the last step takes what is left.
+    """
     start = step * batch
-    epochs = range(start // number, (start + batch - 1) // number + 1)
+    stop = start + batch if examples is None else min(start + batch, examples)
+    epochs = range(start // number, (stop - 1) // number + 1)
     order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs])
     offset = start - epochs.start * number
-    return order[offset : offset + batch]
+    return order[offset : offset + stop - start]
 
 
-def steps_for(number: int, batch: int, epochs: float, max_steps: int | None) -> int:
-    """Optimizer steps for so many passes over the data, at least one."""
-    steps = max(1, round(number * epochs / batch))
-    return min(steps, max_steps) if max_steps else steps
+@dataclass(frozen=True)
+class Part:
+    """The examples of one micro batch. One that is ``idle`` counts for nothing: its rank only keeps step."""
+
+    indices: np.ndarray
+    idle: bool = False
 
 
-def micro_batches(
-    indices: np.ndarray, size: int, rank: int, world_size: int, lengths: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """A rank's share of a step, cut into micro batches. All ranks get the same number of them.
+@dataclass(frozen=True)
+class Order:
+    """Passes over ``number`` examples in batches: every example as often as ``epochs`` says, the last batch included.
 
     With ``lengths`` examples of like length go together, which halves the padding; ranks then also get like work.
     """
-    if len(indices) % world_size:
-        raise ConfigError(
-            f"a batch of {len(indices)} cannot be shared by {world_size} ranks",
-            where="batch_size",
-            remedy=f"Choose a multiple of {world_size}.",
-        )
-    if lengths is not None:
-        indices = indices[np.argsort(lengths[indices], kind="stable")]
-    mine = indices[rank::world_size]
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+    number: int
+    batch: int
+    epochs: float
+    seed: int
+    max_steps: int | None = None
+    lengths: np.ndarray | None = None
+
+    @property
+    def examples(self) -> int:
+        # Whole passes stay whole whatever the last digit of the product.
+        return max(1, ceil(self.number * self.epochs - 1e-6))
+
+    @property
+    def steps(self) -> int:
+        steps = ceil(self.examples / self.batch)
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+    def parts(self, step: int, size: int, rank: int, world_size: int) -> list[Part]:
+        """A rank's share of a step in micro batches of ``size``; every rank gets the same number of them."""
+        indices = step_indices(self.number, self.batch, self.seed, step, self.examples)
+        if self.lengths is not None:
+            indices = indices[np.argsort(self.lengths[indices], kind="stable")]
+        mine = indices[rank::world_size]
+        parts = [Part(mine[start : start + size]) for start in range(0, len(mine), size)]
+        needed = ceil(ceil(len(indices) / world_size) / size)
+        return parts + [Part(indices[:1], idle=True)] * (needed - len(parts))
 
 
 def chunks(number: int, size: int) -> Iterator[tuple[int, range]]:

@@ -1,14 +1,20 @@
 """Preference pairs as token batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from alignment.conversations import ChatTokenizer, render_prompt, render_reply
-from alignment.preferences import Pair
+from alignment.conversations import render_prompt, render_reply
+from alignment.job import Job
+from alignment.models import position_limit
+from alignment.preferences import Pair, pairs_tokenizer, read_pairs
 from alignment.replies import Replies, collate
+from alignment.speech import Listening
+from alignment.turns import AnyTokenizer
+from infra.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,52 @@ class PairBatch:
         return len(self.indices)
 
 
-def tokenize_pairs(tokenizer: ChatTokenizer, pairs: Sequence[Pair]) -> list[PairTokens]:
+def tokenize_pairs(tokenizer: AnyTokenizer, pairs: Sequence[Pair]) -> list[PairTokens]:
+    """The pairs' tokens: those a reply was sampled as where they are known, else those of its text."""
     return [
         PairTokens(
             render_prompt(tokenizer, pair.prompt),
-            render_reply(tokenizer, pair.chosen),
-            render_reply(tokenizer, pair.rejected),
+            list(pair.chosen_ids or render_reply(tokenizer, pair.chosen)),
+            list(pair.rejected_ids or render_reply(tokenizer, pair.rejected)),
         )
         for pair in pairs
     ]
+
+
+def pairs_of(job: Job[Any], split: str) -> list[Pair]:
+    """The pairs of the job's preferences. Tokens of another tokenizer than the job's are left out."""
+    path = job.data("preferences") / "pairs.parquet"
+    pairs = read_pairs(path, split)
+    if pairs_tokenizer(path) == job.tokenizer_digest:
+        return pairs
+    return [replace(pair, chosen_ids=None, rejected_ids=None) for pair in pairs]
+
+
+def training_pairs(job: Job[Any]) -> tuple[list[PairTokens], list[PairTokens]]:
+    """What to train on and what to measure on. Raises InputError where the model has no room for the longest."""
+    both = (
+        tokenize_pairs(job.tokenizer, pairs_of(job, "train")),
+        tokenize_pairs(job.tokenizer, pairs_of(job, "held_out")),
+    )
+    longest, limit = max(int(pair_lengths(pairs).max()) for pairs in both), position_limit(job)
+    if longest > limit:
+        raise InputError(
+            f"a pair of {longest} tokens is longer than the model's {limit} positions",
+            where=str(job.model_folder),
+            remedy=f"Set preferences.max_pair_tokens (or max_prompt_tokens and max_reply_tokens) to {limit} together.",
+        )
+    return both
+
+
+def held_out_questions(job: Job[Any], reply_tokens: int, most: int) -> Listening:
+    """Prompts of held-out pairs, each once, after which the model has room for so many tokens."""
+    prompts: dict[tuple[int, ...], int] = {}
+    room = position_limit(job) - reply_tokens
+    for pair in tokenize_pairs(job.tokenizer, pairs_of(job, "held_out")):
+        if len(pair.prompt) <= room:
+            prompts.setdefault(tuple(pair.prompt), len(pair.chosen))
+    chosen = list(prompts)[:most]
+    return Listening(chosen, np.array([prompts[prompt] for prompt in chosen]))
 
 
 def pair_lengths(pairs: Sequence[PairTokens]) -> np.ndarray:

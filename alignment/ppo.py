@@ -2,12 +2,13 @@
 
 Each round samples replies to training prompts, prices their distance from the fine-tuned model (KL) and takes a few
 clipped steps (``alignment.ppo_update``). At the end policy and fine-tuned model answer the same held-out prompts with the
-same random numbers, and their mean rewards are compared pair by pair: the stage's figure.
+same random numbers, and their mean rewards are compared pair by pair: the stage's figure, beside whether replies end, how
+long they are and how much they repeat themselves. Between sampling, judging and learning go tokens, never text.
 
 Rounds, prompts and random numbers are functions of (seed, round), so a resumed job goes on as if nothing had happened.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -16,26 +17,29 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import Field
+from torch import Tensor
 
 from alignment.advantages import KlController
-from alignment.conversations import render_prompt, stop_ids
+from alignment.best import Figure
+from alignment.conversations import render_prompt
+from alignment.data import outside_digests
 from alignment.job import Job, MetricsLog, run_job
-from alignment.loop import open_checkpoints
+from alignment.loop import best_of, conclude, open_checkpoints
 from alignment.losses import kl_k1
-from alignment.models import base_model, frozen, reward_model, save_policy
+from alignment.models import base_model, frozen, position_limit, reward_model, save_policy
 from alignment.order import chunks, seed_of, share, step_indices
+from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
-from alignment.preferences import read_pairs
 from alignment.replies import reply_log_probs
-from alignment.rollouts import Experience, Prompt, ReplySettings, sample
+from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
 from alignment.settings import TrainingConfig
+from alignment.speech import Apply, Spoken, complaints, speak, speech_settings
 from alignment.statistics import mean_interval
 from infra.config import Execution, Json
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
-from infra.store.files import write_json
-from training.engine import StepResult, create_engine
-from training.model import Decoder
+from infra.store.files import sha256_file, write_json
+from training.engine import Engine, StepResult, create_engine
 
 
 class PpoConfig(TrainingConfig):
@@ -85,6 +89,8 @@ class PpoConfig(TrainingConfig):
     """Reward for keeping the distribution wide."""
     evaluation_prompts: int = Field(default=256, ge=1)
     """Held-out prompts on which the policy is compared with the fine-tuned model."""
+    validate_every: int = Field(default=20, ge=1)
+    """Rounds between measurements on the held-out prompts; publish best chooses among them."""
     checkpoint_every: Annotated[int, Execution()] = Field(default=20, ge=1)
     """Rounds between checkpoints."""
 
@@ -105,18 +111,22 @@ class PpoConfig(TrainingConfig):
 
 STAGE = JobStage(
     name="ppo",
-    code_version=1,
+    code_version=2,
     config=PpoConfig,
-    inputs=lambda config: {"sft": "sft", "reward": "reward", "tokenizer": "tokenizer", "preferences": "preferences"},
+    inputs=lambda config: config.starts_from("sft") | {"reward": "reward", "preferences": "preferences"},
+    external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.ppo"),
     code=(
         "alignment.ppo",
         "alignment.ppo_update",
         "alignment.rollouts",
         "alignment.advantages",
+        "alignment.best",
         "alignment.losses",
         "alignment.replies",
         "alignment.order",
+        "alignment.pairs",
+        "alignment.speech",
     ),
     description="Reinforcement learning from the reward model, held to the fine-tuned model by KL.",
 )
@@ -124,21 +134,30 @@ STAGE = JobStage(
 
 def train(job: Job[PpoConfig]) -> None:
     config, rules = job.config, job.config.rules()
-    prompts, held_out = read_prompts(job)
+    check_judge(job)
+    prompts = training_prompts(job)
+    questions = held_out_questions(job, config.max_reply_tokens, config.evaluation_prompts)
+    if not questions.prompts:
+        raise InputError(
+            f"no held-out prompt leaves the model room for {config.max_reply_tokens} tokens of reply",
+            where=str(job.model_folder),
+            remedy="Lower ppo.max_reply_tokens.",
+        )
     mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
     check_shares(config, job.ranks.world_size)
-    reference, judge = frozen(base_model(job, "sft")), frozen(reward_model(job))
-    both = ActorCritic(base_model(job, "sft"), reward_model(job), config.critic_lr / config.lr)
+    reference, judge = frozen(base_model(job)), frozen(reward_model(job))
+    both = ActorCritic(base_model(job), reward_model(job), config.critic_lr / config.lr)
     steps = config.rounds * steps_of_round(len(mine), rules)
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
     price = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
-    settings = reply_settings(job)
+    settings = speech_settings(job, config.max_reply_tokens, config.temperature)
 
-    checkpoints = open_checkpoints(job, engine)
+    checkpoints, best = open_checkpoints(job, engine), best_of(job, engine, Figure("held_out_reward", noise=0.1))
     loaded = checkpoints.load_newest()
     begin = loaded.state["round"] if loaded else 0
     price.coefficient = loaded.state["kl_coefficient"] if loaded else price.coefficient
+    best.restore(loaded.state["best"] if loaded else None)
     metrics = MetricsLog(job.request.work_dir / "metrics.jsonl", job.ranks.first, begin)
     for number in range(begin, config.rounds):
         chosen = step_indices(len(prompts), config.batch_size, config.seed, number)
@@ -156,15 +175,39 @@ def train(job: Job[PpoConfig]) -> None:
         result = update(engine, experiences, rules, config.temperature, price.coefficient, job.reduce, learns)
         figures = round_figures(job, experiences, result, price.coefficient)
         price.update(figures["kl"], config.batch_size)
-        metrics.append(number, figures)
-        job.progress(number + 1, config.rounds, **figures)
         done = number + 1
-        state: dict[str, Json] = {"round": done, "kl_coefficient": price.coefficient}
+        kept = False
+        if done % config.validate_every == 0 or done == config.rounds:
+            said = answers(job, models, questions.prompts, settings, policy_of(engine))
+            figures["held_out_reward"] = float(said.rewards.mean())
+            kept = best.see(figures)
+        metrics.append(number, figures)
+        job.progress(done, config.rounds, **figures)
+        state: dict[str, Json] = {"round": done, "kl_coefficient": price.coefficient, "best": best.state()}
         job.leave_if_told(partial(checkpoints.save, state, wait=True))
-        if done % config.checkpoint_every == 0 or done == config.rounds:
-            checkpoints.save(state, wait=done == config.rounds)
-    evaluate(job, models, held_out, settings)
+        if kept or done % config.checkpoint_every == 0 or done == config.rounds:
+            checkpoints.save(state, wait=kept or done == config.rounds)
+        if kept:
+            best.forget_older()
+    job.stats |= {"rounds": config.rounds, "steps": engine.step, "held_steps": engine.held_steps}
+    conclude(job, best)
+    evaluate(job, models, questions.prompts, settings)
     save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})
+
+
+def policy_of(engine: Engine) -> Apply:
+    return lambda use: engine.evaluate(lambda both: use(both.policy))
+
+
+def check_judge(job: Job[Any]) -> None:
+    """The reward model must read the tokens that the policy writes."""
+    own = job.data("reward") / "model" / "tokenizer.json"
+    if sha256_file(own) != job.tokenizer_digest:
+        raise ConfigError(
+            "the reward model has another tokenizer than the policy",
+            where=str(job.model_folder),
+            remedy="Train the reward model from the same base_model.",
+        )
 
 
 def check_shares(config: PpoConfig, world_size: int) -> None:
@@ -179,20 +222,20 @@ def check_shares(config: PpoConfig, world_size: int) -> None:
         )
 
 
-def read_prompts(job: Job[Any]) -> tuple[list[Prompt], list[Prompt]]:
-    """Prompts to train on and to measure, each once."""
-    path = job.data("preferences") / "pairs.parquet"
-
-    def unique(split: str) -> list[Prompt]:
-        rendered = (tuple(render_prompt(job.tokenizer, pair.prompt)) for pair in read_pairs(path, split))
-        return list(dict.fromkeys(rendered))
-
-    return unique("train"), unique("held_out")[: job.config.evaluation_prompts]
-
-
-def reply_settings(job: Job[Any]) -> ReplySettings:
-    ends = tuple(stop_ids(job.tokenizer))
-    return ReplySettings(job.config.max_reply_tokens, job.config.temperature, ends, job.tokenizer.pad_id)
+def training_prompts(job: Job[PpoConfig]) -> list[Prompt]:
+    """Prompts to train on, each once: those after which the model has room for a reply."""
+    room = position_limit(job) - job.config.max_reply_tokens
+    prompts = list(dict.fromkeys(tuple(render_prompt(job.tokenizer, pair.prompt)) for pair in pairs_of(job, "train")))
+    fit: list[Prompt] = [prompt for prompt in prompts if len(prompt) <= room]
+    if not fit:
+        raise InputError(
+            f"none of {len(prompts)} prompts leaves the model room for {job.config.max_reply_tokens} tokens of reply",
+            where=str(job.model_folder),
+            remedy="Lower ppo.max_reply_tokens, or preferences.max_pair_tokens so that prompts are shortened.",
+        )
+    if len(fit) < len(prompts):
+        job.warn(f"{len(prompts) - len(fit)} of {len(prompts)} prompts are too long to be replied to and are not used")
+    return fit
 
 
 def round_figures(
@@ -234,30 +277,37 @@ def round_figures(
 class Answers:
     """How a policy did on the held-out prompts, one entry a prompt."""
 
+    spoken: Spoken
     rewards: np.ndarray
     kl: np.ndarray
-    tokens: np.ndarray
-    finished: np.ndarray
 
 
-def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: list[Prompt], settings: ReplySettings) -> None:
+def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings) -> None:
     """Both models answer the held-out prompts; the difference of their mean rewards with its interval."""
     job.phase("evaluating")
-    trained = answers(job, models, prompts, settings, lambda use: models.engine.evaluate(lambda both: use(both.policy)))
+    trained = answers(job, models, prompts, settings, policy_of(models.engine))
     original = answers(job, models, prompts, settings, lambda use: use(models.reference))
     gain = trained.rewards - original.rewards
-    seed = job.config.seed
-    figures = {
+    seed, limit = job.config.seed, settings.max_new_tokens
+    before, after = original.spoken, trained.spoken
+    figures: dict[str, Any] = {
         "reward": {
             "sft": mean_interval(original.rewards, seed),
             "ppo": mean_interval(trained.rewards, seed),
             "gain": mean_interval(gain, seed),
         },
         "kl": mean_interval(trained.kl, seed),
-        "reply_tokens": {"sft": float(np.mean(original.tokens)), "ppo": float(np.mean(trained.tokens))},
-        "finished": {"sft": float(np.mean(original.finished)), "ppo": float(np.mean(trained.finished))},
-    }
-    job.stats |= figures | {"rounds": job.config.rounds}
+        "reply_tokens": {"sft": float(np.mean(before.tokens)), "ppo": float(np.mean(after.tokens))},
+        "finished": {"sft": float(np.mean(before.finished)), "ppo": float(np.mean(after.finished))},
+        "generation": {
+            "prompts": len(prompts), "limit": limit, "before": before.figures(seed), "after": after.figures(seed)
+        },
+    }  # fmt: skip
+    for sentence in complaints(before, after, 0.0, limit, seed):
+        job.warn(sentence)
+    if figures["reward"]["gain"]["high"] < 0:
+        job.warn(f"PPO lowered the reward on held-out prompts by {-figures['reward']['gain']['value']:.3f}")
+    job.stats |= figures
     if job.ranks.first:
         write_json(job.request.data_dir / "reward_eval.json", figures)
     dist.barrier()
@@ -265,31 +315,18 @@ def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: list[Prompt], sett
 
 @torch.no_grad()
 def answers(
-    job: Job[Any],
-    models: PpoModels,
-    prompts: list[Prompt],
-    settings: ReplySettings,
-    apply: Callable[[Callable[[Decoder], Any]], Any],
+    job: Job[Any], models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings, apply: Apply
 ) -> Answers:
-    """Sampled replies to the prompts and what the reward model says, shared among the ranks and known to all."""
-    number, found = len(prompts), dict[int, float]()
-    for chunk, part in share(list(chunks(number, job.config.micro_batch)), job.ranks.rank, job.ranks.world_size):
-        seed = seed_of(job.config.seed, "evaluation", chunk)
-        some = [prompts[index] for index in part]
-        sampled = apply(partial(sample, prompts=some, settings=settings, seed=seed))
+    """Sampled replies to the prompts and what the reward model says of their tokens."""
+
+    def judged(sampled: Sampled) -> tuple[Tensor, Tensor]:
         batch = sampled.batch
         own = apply(partial(reply_log_probs, batch=batch, temperature=settings.temperature))
         known = reply_log_probs(models.reference, batch, settings.temperature)
-        columns = (
-            models.reward.judge(batch),
-            (kl_k1(own, known) * batch.mask).sum(1),
-            batch.mask.sum(1),
-            sampled.finished,
-        )
-        for column, values in enumerate(columns):
-            for index, value in zip(part, values.tolist(), strict=True):
-                found[column * number + index] = float(value)
-    return Answers(*np.split(job.together(found, 4 * number), 4))
+        return models.reward.judge(batch), (kl_k1(own, known) * batch.mask).sum(1)
+
+    spoken = speak(job, apply, prompts, settings, judged)
+    return Answers(spoken, *spoken.more)
 
 
 if __name__ == "__main__":

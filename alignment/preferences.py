@@ -1,8 +1,11 @@
-"""Preference pairs without annotators: the human reply against the model's own.
+"""Preference pairs: two replies to a prompt, the better one known.
 
-Prompts are taken from conversations. The chosen reply is what the person said; the rejected one is sampled from the
-fine-tuned model. Pairs of held-out conversations (the same split by id as in fine-tuning) are kept apart to judge
-reward models and policies.
+Without annotators the better one is what a person said in a conversation, and the other is sampled from the fine-tuned
+model. ``pairs`` names comparisons of one's own instead. Pairs of held-out conversations (the same split by id as in
+fine-tuning), or of held-out opening turns, are kept apart to judge reward models and policies.
+
+A sampled reply is kept as the tokens it was sampled as, beside its text: encoded anew, every other reply of a small
+model becomes other tokens, and a reward model would be asked about replies of a kind it was never shown.
 
 Sampling is done in numbered chunks; a chunk's file is written whole, so a killed job samples only what is missing, and
 what is sampled does not depend on how many ranks share the work.
@@ -10,7 +13,8 @@ what is sampled does not depend on how many ranks share the work.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +22,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignment.conversations import (
-    ChatTokenizer,
     Exchange,
-    Message,
     Reading,
     exchanges,
     fitting,
@@ -33,18 +35,22 @@ from alignment.conversations import (
     read_conversations,
     render_prompt,
     render_reply,
-    stop_ids,
 )
-from alignment.data import conversation_inputs, conversations_file
+from alignment.data import commonest, data_file, dataset_inputs, outside_digests
+from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.job import Job, run_job
-from alignment.models import base_model, frozen
+from alignment.models import base_model, frozen, position_limit
 from alignment.order import chunks, seed_of, share
+from alignment.pair_files import Comparison, read_comparisons
 from alignment.rollouts import ReplySettings, sample
 from alignment.settings import JobConfig
+from alignment.turns import AnyTokenizer, Conversation, Message
 from infra.errors import InputError
 from infra.job_main import Preempted
 from infra.stage import JobStage
 from infra.store.files import read_json, write_json
+
+TOKENIZER_KEY = b"headwater.tokenizer"
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -53,24 +59,35 @@ PAIR_SCHEMA = pa.schema(
         pa.field("chosen", pa.string(), nullable=False),
         pa.field("rejected", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("chosen_ids", pa.list_(pa.int32())),
+        pa.field("rejected_ids", pa.list_(pa.int32())),
     ],
-    metadata={"headwater.pairs": "1"},
+    metadata={"headwater.pairs": "2"},
 )
-"""``prompt`` is JSON: the messages that fit the prompt length; ``id`` is the conversation and turn; ``split`` is
-``train`` or ``held_out``."""
+"""``prompt`` is JSON: the messages that fit the prompt length; ``id`` is the conversation and turn, or a comparison's own;
+``split`` is ``train`` or ``held_out``. The ids are the replies' tokens with their end, under the tokenizer whose digest
+the file's metadata names; null in files of version 1."""
 
 
 class PreferencesConfig(JobConfig):
-    """Pairs of a human reply and the model's own."""
+    """Pairs of a human reply and the model's own, or comparisons of one's own."""
 
     conversations: str = "dataset://sample/conversations.jsonl"
-    """JSON lines of {id, messages: [{role, content}]}: a path, or a file of the sample dataset."""
+    """JSON lines of {id, messages: [{role, content}]}, compressed or not: a path, or a file of the sample dataset."""
+    pairs: tuple[str, ...] = ()
+    """Files of comparisons of your own (JSON lines or Parquet with prompt, chosen and rejected as texts, messages or
+    HH-RLHF transcripts). Nothing is sampled then, and of the settings below only held_out_fraction and max_pair_tokens
+    count."""
+    max_pair_tokens: int | None = Field(default=None, ge=16)
+    """Longest prompt and reply of a comparison of your own together; the oldest turns are left out first. None: as many
+    as the model has positions."""
     train_prompts: int = Field(default=2000, ge=1)
     """Prompts of training conversations to sample replies for."""
     held_out_prompts: int = Field(default=400, ge=1)
     """Prompts of held-out conversations to sample replies for."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of conversations kept from training, by hash of their id. Keep it equal to fine-tuning's."""
+    """Share of conversations kept from training, by hash of their id. Keep it equal to fine-tuning's. Of comparisons of
+    your own: by their opening turn, so that no prompt is on both sides."""
     prompts_per_conversation: int = Field(default=2, ge=1)
     """Most prompts taken from one conversation."""
     max_prompt_tokens: int = Field(default=64, ge=8)
@@ -85,37 +102,69 @@ class PreferencesConfig(JobConfig):
     chunk: int = Field(default=32, ge=1)
     """Prompts sampled together; also the unit of resuming."""
 
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value else value or ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return self.pairs or (self.conversations,)
+
 
 STAGE = JobStage(
     name="preferences",
-    code_version=1,
+    code_version=2,
     config=PreferencesConfig,
-    inputs=lambda config: {"sft": "sft", "tokenizer": "tokenizer"} | conversation_inputs(config.conversations),
+    inputs=lambda config: config.starts_from("sft") | dataset_inputs(*config.addresses),
+    external=lambda config: outside_digests(*config.addresses, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.preferences"),
-    code=("alignment.preferences", "alignment.conversations", "alignment.rollouts"),
-    description="Preference pairs: the human reply against one sampled from the fine-tuned model.",
+    code=(
+        "alignment.preferences",
+        "alignment.conversations",
+        "alignment.pair_files",
+        "alignment.rollouts",
+        "alignment.template_chat",
+    ),
+    description="Preference pairs: the human reply against one sampled from the fine-tuned model, or your own.",
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison, as other stages read it."""
+    """One comparison, as other stages read it; the tokens of its replies where they are known."""
 
     id: str
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
     split: str
+    chosen_ids: tuple[int, ...] | None = None
+    rejected_ids: tuple[int, ...] | None = None
 
 
 def read_pairs(path: Path, split: str) -> list[Pair]:
     """The pairs of a split, in file order."""
-    rows = pq.read_table(path, schema=PAIR_SCHEMA).to_pylist()
+    rows = pq.read_table(path, schema=PAIR_SCHEMA, filters=[("split", "==", split)]).to_pylist()
     return [
-        Pair(row["id"], messages_from_json(json.loads(row["prompt"])), row["chosen"], row["rejected"], row["split"])
+        Pair(
+            row["id"],
+            messages_from_json(json.loads(row["prompt"])),
+            row["chosen"],
+            row["rejected"],
+            row["split"],
+            row["chosen_ids"] and tuple(row["chosen_ids"]),
+            row["rejected_ids"] and tuple(row["rejected_ids"]),
+        )
         for row in rows
-        if row["split"] == split
     ]
+
+
+def pairs_tokenizer(path: Path) -> str | None:
+    """The digest of the tokenizer that the tokens of a file of pairs belong to."""
+    found = (pq.read_schema(path).metadata or {}).get(TOKENIZER_KEY)
+    return found.decode() if found else None
 
 
 @dataclass(frozen=True)
@@ -129,35 +178,40 @@ class Candidate:
 
 
 def candidates(
-    found: Iterable[Exchange], tokenizer: ChatTokenizer, config: PreferencesConfig, refused: dict[str, int]
+    found: Iterable[Exchange], tokenizer: AnyTokenizer, config: PreferencesConfig, ledger: FateLedger
 ) -> list[Candidate]:
     """The prompts to sample for: the first by a hash, so that the choice does not hang on the order of the file."""
     limits = {"train": config.train_prompts, "held_out": config.held_out_prompts}
-    taken: dict[str, int] = {}
+    taken: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
     chosen: list[Candidate] = []
     for exchange in sorted(found, key=lambda exchange: _rank(exchange, config.seed)):
-        if not any(limits.values()):
-            break
+        conversation = exchange.conversation.id
+        name = f"{conversation}/{exchange.turn}"
         split = "held_out" if is_held_out(exchange.conversation, config.held_out_fraction) else "train"
-        if limits[split] == 0 or taken.get(exchange.conversation.id, 0) >= config.prompts_per_conversation:
+        if limits[split] == 0 or taken[conversation] >= config.prompts_per_conversation:
+            ledger.record("dropped", "not_asked_for", name)
             continue
-        candidate = _candidate(exchange, split, tokenizer, config)
+        try:
+            candidate = _candidate(exchange, split, tokenizer, config)
+        except InputError as error:  # a template that takes no system turn, or wants speakers to alternate
+            ledger.record("dropped", "template_refuses", name, error.error)
+            continue
         if isinstance(candidate, str):
-            _count(refused, candidate)
+            ledger.record("dropped", candidate, name)
             continue
         key = (json.dumps(messages_to_json(candidate.prompt)), candidate.chosen)
         if key in seen:
-            _count(refused, "same_prompt_and_reply")
+            ledger.record("dropped", "same_prompt_and_reply", name)
             continue
         seen.add(key)
-        taken[exchange.conversation.id] = taken.get(exchange.conversation.id, 0) + 1
+        taken[conversation] += 1
         limits[split] -= 1
         chosen.append(candidate)
     return chosen
 
 
-def _candidate(exchange: Exchange, split: str, tokenizer: ChatTokenizer, config: PreferencesConfig) -> Candidate | str:
+def _candidate(exchange: Exchange, split: str, tokenizer: AnyTokenizer, config: PreferencesConfig) -> Candidate | str:
     """A candidate, or the reason why the exchange is none."""
     length = len(render_reply(tokenizer, exchange.reply))
     if length > config.max_reply_tokens:
@@ -174,37 +228,98 @@ def _rank(exchange: Exchange, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{exchange.conversation.id}/{exchange.turn}".encode(), digest_size=8).digest()
 
 
-def _count(counts: dict[str, int], reason: str) -> None:
-    counts[reason] = counts.get(reason, 0) + 1
-
-
 def run(job: Job[PreferencesConfig]) -> None:
-    config, reading = job.config, Reading()
-    job.phase("choosing prompts")
-    refused: dict[str, int] = {}
-    read = list(read_conversations(conversations_file(job.request, config.conversations), reading))
-    chosen = candidates(exchanges(read), job.tokenizer, config, refused)
-    if not chosen:
-        raise InputError("no exchange is short enough to make a pair of", where=config.conversations)
-    sample_missing(job, chosen)
-    dist.barrier()
+    with fate_ledger(job, "pairs") as ledger:
+        rows = own_rows(job, ledger) if job.config.pairs else sampled_rows(job, ledger)
+        found = list(rows) if job.ranks.first else []
     outputs: dict[str, bool] = {}
     if job.ranks.first:
-        sampled = [reply for number, _ in chunks(len(chosen), config.chunk) for reply in read_json(_file(job, number))]
-        rows = list(judge_pairs(chosen, sampled, refused))
-        if not {"train", "held_out"} <= {row["split"] for row in rows}:
-            raise InputError("one of the splits has no pair", where=config.conversations, remedy="Sample more prompts.")
+        counts = {split: sum(row["split"] == split for row in found) for split in ("train", "held_out")}
+        if not all(counts.values()):
+            raise InputError(
+                f"there are {counts['train']} pairs to train on and {counts['held_out']} to measure on"
+                + (f"; of the others {commonest(ledger.lost)}" if ledger.lost else ""),
+                where=", ".join(job.config.addresses),
+                remedy="Give more, or raise preferences.held_out_fraction if only the measuring lacks.",
+            )
         path = job.request.data_dir / "pairs.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), path, compression="zstd")
-        outputs["data/pairs.parquet"] = True
-        job.stats |= {
-            "prompts": len(chosen),
-            "pairs": {split: sum(row["split"] == split for row in rows) for split in ("train", "held_out")},
-            "refused": dict(sorted(refused.items())),
-            "lines_refused": reading.refused,
-        }
+        schema = PAIR_SCHEMA.with_metadata({**PAIR_SCHEMA.metadata, TOKENIZER_KEY: job.tokenizer_digest})
+        pq.write_table(pa.Table.from_pylist(found, schema=schema), path, compression="zstd")
+        outputs = {"data/pairs.parquet": True, ledger_path("pairs"): False}
+        job.stats |= {"pairs": counts, "refused": dict(sorted(ledger.lost.items()))}
     job.finish(outputs)
+
+
+def sampled_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
+    """Rows of pairs of what people said and what the model says."""
+    config, path = job.config, data_file(job.request, job.config.conversations)
+    job.phase("choosing prompts")
+    reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
+    read = list(read_conversations(path, reading))
+    chosen = candidates(exchanges(read), job.tokenizer, config, ledger)
+    if not chosen:
+        lost = (commonest(ledger.lost) or "the file is empty") + reading.example
+        raise InputError(f"no exchange is short enough to make a pair of: {lost}", where=config.conversations)
+    sample_missing(job, chosen)
+    dist.barrier()
+    job.stats |= {"prompts": len(chosen), "lines_refused": reading.refused}
+    if not job.ranks.first:
+        return iter(())
+    sampled = [reply for number, _ in chunks(len(chosen), config.chunk) for reply in read_json(_file(job, number))]
+    return judge_pairs(job, chosen, sampled, ledger)
+
+
+def own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
+    """Rows of comparisons from files, each once."""
+    job.phase("reading comparisons")
+    if not job.ranks.first:
+        return iter(())
+    return _own_rows(job, ledger)
+
+
+def _own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
+    config, seen = job.config, set[bytes]()
+    limit = min(config.max_pair_tokens or position_limit(job), position_limit(job))
+    reading = Reading()
+    for address in config.pairs:
+        path = data_file(job.request, address)
+        reading.tell = lambda refusal, path=path: ledger.line(path, refusal)
+        for line, found in read_comparisons(path, reading):
+            place = f"line {line.number} of {path.name}"
+            replies = [render_reply(job.tokenizer, text) for text in (found.chosen, found.rejected)]
+            longest = max(map(len, replies))
+            try:
+                prompt = fitting(job.tokenizer, found.prompt, limit - longest)
+            except InputError as error:
+                ledger.record("dropped", "template_refuses", found.id, f"{place}: {error.error}")
+                continue
+            text = json.dumps([messages_to_json(found.prompt), found.chosen, found.rejected])
+            key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            if prompt is None:
+                least = longest + len(render_prompt(job.tokenizer, found.prompt[-1:]))
+                detail = f"{place}: {least} tokens with its last turn alone, of {limit}"
+                ledger.record("dropped", "too_long", found.id, detail)
+            elif key in seen:
+                ledger.record("dropped", "same_pair", found.id, place)
+            else:
+                seen.add(key)
+                ledger.record("kept", "pair", found.id, place)
+                yield _row(
+                    Candidate(found.id, prompt, found.chosen, _own_split(found, config)), found.rejected, *replies
+                )
+    job.stats |= {"comparisons": reading.read, "lines_refused": reading.refused}
+    if ledger.lost:
+        job.warn(
+            f"{sum(ledger.lost.values())} comparisons are not used: {commonest(ledger.lost)}{reading.example}; all are in "
+            "the ledger"
+        )
+
+
+def _own_split(found: Comparison, config: PreferencesConfig) -> str:
+    """By the opening turn: other replies to a prompt, and what the chat became later, are on the same side."""
+    opening = next(message.content for message in found.prompt if message.role == "user")
+    return "held_out" if is_held_out(Conversation(opening, found.prompt), config.held_out_fraction) else "train"
 
 
 def sample_missing(job: Job[PreferencesConfig], chosen: list[Candidate]) -> None:
@@ -213,13 +328,12 @@ def sample_missing(job: Job[PreferencesConfig], chosen: list[Candidate]) -> None
     missing = [part for part in chunks(len(chosen), config.chunk) if not _file(job, part[0]).exists()]
     # Every rank must have looked before any writes, or they would share different lists.
     dist.barrier()
-    model = frozen(base_model(job, "sft"))
-    ends = tuple(stop_ids(job.tokenizer))
-    settings = ReplySettings(config.max_reply_tokens, config.temperature, ends, job.tokenizer.pad_id)
+    model = frozen(base_model(job))
+    settings = ReplySettings(config.max_reply_tokens, config.temperature, job.stop_ids, job.tokenizer.pad_id)
     for done, (number, part) in enumerate(share(missing, job.ranks.rank, job.ranks.world_size), start=1):
         prompts = [render_prompt(job.tokenizer, chosen[index].prompt) for index in part]
         drawn = sample(model, prompts, settings, seed_of(config.seed, "preferences", number))
-        write_json(_file(job, number), [_reply(job, ids) for ids in drawn.replies])
+        write_json(_file(job, number), drawn.replies)
         job.progress(min(len(missing), done * job.ranks.world_size), len(missing))
         if job.stop.received:
             raise Preempted
@@ -229,33 +343,34 @@ def _file(job: Job[Any], number: int) -> Path:
     return job.request.work_dir / "chunks" / f"chunk-{number:06d}.json"
 
 
-def _reply(job: Job[Any], ids: list[int]) -> str | None:
-    """The words of a sampled reply; None where it was cut off before its end."""
-    if ids[-1] not in stop_ids(job.tokenizer):
-        return None
-    return job.tokenizer.decode(ids[:-1]).strip()
-
-
 def judge_pairs(
-    chosen: list[Candidate], sampled: list[str | None], refused: dict[str, int]
-) -> Iterator[Mapping[str, str]]:
-    """Rows of the pairs that can teach something; the others are counted by their reason."""
-    for candidate, reply in zip(chosen, sampled, strict=True):
-        if reply is None:
+    job: Job[Any], chosen: list[Candidate], sampled: list[list[int]], ledger: FateLedger
+) -> Iterator[Mapping[str, Any]]:
+    """Rows of the pairs that can teach something; of the others the ledger says why not."""
+    for candidate, ids in zip(chosen, sampled, strict=True):
+        words = job.tokenizer.decode(ids[:-1]).strip()
+        if not ids or ids[-1] not in job.stop_ids:
             # A reply cut off by the length limit would teach the reward model to look for the end token alone.
-            _count(refused, "sampled_reply_never_ends")
-        elif not reply:
-            _count(refused, "sampled_reply_empty")
-        elif " ".join(reply.split()).lower() == " ".join(candidate.chosen.split()).lower():
-            _count(refused, "same_replies")
+            ledger.record("dropped", "sampled_reply_never_ends", candidate.id)
+        elif not words:
+            ledger.record("dropped", "sampled_reply_empty", candidate.id)
+        elif " ".join(words.split()).lower() == " ".join(candidate.chosen.split()).lower():
+            ledger.record("dropped", "same_replies", candidate.id)
         else:
-            yield {
-                "id": candidate.id,
-                "prompt": json.dumps(messages_to_json(candidate.prompt), ensure_ascii=False),
-                "chosen": candidate.chosen,
-                "rejected": reply,
-                "split": candidate.split,
-            }
+            ledger.record("kept", "pair", candidate.id)
+            yield _row(candidate, words, render_reply(job.tokenizer, candidate.chosen), ids)
+
+
+def _row(candidate: Candidate, rejected: str, chosen_ids: Sequence[int], rejected_ids: Sequence[int]) -> dict[str, Any]:
+    return {
+        "id": candidate.id,
+        "prompt": json.dumps(messages_to_json(candidate.prompt), ensure_ascii=False),
+        "chosen": candidate.chosen,
+        "rejected": rejected,
+        "split": candidate.split,
+        "chosen_ids": chosen_ids,
+        "rejected_ids": rejected_ids,
+    }
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from alignment.best import Figure
+from alignment.data import outside_digests
 from alignment.job import Job, run_job
 from alignment.loop import Plan, optimise
 from alignment.losses import pairwise_logistic
 from alignment.models import base_model, save_reward
-from alignment.order import micro_batches, step_indices, steps_for
-from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, tokenize_pairs
-from alignment.preferences import read_pairs
+from alignment.order import Order
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, training_pairs
 from alignment.replies import RewardModel
 from alignment.settings import TrainingConfig
 from alignment.statistics import wilson
@@ -30,7 +31,7 @@ class RewardConfig(TrainingConfig):
     """A reward model from preference pairs."""
 
     epochs: float = Field(default=2.0, gt=0)
-    """Passes over the pairs."""
+    """Passes over the pairs; the last batch holds what is left."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps even if an epoch is not over."""
     validate_every: int = Field(default=50, ge=1)
@@ -41,11 +42,20 @@ class RewardConfig(TrainingConfig):
 
 STAGE = JobStage(
     name="reward",
-    code_version=1,
+    code_version=2,
     config=RewardConfig,
-    inputs=lambda config: {"sft": "sft", "tokenizer": "tokenizer", "preferences": "preferences"},
+    inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
+    external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.reward"),
-    code=("alignment.reward", "alignment.replies", "alignment.losses", "alignment.loop", "alignment.order"),
+    code=(
+        "alignment.reward",
+        "alignment.best",
+        "alignment.losses",
+        "alignment.loop",
+        "alignment.order",
+        "alignment.pairs",
+        "alignment.replies",
+    ),
     description="The reward model: which of two replies would a person rather have said?",
 )
 
@@ -58,36 +68,38 @@ def reward_losses(model: RewardModel, batch: PairBatch) -> dict[str, Tensor]:
 
 def train(job: Job[RewardConfig]) -> None:
     config, device = job.config, job.ranks.device
-    pairs_file = job.data("preferences") / "pairs.parquet"
-    training, held_out = (tokenize_pairs(job.tokenizer, read_pairs(pairs_file, s)) for s in ("train", "held_out"))
-    lengths = pair_lengths(training)
-    steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
-    model = RewardModel(base_model(job, "sft"))
+    training, held_out = training_pairs(job)
+    order = Order(
+        len(training), config.batch_size, config.epochs, config.seed, config.max_steps, pair_lengths(training)
+    )
+    model, steps = RewardModel(base_model(job)), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
-
-    def batches(step: int) -> list[PairBatch]:
-        indices = step_indices(len(training), config.batch_size, config.seed, step)
-        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size, lengths)
-        return [pair_batch(training, part, job.tokenizer.pad_id, device) for part in shares]
 
     def validate() -> dict[str, float]:
         scores = pair_scores(job, engine, held_out)
         return {"held_out_accuracy": float((scores[:, 0] > scores[:, 1]).mean())}
 
     plan: Plan[PairBatch] = Plan(
-        steps,
-        batches,
+        order,
+        lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
         reward_losses,
         lambda batch: batch.pairs,
         validate,
         config.validate_every,
         config.checkpoint_every,
+        Figure("held_out_accuracy", noise=0.03),
     )
     optimise(job, engine, plan)
     job.phase("measuring")
     seen = pair_scores(job, engine, training[: len(held_out)])
     figures = report(pair_scores(job, engine, held_out), held_out, seen)
-    job.stats |= figures | {"steps": steps, "training_pairs": len(training)}
+    if figures["accuracy"]["low"] <= 0.5:
+        job.warn(
+            f"the reward model is not surely better than chance: it ranks {figures['accuracy']['value']:.1%} of "
+            f"{figures['accuracy']['n']} held-out pairs right ({figures['accuracy']['low']:.1%} to "
+            f"{figures['accuracy']['high']:.1%}); what PPO makes of it means little"
+        )
+    job.stats |= figures | {"training_pairs": len(training)}
     if job.ranks.first:
         write_json(job.request.data_dir / "reward.json", figures)
     save_reward(job, engine, **{"data/reward.json": True})

@@ -28,6 +28,14 @@ class JobConfig(Config):
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights in forward and backward; master weights are always fp32."""
 
+    base_model: str = ""
+    """A model folder from elsewhere to start from, instead of the model of the stage before: a path to safetensors with
+    tokenizer and chat template, which the data is then written in. Empty: the stage before."""
+
+    def starts_from(self, stage: str) -> dict[str, str]:
+        """The input that brings the model, as role and stage name."""
+        return {} if self.base_model else {stage: stage}
+
     def job_spec(self, module: str) -> JobSpec:
         return JobSpec(module, self.ranks, threads_per_rank=self.threads_per_rank, time_limit_s=self.time_limit_s)
 
@@ -51,6 +59,8 @@ class TrainingConfig(JobConfig):
     """Rows a rank takes through one forward and backward pass."""
     zero_stage: int = Field(default=1, ge=0, le=3)
     """ZeRO stage of the optimizer."""
+    publish: Literal["last", "best"] = "last"
+    """The model of the last step, or of the step whose held-out figure was best of those measured."""
     checkpoint_every: Annotated[int, Execution()] = Field(default=50, ge=1)
     """Steps between checkpoints."""
 
@@ -65,3 +75,13 @@ class TrainingConfig(JobConfig):
 
     def parallel(self) -> ParallelConfig:
         return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
+
+
+class SpeakingConfig(TrainingConfig):
+    """A stage whose model is also measured by what it says."""
+
+    generation_prompts: int = Field(default=64, ge=0)
+    """Held-out prompts that the model answers before and after, to see whether its replies end, how long they are and
+    how much they repeat themselves; 0: none."""
+    generation_tokens: int = Field(default=128, ge=4)
+    """Longest of these replies."""

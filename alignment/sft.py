@@ -1,10 +1,12 @@
 """Supervised fine-tuning: the base model learns to answer in conversations.
 
 Conversations are rendered, packed and trained on with the loss on the assistant's words only. Conversations held out by
-the hash of their id are never trained on; their loss is the stage's figure.
+the hash of their id are never trained on; their loss is the stage's figure, beside what the model says to their people
+before and after. Its ledger tells of every conversation what was made of it, and of every reply why it teaches nothing.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,30 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from alignment.conversations import PackedRows, Reading, Rendered, is_held_out, pack, read_conversations, render_pieces
-from alignment.data import conversation_inputs, conversations_file
+from alignment.best import Figure
+from alignment.conversations import (
+    Exchange,
+    Reading,
+    cut,
+    exchanges,
+    fitting,
+    is_held_out,
+    read_conversations,
+    render_prompt,
+    render_reply,
+)
+from alignment.data import commonest, data_file, dataset_inputs, outside_digests
+from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.job import Job, run_job
 from alignment.loop import Plan, optimise
 from alignment.models import base_model, save_policy
-from alignment.order import micro_batches, step_indices, steps_for
-from alignment.settings import TrainingConfig
+from alignment.order import Order
+from alignment.packing import PackedRows, pack
+from alignment.rollouts import Prompt
+from alignment.settings import SpeakingConfig
+from alignment.speech import Listening
+from alignment.turns import Rendered
+from infra.config import Json
 from infra.errors import InputError
 from infra.stage import JobStage
 from training.engine import create_engine
@@ -26,15 +45,16 @@ from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
 
 
-class SftConfig(TrainingConfig):
+class SftConfig(SpeakingConfig):
     """Supervised fine-tuning on conversations."""
 
     conversations: str = "dataset://sample/conversations.jsonl"
-    """JSON lines of {id, messages: [{role, content}]}: a path, or a file of the sample dataset."""
+    """JSON lines of {id, messages: [{role, content}]}, compressed or not: a path, or a file of the sample dataset. Without
+    an id a conversation is named by its content."""
     row_length: int = Field(default=256, ge=16)
-    """Tokens of a packed row; longer conversations are cut between turns."""
+    """Tokens of a packed row. A longer conversation goes on in another, each reply behind its question and system turn."""
     epochs: float = Field(default=1.0, gt=0)
-    """Passes over the conversations."""
+    """Passes over the conversations; the last batch holds what is left."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many steps even if an epoch is not over."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -49,17 +69,19 @@ class SftConfig(TrainingConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=1,
+    code_version=2,
     config=SftConfig,
-    inputs=lambda config: (
-        {"pretrain": "pretrain", "tokenizer": "tokenizer"} | conversation_inputs(config.conversations)
-    ),
+    inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
+    external=lambda config: outside_digests(config.conversations, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.sft"),
     code=(
         "alignment.sft",
+        "alignment.best",
         "alignment.conversations",
         "alignment.loop",
         "alignment.order",
+        "alignment.packing",
+        "alignment.template_chat",
     ),
     description="Supervised fine-tuning: the base model learns to answer in conversations.",
 )
@@ -92,57 +114,117 @@ def sft_losses(model: Decoder, batch: PackedBatch) -> dict[str, Tensor]:
     return {"loss": total}
 
 
+@dataclass(frozen=True)
+class Material:
+    """Packed rows to train on and to measure, and what is known of the conversations they come from."""
+
+    training: PackedRows
+    held_out: PackedRows
+    listening: Listening
+    stats: dict[str, Json]
+
+
 def train(job: Job[SftConfig]) -> None:
     config = job.config
     job.phase("reading conversations")
-    training, held_out, reading = read_rows(job)
-    if len(training) == 0 or len(held_out) == 0:
-        raise InputError("there are too few conversations to train on", where=config.conversations)
-    model = base_model(job, "pretrain")
+    model = base_model(job)
     check_length(model.config, config.row_length)
-    steps = steps_for(len(training), config.batch_size, config.epochs, config.max_steps)
-    engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
-
-    def rows_of(rows: PackedRows, indices: np.ndarray) -> list[PackedBatch]:
-        shares = micro_batches(indices, config.micro_batch, job.ranks.rank, job.ranks.world_size)
-        return [PackedBatch.of(rows.select(part), job.ranks.device) for part in shares]
+    material = read_material(job, model.config.max_position)
+    training = material.training
+    order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps)
+    engine = create_engine(
+        model, config.optimizer(order.steps), config.parallel(), total_steps=order.steps, ranks=job.ranks
+    )
 
     def validate() -> dict[str, float]:
-        return {"validation_loss": held_out_loss(job, engine, held_out)}
+        return {"validation_loss": held_out_loss(job, engine, material.held_out)}
 
     plan: Plan[PackedBatch] = Plan(
-        steps,
-        lambda step: rows_of(training, step_indices(len(training), config.batch_size, config.seed, step)),
+        order,
+        lambda indices: PackedBatch.of(training.select(indices), job.ranks.device),
         sft_losses,
         lambda batch: batch.tokens,
         validate,
         config.validate_every,
         config.checkpoint_every,
+        Figure("validation_loss", lower_is_better=True, noise=0.01),
     )
     before = validate()
-    job.stats |= optimise(job, engine, plan)
-    job.stats |= {
-        "validation_loss_before": before["validation_loss"],
-        "steps": steps,
+    spoken = material.listening.before(job, engine)
+    optimise(job, engine, plan)
+    job.stats |= validate()
+    job.stats |= material.listening.report(job, spoken, material.listening.hear(job, engine))
+    job.stats |= {"validation_loss_before": before["validation_loss"], **material.stats}
+    save_policy(job, engine, lambda whole: whole, **{ledger_path("conversations"): False})
+
+
+def read_material(job: Job[SftConfig], positions: int) -> Material:
+    """Read, cut and pack the conversations; the ledger tells what became of them."""
+    config, path = job.config, data_file(job.request, job.config.conversations)
+    pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
+    answers: list[Exchange] = []
+    with fate_ledger(job, "conversations") as ledger:
+        reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
+        for conversation in read_conversations(path, reading):
+            held = is_held_out(conversation, config.held_out_fraction)
+            try:
+                found = cut(job.tokenizer, conversation, config.row_length)
+            except InputError as error:  # a template that takes no system turn, or wants speakers to alternate
+                ledger.record("dropped", "template_refuses", conversation.id, error.error)
+                continue
+            pieces[held].extend(found.pieces)
+            replies = sum(message.role == "assistant" for message in conversation.messages)
+            ledger.conversation(conversation, replies, found.untaught, held)
+            if held and len(answers) < config.generation_prompts:
+                answers.extend(exchanges([conversation]))
+    training, held_out = (pack(part, config.row_length, job.tokenizer.pad_id) for part in pieces)
+    say_what_is_lost(job, path, reading, ledger)
+    if len(training) == 0 or len(held_out) == 0:
+        raise InputError(
+            f"there are too few conversations to train on and to measure: {reading.read} could be read"
+            + (f", {commonest(reading.refused)} could not{reading.example}" if reading.refused else "")
+            + (f"; of their replies {commonest(ledger.lost)}" if ledger.lost else ""),
+            where=str(path),
+            remedy="Mend the file, raise sft.row_length if replies are too long for a row, or sft.held_out_fraction.",
+        )
+    # Best-fit rows are ordered by length: a sample from all over them, not the first.
+    chosen = np.random.default_rng(config.seed).permutation(len(held_out))[: config.validation_rows]
+    stats: dict[str, Json] = {
         "conversations": reading.read,
-        "refused": reading.refused,
+        "refused": dict(reading.refused),
+        "untaught": dict(sorted(ledger.lost.items())),
+        "reply_tokens": int(training.taught.sum()),
         "rows": len(training),
         "rows_filled": round(training.filled, 4),
     }
-    save_policy(job, engine, lambda whole: whole)
+    return Material(training, held_out.select(np.sort(chosen)), listening(job, answers, positions), stats)
 
 
-def read_rows(job: Job[SftConfig]) -> tuple[PackedRows, PackedRows, Reading]:
-    """Packed rows to train on and to measure."""
-    config, reading = job.config, Reading()
-    pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
-    for conversation in read_conversations(conversations_file(job.request, config.conversations), reading):
-        held = is_held_out(conversation, config.held_out_fraction)
-        pieces[held].extend(render_pieces(job.tokenizer, conversation, config.row_length))
-    training, held_out = (pack(part, config.row_length, job.tokenizer.pad_id) for part in pieces)
-    # Best-fit rows are ordered by length: a sample from all over them, not the first.
-    chosen = np.random.default_rng(config.seed).permutation(len(held_out))[: config.validation_rows]
-    return training, held_out.select(np.sort(chosen)), reading
+def say_what_is_lost(job: Job[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:
+    """Losses that a user must know of: lines that are no conversations, and replies too long for a row."""
+    if reading.refused:
+        job.warn(
+            f"{sum(reading.refused.values())} of {sum(reading.refused.values()) + reading.read} lines of {path.name} are "
+            f"no conversations that can be used: {commonest(reading.refused)}{reading.example}; all are in the ledger"
+        )
+    if long := ledger.lost.get("too_long"):
+        job.warn(
+            f"{long} replies are not taught: with what they answer they fit no row of {job.config.row_length} tokens; "
+            "raise sft.row_length"
+        )
+
+
+def listening(job: Job[SftConfig], answers: list[Exchange], positions: int) -> Listening:
+    """Questions of held-out conversations for which the model has room, and the length of people's answers."""
+    room = positions - job.config.generation_tokens
+    prompts: list[Prompt] = []
+    tokens: list[int] = []
+    for exchange in answers:
+        prompt = fitting(job.tokenizer, exchange.prompt, room)
+        if prompt is not None and len(prompts) < job.config.generation_prompts:
+            prompts.append(render_prompt(job.tokenizer, prompt))
+            tokens.append(len(render_reply(job.tokenizer, exchange.reply)))
+    return Listening(prompts, np.array(tokens))
 
 
 def held_out_loss(job: Job[SftConfig], engine: Any, rows: PackedRows) -> float:

@@ -16,7 +16,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -214,6 +214,18 @@ class Engine:
 
         with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
             yield self.model
+
+    @torch.no_grad()
+    def put_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the model's weights, to measure and publish them. Collective; the optimizer learns nothing of it."""
+        if self.parallel.zero_stage < 3:
+            self.model.load_state_dict(weights)
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
+            if self.ranks.first:
+                self.model.load_state_dict(weights)
 
     def grad_norm(self) -> float:
         """Global norm of the gradient before clipping, as of the last update."""

@@ -2,8 +2,8 @@
 
 A loss or gradient norm that is not finite, or far outside what the last steps showed (six standard deviations, as a
 rule, and a multiple of their mean), holds the update back: weights and moments stay as they were, the batch's documents
-are reported, training goes on with the next batch. Several held steps in a row mean bad weights or a bad stretch of data: the run goes back to a
-checkpoint and continues *behind* the data that led there.
+are reported, training goes on with the next batch. Several held steps in a row mean bad weights or a bad stretch of
+data: the run goes back to a checkpoint and continues *behind* the data that led there.
 
     held again at once     the weights are those of the checkpoint and the data is other data: the data is harder from
                            here on. The new level is accepted, the past is scaled to it

@@ -276,7 +276,16 @@ def publish(request: JobRequest, loop: Loop, reporter: Reporter, sequences: int)
         "held_steps": loop.engine.held_steps,
         "rollbacks": loop.progress.rollbacks,
     }
-    finish(request, outputs, stats)
+    finish(request, outputs, stats, warnings=held_warnings(loop))
+
+
+def held_warnings(loop: Loop) -> list[str]:
+    """What a user of the model must know of updates that were refused."""
+    held, rollbacks, steps = loop.engine.held_steps, loop.progress.rollbacks, loop.engine.total_steps
+    if not held:
+        return []
+    went_back = f", and training went back to an earlier checkpoint (rollbacks: {rollbacks})" if rollbacks else ""
+    return [f"{held} of {steps} updates were not applied{went_back}: the run's warnings name reasons and documents"]
 
 
 def write_steps(path: Path, loop: Loop, sequences: int) -> None:

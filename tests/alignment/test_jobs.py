@@ -1,8 +1,11 @@
 """The five stages as real jobs on two ranks: each learns, and whatever is killed publishes the same bytes."""
 
+import gzip
+import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from alignment.conversations import render_reply
+from alignment.pairs import tokenize_pairs
 from alignment.preferences import read_pairs
 from infra.job import load_result
-from tests.alignment.jobs import AlignmentJob, build_world
+from pipeline.tokenizer import Tokenizer
+from tests.alignment.jobs import ANIMALS, PLACES, AlignmentJob, build_world
 from tests.support import kill_family
+from tests.training.test_foreign import llama3
+from training.chat import ChatSession
 from training.checkpoint import list_checkpoints
+from training.generate import Sampling
 from training.hub_format import load_model, load_reward_model
 
 pytestmark = pytest.mark.slow
@@ -29,7 +38,7 @@ SFT: dict[str, Any] = {
     "batch_size": 16,
     "micro_batch": 8,
     "lr": 5e-3,
-    "epochs": 3,
+    "epochs": 5,
 }
 PREFERENCES: dict[str, Any] = {
     "train_prompts": 192,
@@ -51,7 +60,7 @@ PPO: dict[str, Any] = {
     "kl_target": 4.0,
     "temperature": HEAT,
 }
-DPO: dict[str, Any] = {"batch_size": 16, "micro_batch": 8, "lr": 1e-3}
+DPO: dict[str, Any] = {"batch_size": 16, "micro_batch": 8, "lr": 1e-3, "epochs": 4}
 
 
 class World:
@@ -104,7 +113,7 @@ def test_fine_tuning_lowers_the_held_out_loss(world: World) -> None:
     assert result and result.stats["validation_loss"] < 0.5 * result.stats["validation_loss_before"]
     assert load_model(job.request.data_dir / "model").config.vocab_size == 400
     undigested = {output.path for output in result.outputs if not output.digested}
-    assert undigested == {"data/metrics.jsonl"}
+    assert undigested == {"data/metrics.jsonl", "ledger/conversations.parquet"}
 
 
 def test_fine_tuning_told_to_stop_goes_on_to_the_same_bytes(world: World, tmp_path: Path) -> None:
@@ -180,4 +189,98 @@ def test_a_killed_ppo_run_resumes_to_the_same_bytes(world: World, tmp_path: Path
 
 def test_dpo_widens_the_margin_on_held_out_pairs(world: World) -> None:
     figures = world.finished("dpo").figures("dpo.json")
-    assert figures["margin"]["low"] > 0 and figures["accuracy"]["low"] > 0.5
+    assert figures["margin"]["low"] > 0 and figures["accuracy"]["value"] > 0.5
+
+
+def test_the_last_batch_and_every_reply_count(world: World) -> None:
+    """Whole epochs over all rows, and a ledger that tells of each conversation what became of it."""
+    job = world.finished("sft")
+    result = load_result(job.request.work_dir)
+    assert result
+    stats = result.stats
+    assert stats["steps"] == -(-stats["rows"] * SFT["epochs"] // SFT["batch_size"]) and stats["untaught"] == {}
+    fates = pq.read_table(job.request.dataset_root / "ledger/conversations.parquet").to_pylist()
+    assert len(fates) == 400 == len({fate["id"] for fate in fates}) and {fate["verdict"] for fate in fates} == {"kept"}
+    assert Counter(fate["rule"] for fate in fates)["held_out"] == pytest.approx(400 * HELD_OUT, rel=0.3)
+    generation = stats["generation"]
+    assert generation["after"]["finished"]["value"] > generation["before"]["finished"]["value"] + 0.3
+    assert not result.warnings
+
+
+def test_sampled_replies_are_read_as_the_tokens_they_were(world: World) -> None:
+    job = world.finished("preferences")
+    pairs = read_pairs(job.request.data_dir / "pairs.parquet", "train")
+    tokenizer = Tokenizer.load(world.inputs["tokenizer"].local("data"))
+    tokens = tokenize_pairs(tokenizer, pairs)
+    assert [tuple(pair.rejected) for pair in tokens] == [pair.rejected_ids for pair in pairs]
+    assert any(
+        pair.rejected != render_reply(tokenizer, text.rejected) for pair, text in zip(tokens, pairs, strict=True)
+    )
+    assert all(pair.chosen == render_reply(tokenizer, text.chosen) for pair, text in zip(tokens, pairs, strict=True))
+
+
+def test_the_best_step_is_published_whatever_was_killed(world: World, tmp_path: Path) -> None:
+    world.finished("preferences")
+    best = {"publish": "best", "validate_every": 2, "checkpoint_every": 3, "lr": 4e-3, "epochs": 3}
+    whole, killed = (world.job("reward", tmp_path / name, **best) for name in ("whole", "killed"))
+    result = whole.run()
+    log = [json.loads(line) for line in (whole.request.data_dir / "metrics.jsonl").read_text().splitlines()]
+    measured = {line["step"] + 1: line["held_out_accuracy"] for line in log if "held_out_accuracy" in line}
+    step = max(measured, key=lambda step: (measured[step], -step))
+    assert result.stats["published_step"] == step == result.stats["best"]["step"]
+    assert result.stats["accuracy"]["value"] == measured[step]
+    process = killed.start()
+    wait_for(lambda: len(list_checkpoints(killed.request.checkpoint_dir)) > 1)
+    kill_family(process)
+    killed.run()
+    assert killed.digest() == whole.digest()
+
+
+def test_comparisons_of_ones_own_feed_reward_and_dpo(world: World, tmp_path: Path) -> None:
+    world.finished("sft")
+    talks = [(f"where is the {animal}?", f"the {animal} is {place}.") for animal in ANIMALS for place in PLACES]
+    chats = [f"\n\nHuman: {question} {number}\n\nAssistant: " for number, (question, _) in enumerate(talks * 8)]
+    lines = [
+        {"chosen": chat + answer, "rejected": chat + "never mind"}
+        for chat, (_, answer) in zip(chats, talks * 8, strict=True)
+    ]
+    bad = [{"chosen": "x"}, lines[0], {"prompt": "a " * 300, "chosen": "b", "rejected": "c"}]
+    path = tmp_path / "own.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines + bad).encode()))
+    job = world.job("preferences", tmp_path / "preferences", pairs=str(path))
+    result = job.run()
+    assert result.stats["refused"] == {"not_a_pair": 1, "same_pair": 1, "too_long": 1} and result.warnings
+    assert sum(result.stats["pairs"].values()) == len(lines)
+    ledger = pq.read_table(job.request.dataset_root / "ledger/pairs.parquet").to_pylist()
+    fates = [fate for fate in ledger if fate["verdict"] != "kept"]
+    assert len(ledger) == len(lines) + len(bad)
+    assert [fate["rule"] for fate in fates] == ["not_a_pair", "same_pair", "too_long"]
+    assert "line 241 of own.jsonl.gz" in fates[0]["detail"]
+    inputs = world.inputs | {"preferences": job.publish()}
+    reward = AlignmentJob(tmp_path / "reward", "reward", inputs, REWARD)
+    assert reward.run().stats["accuracy"]["low"] > 0.5
+    assert AlignmentJob(tmp_path / "dpo", "dpo", inputs, DPO).run().stats["accuracy"]["low"] > 0.5
+
+
+def test_a_model_from_elsewhere_is_fine_tuned_and_aligned_in_its_own_form(world: World, tmp_path: Path) -> None:
+    base = llama3(tmp_path / "base")
+    sft = world.job("sft", tmp_path / "sft", base_model=str(base), row_length=128, generation_tokens=32)
+    stats = sft.run().stats
+    assert stats["validation_loss"] < 0.5 * stats["validation_loss_before"]
+    assert stats["generation"]["after"]["finished"]["value"] > 0.5
+    folder = sft.request.data_dir / "model"
+    assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    session = ChatSession.open(folder, sampling=Sampling(temperature=0, max_new_tokens=60))
+    assert "fish" in session.reply("where is the fish?")
+    path = tmp_path / "own.jsonl"
+    own = [
+        {"prompt": f"where is the {a}? {n}", "chosen": f"the {a}.", "rejected": "no"}
+        for a in ANIMALS
+        for n in range(30)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in own))
+    pairs = world.job("preferences", tmp_path / "pairs", base_model=str(folder), pairs=[str(path)])
+    pairs.run()
+    inputs = {"preferences": pairs.publish()}
+    dpo = AlignmentJob(tmp_path / "dpo", "dpo", inputs, DPO | {"base_model": str(folder), "generation_tokens": 16})
+    assert dpo.run().stats["margin"]["low"] > 0

@@ -1,14 +1,14 @@
 """Every method learns what it is for, on tasks small enough to see the answer."""
 
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from alignment.conversations import Conversation, Message, pack, render_pieces, render_prompt, stop_ids
+from alignment.conversations import Conversation, Message, render_pieces, render_prompt, stop_ids
 from alignment.losses import dpo, pairwise_logistic
 from alignment.order import seed_of, step_indices
+from alignment.packing import pack
 from alignment.pairs import PairTokens, halves, pair_batch
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, update
 from alignment.replies import Replies, RewardModel, reply_log_probs

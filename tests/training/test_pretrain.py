@@ -209,6 +209,7 @@ def test_bad_rows_on_one_rank_are_held_named_and_gone_around(inputs, tmp_path):
     assert [step["step"] for step in steps if not step["applied"]] == [18]
     assert [steps[index]["first"] for index in (19, 20, 31)] == [19 * 8, 200, 200 + 11 * 8]
     assert (result.stats["held_steps"], result.stats["rollbacks"]) == (1, 1)
+    assert "1 of 32 updates were not applied, and training went back" in result.warnings[0]
     other = continued_by_hand(job, tmp_path / "other", step=20, sequence=200)
     other.run()
     assert other.digest() == job.digest(), "something of the bad steps survived the rollback"

@@ -1,0 +1,109 @@
+"""The step whose held-out figure was best, and its weights if they are to be published.
+
+The weights lie beside the checkpoints, by their step. A checkpoint is made right after they are written, and names the
+step in its state: whatever is killed, the weights that a checkpoint names are there.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from infra.config import Json
+from training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The held-out figure that a stage is judged by. A later one is worse only if it is so by more than ``noise``."""
+
+    name: str
+    lower_is_better: bool = False
+    noise: float = 0.0
+    """Of a loss, a share of it; of an accuracy or a reward, the difference itself."""
+
+    def better(self, value: float, than: float) -> bool:
+        return value < than if self.lower_is_better else value > than
+
+    def worse(self, value: float, than: float) -> bool:
+        """Beyond what is noise."""
+        return value > than * (1 + self.noise) if self.lower_is_better else value < than - self.noise
+
+
+@dataclass
+class Best:
+    """Follows the figure. ``keep``: the weights of the best step are kept as well."""
+
+    figure: Figure
+    engine: Engine
+    folder: Path
+    keep: bool
+    step: int = 0
+    value: float | None = None
+    last: float | None = field(default=None)
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        if state:
+            self.step, self.value, self.last = state["step"], state["value"], state["last"]
+
+    def state(self) -> dict[str, Json]:
+        return {"step": self.step, "value": self.value, "last": self.last}
+
+    def see(self, figures: Mapping[str, float]) -> bool:
+        """Note the figure of the engine's step; True if weights were kept that a checkpoint must name."""
+        self.last = figures[self.figure.name]
+        if self.value is not None and not self.figure.better(self.last, self.value):
+            return False
+        self.step, self.value = self.engine.step, self.last
+        if self.keep:
+            self._write()
+        return self.keep
+
+    def forget_older(self) -> None:
+        """Once a checkpoint names these weights only those before them are still of use, should it be damaged."""
+        if self.engine.ranks.first and self.folder.is_dir():
+            for path in sorted(self.folder.glob("*.safetensors"))[:-2]:
+                path.unlink()
+
+    def take(self) -> None:
+        """Put the weights of the best step into the model, to be measured and published."""
+        if self.keep and self.step != self.engine.step:
+            self.engine.put_weights(load_file(self._path))
+
+    def done(self) -> None:
+        """They are published, or not wanted."""
+        if self.engine.ranks.first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def stats(self) -> dict[str, Json]:
+        chosen = self.step if self.keep else self.engine.step
+        return {"best": {"step": self.step, self.figure.name: self.value}, "published_step": chosen}
+
+    def complaint(self, stage: str) -> str | None:
+        """What is to be said of a last step that is worse than an earlier one."""
+        if self.keep or self.value is None or self.last is None or not self.figure.worse(self.last, self.value):
+            return None
+        name = self.figure.name.replace("_", " ")
+        return (
+            f"the published model, that of the last step, has a {name} of {self.last:.4g}; that of step {self.step} had "
+            f"{self.value:.4g}: it was trained for too long. Set {stage}.publish to best, or train for fewer steps."
+        )
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"step-{self.step:08d}.safetensors"
+
+    def _write(self) -> None:
+        with self.engine.whole_model() as model:
+            if self.engine.ranks.first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                beside = self._path.with_suffix(".tmp")
+                # Copies: tied weights share their memory, which the format refuses.
+                save_file({name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}, beside)
+                beside.replace(self._path)
+        dist.barrier()

@@ -1,0 +1,73 @@
+"""Pieces of conversations packed several to a row.
+
+Each piece carries its own segment number and its own positions, so that attention never crosses from one conversation
+into another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignment.turns import Rendered
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of ``length`` tokens. ``segments`` is 0 on padding and 1, 2, … for the pieces of a row."""
+
+    input_ids: np.ndarray
+    taught: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def filled(self) -> float:
+        """The share of the rows that is not padding."""
+        return float((self.segments > 0).mean()) if self.segments.size else 0.0
+
+    def select(self, indices: np.ndarray) -> "PackedRows":
+        return PackedRows(
+            self.input_ids[indices], self.taught[indices], self.segments[indices], self.positions[indices]
+        )
+
+
+def pack(pieces: Sequence[Rendered], length: int, pad_id: int) -> PackedRows:
+    """Best-fit decreasing: the longest piece first, each into the fullest row that still has room."""
+    order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
+    rows: list[list[int]] = []
+    rows_by_room: list[list[int]] = [[] for _ in range(length + 1)]
+    for index in order:
+        need = len(pieces[index].ids)
+        if need > length:
+            raise ValueError(f"a piece of {need} tokens does not fit a row of {length}")
+        room = next((room for room in range(need, length + 1) if rows_by_room[room]), None)
+        if room is None:
+            rows.append([index])
+            row, room = len(rows) - 1, length
+        else:
+            row = rows_by_room[room].pop()
+            rows[row].append(index)
+        rows_by_room[room - need].append(row)
+    return _lay_out(pieces, rows, length, pad_id)
+
+
+def _lay_out(pieces: Sequence[Rendered], rows: list[list[int]], length: int, pad_id: int) -> PackedRows:
+    shape = (len(rows), length)
+    packed = PackedRows(
+        np.full(shape, pad_id, np.int64), np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    )
+    for row, members in enumerate(rows):
+        start = 0
+        for number, index in enumerate(members, start=1):
+            piece = pieces[index]
+            span = slice(start, start + len(piece.ids))
+            packed.input_ids[row, span] = piece.ids
+            packed.taught[row, span] = piece.taught
+            packed.segments[row, span] = number
+            packed.positions[row, span] = np.arange(len(piece.ids))
+            start = span.stop
+    return packed

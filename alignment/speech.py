@@ -1,0 +1,162 @@
+"""What a model says: whether its replies end, how long they are, how much they repeat themselves.
+
+A loss says nothing of this. Preference optimisation can rank pairs better and better while the model forgets to stop,
+and a longer reply may be all that a policy was rewarded for. So stages let the model answer held-out prompts before and
+after, with the same random numbers, and compare reply by reply.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignment.job import Job
+from alignment.order import chunks, seed_of, share
+from alignment.rollouts import Prompt, ReplySettings, Sampled, sample
+from alignment.statistics import Record, mean_interval, wilson
+from infra.config import Json
+from infra.store.files import read_json, write_json
+from training.engine import Engine
+from training.model import Decoder
+
+Apply = Callable[[Callable[[Decoder], Any]], Any]
+"""Calls a function with the model, as its engine wants it called."""
+Columns = Callable[[Sampled], Sequence[Tensor]]
+"""Further figures of each reply ``[B]``."""
+
+RUN = 4
+"""Tokens in a row that count as repeated when they occur in a reply again."""
+FEWER_END = 0.05
+LONGER = 1.5
+MORE_REPEATED = 0.1
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One entry a reply."""
+
+    finished: np.ndarray
+    tokens: np.ndarray
+    repeated: np.ndarray
+    """Share of its runs of four tokens that it had before."""
+    more: tuple[np.ndarray, ...] = ()
+
+    def figures(self, seed: int) -> dict[str, Record]:
+        return {
+            "finished": wilson(int(self.finished.sum()), len(self.finished)),
+            "reply_tokens": mean_interval(self.tokens, seed),
+            "repeated": mean_interval(self.repeated, seed),
+        }
+
+
+def repeated_share(reply: Sequence[int]) -> float:
+    runs = [tuple(reply[start : start + RUN]) for start in range(len(reply) - RUN + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+@torch.no_grad()
+def speak(
+    job: Job[Any],
+    apply: Apply,
+    prompts: Sequence[Prompt],
+    settings: ReplySettings,
+    columns: Columns = lambda sampled: (),
+) -> Spoken:
+    """A sampled reply to each prompt, shared among the ranks and known to all."""
+    number, found, width = len(prompts), dict[int, float](), 0
+    for chunk, part in share(list(chunks(number, job.config.micro_batch)), job.ranks.rank, job.ranks.world_size):
+        some = [prompts[index] for index in part]
+        seed = seed_of(job.config.seed, "evaluation", chunk)
+        sampled: Sampled = apply(partial(sample, prompts=some, settings=settings, seed=seed))
+        repeated = torch.tensor([repeated_share(reply) for reply in sampled.replies])
+        table = [sampled.finished, sampled.batch.mask.sum(1), repeated, *columns(sampled)]
+        width = len(table)
+        for column, values in enumerate(table):
+            for index, value in zip(part, values.tolist(), strict=True):
+                found[column * number + index] = float(value)
+    # A rank without a chunk does not know how many figures there are.
+    width = int(job.reduce(torch.tensor(float(width) * job.ranks.first, device=job.ranks.device)).item())
+    finished, tokens, repeated_all, *more = np.split(job.together(found, width * number), width)
+    return Spoken(finished, tokens, repeated_all, tuple(more))
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Held-out prompts, and the tokens of what people replied to them."""
+
+    prompts: Sequence[Prompt]
+    human_tokens: np.ndarray
+
+    def before(self, job: Job[Any], engine: Engine) -> Spoken | None:
+        """What the model says as it came. From the work folder if an earlier attempt left it there."""
+        path = job.request.work_dir / "spoken-before.json"
+        there = path.exists()
+        torch.distributed.barrier()  # all ranks have looked before the first writes
+        if there:
+            finished, tokens, repeated = (np.asarray(column) for column in read_json(path))
+            return Spoken(finished, tokens, repeated)
+        spoken = self.hear(job, engine)
+        if spoken is not None and job.ranks.first:
+            write_json(path, [column.tolist() for column in (spoken.finished, spoken.tokens, spoken.repeated)])
+        return spoken
+
+    def hear(self, job: Job[Any], engine: Engine) -> Spoken | None:
+        """What the engine's model says now; None where there is nothing to answer."""
+        if not self.prompts:
+            return None
+        job.phase("answering held-out prompts")
+        return speak(job, engine.evaluate, self.prompts, speech_settings(job, job.config.generation_tokens, 1.0))
+
+    def report(self, job: Job[Any], before: Spoken | None, after: Spoken | None) -> dict[str, Json]:
+        """The figures of both, and the job's warnings where the second promises less."""
+        if before is None or after is None:
+            return {}
+        limit = job.config.generation_tokens
+        human = float((self.human_tokens <= limit).mean())
+        for sentence in complaints(before, after, human, limit, job.config.seed):
+            job.warn(sentence)
+        figures = {"before": before.figures(job.config.seed), "after": after.figures(job.config.seed)}
+        people = {"finished": human, "reply_tokens": float(self.human_tokens.mean())}
+        return {"generation": {"prompts": len(self.prompts), "limit": limit, **figures, "people": people}}  # type: ignore[dict-item]
+
+
+def speech_settings(job: Job[Any], tokens: int, temperature: float) -> ReplySettings:
+    return ReplySettings(tokens, temperature, tuple(job.stop_ids), job.tokenizer.pad_id)
+
+
+def complaints(before: Spoken, after: Spoken, human: float, limit: int, seed: int) -> list[str]:
+    """What the second model does worse, beyond chance: a sentence each. ``human``: share of people's replies that end
+    within ``limit`` tokens."""
+    found = []
+    ended, ends = float(before.finished.mean()), float(after.finished.mean())
+    if _sure(after.finished - before.finished, seed)["high"] < 0 and ends < ended - FEWER_END:
+        found.append(
+            f"the model unlearns to stop: {ended:.0%} of its replies to held-out prompts ended within {limit} tokens "
+            f"before, {ends:.0%} after; lower the learning rate or train for fewer steps"
+        )
+    elif wilson(int(after.finished.sum()), len(after.finished))["high"] < human - FEWER_END:
+        found.append(
+            f"the model has not learnt to stop: {ends:.0%} of its replies to held-out prompts end within {limit} "
+            f"tokens, {human:.0%} of people's; train for more steps"
+        )
+    longer, tokens = _sure(after.tokens - before.tokens, seed), float(after.tokens.mean())
+    if ends >= ended - FEWER_END and longer["low"] > 0 and tokens > LONGER * float(before.tokens.mean()):
+        found.append(
+            f"the model's replies grow from {before.tokens.mean():.0f} to {tokens:.0f} tokens: look whether length is "
+            "all that was learnt"
+        )
+    repeats = _sure(after.repeated - before.repeated, seed)
+    if repeats["low"] > 0 and repeats["value"] > MORE_REPEATED:
+        found.append(
+            f"the model repeats itself: {after.repeated.mean():.0%} of the runs of {RUN} tokens in a reply were there "
+            f"before, {before.repeated.mean():.0%} when it came; lower the learning rate"
+        )
+    return found
+
+
+def _sure(values: np.ndarray, seed: int) -> Record:
+    return mean_interval(values.astype(float), seed)

@@ -1,0 +1,87 @@
+"""Chats of a model from elsewhere, in the form of its own tokenizer and chat template (``training.chat_template``)."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from tokenizers import Tokenizer as HubTokenizer
+
+from alignment.conversations import messages_to_json
+from alignment.turns import AnyTokenizer, Message, Rendered
+from infra.errors import InputError
+from pipeline.tokenizer import Tokenizer
+from training.chat_template import ChatFormat, chat_template
+from training.hub_tokenizer import SpecialTokens, decode, load_tokenizer, special_tokens
+
+
+def chat_tokenizer(folder: Path) -> AnyTokenizer:
+    """The tokenizer of a model folder: our own, or one with a template."""
+    if (folder / "tokenizer.model").exists():
+        try:
+            return Tokenizer.load(folder)
+        except InputError:  # SentencePiece, but with other special tokens
+            pass
+    template = chat_template(folder)
+    if template is None:
+        raise InputError(
+            "the model has no chat template", where=str(folder), remedy="Take the chat variant of the model."
+        )
+    tokenizer = load_tokenizer(folder)
+    found = FolderTokenizer(tokenizer, special_tokens(folder, tokenizer), template, str(folder))
+    if found.reply("yes")[-1] not in found.stop_ids:
+        raise InputError(
+            "the chat template ends no reply with a token that the model stops at",
+            where=str(folder),
+            remedy="Name that token in eos_token_id of its generation_config.json.",
+        )
+    return found
+
+
+class FolderTokenizer:
+    """``alignment.turns.Templated`` for a folder's ``tokenizer.json`` and chat template."""
+
+    def __init__(self, tokenizer: HubTokenizer, special: SpecialTokens, template: str, where: str) -> None:
+        self._tokenizer, self._special, self._where = tokenizer, special, where
+        self._format = ChatFormat(tokenizer, template, special)
+
+    @property
+    def pad_id(self) -> int:
+        return self._special.filler
+
+    @property
+    def stop_ids(self) -> list[int]:
+        return list(self._special.stops)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return decode(self._tokenizer, ids)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        return self._format.ids(messages_to_json(messages))
+
+    def reply(self, text: str) -> list[int]:
+        chat = self.chat([Message("user", "?"), Message("assistant", text)], [False, True])
+        return [token for token, taught in zip(chat.ids, chat.taught, strict=True) if taught]
+
+    def chat(self, messages: Sequence[Message], taught: Sequence[bool]) -> Rendered:
+        stripped = [Message(message.role, message.content.strip()) for message in messages]
+        chat = self._format.taught(messages_to_json(stripped))
+        replies = [teaches for message, teaches in zip(messages, taught, strict=True) if message.role == "assistant"]
+        runs = [list(run) for marked, run in groupby(range(len(chat.ids)), key=chat.taught.__getitem__) if marked]
+        if len(runs) != len(replies):
+            raise InputError(
+                f"the chat template marks {len(runs)} replies in a chat of {len(replies)}",
+                where=self._where,
+                remedy="Mark the assistant's words in it with {% generation %}.",
+            )
+        learn = [False] * len(chat.ids)
+        for run, teaches in zip(runs, replies, strict=True):
+            for index in self._to_its_end(chat.ids, run) if teaches else ():
+                learn[index] = True
+        return Rendered(chat.ids, learn)
+
+    def _to_its_end(self, ids: Sequence[int], run: Sequence[int]) -> range:
+        """A reply up to the token that ends it: a template may put more behind it, or leave it out of its mark."""
+        for index in range(run[0], min(run[-1] + 2, len(ids))):
+            if ids[index] in self._special.stops:
+                return range(run[0], index + 1)
+        return range(run[0], run[-1] + 1)

@@ -1,0 +1,102 @@
+"""Comparisons in every form in which they are published, and records that are none."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignment.conversations import Reading
+from alignment.pair_files import Comparison, read_comparisons
+from alignment.turns import Message
+from infra.errors import InputError
+from tests.support import shared_data
+
+USER, MODEL = (lambda text: {"role": "user", "content": text}), (lambda text: {"role": "assistant", "content": text})
+PROMPT = (Message("user", "why?"),)
+
+
+def read(path: Path) -> tuple[list[Comparison], Reading]:
+    reading = Reading()
+    return [found for _, found in read_comparisons(path, reading)], reading
+
+
+def one(tmp_path: Path, record: Any) -> Comparison | str:
+    """The comparison of a record, or the reason against it."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    found, reading = read(path)
+    return found[0] if found else next(iter(reading.refused))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "why?", "chosen": "so", "rejected": " no "},
+        {"prompt": [USER("why?")], "chosen": [MODEL("so")], "rejected": [MODEL("no")]},
+        {"prompt": [USER("why?")], "chosen": MODEL("so"), "rejected": "no"},
+        {"chosen": [USER("why?"), MODEL("so")], "rejected": [USER("why?"), MODEL("no")]},
+        {"prompt": "why?", "chosen": [USER("why?"), MODEL("so")], "rejected": [USER("why?"), MODEL("no")]},
+        {"chosen": "\n\nHuman: why?\n\nAssistant: so", "rejected": "\n\nHuman: why?\n\nAssistant: no\n"},
+        {"prompt": "\n\nHuman: why?\n\nAssistant:", "chosen": " so", "rejected": " no"},
+        {"prompt": [USER([{"type": "text", "text": "why?"}])], "chosen": "so", "rejected": "no", "score_chosen": 4.5},
+    ],
+)
+def test_the_forms_of_one_comparison(tmp_path: Path, record: dict[str, Any]) -> None:
+    found = one(tmp_path, record)
+    assert isinstance(found, Comparison), found
+    assert (found.prompt, found.chosen, found.rejected) == (PROMPT, "so", "no")
+
+
+def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
+    chat = "\n\nHuman: one\n\nAssistant: two\nthe Human: said\n\nHuman: three\n\nAssistant:"
+    found = one(tmp_path, {"id": 5, "system": "be kind", "chosen": chat + " yes", "rejected": chat + " no"})
+    assert isinstance(found, Comparison) and found.id == "5"
+    assert [(turn.role, turn.content) for turn in found.prompt] == [
+        ("system", "be kind"), ("user", "one"), ("assistant", "two\nthe Human: said"), ("user", "three"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"prompt": "why?", "response_j": "a", "response_k": "b"}, "not_a_pair"),
+        ({"prompt": "why?", "chosen": None, "rejected": "b"}, "not_a_pair"),
+        ({"prompt": "why?", "chosen": "a", "rejected": "a "}, "same_replies"),
+        ({"prompt": "why?", "chosen": "", "rejected": "a"}, "empty_reply"),
+        ({"prompt": "why?", "chosen": [], "rejected": "a"}, "empty_reply"),
+        ({"prompt": "", "chosen": "b", "rejected": "a"}, "no_prompt"),
+        ({"chosen": "b", "rejected": "a"}, "no_prompt"),
+        ({"prompt": "why?", "chosen": 3, "rejected": "a"}, "bad_message"),
+        ({"prompt": [{"role": "robot", "content": ""}], "chosen": "b", "rejected": "a"}, "bad_message"),
+        ({"chosen": [USER("x"), MODEL("a")], "rejected": [USER("y"), MODEL("b")]}, "different_prompts"),
+        ({"chosen": [USER("x")], "rejected": [USER("x"), MODEL("b")]}, "no_reply"),
+        ("chosen", "not_an_object"),
+    ],
+)
+def test_what_is_no_comparison_costs_itself(tmp_path: Path, record: Any, reason: str) -> None:
+    assert one(tmp_path, record) == reason
+
+
+def test_parquet_loses_only_the_row_whose_text_is_none(tmp_path: Path) -> None:
+    texts = pa.array([b"so", b"\xff\xfe", b"yes"], pa.binary()).view(pa.string())
+    table = pa.table({"prompt": ["a", "b", "c"], "chosen": texts, "rejected": ["no"] * 3})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    found, reading = read(tmp_path / "pairs.parquet")
+    assert [comparison.prompt[0].content for comparison in found] == ["a", "c"]
+    assert reading.refused == {"not_utf8": 1}
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "pairs.parquet").read_bytes()[:-9])
+    with pytest.raises(InputError, match="cannot be read"):
+        read(tmp_path / "torn.parquet")
+
+
+def test_every_published_pair_of_hh_rlhf_has_a_fate() -> None:
+    path = shared_data("preference/hh-helpful-online.jsonl.gz")
+    with gzip.open(path, "rt") as stream:
+        lines = sum(1 for _ in stream)
+    found, reading = read(path)
+    assert reading.read == len(found) and len(found) + sum(reading.refused.values()) == lines
+    assert len(found) > 0.95 * lines
