@@ -14,6 +14,8 @@ from flows.funnel import DOCUMENT_STAGES
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 
+CONVERSATION_STAGES = ("sft", "preferences")
+"""Their ledgers tell of conversations and comparisons, by the names these have in their files."""
 KNOWN = ("source", "title", "author", "date", "captured", "language", "license")
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -55,10 +57,30 @@ def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
         if history:
             others = tuple(other.hex() for other in ids if other != document)
             return Fate(document.hex(), url, tuple(history), others, known)
-    raise InputError(
-        f"no stage ever saw {url_or_id!r}",
-        remedy="Give the URL as the crawl has it, or a document id of 32 hex digits (headwater inspect shows some).",
-    )
+    return _fate_of_conversation(url_or_id, datasets)
+
+
+def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> Fate:
+    """What the stages that learn from conversations made of one, then of each of its replies that has a fate of its own."""
+    wanted = (pc.field("url") == name) | pc.starts_with(pc.field("url"), f"{name}/")
+    if _ID.fullmatch(name):
+        wanted |= pc.field("id") == pa.scalar(bytes.fromhex(name), pa.binary(16))
+    history: list[Verdict] = []
+    first: dict[str, Any] | None = None
+    for dataset in (dataset for stage in CONVERSATION_STAGES for dataset in datasets if dataset.name == stage):
+        rows = find_rows(dataset, "ledger/", wanted, ["id", "url", "verdict", "rule", "detail"])
+        for row in sorted(rows, key=lambda row: (row["url"] != name, row["url"] or "")):
+            first = first or row
+            reply = (row["url"] or name).removeprefix(name).removeprefix("/")
+            told = [f"message {reply}"] * bool(reply) + [row["detail"]] * bool(row["detail"])
+            history.append(Verdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(told) or None))
+    if first is None:
+        raise InputError(
+            f"no stage ever saw {name!r}",
+            remedy="Give the URL as the crawl has it, a document id of 32 hex digits (headwater inspect shows some), or "
+            "the id of a conversation.",
+        )
+    return Fate(first["id"].hex(), first["url"], tuple(history))
 
 
 def find_rows(

@@ -1,13 +1,22 @@
-"""``headwater why``: the fate of one document."""
+"""``headwater why``: the fate of one document or conversation."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, document_stages, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    LabelOption,
+    WorkspaceOption,
+    console,
+    document_stages,
+    labelled,
+    open_store,
+    print_json,
+)
 from flows.differences import difference_of
-from flows.fates import Fate, Verdict, fate_of
+from flows.fates import CONVERSATION_STAGES, Fate, Verdict, fate_of
 from infra.errors import InputError
 from pipeline.dedup.difference import Difference
 
@@ -15,18 +24,21 @@ _HUNKS, _AROUND, _LONGEST = 20, 60, 400
 
 
 def command(
-    url_or_id: Annotated[str, typer.Argument(help="A URL, or a document id of 32 hex digits.")],
+    url_or_id: Annotated[
+        str, typer.Argument(help="A URL, a document id of 32 hex digits, or the id of a conversation.")
+    ],
     label: LabelOption = "latest",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     store = open_store(workspace)
     stages = document_stages(store, label)
-    if not stages:
+    talks = [dataset for dataset in labelled(store, label) if dataset.name in CONVERSATION_STAGES]
+    if not stages and not talks:
         raise InputError(
             f"no document stage is published under {label!r}", where=store.address, remedy="Run a recipe first."
         )
-    fate = fate_of(url_or_id, stages)
+    fate = fate_of(url_or_id, [*stages, *talks])
     found = difference_of(fate, stages)
     if json:
         print_json(fate.as_dict() | ({"difference": asdict(found)} if found else {}))

@@ -47,6 +47,7 @@ def _card(
     others: learning.Others = (),
     **more: Any,
 ) -> Card:
+    facts = [*facts, *_speech(dataset)]
     refused = refused_steps(dataset)
     if refused:
         facts = [*facts, ("steps not applied", f"{refused:,}")]
@@ -122,6 +123,22 @@ def _dpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
     keys = [("margin", "training pairs"), ("held_out_margin", "held-out pairs")]
     chart = learning.training_chart(dataset, keys, "margin", "DPO margin by step", others)
     return _card("DPO", "How much further apart the policy puts the two replies.", facts, [chart], dataset, others)
+
+
+def _speech(dataset: Dataset) -> list[tuple[str, str]]:
+    """What the model said to held-out prompts before and after, where the stage let it answer."""
+    spoken = dataset.manifest.stats.get("generation")
+    if not spoken:
+        return []
+    shown = {
+        "finished": (f"replies that end within {spoken['limit']} tokens", "{:.0%}"),
+        "reply_tokens": ("tokens of a reply", "{:.0f}"),
+        "repeated": ("of them repeated", "{:.1%}"),
+    }
+    return [
+        (name, " → ".join(pattern.format(spoken[when][key]["value"]) for when in ("before", "after")))
+        for key, (name, pattern) in shown.items()
+    ]
 
 
 def _estimate(figure: Mapping[str, float], pattern: str) -> str:

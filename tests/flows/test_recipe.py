@@ -9,6 +9,9 @@ from flows.recipe import load_recipe, recipe_names
 from flows.stages import STAGES, load_stage
 from infra.config import identity
 from infra.errors import ConfigError
+from infra.fingerprint import fingerprint_payload
+from infra.planning import Action, Selection, plan
+from infra.store.store import Store
 
 
 @pytest.mark.parametrize("entry", STAGES, ids=lambda entry: entry.name)
@@ -156,3 +159,36 @@ def test_what_a_reader_may_not_expect_is_said(tmp_path: Path) -> None:
     assert any("web: only documents in en are kept" in line for line in said)
     assert any("texts: no quality rule holds" in line for line in said)
     assert not any(line.startswith(("wikipedia", "code")) for line in said)
+
+
+FOREIGN = """
+stages:
+  sft: {base_model: BASE, conversations: HERE/talks.jsonl}
+  preferences: {pairs: HERE/pairs.jsonl}
+  reward: {}
+  dpo: {publish: best}
+"""
+
+
+def test_a_recipe_may_start_from_a_model_and_comparisons_of_ones_own(tmp_path: Path) -> None:
+    """Nothing of the crawl is needed; what is not there is said by the plan."""
+    base = tmp_path / "base"
+    base.mkdir()
+    recipe = load_recipe(write(tmp_path, FOREIGN.replace("BASE", str(base)).replace("HERE", str(tmp_path))))
+    assert recipe.node("preferences").config.model_dump()["pairs"] == (f"{tmp_path}/pairs.jsonl",)
+    assert recipe.node("preferences").upstream == {"sft": "sft"}
+
+    def planned() -> list[tuple[Action, str]]:
+        return [(entry.action, entry.reason) for entry in plan(recipe.nodes, Store.at(tmp_path), Selection(), "mine")]
+
+    blocked = planned()
+    assert blocked[0][0] is Action.BLOCKED and "no such file" in blocked[0][1]
+    (tmp_path / "talks.jsonl").write_text("{}\n")
+    assert "no model folder" in planned()[0][1]
+    (base / "config.json").write_text("{}")
+    assert [action for action, _ in planned()] == [Action.RUN, Action.BLOCKED, Action.RUN, Action.RUN]
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    assert {action for action, _ in planned()} == {Action.RUN}
+    before = fingerprint_payload(recipe.nodes[0].stage, recipe.nodes[0].config, {})
+    (tmp_path / "talks.jsonl").write_text('{"other": 1}\n')
+    assert fingerprint_payload(recipe.nodes[0].stage, recipe.nodes[0].config, {}) != before

@@ -181,6 +181,19 @@ def datasets(tmp_path) -> dict[str, Dataset]:
     return found
 
 
+def test_what_a_model_says_before_and_after_stands_on_its_card(datasets) -> None:
+    def said(finished: float, tokens: float) -> dict[str, Any]:
+        return {
+            "finished": estimate(finished, 0, 1),
+            "reply_tokens": estimate(tokens, 1, 99),
+            "repeated": estimate(0.02, 0, 1),
+        }
+
+    generation = {"limit": 128, "before": said(0.99, 24), "after": said(0.63, 87)}
+    page = render({"dpo": with_stats(datasets["dpo"], {"generation": generation})})
+    assert "replies that end within 128 tokens" in page and "99% → 63%" in page and "24 → 87" in page
+
+
 REPLIES = [Reply("sft", f"Hi {EVIL}", f"Hello {EVIL}"), Reply("ppo", f"Hi {EVIL}", "")]
 
 
