@@ -98,7 +98,7 @@ class SourceConfig(Config):
     )
     max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code, git: larger files are dropped.")
     max_record_bytes: int = Field(
-        default=64_000_000, ge=10_000, description="WARC, dumps, JSON lines: larger records are not read."
+        default=64_000_000, ge=10_000, description="WARC, dumps, tables: larger records are not taken."
     )
     salvage: bool = Field(
         default=False,

@@ -40,6 +40,8 @@ NEXT_RECORD = re.compile(rb"\r?\n(WARC/\d+\.\d+[ \t]*\r?\n(?=[!-9;-~]{1,60}[ \t]
 NEXT_MARK = b"\nWARC/"
 LONGEST_MARK = 9_000
 CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:(?:[ \t]|\r?\n[ \t])*(\d{1,18})[ \t]*\r?$")
+SEARCHED_BYTES = 64 << 20
+"""How far the first record of a plain file is looked for."""
 LINE_BREAKS = b"\r\n"
 
 
@@ -156,7 +158,9 @@ def read_records(
     source = _Stream(open_at, stream.seek(0, io.SEEK_END))
     source.move(0)
     if not _begins_record(source.peek(LONGEST_MARK)):
-        raise NotAnArchive
+        if source.find_record(SEARCHED_BYTES) is None:
+            raise NotAnArchive
+        source.move(0)
     for record in _records(source, max_record_bytes):
         if record.offset >= end:
             return

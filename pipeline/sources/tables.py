@@ -181,6 +181,9 @@ def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[Row]:
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return [value for chunk in chunks for value in _values(chunk.dictionary_decode())]
     try:
         values: list[Any] = column.to_pylist()
     except (ValueError, ArithmeticError, pa.ArrowException):
@@ -247,6 +250,9 @@ def _document(row: Row, archive: str, offset: int, length: int, source: SourceCo
             return lost(identity, source.name, "failed", "not_utf8", url=url, detail=f"{place}: {why}")
     digest = payload_digest(raw.encode("utf-8", "surrogatepass")) if isinstance(raw, str) else ""
     identity = document_id(source.name, url, record_id, digest)
+    if isinstance(raw, str) and len(raw) > source.max_record_bytes:
+        most, size = float(source.max_record_bytes), float(len(raw))
+        return lost(identity, source.name, "dropped", "record_too_large", url=url, score=size, threshold=most)
     text = clean_text(raw) if isinstance(raw, str) else ""
     if not text:
         why = "" if isinstance(raw, str) else f"{source.text_column} is {type(raw).__name__}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from infra.errors import InputError
+from pipeline.compression import foreign_format
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.page import Extracted, Page, PageExtractor
 from pipeline.extract.refusal import Refused
@@ -35,6 +36,7 @@ from pipeline.sources.headers import (
 from pipeline.sources.records import ARC_LINE, Damage, NotAnArchive, RawRecord, can_start_within, read_records
 
 DOCUMENT_TYPES = frozenset({"response", "resource", "conversion", "revisit"})
+LOOK_BYTES = 512
 DAMAGE_RULES: dict[Damage, str] = {
     "truncated": "truncated_record",
     "corrupt": "corrupt_record",
@@ -89,8 +91,12 @@ def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) 
             if outcome is not None:
                 yield outcome
     except NotAnArchive:
+        stream.seek(0)
+        kind = foreign_format(stream.read(LOOK_BYTES))
         raise InputError(
-            "the file is not a WARC or ARC archive" if size else "the file is empty",
+            f"the file is not a WARC or ARC archive{f': it is {kind}' if kind else ''}"
+            if size
+            else "the file is empty",
             where=archive.url,
             remedy="Check the source's address and kind.",
         ) from None

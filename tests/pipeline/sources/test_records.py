@@ -97,6 +97,11 @@ def test_a_broken_header_in_an_uncompressed_file_costs_one_record() -> None:
     assert damages == [""] * 4 + ["corrupt"] + [""] * 7
 
 
+def test_a_plain_file_without_its_beginning_gives_the_rest() -> None:
+    damages = [record.damage for record in cut(b"".join(RECORDS)[300:])]
+    assert damages == ["corrupt"] + [""] * 11
+
+
 def test_a_huge_record_is_not_held_in_memory() -> None:
     big = warc_record("http://example.org/big", b"x" * 200_000)
     data = b"".join(gzip_members([RECORDS[0], big, RECORDS[1]]))

@@ -138,6 +138,17 @@ def test_text_that_is_no_utf8_costs_its_row(tmp_path: Path) -> None:
     assert "text is not UTF-8: byte 2" in str(fates(outcomes)[0]["detail"])
 
 
+def test_categories_and_texts_without_end(tmp_path: Path) -> None:
+    values = pa.Array.from_buffers(pa.string(), 2, pa.array([b"good", b"na\xefve"], pa.binary()).buffers())
+    text = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), values)
+    pq.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
+    outcomes = read_source(tmp_path / "a.parquet", "parquet")
+    assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (["good"] * 2, ["not_utf8"])
+    pq.write_table(pa.table({"text": ["good", "x" * 20_000]}), tmp_path / "b.parquet")
+    outcomes = read_source(tmp_path / "b.parquet", "parquet", max_record_bytes=10_000)
+    assert rules(outcomes) == ["record_too_large"]
+
+
 def test_a_column_of_bytes_is_text_where_it_is_utf8(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [b"Gr\xc3\xbc\xc3\x9fe", b"\xff"]}), tmp_path / "a.parquet")
     outcomes = read_source(tmp_path / "a.parquet", "parquet")

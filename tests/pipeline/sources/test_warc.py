@@ -128,7 +128,12 @@ def test_parts_give_the_same_documents_as_the_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(b"", "the file is empty"), (b"<html>", "not a WARC or ARC archive")]
+    ("content", "sentence"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>", "not a WARC or ARC archive: it is an HTML page"),
+        (b"PK\x03\x04 a wacz", "it is a zip archive"),
+    ],
 )
 def test_what_is_no_archive_is_said_in_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "a.warc.gz").write_bytes(content)
