@@ -1,7 +1,7 @@
 """Drift between snapshots: whether a stage drops another share of a source than it did the time before.
 
-The previous snapshot is the newest dataset of the same stage that was built before this one and has one of its sources:
-the crawl before, or the same crawl before a setting was changed (which is said).
+The previous snapshot is the newest dataset of the same stage that the same recipe built before this one and that has one of
+its sources: the crawl before, or the same crawl before a setting was changed (which is said).
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,8 @@ def drift(store: Store, dataset: Dataset, tolerance: float) -> Drift | None:
 
 
 def previous_snapshot(store: Store, dataset: Dataset) -> Dataset | None:
-    """The newest dataset of the stage built before this one with a source in common."""
+    """The newest dataset of the stage that the same recipe built before this one, with a source in common."""
+    recipe = recipe_of(dataset)
     sources = set(_counts(dataset)[BY_SOURCE])
     ended = dataset.manifest.provenance.ended
     found: Dataset | None = None
@@ -69,10 +70,18 @@ def previous_snapshot(store: Store, dataset: Dataset) -> Dataset | None:
             continue
         if other is None or other.manifest.provenance.ended >= ended or fingerprint == dataset.manifest.fingerprint:
             continue
+        if recipe_of(other) != recipe:
+            continue
         newer = found is None or other.manifest.provenance.ended > found.manifest.provenance.ended
         if newer and sources & set(_counts(other)[BY_SOURCE]):
             found = other
     return found
+
+
+def recipe_of(dataset: Dataset) -> str:
+    """The recipe that built it; of older datasets, what their run was named after."""
+    made = dataset.manifest.provenance
+    return made.recipe or made.run.rsplit("-", 3)[0]
 
 
 def _counts(dataset: Dataset) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,6 +9,7 @@ from flows.checks import notices
 from flows.drift import drift
 from flows.recipe import Recipe
 from infra.errors import Blocked, HeadwaterError
+from infra.labels import move_labels
 from infra.planning import Action, Selection, StageNode, StagePlan, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
 from infra.store.dataset import Dataset
@@ -37,7 +39,7 @@ def run_recipe(
     on_plan: Callable[[list[StagePlan]], None] | None = None,
     on_outcome: Callable[[StageOutcome], None] = lambda outcome: None,
 ) -> RunResult:
-    """Plan, then run what is selected, each stage on the datasets of the stages before it.
+    """Plan, then run what is selected, each stage on the datasets of the stages before it. Labels move at the end, together.
 
     ``run_one`` says how a stage that has something to do is run: in this process, as a Prefect flow, or by its
     deployment.
@@ -79,12 +81,27 @@ def run_recipe(
             elif entry.action == Action.SKIP and entry.dataset is not None:
                 tell_warnings(entry.dataset, run)
                 result.datasets[node.name] = entry.dataset
+        _move_labels(recipe, selection, result, run)
     except BaseException as error:
         state = how_it_ended(error)
-        run.record.event("run_ended", state=state, error=str(error) or type(error).__name__)
+        with contextlib.suppress(OSError, HeadwaterError):  # a full disk must not hide behind its own record
+            run.record.event("run_ended", state=state, error=str(error) or type(error).__name__)
         raise
     run.record.event("run_ended", state="completed")
     return result
+
+
+def _move_labels(recipe: Recipe, selection: Selection, result: RunResult, run: RunContext) -> None:
+    """The run is complete: what it made, and what of the recipe stood already, is what the label means from now on."""
+    stages = [node.name for node in recipe.nodes]
+    whole = set(stages) <= result.datasets.keys() and (not selection.only or set(stages) <= set(selection.only))
+    done = {outcome.stage for outcome in result.outcomes}
+    # What a run of a part did not work on is only looked at: it is no reason to move a label.
+    made = {name: dataset for name, dataset in result.datasets.items() if whole or name in done}
+    told = move_labels(run.store, run.label, made, stages, whole=whole, latest=run.follow_latest)
+    for sentence in told:
+        run.record.event("label_stays", message=sentence)
+        run.reporter.message(result.outcomes[-1].stage if result.outcomes else recipe.name, sentence)
 
 
 class StageCancelled(HeadwaterError):
@@ -131,7 +148,6 @@ def _skipped(node: StageNode, entry: StagePlan, inputs: Mapping[str, Dataset], r
 def _use(entry: StagePlan, run: RunContext) -> StageOutcome:
     """A stage whose place another run's dataset takes."""
     assert entry.dataset is not None
-    run.store.set_ref(entry.stage, run.label, entry.dataset.manifest.fingerprint)
     run.record.event("stage_skipped", stage=entry.stage, fingerprint=entry.fingerprint, reason=entry.reason)
     run.reporter.message(entry.stage, f"SKIP: {entry.reason}")
     tell_warnings(entry.dataset, run)

@@ -79,6 +79,7 @@ def climb(
         run = replace(run_context(recipe, store, record, reporter), label=f"ladder-{recipe.name}", follow_latest=False)
         for config in configs:
             outcome = run_directly(StageNode(STAGE, config), inputs, run, False)
+            store.set_ref(outcome.stage, run.label, outcome.dataset.manifest.fingerprint)
             done.append(_result(outcome.dataset, config, stats, domain))
         record.event("run_ended", state="completed")
     law = fit([Point(rung["flops"], rung["value"], f"{rung['parameters']:,}") for rung in done])

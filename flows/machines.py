@@ -31,8 +31,9 @@ class ExecutionSettings(Config):
     """A worker above this resident size is ended; its unit is retried alone, then recorded as failed."""
     unit_timeout_s: int = Field(7200, ge=10)
     """Longest time one unit may take, in seconds."""
-    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
-    """Share of a step's units that may fail for good before the stage fails."""
+    max_failed_fraction: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of a step's units that may be missing. Above it the stage fails once the others are done; below, what there is
+    is published as incomplete, names the missing files wherever it is used, and the next run tries them again."""
     on_drift: Literal["warn", "rerun", "fail"] = "warn"
     """What to do when a stage's source was edited since its dataset was built, with the same code version."""
     drop_rate_tolerance: float = Field(0.05, gt=0.0, le=1.0)

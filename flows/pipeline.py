@@ -22,9 +22,8 @@ from flows.runtime import open_store
 from flows.stage_flows import as_deployed, flow_context, run_name, stage_flow
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
-from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.planning import Action, Selection, StageNode, plan, refuse_blocked
-from infra.runner import RunContext, StageOutcome
+from infra.runner import RunContext, StageOutcome, published_by
 from infra.runs import RunRecord
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -116,8 +115,7 @@ def _by_deployment(recipe: Recipe, params: PipelineParams) -> RunOne:
 
 def _outcome_of(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> StageOutcome:
     """What a stage did in another process: the dataset with the fingerprint it must have."""
-    digests = {role: dataset.digest for role, dataset in inputs.items()}
-    dataset = run.store.find(node.name, short_fingerprint(fingerprint_payload(node.stage, node.config, digests)))
+    dataset = published_by(node, inputs, run)
     if dataset is None:
         raise HeadwaterError(
             f"stage {node.name!r} completed, but its dataset is not in this workspace",

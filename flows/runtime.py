@@ -41,6 +41,7 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
         reporter=Reporters([with_metrics(reporter), ProgressNote(record)]),
         max_failed_fraction=settings.max_failed_fraction,
         on_drift=settings.on_drift,
+        recipe=recipe.name,
     )
 
 

@@ -25,7 +25,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from infra.errors import HeadwaterError
+from infra.labels import dangling_labels, unfinished_moves
 from infra.launch.torchrun import clear_stale_locks, extensions_folder
+from infra.rebuild import BESIDE
 from infra.store.files import child_names, create_exclusive, exists, fsync_folder
 from infra.store.lease import LEASE, Lease, lease_holder
 from infra.store.slot import keeps_conditions
@@ -81,6 +83,7 @@ def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
     yield from guarded("jit-locks", lambda: jit_locks(fix))
     yield from guarded("leases", lambda: leases(store))
     yield from guarded("work", lambda: work_folders(store))
+    yield from guarded("labels", lambda: label_folders(store))
 
 
 def python_version() -> Iterator[Check]:
@@ -306,7 +309,8 @@ def work_folders(store: Store) -> Iterator[Check]:
     left = []
     for name, fingerprint in store.works():
         work = store.work_url(name, fingerprint)
-        unfinished = UNFINISHED & set(child_names(work)) and store.find(name, fingerprint) is None
+        there = set(child_names(work))
+        unfinished = BESIDE in there or (UNFINISHED & there and store.find(name, fingerprint) is None)
         if unfinished and lease_holder(work) is None:
             left.append(f"{name}/{fingerprint}")
     if left:
@@ -316,6 +320,23 @@ def work_folders(store: Store) -> Iterator[Check]:
         )  # fmt: skip
     else:
         yield Check("work", "ok", "no interrupted work")
+
+
+def label_folders(store: Store) -> Iterator[Check]:
+    """Every label points at a published dataset, and none was left half moved."""
+    dangling, unfinished = dangling_labels(store), unfinished_moves(store)
+    if dangling:
+        yield Check(
+            "labels", "fail", f"{len(dangling)} point at nothing published: {', '.join(dangling[:3])}",
+            "Run their recipe again to its end.",
+        )  # fmt: skip
+    if unfinished:
+        yield Check(
+            "labels", "warn", f"moving {', '.join(unfinished[:3])} was broken off",
+            "The end of the next run finishes it.",
+        )  # fmt: skip
+    if not dangling and not unfinished:
+        yield Check("labels", "ok", "every label points at a published dataset")
 
 
 def object_store(store: Store) -> Iterator[Check]:

@@ -1,6 +1,14 @@
 """The one exception a user ever reads: what is wrong, where, and how to mend it."""
 
 import errno
+import re
+
+DISK_FULL = re.compile(
+    r"No space left on device|database or disk is full|disk quota exceeded|not enough free space to write|"
+    r"\d+ requested and \d+ written",
+    re.IGNORECASE,
+)
+"""How the operating system, sqlite and numpy say it."""
 
 
 class HeadwaterError(Exception):
@@ -54,7 +62,7 @@ class Blocked(HeadwaterError):
 def describe_os_error(error: OSError, where: str = "") -> HeadwaterError:
     """What the operating system refused, as a sentence: the operator's to mend."""
     causes = {
-        errno.ENOSPC: ("the disk is full", "Free space or choose another --workspace; nothing published is lost."),
+        errno.ENOSPC: ("the disk is full", "Free space (headwater gc) and run again: what is finished is kept."),
         errno.EDQUOT: ("the disk quota is used up", "Free space or choose another --workspace."),
         errno.EROFS: ("the file system is read-only", "Choose a writable --workspace."),
         errno.EACCES: ("no permission to read or write", "Mend its permissions, or choose a writable --workspace."),
@@ -66,3 +74,17 @@ def describe_os_error(error: OSError, where: str = "") -> HeadwaterError:
     }
     cause, remedy = causes.get(error.errno or 0, (error.strerror or str(error) or type(error).__name__, ""))
     return HeadwaterError(cause, where=where or str(error.filename or ""), remedy=remedy)
+
+
+def disk_full(error: BaseException, where: str = "") -> HeadwaterError | None:
+    """The error as the full disk that it is, in whatever words a library says so; None if it is another one.
+
+    numpy's ``tofile`` knows how much it wrote and no more, and torch wraps the system's words in an error of its own.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, HeadwaterError):
+        code = getattr(seen, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or DISK_FULL.search(str(seen)):
+            return describe_os_error(OSError(code or errno.ENOSPC, ""), where or str(getattr(seen, "filename", "") or ""))
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -18,7 +18,17 @@ from typing import Any
 
 from infra.garbage import collector_paused
 from infra.stage import Counts, Receipt
-from infra.store.files import OutputFile, child_names, file_sizes, is_local, read_many, write_bytes
+from infra.store.files import (
+    OutputFile,
+    child_names,
+    exists,
+    file_sizes,
+    is_local,
+    read_json,
+    read_many,
+    write_bytes,
+    write_json,
+)
 
 SEGMENT = 200
 
@@ -52,12 +62,30 @@ class Journal:
             self._segment, self._segments = [], self._segments + 1
 
 
+VOID = "void.json"
+"""Receipts that hold no longer: names of journals, and the steps whose receipts in them are void."""
+
+
+def void_receipts(folder: str | Path, step: str) -> None:
+    """From now on no receipt of a step counts that any journal holds; those of journals to come do."""
+    path = f"{folder}/{VOID}"
+    void: dict[str, list[str]] = read_json(path) if exists(path) else {}
+    for name in _journals(folder):
+        void[name] = sorted({*void.get(name, ()), step})
+    write_json(path, void)
+
+
+def _journals(folder: str | Path) -> list[str]:
+    return [name for name in child_names(folder) if name.endswith(".jsonl")]
+
+
 def read_receipts(folder: str | Path) -> dict[tuple[str, str], Receipt]:
     """All receipts by (step, unit). Two receipts of one unit are equal by construction: the later read wins."""
     receipts: dict[tuple[str, str], Receipt] = {}
-    files = [f"{folder}/{name}" for name in child_names(folder) if name.endswith(".jsonl")]
+    names = _journals(folder)
+    void: dict[str, list[str]] = read_json(f"{folder}/{VOID}") if exists(f"{folder}/{VOID}") else {}
     with collector_paused():
-        for data in read_many(files):
+        for name, data in zip(names, read_many([f"{folder}/{name}" for name in names]), strict=True):
             for line in data.split(b"\n"):
                 if not line:
                     continue
@@ -65,13 +93,14 @@ def read_receipts(folder: str | Path) -> dict[tuple[str, str], Receipt]:
                     receipt = _decode(json.loads(line))
                 except (ValueError, KeyError, TypeError):
                     continue  # torn by a kill: the unit is done again
-                receipts[receipt.step, receipt.unit] = receipt
+                if receipt.step not in void.get(name, ()):
+                    receipts[receipt.step, receipt.unit] = receipt
     return receipts
 
 
 def count_receipts(folder: str | Path) -> int:
     """How many units are done, as far as a glance tells: whole lines, unread. For words such as "1,204 units done"."""
-    files = [f"{folder}/{name}" for name in child_names(folder) if name.endswith(".jsonl")]
+    files = [f"{folder}/{name}" for name in _journals(folder)]
     return sum(data.count(b"\n") for data in read_many(files))
 
 

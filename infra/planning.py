@@ -13,13 +13,16 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from infra import rebuild
 from infra.config import Config
 from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
+from infra.incomplete import incomplete_version
 from infra.journal import count_receipts
 from infra.stage import Stage
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.warnings import describe_loss
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,13 @@ def plan(nodes: Sequence[StageNode], store: Store, selection: Selection, label: 
 def _plan_stage(
     node: StageNode, store: Store, done: Mapping[str, StagePlan], selected: bool, force: bool, label: str
 ) -> StagePlan:
+    """What happens to one stage."""
     if node.use:
         return _plan_used(node, store, selected)
     pending = sorted({name for name in node.upstream.values() if done[name].action != Action.SKIP})
     unknown = sorted({name for name in node.upstream.values() if done[name].dataset is None})
     if not selected:
-        return _plan_unselected(node, store, done, unknown)
+        return _plan_unselected(node, store, done, unknown, label)
     if pending and not any(done[name].action in (Action.RUN, Action.RESUME) for name in pending):
         unpublished = Blocked(
             f"its input {', '.join(pending)} is not published with these settings",
@@ -161,15 +165,28 @@ def _plan_stage(
             return StagePlan(node.name, Action.SKIP, reason, fingerprint, dataset=dataset)
         return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
     if force:
-        return StagePlan(node.name, Action.RUN, "forced", fingerprint)
+        return _plan_forced(node, store, fingerprint)
     receipts = count_receipts(f"{store.work_url(node.name, fingerprint)}/journal")
     checkpoints = _checkpoints(store, node.name, fingerprint)
+    partial = incomplete_version(store, node.name, fingerprint, label)
+    if partial is not None:
+        loss = describe_loss(partial.manifest.units.failed, partial.manifest.units.total)
+        reason = f"published incomplete as {partial.manifest.fingerprint}: {loss}; those are tried again"
+        return StagePlan(node.name, Action.RESUME if receipts else Action.RUN, reason, fingerprint)
     if receipts or checkpoints:
         kept = f"{receipts} units done" if receipts else f"checkpoint {checkpoints[-1]}"
         return StagePlan(node.name, Action.RESUME, f"an earlier run was interrupted: {kept}", fingerprint)
     previous = store.get_ref(node.name, label)
     reason = describe_change(previous.manifest.payload, payload) if previous else "not built yet"
     return StagePlan(node.name, Action.RUN, reason, fingerprint)
+
+
+def _plan_forced(node: StageNode, store: Store, fingerprint: str) -> StagePlan:
+    done = rebuild.units_done(store, node.stage, fingerprint)
+    if done:
+        reason = f"forced; an earlier attempt was interrupted: {done} units done"
+        return StagePlan(node.name, Action.RESUME, reason, fingerprint)
+    return StagePlan(node.name, Action.RUN, "forced", fingerprint)
 
 
 def _plan_used(node: StageNode, store: Store, selected: bool) -> StagePlan:
@@ -181,16 +198,20 @@ def _plan_used(node: StageNode, store: Store, selected: bool) -> StagePlan:
     return StagePlan(node.name, Action.SKIP, f"uses {node.use} as it is", fingerprint, selected, dataset)
 
 
-def _plan_unselected(node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str]) -> StagePlan:
+def _plan_unselected(
+    node: StageNode, store: Store, done: Mapping[str, StagePlan], unknown: Iterable[str], label: str
+) -> StagePlan:
     """A stage outside the selection is used if it is published as the recipe describes it, and never run."""
     if list(unknown):
         return StagePlan(node.name, Action.BLOCKED, "not selected, and its inputs are not published", selected=False)
     fingerprint = short_fingerprint(fingerprint_payload(node.stage, node.config, input_digests(node, done)))
-    dataset = store.find(node.name, fingerprint)
+    dataset, reason = store.find(node.name, fingerprint), "not selected; published"
+    if dataset is None:
+        dataset, reason = incomplete_version(store, node.name, fingerprint, label), "not selected; published incomplete"
     if dataset is None:
         reason = "not selected, and not published with this configuration"
         return StagePlan(node.name, Action.BLOCKED, reason, fingerprint, selected=False)
-    return StagePlan(node.name, Action.SKIP, "not selected; published", fingerprint, selected=False, dataset=dataset)
+    return StagePlan(node.name, Action.SKIP, reason, dataset.manifest.fingerprint, selected=False, dataset=dataset)
 
 
 def _checkpoints(store: Store, name: str, fingerprint: str) -> list[str]:

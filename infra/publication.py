@@ -8,14 +8,17 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from infra.errors import HeadwaterError, InputError
-from infra.fingerprint import source_digest
+from infra.fingerprint import short_fingerprint, source_digest
+from infra.incomplete import incomplete_payload, point_at_incomplete
+from infra.rebuild import replace
 from infra.runs import provenance
 from infra.stage import Counts, ShardStage
 from infra.store.address import beside
 from infra.store.dataset import Dataset
-from infra.store.files import OutputFile, file_sizes, remove_file, sha256_file
+from infra.store.files import OutputFile, copy_within_store, file_sizes, remove_file, sha256_file
 from infra.store.manifest import (
     CountsRecord,
     InputRecord,
@@ -23,9 +26,17 @@ from infra.store.manifest import (
     output_digest,
     write_manifest,
 )
-from infra.work import Built, Work
+from infra.warnings import describe_loss
+from infra.work import Built, RunContext, Work
 
 VERIFIED_AT_ONCE = 1000
+
+
+def count_lost(stage: ShardStage, counts: Counts, work: Work) -> None:
+    """Of a stage that receives documents, what its units did not account for is what the lost ones would have read."""
+    if stage.consumes and work.lost_unknown:
+        gap = work.inputs[stage.consumes].manifest.counts.kept - (counts + work.lost).incoming
+        work.lost += Counts(incoming=max(0, gap), failed=max(0, gap))
 
 
 def check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile], work: Work) -> None:
@@ -36,7 +47,7 @@ def check_counts(stage: ShardStage, counts: Counts, outputs: Sequence[OutputFile
             f"{counts.kept} kept, {sum(counts.dropped.values())} dropped and {counts.failed} failed",
             remedy="This is a defect of the stage: nothing was published.",
         )
-    if stage.consumes and not work.lost_unknown:
+    if stage.consumes:
         expected = work.inputs[stage.consumes].manifest.counts.kept
         if counts.incoming != expected:
             raise HeadwaterError(
@@ -119,20 +130,51 @@ def _input_records(work: Work) -> list[InputRecord]:
     """What the dataset was made from: its inputs by role, then earlier datasets that its configuration names."""
     stage = work.node.stage
     named = stage.earlier(work.node.config) if isinstance(stage, ShardStage) else ()
-    earlier = [Dataset.open(beside(address, str(work.root))) for address in named]
+    earlier = [Dataset.open(beside(address, work.target)) for address in named]
     return [
         InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)
         for role, dataset in [*sorted(work.inputs.items()), *(("earlier", dataset) for dataset in earlier)]
     ]
 
 
-def publish(work: Work, run: str, built: Built) -> Dataset:
-    """Write the manifest, last of all: from here on the dataset exists. ``run`` is the id of the run that made it."""
+def publish(work: Work, run: RunContext, built: Built) -> Dataset:
+    """Write the manifest, last of all: from here on the dataset exists."""
+    if built.units.failed:
+        return _publish_incomplete(work, run, built)
+    write_manifest(work.root, _manifest(work, run, built, work.payload))
+    if work.beside:
+        replace(work)
+    return Dataset.open(work.target)
+
+
+def _publish_incomplete(work: Work, run: RunContext, built: Built) -> Dataset:
+    """What there is, under a fingerprint of its own; the place and the work of the complete dataset stay as they are."""
+    if work.beside:
+        raise InputError(
+            f"stage {work.node.name!r}: {describe_loss(built.units.failed, built.units.total)}; "
+            "the dataset that is published stays",
+            where=f"{work.work}/failures",
+            remedy="Mend the cause and run the same again: only these units are tried again.",
+        )
+    payload = incomplete_payload(work.payload, built.units.failed, output_digest(built.outputs))
+    fingerprint = short_fingerprint(payload)
+    published = run.store.find(work.node.name, fingerprint)
+    if published is None or run.store.missing_outputs(published):
+        root = run.store.dataset_url(work.node.name, fingerprint)
+        for output in built.outputs:
+            copy_within_store(f"{work.root}/{output.path}", f"{root}/{output.path}")
+        write_manifest(root, _manifest(work, run, built, payload))
+        published = Dataset.open(root)
+    point_at_incomplete(work.work, fingerprint)
+    return published
+
+
+def _manifest(work: Work, run: RunContext, built: Built, payload: dict[str, Any]) -> Manifest:
     node, counts = work.node, built.counts
-    manifest = Manifest(
+    return Manifest(
         name=node.name,
-        fingerprint=work.fingerprint,
-        payload=work.payload,
+        fingerprint=short_fingerprint(payload),
+        payload=payload,
         source_digest=source_digest(node.stage.code),
         config=node.config.model_dump(mode="json"),
         inputs=_input_records(work),
@@ -144,7 +186,5 @@ def publish(work: Work, run: str, built: Built) -> Dataset:
         units=built.units,
         stats=built.stats,
         warnings=built.warnings,
-        provenance=provenance(run, work.started),
+        provenance=provenance(run.record.id, work.started, run.recipe),
     )
-    write_manifest(work.root, manifest)
-    return Dataset.open(work.root)

@@ -1,64 +1,37 @@
 """Running one stage: the only way a dataset comes to be.
 
     inputs -> fingerprint -> valid manifest? skip -> lease -> journal -> run what is missing -> finalize
-           -> verify counts and files -> manifest (last, atomically) -> move the label
+           -> verify counts and files -> manifest (last, atomically)
+
+Labels are not moved here but when the whole run is complete (``infra.labels``).
 
 Kill any process at any point and call it again: finished units are not repeated and the published bytes are the same.
 """
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from infra.errors import HeadwaterError, InputError
-from infra.execution.base import Executor, UnitTask
+from infra import rebuild
+from infra.errors import HeadwaterError, disk_full
 from infra.fingerprint import fingerprint_payload, short_fingerprint
+from infra.incomplete import POINTER, incomplete_version
 from infra.job import JobRequest, write_request
-from infra.journal import read_receipts, receipts_with_outputs
 from infra.launch.restart import run_job
-from infra.launch.spec import Launcher
 from infra.planning import Action, StageNode, drifted
-from infra.progress import Pace, Reporter, describe_dataset
-from infra.publication import check_counts, publish, sweep, verify_files
-from infra.runs import RunRecord
-from infra.stage import Counts, JobStage, Receipt, ShardStage, StageContext, Step, Unit
+from infra.progress import Pace, describe_dataset
+from infra.publication import publish, sweep, verify_files
+from infra.stage import Counts, JobStage, ShardStage
 from infra.store.dataset import Dataset
-from infra.store.files import (
-    child_names,
-    exists,
-    remove_file,
-    remove_tree,
-    upload,
-    write_json,
-)
-from infra.store.lease import LEASE, Lease
-from infra.store.manifest import (
-    MANIFEST,
-    FailedUnit,
-    UnitsRecord,
-)
-from infra.store.store import Store
-from infra.warnings import warnings_of_inputs, warnings_of_loss
-from infra.work import Built, Work
-from infra.worklist import planned_units
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What every stage of a run shares."""
-
-    store: Store
-    record: RunRecord
-    label: str
-    executor: Executor
-    launcher: Launcher
-    reporter: Reporter
-    max_failed_fraction: float = 0.01
-    on_drift: Literal["warn", "rerun", "fail"] = "warn"
-    wait_for_lease: bool = True
-    follow_latest: bool = True
-    """Whether the label ``latest`` moves to what this run publishes."""
+from infra.store.files import exists, remove_file, remove_tree, upload, write_json
+from infra.store.lease import Lease
+from infra.store.manifest import UnitsRecord
+from infra.units import run_units
+from infra.warnings import warnings_of_inputs
+from infra.work import Built, Work, work_on
+from infra.work import RunContext as RunContext
 
 
 @dataclass(frozen=True)
@@ -78,37 +51,40 @@ def reuse_published(node: StageNode, inputs: Mapping[str, Dataset], run: RunCont
     return None if published is None else _skip(node, published, run)
 
 
+def published_by(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext) -> Dataset | None:
+    """What a run of the stage has published, complete or not."""
+    fingerprint = short_fingerprint(_payload(node, inputs))
+    complete = run.store.find(node.name, fingerprint)
+    return complete or incomplete_version(run.store, node.name, fingerprint, run.label)
+
+
 def _payload(node: StageNode, inputs: Mapping[str, Dataset]) -> dict[str, Any]:
     return fingerprint_payload(node.stage, node.config, {role: dataset.digest for role, dataset in inputs.items()})
 
 
 def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *, force: bool = False) -> StageOutcome:
-    """Publish the stage's dataset, or find it published. ``inputs`` are by role."""
+    """Publish the stage's dataset, or find it published. ``inputs`` are by role. ``force``: build it again, beside what is
+    published until that is finished."""
     payload = _payload(node, inputs)
     fingerprint = short_fingerprint(payload)
     if not force:
         published = _reusable(node, fingerprint, run)
         if published is not None:
             return _skip(node, published, run)
-    work = Work(
-        node, inputs, payload, fingerprint,
-        run.store.dataset_url(node.name, fingerprint), run.store.work_url(node.name, fingerprint),
-        run.store.dataset_root(node.name, fingerprint), run.store.work_root(node.name, fingerprint),
-    )  # fmt: skip
-    with Lease(work.work) as lease:
+    beside = work_on(node, inputs, payload, fingerprint, run.store, True)
+    with Lease(run.store.work_url(node.name, fingerprint)) as lease:
         lease.acquire(wait=run.wait_for_lease, on_wait=lambda text: run.reporter.message(node.name, text))
-        if force:
-            _clear(work)
-        else:
-            published = _reusable(node, fingerprint, run)  # another run may have finished while we waited
-            if published is not None:
-                return _skip(node, published, run)
+        replaced = rebuild.settle(beside)
+        # Another run may have finished while we waited; or an earlier --force ended within its last moment.
+        published = _reusable(node, fingerprint, run) if replaced or not force else None
+        if published is not None:
+            return _skip(node, published, run)
+        there = run.store.find(node.name, fingerprint) is not None
+        work = beside if there else work_on(node, inputs, payload, fingerprint, run.store, False)
+        if force or there:
+            rebuild.begin(work)
         outcome = _build(work, run, lease)
-        remove_tree(f"{work.work}/steps")
-        remove_tree(f"{work.work}/journal")
-        remove_tree(work.scratch)
-        if not work.is_local:
-            remove_tree(work.local_root)
+        _clear(work, outcome.dataset)
     return outcome
 
 
@@ -131,7 +107,6 @@ def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
     reason = "published, and neither its configuration, code version nor inputs changed"
     if drifted(node.stage, dataset):
         reason += "; its source was edited since (drift)"
-    _set_refs(node, dataset, run)
     run.record.event("stage_skipped", stage=node.name, fingerprint=dataset.manifest.fingerprint, reason=reason)
     run.reporter.message(node.name, f"SKIP: {reason}")
     tell_warnings(dataset, run)
@@ -145,23 +120,16 @@ def tell_warnings(dataset: Dataset, run: RunContext) -> None:
         run.reporter.message(dataset.name, f"warning: {sentence}")
 
 
-def _set_refs(node: StageNode, dataset: Dataset, run: RunContext) -> None:
-    for label in dict.fromkeys((run.label, "latest") if run.follow_latest else (run.label,)):
-        current = run.store.get_ref(node.name, label)
-        if current is None or current.manifest.fingerprint != dataset.manifest.fingerprint:
-            run.store.set_ref(node.name, label, dataset.manifest.fingerprint)
-
-
-def _clear(work: Work) -> None:
-    """Forget the published dataset and all work on it: a forced stage starts from nothing."""
-    remove_file(f"{work.root}/{MANIFEST}")
-    remove_tree(work.root)
-    for name in child_names(work.work):
-        if name not in (LEASE, ".lease.lock"):
-            remove_tree(f"{work.work}/{name}")
+def _clear(work: Work, dataset: Dataset) -> None:
+    """Remove what only the building needed. What would complete a dataset stays as long as it is not complete."""
+    remove_tree(work.scratch)
     if not work.is_local:
         remove_tree(work.local_root)
-        remove_tree(work.local_work)
+    if dataset.manifest.complete:
+        for name in ("steps", "journal", POINTER, rebuild.FORCED):
+            remove_tree(f"{work.work}/{name}")
+    else:
+        remove_file(f"{work.work}/{rebuild.FORCED}")
 
 
 def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
@@ -170,139 +138,42 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
     action = Action.RESUME if resumed else Action.RUN
     run.record.event("stage_started", stage=node.name, fingerprint=work.fingerprint, action=action)
     run.reporter.stage_started(node.name, action)
-    write_json(f"{work.work}/payload.json", work.payload)
     try:
-        if isinstance(node.stage, ShardStage):
-            built = _run_shards(node.stage, work, run)
-        else:
-            built = _run_job(node.stage, work, run)
+        with _disk_full_told(work):
+            write_json(f"{work.work}/payload.json", work.payload)
+            build = run_units if isinstance(node.stage, ShardStage) else _run_job
+            built = build(node.stage, work, run)  # type: ignore[arg-type]
+            verify_files(work, built.outputs)
+            sweep(work, built.outputs)
+            lease.check()
+            dataset = publish(work, run, built)
     except BaseException as error:
         # A signal ends a run that is cancelled, or whose machine shuts down: nothing is wrong with the stage then.
         how = "failed" if isinstance(error, Exception) else "interrupted"
-        run.record.event(f"stage_{how}", stage=node.name, error=str(error) or type(error).__name__)
+        with contextlib.suppress(OSError, HeadwaterError):  # a full disk must not hide behind its own record
+            run.record.event(f"stage_{how}", stage=node.name, error=str(error) or type(error).__name__)
         run.reporter.stage_ended(node.name, how)
         raise
-    verify_files(work, built.outputs)
-    sweep(work, built.outputs)
-    lease.check()
-    dataset = publish(work, run.record.id, built)
     tell_warnings(dataset, run)
-    _set_refs(node, dataset, run)
     seconds = time.time() - work.started
     run.record.event(
-        "stage_published", stage=node.name, fingerprint=work.fingerprint, digest=dataset.digest, seconds=seconds
-    )
+        "stage_published", stage=node.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest,
+        seconds=seconds,
+    )  # fmt: skip
     run.reporter.stage_ended(node.name, f"{describe_dataset(dataset.manifest)}; published in {seconds:.0f} s")
     return StageOutcome(node.name, action, "built", dataset, seconds)
 
 
-# ---- shard stages ---------------------------------------------------------------------------------------------------
-
-
-def _run_shards(stage: ShardStage, work: Work, run: RunContext) -> Built:
-    receipts: dict[str, Sequence[Receipt]] = {}
-    context = StageContext(work.node.config, work.inputs, work.root, work.work, work.scratch / "driver", receipts)
-    known = receipts_with_outputs(read_receipts(f"{work.work}/journal").values(), work.root, work.work)
-    total = 0
-    for step in stage.steps:
-        units = planned_units(step, context)
-        total += len(units)
-        receipts[step.name] = _run_step(stage, step, units, known, work, run)
-    stage.finalize(context)
-    every = [receipt for step in stage.steps for receipt in receipts[step.name]]
-    counts = (context.counts or Counts.total(receipt.counts for receipt in every)) + work.lost
-    outputs = [
-        output for receipt in every for output in receipt.outputs if not output.path.startswith("steps/")
-    ] + context.outputs
-    outputs.sort(key=lambda output: output.path)
-    check_counts(stage, counts, outputs, work)
-    record = UnitsRecord(total=total, ok=total - len(work.failed), failed=work.failed)
-    warnings = [*context.warnings, *warnings_of_loss(record), *warnings_of_inputs(work.inputs)]
-    return Built(outputs, counts, context.stats, record, warnings)
-
-
-def _run_step(
-    stage: ShardStage, step: Step, units: Sequence[Unit], known: Sequence[Receipt], work: Work, run: RunContext
-) -> list[Receipt]:
-    """``known`` are the receipts that earlier runs left."""
-    name = f"{stage.name}/{step.name}" if len(stage.steps) > 1 else stage.name
-    wanted = {unit.id for unit in units}
-    done = {receipt.unit: receipt for receipt in known if receipt.step == step.name and receipt.unit in wanted}
-    missing = [unit for unit in units if unit.id not in done]
-    if done:
-        run.reporter.message(name, f"resuming: {len(done)} of {len(units)} units are done")
-    task = UnitTask(
-        reference=stage.reference,
-        step=step.name,
-        config=work.node.config.model_dump(mode="json"),
-        inputs={role: dataset.root for role, dataset in work.inputs.items()},
-        dataset_root=work.root,
-        work_root=work.work,
-        scratch_root=str(work.scratch),
-        journal=f"{work.work}/journal",
-    )
-    progress = _Progress(name, units, done.values(), run)
-    for outcome in run.executor.run(task, missing):
-        if outcome.receipt is not None:
-            done[outcome.unit.id] = outcome.receipt
-        else:
-            _record_failure(work, run, name, step, outcome.unit, outcome.error, outcome.attempts, len(units))
-        progress.advance(outcome.unit, outcome.receipt)
-    return [done[unit.id] for unit in units if unit.id in done]
-
-
-def _record_failure(
-    work: Work, run: RunContext, name: str, step: Step, unit: Unit, error: str, attempts: int, total: int
-) -> None:
-    failure = FailedUnit(
-        unit=unit.id, step=step.name, error=error, attempts=attempts,
-        files=list(unit.files), bytes=unit.bytes, records=unit.documents,
-    )  # fmt: skip
-    work.failed.append(failure)
-    work.lost += Counts(incoming=unit.documents or 0, failed=unit.documents or 0)
-    work.lost_unknown |= unit.documents is None
-    write_json(f"{work.work}/failures/{unit.id}.json", {**failure.model_dump(), "payload": dict(unit.payload)})
-    run.record.event("unit_failed", stage=work.node.name, unit=unit.id, error=error)
-    run.reporter.message(name, f"unit {unit.id} failed: {error}")
-    if len(work.failed) > run.max_failed_fraction * total:
-        raise InputError(
-            f"{len(work.failed)} of {total} units of stage {name} failed, the last with: {error}",
-            where=f"{work.work}/failures",
-            remedy="Mend the cause and run again (finished units are kept), or allow more: "
-            "--set execution.max_failed_fraction=0.1.",
-        )
-
-
-class _Progress:
-    """Totals over units, for the reporter: work done by weight, documents, and what remains."""
-
-    def __init__(self, name: str, units: Sequence[Unit], done: Collection[Receipt], run: RunContext) -> None:
-        self._name, self._run = name, run
-        self._total = sum(max(1, unit.weight) for unit in units)
-        weights = {unit.id: max(1, unit.weight) for unit in units}
-        self._counts = Counts.total(receipt.counts for receipt in done)
-        self._before = sum(weights[receipt.unit] for receipt in done)
-        self._units, self._failed_units = len(done), 0
-        self._done = self._before
-        self._pace = Pace()
-
-    def advance(self, unit: Unit, receipt: Receipt | None) -> None:
-        self._done += max(1, unit.weight)
-        if receipt is not None:
-            self._counts = self._counts + receipt.counts
-            self._units += 1
-        else:
-            self._failed_units += 1
-        figures = {
-            "units": self._units,
-            "documents": self._counts.incoming,
-            "kept": self._counts.kept,
-            "failed": self._counts.failed,
-        }
-        if self._failed_units:
-            figures["failed_units"] = self._failed_units
-        eta = self._pace.remaining(self._done, self._total)
-        self._run.reporter.progress(self._name, self._done, self._total, figures, eta)
+@contextlib.contextmanager
+def _disk_full_told(work: Work) -> Iterator[None]:
+    """The cause, in whatever words the library that met it put it."""
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, work.work)
+        if full is None:
+            raise
+        raise full from error
 
 
 # ---- job stages -----------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _lives(root: str, run: Mapping[str, Any]) -> bool:
     return told is not None and time.time() - told["time"] < SILENT_S
 
 
-def provenance(run: str, started: float) -> Provenance:
+def provenance(run: str, started: float, recipe: str = "") -> Provenance:
     """With what and where a dataset is being made."""
     commit, dirty = _git_state()
     return Provenance(
@@ -190,6 +190,7 @@ def provenance(run: str, started: float) -> Provenance:
         python=sys.version.split()[0],
         packages=_versions(RECORDED_PACKAGES),
         run=run,
+        recipe=recipe,
         started=started,
         ended=time.time(),
     )

@@ -1,18 +1,42 @@
 """A step's list of units, frozen at the first attempt so that a resumed run works through the same one.
 
 ``plan/<step>.json`` is one JSON array with a unit a line, sorted by id: ninety thousand units are written and read in a second,
-and ``grep`` finds one.
+and ``grep`` finds one. Beside it ``plan/<step>.basis`` holds the digest of what the step was planned upon: the receipts of
+the steps before it. If a unit that was missing there is done after all, the list no longer holds, nor what was done by it.
 """
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from infra.errors import HeadwaterError
 from infra.garbage import collector_paused
-from infra.stage import StageContext, Step, Unit
-from infra.store.files import exists, read_json, write_bytes
+from infra.stage import Receipt, StageContext, Step, Unit
+from infra.store.files import exists, read_bytes, read_json, remove_file, write_bytes
+
+
+def basis_of(receipts: Mapping[str, Sequence[Receipt]]) -> str:
+    """The digest of what the steps so far have done."""
+    digest = hashlib.sha256()
+    for step, done in receipts.items():
+        for receipt in sorted(done, key=lambda receipt: receipt.unit):
+            digest.update(f"{step} {receipt.unit}".encode())
+            for output in receipt.outputs:
+                digest.update(f" {output.path} {output.digest}".encode())
+    return digest.hexdigest()
+
+
+def outdated(step: Step, context: StageContext) -> bool:
+    """Whether the step's list was made upon something else."""
+    path = f"{context.work_root}/plan/{step.name}.basis"
+    return exists(path) and read_bytes(path).decode() != basis_of(context.receipts)
+
+
+def forget(step: Step, context: StageContext) -> None:
+    remove_file(f"{context.work_root}/plan/{step.name}.json")
+    remove_file(f"{context.work_root}/plan/{step.name}.basis")
 
 
 def planned_units(step: Step, context: StageContext) -> list[Unit]:
@@ -23,6 +47,7 @@ def planned_units(step: Step, context: StageContext) -> list[Unit]:
             return [Unit(**entry | {"files": tuple(entry.get("files", ()))}) for entry in read_json(path)]
         units = sorted(step.units(context), key=lambda unit: unit.id)
         _refuse_twins(step, units)
+        write_bytes(f"{context.work_root}/plan/{step.name}.basis", basis_of(context.receipts).encode())
         write_bytes(path, _array(units))
         return units
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from infra.config import Json
-from infra.errors import HeadwaterError, InputError
+from infra.errors import HeadwaterError, InputError, disk_full
 from infra.execution.limits import UnitGuard, guarded_unit
 from infra.journal import Journal
 from infra.stage import Receipt, ShardStage, Step, Unit, UnitContext
@@ -135,6 +135,9 @@ def describe_failure(error: Exception) -> Failure:
         return Failure(str(error))
     if isinstance(error, HeadwaterError):
         return Failure(str(error), fatal=error)
+    full = disk_full(error)
+    if full is not None:
+        return Failure(str(full), fatal=full)
     if isinstance(error, MemoryError):
         return Failure("the worker ran out of memory", memory=True)
     text = f"{type(error).__name__}: {error}{_place(error)}"

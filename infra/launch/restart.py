@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.errors import HeadwaterError
+from infra.errors import DISK_FULL, HeadwaterError
 from infra.job import JobResult, load_result
 from infra.job_main import ERROR_FILE, read_error
 from infra.launch.spec import JobEnd, JobHandle, JobSpec, Launcher
@@ -208,6 +208,12 @@ def _judge(
         raise refused
     logs = str(work_dir / "logs")
     how = end.reason or f"exit code {end.returncode}"
+    if DISK_FULL.search(end.log_tail):
+        raise HeadwaterError(
+            f"the disk is full: {last_line(end.log_tail)}",
+            where=logs,
+            remedy="Free space (headwater gc) and run again: it goes on from its last checkpoint.",
+        )
     if OUT_OF_MEMORY.search(end.log_tail):
         raise HeadwaterError(
             f"the job {spec.module} ran out of memory: {last_line(end.log_tail)}",

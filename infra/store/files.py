@@ -20,7 +20,7 @@ import fsspec
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import ConfigError, describe_os_error
+from infra.errors import ConfigError, describe_os_error, disk_full
 
 CHUNK = 1 << 20
 OBJECT_STORES = ("s3://", "s3a://")
@@ -243,6 +243,28 @@ def upload(source: Path, url: str) -> None:
     fs.put_file(str(source), target)
 
 
+def copy_within_store(source: str, target: str) -> None:
+    """The same file under another address of the same store, at no cost where the file system allows it."""
+    fs, here = filesystem(source)
+    _, there = filesystem(target)
+    if not isinstance(fs, LocalFileSystem):
+        fs.cp_file(here, there)
+        return
+    destination = Path(there)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            os.link(here, beside)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(here, beside)
+        os.replace(beside, destination)
+    except OSError as error:
+        raise _explain(error, there) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def remove_tree(url: str | Path) -> None:
     """Remove a file or folder, and all below it. A second call finishes what a killed first one began."""
     fs, target = filesystem(str(url))
@@ -331,5 +353,8 @@ def read_many(urls: list[str]) -> list[bytes]:
 
 def _explain(error: OSError, where: str) -> Exception:
     """Disk full, read-only and no permission are the operator's to mend: say so in one sentence."""
-    mendable = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    full = disk_full(error, where)
+    if full is not None:
+        return full
+    mendable = (errno.EROFS, errno.EACCES, errno.EPERM)
     return describe_os_error(error, where) if error.errno in mendable else error

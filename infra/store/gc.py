@@ -6,10 +6,10 @@ Kept is whatever can be reached from
 * anything published or worked on within ``keep_days``,
 * work that somebody does right now, and the plan of every run that still goes on,
 
-through the inputs in the manifests, the inputs of unfinished work, and every ``name/fingerprint`` or address in a
-configuration (shards that another version is appended to, an index of an earlier crawl). Everything else is removed:
-datasets with their work, dead work, folders without a manifest, runs older than ``runs_days``, and this machine's
-copies of a remote workspace's files that were fetched before ``keep_days``.
+through the inputs in the manifests, the work that would complete an incomplete dataset, the inputs of unfinished work, and
+every ``name/fingerprint`` or address in a configuration (shards that another version is appended to, an index of an earlier
+crawl). Everything else is removed: datasets with their work, dead work, folders without a manifest, runs older than
+``runs_days``, and this machine's copies of a remote workspace's files that were fetched before ``keep_days``.
 
 Safe beside a running pipeline: a dataset is removed under its own lease, after its labels were read once more, and
 nothing younger than an hour is touched. Safe against a kill: on a file system a dataset leaves its place by one rename
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infra.errors import HeadwaterError
+from infra.incomplete import complete_fingerprint
 from infra.runs import list_runs
 from infra.store.cache import cache_root
 from infra.store.dataset import Dataset
@@ -206,6 +207,8 @@ def _needed_by(key: Key, view: _View) -> Iterator[tuple[Key, str]]:
     if dataset is not None:
         yield from (((record.name, record.fingerprint), f"input of {name}") for record in dataset.manifest.inputs)
         yield from ((other, f"named by {name}") for other in _referenced(dataset.manifest.config, view))
+        if not dataset.manifest.complete:  # what its finished units wrote, and the work that would complete it
+            yield (key[0], complete_fingerprint(dataset.manifest)), f"would complete {name}"
     if key in view.works:
         yield from ((other, f"input of the work on {name}") for other in _inputs_of_work(key, view))
 

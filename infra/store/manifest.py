@@ -66,6 +66,7 @@ class Provenance(_Record):
     python: str = ""
     packages: dict[str, str] = {}
     run: str = ""
+    recipe: str = ""
     started: float = 0.0
     ended: float = 0.0
 

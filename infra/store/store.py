@@ -25,6 +25,7 @@ from infra.store.files import (
     filesystem,
     is_local,
     read_bytes,
+    remove_file,
     write_bytes,
 )
 from infra.store.manifest import MANIFEST
@@ -106,14 +107,28 @@ class Store:
             raise ConfigError(
                 f"{label!r} cannot be a label", remedy="Use letters, digits, dots, dashes and underscores."
             )
+        if not exists(f"{self.dataset_url(name, fingerprint)}/{MANIFEST}"):
+            raise InputError(
+                f"label {label!r} cannot point at {name}/{fingerprint}, which is not published",
+                where=self.address,
+                remedy="Run its stage first.",
+            )
         write_bytes(f"{self.address}/datasets/{name}/{REFS}/{label}", f"{fingerprint}\n".encode())
 
-    def get_ref(self, name: str, label: str) -> Dataset | None:
+    def drop_ref(self, name: str, label: str) -> None:
+        """Forget a label of a dataset; the dataset stays."""
+        remove_file(f"{self.address}/datasets/{name}/{REFS}/{label}")
+
+    def read_ref(self, name: str, label: str) -> str | None:
+        """The fingerprint that a label points at."""
         try:
-            fingerprint = read_bytes(f"{self.address}/datasets/{name}/{REFS}/{label}").decode().strip()
+            return read_bytes(f"{self.address}/datasets/{name}/{REFS}/{label}").decode().strip()
         except FileNotFoundError:
             return None
-        return self.find(name, fingerprint)
+
+    def get_ref(self, name: str, label: str) -> Dataset | None:
+        fingerprint = self.read_ref(name, label)
+        return None if fingerprint is None else self.find(name, fingerprint)
 
     def labels(self, name: str) -> dict[str, str]:
         """label -> fingerprint."""

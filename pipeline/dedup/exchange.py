@@ -14,7 +14,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dedup.flat import RangeReader
+from pipeline.dedup.flat import RangeReader, write_array
 
 Records = NDArray[np.uint64]
 _MAGIC = 0x4857455831
@@ -47,7 +47,7 @@ class ExchangeWriter:
         partition = np.concatenate([partition for _, partition in self._waiting])
         self._waiting, self._bytes = [], 0
         order = np.argsort(partition, kind="stable")
-        np.ascontiguousarray(records[order]).tofile(self._stream)
+        write_array(records[order], self._stream)
         ends = np.cumsum(np.bincount(partition, minlength=self._partitions))
         self._index.append(self._written + np.concatenate([[0], ends]))
         self._written += len(records)
@@ -59,8 +59,8 @@ class ExchangeWriter:
         if error is None:
             self._flush()
             for row in self._index:
-                row.astype(np.int64).tofile(self._stream)
-            np.array([self._width, len(self._index), self._partitions, _MAGIC], np.int64).tofile(self._stream)
+                write_array(row.astype(np.int64), self._stream)
+            write_array(np.array([self._width, len(self._index), self._partitions, _MAGIC], np.int64), self._stream)
         self._stream.close()
 
 

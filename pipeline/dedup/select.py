@@ -16,7 +16,7 @@ from pipeline.dedup import corpus as c
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
-from pipeline.dedup.flat import RangeReader, read_ranges, read_rows
+from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
 from pipeline.dedup.levels import EXACT, NEAR, URL
 from pipeline.dedup.policy import NEW
 from pipeline.dedup.repeats import Cut, Cuts, SpanFinder, cut
@@ -248,9 +248,9 @@ def write_index(piece: Piece, stays: NDArray[np.bool_], context: UnitContext) ->
             part = stays[begin:end]
             cards = read_rows(cards_file, np.uint64, c.CARD, begin, end).astype(np.uint64, copy=False)[part]
             sizes = cards[:, c.COUNT].astype(np.int64)
-            read_ranges(shingles_file, np.uint32, cards[:, c.FIRST].astype(np.int64), sizes).tofile(shingles_out)
+            write_array(read_ranges(shingles_file, np.uint32, cards[:, c.FIRST].astype(np.int64), sizes), shingles_out)
             cards[:, c.FIRST] = first + np.cumsum(sizes) - sizes
             cards[:, c.RANK_A] &= ~NEW
             first += int(sizes.sum())
-            cards.tofile(cards_out)
-            read_rows(signatures_file, np.uint32, bands * rows, begin, end)[part].tofile(signatures_out)
+            write_array(cards, cards_out)
+            write_array(read_rows(signatures_file, np.uint32, bands * rows, begin, end)[part], signatures_out)

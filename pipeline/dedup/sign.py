@@ -18,7 +18,7 @@ from pipeline.dedup import corpus as c
 from pipeline.dedup.config import DedupConfig
 from pipeline.dedup.corpus import Corpus, Piece, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter
-from pipeline.dedup.flat import RangeReader, read_rows
+from pipeline.dedup.flat import RangeReader, read_rows, write_array
 from pipeline.dedup.urls import normalise_url
 from pipeline.document import read_batches
 
@@ -122,9 +122,9 @@ def _new_cards(piece: Piece, context: UnitContext, corpus: Corpus) -> Iterator[N
                 signed = signer.sign(part)
                 signed.cards[:, c.FIRST] += np.uint64(first)
                 first += len(signed.shingles)
-                signed.cards.tofile(cards_file)
-                signed.signatures.tofile(signatures_file)
-                signed.shingles.tofile(shingles_file)
+                write_array(signed.cards, cards_file)
+                write_array(signed.signatures, signatures_file)
+                write_array(signed.shingles, shingles_file)
                 yield signed.cards
     context.metrics["shingles"] = float(first)
 

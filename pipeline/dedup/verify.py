@@ -14,6 +14,7 @@ from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
 from pipeline.dedup.corpus import Corpus, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition
+from pipeline.dedup.flat import write_array
 from pipeline.dedup.levels import partition_files
 from pipeline.dedup.nominate import nominated_partitions
 
@@ -42,8 +43,8 @@ def verify_unit(unit: Unit, context: UnitContext) -> Counts:
     similarity = similarities(corpus, pairs, config.measure, config.threshold, config.budget, ENOUGH)
     same = similarity >= config.threshold
     edges = np.hstack([pairs[same], similarity[same].view(np.uint64)[:, None]])
-    with context.intermediate(f"{block:05}.edges") as path:
-        edges.tofile(path)
+    with context.intermediate(f"{block:05}.edges") as path, path.open("wb") as stream:
+        write_array(edges, stream)
     with (
         context.intermediate(f"{block:05}.into") as path,
         ExchangeWriter(path, 2, corpus.blocks, config.budget // 4) as writer,

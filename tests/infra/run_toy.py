@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infra.execution.local import LocalExecutor
+from infra.labels import move_labels
 from infra.launch.local import LocalLauncher
 from infra.planning import StageNode
 from infra.progress import PlainReporter
@@ -15,7 +16,7 @@ from infra.store.store import Store
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 
 
-def context(home: str | Path, workers: int = 2, max_failed_fraction: float = 0.01) -> RunContext:
+def context(home: str | Path, workers: int = 2, max_failed_fraction: float = 0.0) -> RunContext:
     store = Store.at(home)
     return RunContext(
         store=store,
@@ -34,6 +35,8 @@ def run_both(
     first = run_stage(StageNode(NUMBERS, numbers or NumbersConfig()), {}, run)
     inputs: Mapping[str, Dataset] = {"numbers": first.dataset}
     second = run_stage(StageNode(SQUARES, squares or SquaresConfig()), inputs, run)
+    made = {"numbers": first.dataset, "squares": second.dataset}
+    move_labels(run.store, run.label, made, tuple(made), whole=True)
     return {"numbers": first, "squares": second}
 
 

@@ -140,6 +140,7 @@ def test_collection_frees_what_nothing_reaches(bucket: str) -> None:
     store, first = Store.at(bucket), _numbers(bucket).dataset
     run = replace(context(bucket), executor=InProcessExecutor())
     second = run_stage(StageNode(NUMBERS, NumbersConfig(files=2)), {}, run).dataset
+    store.set_ref("numbers", "toy", second.manifest.fingerprint)
     for name in child_names(f"{bucket}/runs"):
         remove_tree(f"{bucket}/runs/{name}")  # a living process's run protects what it planned
     found = collect(store, GcSettings(keep_days=0, keep_last=0, grace_s=0))
