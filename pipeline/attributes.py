@@ -122,7 +122,7 @@ def declared_or_detected(
 
 STAGE = ShardStage(
     name="attributes",
-    code_version=2,
+    code_version=3,
     config=AttributesConfig,
     reference="pipeline.attributes:STAGE",
     inputs=inputs,

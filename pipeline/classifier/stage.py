@@ -148,7 +148,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="classifier",
-    code_version=3,
+    code_version=4,
     config=ClassifierConfig,
     reference="pipeline.classifier:STAGE",
     inputs=inputs,

@@ -6,26 +6,30 @@ is judged by is the sentences in the lines that remain. The text itself stays as
 
 import numpy as np
 
+from pipeline.quality.characters import SENTENCE_ENDS
 from pipeline.quality.text import Flags, Floats, Ints, TextView
 
-TERMINAL = ".?!\"'”’。？！…"
-"""The paper asks for a period, exclamation mark, question mark or closing quote; the last ones are the same marks of
-other scripts."""
+TERMINAL = SENTENCE_ENDS + "\"'”’»」』"
+"""The paper asks for a period, exclamation mark, question mark or closing quote: here, those of all scripts."""
 FEWEST_LINE_WORDS = 3
 LONGEST_WORD = 1000
 POLICY_PHRASES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
 def c4(text: TextView) -> dict[str, Floats | Ints]:
-    """Every measure, by attribute name."""
+    """Every measure, by attribute name. Sentences are undefined in scripts that do not mark where they end."""
     plain = plain_lines(text)
     closed = plain & closed_lines(text)
     return {
-        "c4_sentences": text.sum_lines(np.where(closed, text.line_sentences, 0)),
-        "c4_sentences_open_lines": text.sum_lines(np.where(plain, text.line_sentences, 0)),
+        "c4_sentences": _sentences(text, closed),
+        "c4_sentences_open_lines": _sentences(text, plain),
         "lorem_ipsum_lines": text.sum_lines(text.lines_with_phrase("lorem ipsum")),
         "curly_brackets": text.sum_lines(text.line_braces),
     }
+
+
+def _sentences(text: TextView, lines: Flags) -> Floats:
+    return np.where(text.unmarked, np.nan, text.sum_lines(np.where(lines, text.line_sentences, 0)))
 
 
 def closed_lines(text: TextView) -> Flags:

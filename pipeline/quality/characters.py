@@ -37,10 +37,12 @@ UNSPACED_RANGES = (
     (0xF900, 0xFAFF),  # Han compatibility
     (0x20000, 0x323AF),  # Han extensions B to H
 )
-SENTENCE_ENDS = ".!?…。！？｡؟۔।॥։።၊။៕"
+SENTENCE_ENDS = ".!?…։؝؞؟۔܀܁܂।॥၊။།༎።፧፨។៕᠃᠉᪨᪩᪪᪫᭚᭛᭞᭟᰻᰼᱾᱿‼‽⁇⁈⁉。꓿꘎꘏꧈꧉꩝꩞꩟꫰꫱꯫﹒﹖﹗！．？｡"
+"""Unicode's Sentence_Terminal in living scripts, the ellipsis and Tibetan's shad. Thai and Lao end a sentence by a space."""
 CLOSINGS = "\"'”’»›)]}」』）】》"
 ZERO_WIDTH_SPACE = 0x200B
 """Marks word boundaries in Thai and Khmer; Unicode does not call it white space."""
+ETHIOPIC_WORDSPACE = 0x1361
 
 
 class CharacterTables(NamedTuple):
@@ -65,7 +67,7 @@ def character_tables() -> CharacterTables:
     for first, last in UNSPACED_RANGES:
         letters = classes[first : last + 1]
         letters[(letters & LETTER) > 0] |= UNSPACED
-    classes[ZERO_WIDTH_SPACE] = SPACE
+    classes[[ZERO_WIDTH_SPACE, ETHIOPIC_WORDSPACE]] = SPACE
     return CharacterTables(classes, lower)
 
 

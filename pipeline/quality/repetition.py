@@ -5,14 +5,14 @@
     duplicate 5 … 10-grams           characters of word n-grams seen before; overlapping ones are counted once
 
 All are shares; those of characters are of all characters of the text. An n-gram is as long as its words joined by
-single spaces. In text without spaces between words an n-gram takes 2 n letters (see ``pipeline.quality.text``).
+single spaces. In text without spaces between words an n-gram takes 2 n or 4 n letters (see ``pipeline.quality.text``).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.kernels import kernel
-from pipeline.quality.text import UNSPACED_LETTERS_PER_WORD, Floats, Ints, TextView, ratio
+from pipeline.quality.text import IDEOGRAPHS_PER_WORD, LETTERS_PER_WORD, Floats, Ints, TextView, ratio
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
@@ -22,7 +22,8 @@ def repetition(text: TextView) -> dict[str, Floats]:
     """Every repetition measure, by attribute name."""
     line_count, line_characters = _duplicates(text.line_hash, text.line_length, text.lines_of)
     paragraph_count, paragraph_characters = _duplicates(text.paragraph_hash, text.paragraph_length, text.paragraphs_of)
-    scale = np.where(2 * text.unspaced_words > text.words, UNSPACED_LETTERS_PER_WORD, 1)
+    scale = np.where(2 * text.unspaced_words > text.words, IDEOGRAPHS_PER_WORD, 1)
+    scale[2 * text.unspaced_letters > text.words] = LETTERS_PER_WORD
     sizes = np.array(TOP_NGRAMS + DUPLICATE_NGRAMS)
     repeated = _ngrams(text.word_hash, text.word_length, text.words_of, scale, sizes, len(TOP_NGRAMS))
     names = [f"top_{n}gram_characters" for n in TOP_NGRAMS] + [

@@ -1,5 +1,6 @@
 """The verdict over a batch: documents kept, and a ledger row with the deciding rule for every other one."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from infra.stage import Counts
 from pipeline.document import DOCUMENT_SCHEMA
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.quality.config import SourceRules
+from pipeline.quality.languages import KEPT, count_fates
 from pipeline.quality.rules import Rule, first_failed
 
 STAGE_NAME = "quality"
@@ -47,11 +49,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a batch."""
+    """What became of a batch; ``by_language``: how often what became of documents in a language, see ``languages.py``."""
 
     kept: pa.Table
     ledger: pa.Table
     counts: Counts
+    by_language: Counter[str]
 
 
 def select(documents: pa.RecordBatch, attributes: pa.Table, selection: Selection) -> Verdict:
@@ -70,14 +73,16 @@ def select(documents: pa.RecordBatch, attributes: pa.Table, selection: Selection
         kept=len(kept),
         dropped={rule.name: len(rows) for rows, rule in dropped if len(rows)},
     )
-    return Verdict(_kept_documents(documents, attributes, kept), ledger.take(order), counts)
+    names = np.array([*(rule.name for rule in selection.rules), KEPT])[failed]
+    by_language = count_fates(attributes.column("language").to_pylist(), np.where(foreign, LANGUAGE, names).tolist())
+    return Verdict(_kept_documents(documents, attributes, kept), ledger.take(order), counts, by_language)
 
 
 def unmeasured(documents: pa.RecordBatch) -> Verdict:
     """Documents whose attributes could not be computed: failed, not dropped."""
     rows = documents.num_rows
     ledger = _fates(documents, NO_ATTRIBUTES, "failed", detail=pa.array(["the file could not be measured"] * rows))
-    return Verdict(DOCUMENT_SCHEMA.empty_table(), ledger, Counts(incoming=rows, failed=rows))
+    return Verdict(DOCUMENT_SCHEMA.empty_table(), ledger, Counts(incoming=rows, failed=rows), Counter())
 
 
 def _kept_documents(documents: pa.RecordBatch, attributes: pa.Table, rows: NDArray[np.int64]) -> pa.Table:

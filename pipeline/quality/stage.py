@@ -9,6 +9,7 @@ A ``keep_fraction`` becomes a threshold by the quantile of all those histograms 
 files or the number of workers, and memory does not grow with the number of documents.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.drift import BY_SOURCE, counts_by_source
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
+from pipeline.quality.languages import lost_languages
 from pipeline.quality.select import Selection, select, unmeasured
 
 BATCH_ROWS = 1024
@@ -89,7 +91,7 @@ def select_process(unit: Unit, context: UnitContext) -> Counts:
     selection = Selection.of(
         rules_for(context.config, source_of(path)), classifier if isinstance(classifier, float) else None
     )
-    counts = Counts()
+    counts, by_language = Counts(), Counter[str]()
     with (
         context.output(path) as data,
         context.output(f"ledger/{path.removeprefix('data/')}") as ledger,
@@ -101,6 +103,8 @@ def select_process(unit: Unit, context: UnitContext) -> Counts:
             data_writer.write_table(part.kept)
             ledger_writer.write_table(part.ledger)
             counts = counts + part.counts
+            by_language += part.by_language
+    context.metrics |= {name: float(number) for name, number in sorted(by_language.items())}
     return counts
 
 
@@ -136,6 +140,7 @@ def source_of(path: str) -> str:
 def finalize(context: StageContext) -> None:
     context.stats["classifier_thresholds"] = thresholds_by_source(context)
     context.stats[BY_SOURCE] = counts_by_source(context.receipts["select"])
+    context.warnings += lost_languages(context.receipts["select"])
 
 
 STAGE = ShardStage(
@@ -151,6 +156,7 @@ STAGE = ShardStage(
     code=(
         "pipeline.quality.config",
         "pipeline.quality.histogram",
+        "pipeline.quality.languages",
         "pipeline.quality.rules",
         "pipeline.quality.select",
         "pipeline.quality.stage",

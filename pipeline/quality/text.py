@@ -7,7 +7,7 @@ is then a line or two of NumPy over a whole batch, and never looks at the text a
     word        a token without the punctuation around it; a token of symbols alone is no word
     unspaced    scripts written without spaces (Han, kana, Thai, Lao, Khmer, Burmese, Tibetan): every letter with its
                 marks is a word of its own, so that repetition is found wherever it starts; ``estimated_words`` counts
-                two of them as one word, which comes near to what segmenters count
+                two of them as one word, four in all but Han and kana, which comes near to what segmenters count
     line        text between newlines, without the white space around it; empty lines are not lines
     paragraph   lines up to an empty line
 
@@ -43,7 +43,10 @@ Floats = NDArray[np.float64]
 
 HASH_START = 0xCBF29CE484222325
 HASH_PRIME = 0x100000001B3
-UNSPACED_LETTERS_PER_WORD = 2
+IDEOGRAPHS_PER_WORD = 2
+LETTERS_PER_WORD = 4
+"""Of unspaced scripts, marks not counted. The Universal Declaration of Human Rights has 221 words a piece in English, and
+by these numbers 166 in Chinese, 250 in Japanese, 239 in Thai, 201 in Khmer, 246 in Lao, 205 in Burmese and Tibetan."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class TextView:
     """``...`` or ``…``, anywhere in the text."""
     word_characters: Ints
     """Letters and digits of each document."""
+    unspaced_letters: Ints
+    """Letters of unspaced scripts other than Han and kana."""
+    unmarked_letters: Ints
+    """Letters of scripts without marks at the end of a sentence (Thai, Lao)."""
+    syllabic_letters: Ints
+    """Letters of spaced scripts that stand for a syllable or take their vowels as marks (Hangul, Indic, Ethiopic)."""
 
     word_hash: NDArray[np.uint64]
     word_length: NDArray[np.int32]
@@ -121,9 +130,19 @@ class TextView:
         return self.sum_words(self.word_unspaced)
 
     @cached_property
+    def ideographs(self) -> Ints:
+        """Words that are a letter of Han or kana."""
+        return self.unspaced_words - self.unspaced_letters
+
+    @cached_property
     def estimated_words(self) -> Ints:
-        unspaced = self.unspaced_words
-        return self.words - unspaced + (unspaced + UNSPACED_LETTERS_PER_WORD - 1) // UNSPACED_LETTERS_PER_WORD
+        spaced = self.words - self.unspaced_words
+        return spaced - -self.ideographs // IDEOGRAPHS_PER_WORD - -self.unspaced_letters // LETTERS_PER_WORD
+
+    @cached_property
+    def unmarked(self) -> Flags:
+        """Documents in which the end of a sentence has no mark."""
+        return 2 * self.unmarked_letters > self.words
 
     @cached_property
     def line_words(self) -> Ints:
@@ -210,6 +229,9 @@ def _scan(data, offsets, classes, lower):  # type: ignore[no-untyped-def]  # com
     hash_signs = np.zeros(documents, np.int64)
     ellipses = np.zeros(documents, np.int64)
     word_characters = np.zeros(documents, np.int64)
+    unspaced_letters = np.zeros(documents, np.int64)
+    unmarked_letters = np.zeros(documents, np.int64)
+    syllabic_letters = np.zeros(documents, np.int64)
 
     word_hashes = np.empty(room, np.uint64)
     word_length = np.empty(room, np.int32)
@@ -325,7 +347,9 @@ def _scan(data, offsets, classes, lower):  # type: ignore[no-untyped-def]  # com
                     has_letter = False
                     unspaced = (kind & UNSPACED) != 0
                 if in_word:
-                    running = (running ^ small) * prime
+                    # Vowel points and the line that stretches a word (Hebrew, Arabic) do not make another word of it.
+                    if not (0x0591 <= code <= 0x0670 and (kind & MARK or code == 0x0640)):
+                        running = (running ^ small) * prime
                     running_length += 1
                     hash_at_end = running
                     length_at_end = running_length
@@ -337,6 +361,14 @@ def _scan(data, offsets, classes, lower):  # type: ignore[no-untyped-def]  # com
                     letters += 1
                     if kind & UPPER:
                         uppers += 1
+                    elif code >= 0x0900:
+                        if kind & UNSPACED:
+                            if code < 0x3000:
+                                unspaced_letters[document] += 1
+                                if code < 0x0F00:
+                                    unmarked_letters[document] += 1
+                        elif (code < 0x1E00 and not 0x10A0 <= code <= 0x10FF) or 0xA800 <= code <= 0xD7FF:
+                            syllabic_letters[document] += 1
                 elif kind & DIGIT:
                     digits += 1
             elif kind & SPACE:
@@ -385,7 +417,7 @@ def _scan(data, offsets, classes, lower):  # type: ignore[no-untyped-def]  # com
             # ---- sentences: an end mark, closing quotes, then white space (none needed in unspaced scripts)
             if kind & SENTENCE_END:
                 if sentence_words:
-                    if code >= 0x3000:
+                    if code >= 0x3000 or 0x0F00 <= code < 0x1800:
                         sentences += 1
                         sentence_words = False
                     else:
@@ -470,6 +502,9 @@ def _scan(data, offsets, classes, lower):  # type: ignore[no-untyped-def]  # com
             hash_signs,
             ellipses,
             word_characters,
+            unspaced_letters,
+            unmarked_letters,
+            syllabic_letters,
         ),
         (
             word_hashes[:word],

@@ -108,9 +108,8 @@ def test_changing_a_threshold_leaves_the_attributes_alone():
 
 
 def test_a_rule_that_is_not_there_is_named_with_those_that_are(tmp_path):
-    config = QualityConfig(sources=(SourceRules(presets=(Preset.WIKIPEDIA,), without=("c4_words",)),))
-    with pytest.raises(ConfigError, match=r"no rule 'c4_words' in the presets wikipedia.*wikipedia_words"):
-        run_shard_stage(STAGE, config, quality_inputs(tmp_path / "in", WEB), tmp_path / "out")
+    with pytest.raises(ValidationError, match=r"no rule 'c4_words' in the presets wikipedia.*wikipedia_words"):
+        SourceRules(presets=(Preset.WIKIPEDIA,), without=("c4_words",))
     with pytest.raises(ValidationError, match="gopher_quality"):
         SourceRules(presets=("gopher",))
 
@@ -162,3 +161,19 @@ def test_no_two_rules_of_all_presets_share_a_name_with_different_meaning():
         for rule in preset(name):
             meaning = (rule.attribute, rule.bound)
             assert meanings.setdefault(rule.name, meaning) == meaning
+
+
+def test_a_language_that_falls_to_one_rule_whole_is_told(tmp_path):
+    pages = [(SHOUTING, "th", 0.5)] * 24 + [(ARTICLE, "en", 0.5)] * 2 + [(SHORT, "fi", 0.5)] * 19
+    config = QualityConfig(sources=(SourceRules(presets=(Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY)),))
+    found = run_shard_stage(STAGE, config, quality_inputs(tmp_path / "in", {"web": pages}), tmp_path / "out")
+    assert [sentence.split(",")[0] for sentence in found.manifest.warnings] == [
+        "web: all 24 documents in th fell to rule gopher_duplicate_lines"
+    ]
+
+
+def test_a_language_that_was_not_chosen_or_is_kept_in_part_is_no_news(tmp_path):
+    pages = [(ARTICLE, "de", 0.5)] * 30 + [(ARTICLE, "en", 0.5)] + [(SHORT, "en", 0.5)] * 40
+    found = run_shard_stage(STAGE, QualityConfig(), quality_inputs(tmp_path / "in", {"web": pages}), tmp_path / "out")
+    assert found.manifest.counts.dropped == {"gopher_words_min": 40, "language": 30}
+    assert found.manifest.warnings == []

@@ -73,11 +73,11 @@ def test_counts_of_a_document():
     assert [chr(code) for code in view.line_last] == ["!", "k", "}"]
 
 
-def test_scripts_without_spaces_give_a_word_a_letter_and_half_as_many_estimated_words():
+def test_scripts_without_spaces_give_a_word_a_letter_and_fewer_estimated_words():
     view = view_texts(["我喜欢读书。", "ฉันรักแมว", "iPhone手机"])
     assert view.words.tolist() == [5, 7, 3]  # Thai vowel signs above and tone marks belong to their letter
     assert view.unspaced_words.tolist() == [5, 7, 2]
-    assert view.estimated_words.tolist() == [3, 4, 2]
+    assert view.estimated_words.tolist() == [3, 2, 2]  # two ideographs a word, four letters of Thai
 
 
 def test_sentences_need_an_end_and_white_space():
