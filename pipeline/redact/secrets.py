@@ -54,17 +54,45 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     for pattern in PATTERNS:
         if any(marker in text for marker in pattern.markers):
             for found in pattern.expression.finditer(text):
-                if not pattern.least_entropy or _is_random(found[pattern.group], pattern.least_entropy):
+                secret = found[pattern.group]
+                if _is_example(secret):
+                    continue
+                if not pattern.least_entropy or _is_random(secret, pattern.least_entropy):
                     yield found.span(pattern.group)
     yield from _find_assigned(text)
+
+
+_PLACEHOLDER = re.compile(
+    r"example|placeholder|change[-_]?me|your[-_ ]|yourapi|yourtoken|dummy|sample|redacted|x{4}|\*{4}|0123456789|1234567890"
+    r"|abcdef|deadbeef|foobar|insert[-_]|my[-_](?:secret|token|key|api)|<|sha(?:1|224|256|384|512)[:-]|\bmd5[:-]",
+    re.IGNORECASE,
+)
+"""What stands in documentation where a secret would, and digests that say what they are."""
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+_CONFIDENTIAL = re.compile(r"key|secret|passw", re.IGNORECASE)
+_KNOWN_PASSWORDS = frozenset(
+    ["password", "passwd", "pass", "pwd", "secret", "postgres", "root", "admin", "user", "username", "changeme", "test", "guest",
+     "example", "xxx", "mysql", "redis", "mypassword", "token", "pw", "key", "foo", "bar", "baz", "demo", "default"]
+)  # fmt: skip
+"""Of URLs: nobody's secret, and what connection strings in documentation are made of."""
+_DOCUMENTED_JWT = "eyJzdWIiOiIxMjM0NTY3ODkw"
+
+
+def _is_example(secret: str) -> bool:
+    """``AKIAIOSFODNN7EXAMPLE`` and other keys that issuers print in their documentation."""
+    return "EXAMPLE" in secret or _DOCUMENTED_JWT in secret or secret.lower() in _KNOWN_PASSWORDS
 
 
 def _find_assigned(text: str) -> Iterator[tuple[int, int]]:
     """Quoted random strings given to something that is called a key, a token or a password."""
     for found in _QUOTED.finditer(text):
         before = text[max(0, found.start() - _BEFORE) : found.start()]
-        if _ASSIGNED_TO.search(before) and _is_random(found[2], _RANDOM):
-            yield found.span(2)
+        name = _ASSIGNED_TO.search(before)
+        if name is None or _PLACEHOLDER.search(found[2]) or not _is_random(found[2], _RANDOM):
+            continue
+        if _UUID.match(found[2]) and not _CONFIDENTIAL.search(name[0]):
+            continue  # a token that names something, not one that opens it
+        yield found.span(2)
 
 
 def _is_random(value: str, least_entropy: float) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.redact.banking import find_credit_cards, find_ibans
-from pipeline.redact.contact import find_emails, find_ips, find_phones
+from pipeline.redact.contact import find_ips, find_phones
+from pipeline.redact.emails import find_emails
 from pipeline.redact.secrets import find_secrets
 
 Finder = Callable[[str], Iterator[tuple[int, int]]]

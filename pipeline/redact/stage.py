@@ -181,7 +181,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="redact",
-    code_version=1,
+    code_version=2,
     config=RedactConfig,
     reference="pipeline.redact:STAGE",
     inputs=inputs,

@@ -11,7 +11,7 @@ from tests.support import run_shard_stage
 
 TEXTS = {
     "web": ["Mail jane@firm.de and joe@firm.de.", "Nothing here.", "Card 4111 1111 1111 1111."],
-    "code": ['KEY = "AKIAIOSFODNN7EXAMPLE"\nCALL = "+49 30 901820"\n'],
+    "code": ['KEY = "AKIAIOSFODNN7QW3RTYU"\nCALL = "+49 30 901820"\n'],
 }
 
 
