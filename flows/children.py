@@ -3,8 +3,10 @@
 ``run_deployment`` of Prefect waits for its child, but a parent that is retried would start a second child beside the
 first, and a child that failed or was cancelled raises nothing. So here:
 
-* the idempotency key of a child is ``<parent's flow run>:<stage>:<attempt of the parent>``. A parent that is run again
-  (same flow run, next attempt) looks for the children of its earlier attempts first and waits for one that still runs;
+* the idempotency key of a child is ``<parent's flow run>:<stage>:<attempt of the parent>``. A parent that is run again, or
+  resumed (same flow run, next attempt) looks for the children of its earlier attempts first and waits for one that still runs;
+* a parent that carries out its stages itself gives each attempt children of its own (``set_aside_unfinished``);
+* a parent that is paused goes, and its child goes on; the resumed one finds it;
 * whatever the child's end is, the parent takes it over: completed, failed with the child's sentence, or cancelled;
 * a cancelled parent cancels its child before it ends.
 """
@@ -16,13 +18,23 @@ from uuid import UUID
 
 import httpx
 from prefect import get_run_logger
+from prefect._flow_run_suspension import raise_if_flow_run_suspension_requested
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
+from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Crashed
 
 from flows.execute import StageCancelled
 from infra.errors import HeadwaterError
@@ -34,10 +46,11 @@ OUTAGE_S = 1800.0
 
 
 def run_child(name: str, form: Mapping[str, Any], tags: list[str]) -> FlowRun:
-    """Run the deployment ``name`` (``dedup/full``), or wait for the run of it that an earlier attempt began."""
-    parent, attempt, stage = str(flow_run.id), int(flow_run.run_count or 1), name.split("/")[0]
+    """Run the deployment ``name`` (``dedup/dedup-demo``), or wait for the run of it that an earlier attempt began."""
+    parent, stage = str(flow_run.id), name.split("/")[0]
     log = get_run_logger()
     with get_client(sync_client=True) as client:
+        attempt = attempt_of(client, parent)
         child = running_child(client, [_key(parent, stage, number) for number in range(1, attempt + 1)])
         if child is not None:
             log.info("%s still runs from an earlier attempt as %s: waiting for it", name, child.name)
@@ -74,6 +87,36 @@ def running_child(client: SyncPrefectClient, keys: list[str]) -> FlowRun | None:
     return max(alive, key=lambda run: str(run.created), default=None)
 
 
+def set_aside_unfinished(stage: str) -> None:
+    """End what an earlier attempt of this flow run left of a stage that is carried out in its own process.
+
+    Prefect would go on in that child: one run with two beginnings, and the first attempt's log above the second's.
+    """
+    message = "The run it was a part of was paused, or lost its process, and went on with another one."
+    with get_client(sync_client=True) as client:
+        if attempt_of(client, str(flow_run.id)) < 2:
+            return
+        unfinished = FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(str(flow_run.id))]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES))),
+        )
+        named = FlowFilter(name=FlowFilterName(any_=[stage]))
+        for child in client.read_flow_runs(flow_filter=named, flow_run_filter=unfinished):
+            client.set_flow_run_state(child.id, Crashed(message=message), force=True)
+            if child.parent_task_run_id is not None:
+                client.set_task_run_state(child.parent_task_run_id, Crashed(message=message), force=True)
+
+
+def attempt_of(client: SyncPrefectClient, run: str) -> int:
+    """Which attempt of a flow run this is: how often it began. The server's own count passes over a run that was paused and
+    resumed; and a process that a worker starts has the count of those before it, by which Prefect looks for children."""
+    attempt = max(sum(state.is_running() for state in client.read_flow_run_states(UUID(run))), 1)
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None and str(context.flow_run.id) == run:
+        context.flow_run.run_count = attempt
+    return attempt
+
+
 def _key(parent: str, stage: str, attempt: int) -> str:
     return f"{parent}:{stage}:{attempt}"
 
@@ -93,6 +136,7 @@ def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
             seen = time.monotonic()
             if run.state is not None and run.state.is_final():
                 return run
+        raise_if_flow_run_suspension_requested()
         time.sleep(pause)
         pause = min(POLL_S[1], pause * 1.3)
 

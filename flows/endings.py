@@ -14,9 +14,10 @@ from typing import TypeVar, cast
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.execute import Interrupted, RunResult, StageCancelled
+from flows.execute import Interrupted, RunResult, StageCancelled, how_it_ended
 from flows.funnel import funnel
 from flows.heartbeats import leave_heartbeats_behind
 from flows.outlive import outlive_worker
@@ -62,13 +63,22 @@ def ended(name: str, work: Callable[[], T], tell: Callable[[T], str] | None = No
     return cast(T, Completed(message=tell(value), data=value))
 
 
-def as_state(name: str, work: Callable[[], T]) -> T:
-    """Carry out a task's body. Its flow says what it failed of."""
+def as_state(name: str, work: Callable[[], T], signals: list[BaseException]) -> T:
+    """Carry out a task's body. Its flow says what it failed of.
+
+    A cancellation arrives as a signal, of which Prefect makes a crash in a task. The task is cancelled, as the run is; the
+    signal is put into ``signals``, for the flow to go on with.
+    """
     try:
         return work()
     except HeadwaterError as error:
         error.stage = error.stage or name
         return cast(T, Failed(message=str(error), data=error))
+    except TerminationSignal as signal:
+        if how_it_ended(signal) != "cancelled":
+            raise
+        signals.append(signal)
+        return cast(T, Cancelled(message=f"{name}: cancelled"))
 
 
 def settled(value: T) -> T:

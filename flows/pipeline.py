@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.children import run_child
+from flows.children import run_child, set_aside_unfinished
 from flows.deployments import full_name
 from flows.endings import ended, run_line, settled, stage_line
 from flows.execute import Interrupted, RunOne, RunResult, run_recipe
@@ -98,6 +98,7 @@ def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunConte
 
 def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
+        set_aside_unfinished(node.name)
         form = stage_params(node.name)(**_form(recipe, params, node, run, force))
         return settled(stage_flow(node.name)(params=form))
 

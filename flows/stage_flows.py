@@ -130,11 +130,16 @@ def _as_part(recipe: Recipe, name: str, selection: Selection, run: RunContext) -
 def run_as_task(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
     """``run_stage`` as the flow run's one task. Called directly: it stays in the main thread."""
 
+    signals: list[BaseException] = []
+
     @task(name=f"run {node.name}", cache_policy=NO_CACHE, persist_result=False)
     def work() -> StageOutcome:
-        return as_state(node.name, lambda: run_stage(node, inputs, run, force=force))
+        return as_state(node.name, lambda: run_stage(node, inputs, run, force=force), signals)
 
-    return settled(work())
+    outcome = work()
+    if signals:
+        raise signals[0]
+    return settled(outcome)
 
 
 def flow_context(recipe: Recipe, store: Store, record: RunRecord) -> RunContext:

@@ -4,6 +4,7 @@ A run may be cancelled as the whole path in one process, as the whole path by de
 uses a pool of workers, or a process group. Afterwards the run is finished, and publishes what an undisturbed run does.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def cancelled(cluster: Cluster, run: str) -> None:
     cluster.cancel(run)
     wait_for(lambda: not cluster.family(), WITHIN_S, "every process of the run to end")
     assert cluster.ended(run, 60) == "CANCELLED"
+    tasks = cluster.call("/task_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
+    assert [task["state_type"] for task in tasks] == ["CANCELLED"], "its task has not crashed either"
+    newest = max((cluster.workspace / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
+    ends = [event for event in map(json.loads, (newest / "events.jsonl").open()) if event["type"] == "run_ended"]
+    assert ends[-1]["state"] == "cancelled"
 
 
 def test_the_whole_path_in_one_process_while_a_pool_works(cluster: Cluster) -> None:

@@ -40,6 +40,9 @@ class FakeServer:
             raise httpx.ConnectError("the server is away")
         return SimpleNamespace(state=self.parent)
 
+    def read_flow_run_states(self, run: UUID) -> list[Any]:
+        return [Running()]
+
     def set_flow_run_state(self, run: UUID, state: State[Any]) -> None:
         self.asked[run] = state
 

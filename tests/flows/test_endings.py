@@ -60,7 +60,7 @@ def test_a_failure_is_one_red_sentence_with_the_stages_name_first(caplog: pytest
 
 def test_the_whole_path_names_the_stage_it_failed_at(caplog: pytest.LogCaptureFixture) -> None:
     def path() -> None:
-        task: Any = as_state("dedup", fails(InputError("a band is missing")))
+        task: Any = as_state("dedup", fails(InputError("a band is missing")), [])
         settled(task)
 
     stage: Any = ended("dedup", path)
@@ -101,8 +101,13 @@ def test_a_signal_is_a_cancellation_where_the_server_meant_one(monkeypatch: pyte
     from prefect.exceptions import TerminationSignal
 
     assert how_it_ended(TerminationSignal(15)) == "interrupted"
+    with pytest.raises(TerminationSignal):
+        as_state("dedup", fails(TerminationSignal(15)), [])
     monkeypatch.setattr(control_listener, "_intent", "cancel")
     assert how_it_ended(TerminationSignal(15)) == "cancelled"
+    signals: list[BaseException] = []
+    task: Any = as_state("dedup", fails(TerminationSignal(15)), signals)
+    assert (task.name, len(signals)) == ("Cancelled", 1), "and not Crashed; the flow goes on with the signal"
 
 
 def test_a_success_says_its_numbers_and_hands_its_value_on(tmp_path: Path) -> None:

@@ -12,28 +12,36 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
-from prefect import flow
+from prefect import flow, runtime
+from prefect._flow_run_suspension import mark_flow_run_suspension_requested
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-from prefect.states import Cancelled, Completed, Failed, Running
+from prefect.states import Cancelled, Completed, Failed, Running, Suspended
 from prefect.testing.utilities import prefect_test_harness
+from prefect.workers.process import ProcessWorker
 
 from flows import children
 from flows.automations import FAILED_RUNS, SILENT_RUNS, ensure_automations
-from flows.children import run_child
+from flows.children import attempt_of, run_child, set_aside_unfinished
 from flows.crawl_watch import WatchParams, crawl_watch
 from flows.deploying import deploy
-from flows.deployments import CRAWL_QUEUE
+from flows.deployments import CRAWL_QUEUE, deployments
 from flows.endings import ended, settled
 from flows.params import stage_params
 from flows.recipe import load_recipe
+from flows.refusals import process_template
 from flows.stage_flows import stage_flow
 from infra.errors import HeadwaterError
 from tests.pipeline.sources.mirror import serve
@@ -90,6 +98,37 @@ def _pool_update(**changes: Any) -> Any:
     return WorkPoolUpdate(**changes)
 
 
+def test_a_deployment_of_before_is_replaced_and_its_schedule_kept(client: SyncPrefectClient, tmp_path: Path) -> None:
+    recipe = load_recipe(str(crawl_recipe(tmp_path, name="renamed")))
+    deploy([recipe], watch=True)
+    (now,) = [spec for spec in deployments(recipe) if spec.flow == "crawl_watch"]
+    present = client.read_deployment_by_name("crawl_watch/crawl-watch-renamed")
+    client.create_deployment(
+        flow_id=present.flow_id, name="renamed", entrypoint=now.entrypoint, tags=list(now.tags), work_pool_name="control",
+        schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * *", timezone="UTC"), active=False)],
+    )  # fmt: skip
+    client.delete_deployment(present.id)
+    deploy([recipe], watch=True)
+    found = {entry.name: entry for entry in client.read_deployments(limit=200) if entry.flow_id == present.flow_id}
+    assert "renamed" not in found
+    (schedule,) = found["crawl-watch-renamed"].schedules
+    assert (schedule.schedule.cron, schedule.active) == ("0 3 * * *", False)
+
+
+def test_an_open_pool_is_closed_and_one_that_an_operator_closed_is_left(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(crawl_recipe(tmp_path)))
+    deploy([recipe], watch=False)
+    client.update_work_pool("gpu", _pool_update(base_job_template=ProcessWorker.get_default_base_job_template()))
+    own = process_template()
+    own["variables"]["properties"]["stream_output"]["default"] = False
+    client.update_work_pool("cpu", _pool_update(base_job_template=own))
+    deploy([recipe], watch=False)
+    assert client.read_work_pool("gpu").base_job_template == process_template()
+    assert client.read_work_pool("cpu").base_job_template == own
+
+
 def test_automations_are_created_once(client: SyncPrefectClient) -> None:
     first = ensure_automations(None)
     assert [(entry.name, entry.action) for entry in first] == [(SILENT_RUNS, "created"), (FAILED_RUNS, "not created")]
@@ -141,7 +180,7 @@ def child(client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(children, "POLL_S", (0.1, 0.2))
     name = f"child{tmp_path.name.replace('_', '')[-12:]}"
     deploy([load_recipe(str(crawl_recipe(tmp_path, name=name)))], watch=False)
-    return f"ingest/{name}"
+    return f"ingest/ingest-{name}"
 
 
 def play_worker(client: SyncPrefectClient, name: str, *states: State) -> threading.Thread:
@@ -235,6 +274,36 @@ def test_a_failed_child_of_an_earlier_attempt_is_not_taken_again(
     assert parent()
     deployment = client.read_deployment_by_name(child)
     assert len([run for run in client.read_flow_runs() if run.deployment_id == deployment.id]) == 2
+
+
+def test_a_paused_and_resumed_parent_gives_the_stage_a_run_of_its_own(client: SyncPrefectClient, child: str) -> None:
+    """Prefect would go on in the unfinished one: its log would have two beginnings."""
+    seen: list[UUID] = []
+
+    @flow(name="ingest")
+    def stage() -> None:
+        seen.append(UUID(str(runtime.flow_run.id)))
+        if len(seen) == 1:
+            client.set_flow_run_state(parent.id, Suspended(timeout_seconds=600), force=True)
+            mark_flow_run_suspension_requested(parent.id, Suspended(timeout_seconds=600))
+
+    @flow(name="whole")
+    def whole(params: object = None) -> None:
+        set_aside_unfinished("ingest")
+        stage()
+
+    # Only a run of a deployment can be paused: this one is of some deployment, and is carried out here.
+    parent = client.create_flow_run_from_deployment(client.read_deployment_by_name(child).id)
+    with pytest.raises(Pause):
+        run_flow(whole, flow_run=client.read_flow_run(parent.id))
+    client.resume_flow_run(parent.id)
+    run_flow(whole, flow_run=client.read_flow_run(parent.id))
+    left, finished = (client.read_flow_run(child) for child in seen)
+    assert left.id != finished.id and (left.run_count, finished.run_count) == (1, 1)
+    assert (left.state_name, finished.state_name) == ("Crashed", "Completed")
+    assert left.state is not None and "went on with another one" in str(left.state.message)
+    assert attempt_of(client, str(parent.id)) == 2
+    assert client.read_flow_run(parent.id).state_name == "Completed"
 
 
 # ---- how much a run leaves in the database ---------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import psutil
 import pytest
 
 from flows.doors import sign_in_link
+from flows.lost_runs import Claim
 from flows.server import answers, record_server, running_server
 from flows.up import Serving, async_url, check_port
 from infra.errors import ConfigError
@@ -456,8 +457,22 @@ def test_a_run_in_the_same_workspace_is_seen_on_the_server(up: Up) -> None:
     assert json.loads(failed.stderr.splitlines()[-1])["error"].endswith("there is no file")
     assert "Traceback" not in failed.stderr
     names = names_of_runs(up)
-    assert [name for name in names if "-moved-" in name] == names[:2], "what failed is seen: the path, and its stage"
+    assert [name for name in names if "-moved-" in name] == names[:1], "what failed is seen"
     assert len([name for name in names if name.startswith("pipeline-small-")]) == before, "nothing to do: no flow run"
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_a_run_lost_while_it_was_being_submitted_is_run_all_the_same(up: Up) -> None:
+    deployment = up.call("/deployments/name/ingest/ingest-small")["id"]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    run = str(up.call(f"/deployments/{deployment}/create_flow_run", {"state": later})["id"])
+    mine = Claim.mine("cpu-gone")
+    dead = Claim(mine.worker, mine.machine, mine.pid, mine.started - 1000.0)
+    up.call(f"/flow_runs/{run}/labels", dead.labels, method="PATCH")
+    up.call(f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}, "force": True})
+    done = up.reached(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # the workers look every minute
+    assert done["state_name"] == "Completed"
 
 
 @pytest.mark.slow
