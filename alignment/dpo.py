@@ -78,6 +78,24 @@ def reply_totals(model: Decoder, batch: PairBatch) -> Tensor:
     return reply_log_probs(model, batch.replies).sum(1)
 
 
+def dpo_losses(policy: Decoder, batch: PairBatch, known: Tensor, config: DpoConfig) -> dict[str, Tensor]:
+    """Sums over the pairs of a batch. ``known`` [pairs, 2] is what the reference gives chosen and rejected replies."""
+    chosen, rejected = halves(reply_totals(policy, batch))
+    known = known.to(chosen.dtype)
+    terms = dpo(chosen, rejected, known[:, 0], known[:, 1], config.beta, config.label_smoothing)
+    margin = terms.chosen_reward - terms.rejected_reward
+    tokens, _ = halves(batch.replies.mask.sum(1))
+    own = -(chosen / tokens).sum()
+    return {
+        "loss": terms.loss + config.chosen_loss * own,
+        "preference_loss": terms.loss.detach(),
+        "chosen_loss": own.detach(),
+        "accuracy": (margin > 0).float().sum(),
+        "margin": margin.sum(),
+        "chosen_reward": terms.chosen_reward.sum(),
+    }
+
+
 def train(job: Job[DpoConfig]) -> None:
     config, device = job.config, job.ranks.device
     training, held_out = training_pairs(job)
@@ -94,19 +112,8 @@ def train(job: Job[DpoConfig]) -> None:
     spoken = listening.before(job, engine)
 
     def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
-        chosen, rejected = halves(reply_totals(policy, batch))
-        known = torch.from_numpy(reference[batch.indices]).to(chosen.device, chosen.dtype)
-        terms = dpo(chosen, rejected, known[:, 0], known[:, 1], config.beta, config.label_smoothing)
-        margin = terms.chosen_reward - terms.rejected_reward
-        own = -(chosen / halves(batch.replies.mask.sum(1))[0]).sum()
-        return {
-            "loss": terms.loss + config.chosen_loss * own,
-            "preference_loss": terms.loss.detach(),
-            "chosen_loss": own.detach(),
-            "accuracy": (margin > 0).float().sum(),
-            "margin": margin.sum(),
-            "chosen_reward": terms.chosen_reward.sum(),
-        }
+        known = torch.from_numpy(reference[batch.indices]).to(device)
+        return dpo_losses(policy, batch, known, config)
 
     def margins() -> np.ndarray:
         moved = config.beta * (log_probs_of(job, engine, held_out) - reference_held_out)

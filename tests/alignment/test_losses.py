@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from alignment.dpo import DpoConfig, dpo_losses
 from alignment.losses import clipped_policy, clipped_value, dpo, kl_k1, kl_k3, pairwise_logistic
+from alignment.pairs import PairTokens, pair_batch
 from alignment.replies import Replies, RewardModel, collate, reply_log_probs, reply_log_probs_and_entropy
 from tests.alignment.toys import tiny_decoder
 
@@ -76,6 +79,22 @@ def test_preference_gradients_do_not_depend_on_how_the_batch_is_cut() -> None:
 
     assert_equal_gradients(policy, dpo_loss, 4)
     assert_equal_gradients(reward, reward_loss, 4)
+
+
+def test_dpo_holds_on_to_the_chosen_reply_whatever_the_cut() -> None:
+    policy = tiny_decoder(1)
+    pairs = [PairTokens(*three) for three in zip(PROMPTS, REPLIES, OTHERS, strict=True)]
+    known, config = torch.tensor([[-9.0, -10.0]] * 4), DpoConfig(chosen_loss=0.5)
+
+    def losses(rows: list[int], **changes: float) -> dict[str, Tensor]:
+        batch = pair_batch(pairs, np.array(rows), 0, torch.device("cpu"))
+        return dpo_losses(policy, batch, known[rows], config.model_copy(update=changes))
+
+    assert_equal_gradients(policy, lambda rows: losses(rows)["loss"], 4)
+    whole, plain = losses([0, 1, 2, 3]), losses([0, 1, 2, 3], chosen_loss=0.0)
+    means = [reply_log_probs(policy, select([row])).sum() / len(REPLIES[row]) for row in range(4)]
+    torch.testing.assert_close(whole["loss"], plain["loss"] - 0.5 * torch.stack(means).sum())
+    assert plain["loss"].item() == plain["preference_loss"].item()
 
 
 def test_the_mask_covers_the_reply_and_its_end_and_nothing_else() -> None:
