@@ -13,9 +13,12 @@ import pyarrow.dataset as pads
 from flows.funnel import DOCUMENT_STAGES
 from infra.errors import InputError
 from infra.store.dataset import Dataset
+from infra.warnings import BUILT_ON, describe_loss
 
 CONVERSATION_STAGES = ("sft", "preferences")
 """Their ledgers tell of conversations and comparisons, by the names these have in their files."""
+UNIT_LOST = "unit_lost"
+"""A rule of no ledger: the unit failed that would have read the document."""
 KNOWN = ("source", "title", "author", "date", "captured", "language", "license")
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -76,11 +79,21 @@ def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> Fate:
             history.append(Verdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(told) or None))
     if first is None:
         raise InputError(
-            f"no stage ever saw {name!r}",
+            "; ".join((f"no stage ever saw {name!r}", *_where_it_may_be(datasets))),
             remedy="Give the URL as the crawl has it, a document id of 32 hex digits (headwater inspect shows some), or "
             "the id of a conversation.",
         )
     return Fate(first["id"].hex(), first["url"], tuple(history))
+
+
+def _where_it_may_be(datasets: Sequence[Dataset]) -> list[str]:
+    """What is missing from the datasets themselves, or from the archives they were made from."""
+    return [
+        f"{dataset.name}/{dataset.manifest.fingerprint}: {sentence}"
+        for dataset in datasets
+        for sentence in dataset.manifest.warnings
+        if not sentence.startswith(BUILT_ON)
+    ]
 
 
 def find_rows(
@@ -138,11 +151,19 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict],
             continue
         kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality", *KNOWN])
         if not kept:
+            if not dataset.manifest.complete:
+                history.append(_lost_in(dataset))
             break
         url = url or kept[0]["url"]
         known |= {name: kept[0][name] for name in KNOWN if kept[0].get(name)}
         history.append(Verdict(dataset.name, "kept", score=kept[0].get("quality")))
     return history, url, known
+
+
+def _lost_in(dataset: Dataset) -> Verdict:
+    """What a stage received and neither kept nor wrote into its ledger was in a unit that failed for good."""
+    units = dataset.manifest.units
+    return Verdict(dataset.name, "failed", UNIT_LOST, detail=describe_loss(units.failed, units.total))
 
 
 def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -> Verdict:

@@ -17,6 +17,7 @@ from flows.funnel import DOCUMENT_STAGES
 from flows.recipe import SCALE
 from flows.runtime import open_store as open_store
 from flows.stages import STAGE_NAMES
+from infra.labels import EARLIER
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 
@@ -104,9 +105,25 @@ def overrides(set_: list[str] | None, scale: str | None) -> list[str]:
 
 
 def labelled(store: Store, label: str) -> list[Dataset]:
-    """The dataset of each stage that a label points at, in path order."""
-    found = [store.get_ref(name, label) for name in STAGE_NAMES]
-    return [dataset for dataset in found if dataset is not None]
+    """The dataset of each stage that a label points at, in path order, as far as they belong together.
+
+    A recipe's label names one set. ``latest`` may name stages of several recipes: those that rest on other documents than
+    the newest run's are left out.
+    """
+    kept: dict[str, Dataset] = {}
+    out: set[tuple[str, str]] = set()
+    for dataset in (found for name in STAGE_NAMES if (found := store.get_ref(name, label)) is not None):
+        told = dataset.name in (*DOCUMENT_STAGES, "attributes")
+        inputs = [record for record in dataset.manifest.inputs if record.role != EARLIER]
+        # A classifier or tokenizer of other documents may be meant: documents of other documents never are.
+        other = [record for record in inputs if told and record.name in (*DOCUMENT_STAGES, "attributes")]
+        if any((record.name, record.fingerprint) in out for record in inputs) or any(
+            record.name in kept and kept[record.name].digest != record.digest for record in other
+        ):
+            out.add((dataset.name, dataset.manifest.fingerprint))
+        else:
+            kept[dataset.name] = dataset
+    return list(kept.values())
 
 
 def document_stages(store: Store, label: str) -> list[Dataset]:

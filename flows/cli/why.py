@@ -36,7 +36,9 @@ def command(
     talks = [dataset for dataset in labelled(store, label) if dataset.name in CONVERSATION_STAGES]
     if not stages and not talks:
         raise InputError(
-            f"no document stage is published under {label!r}", where=store.address, remedy="Run a recipe first."
+            f"no document stage is published under {label!r}",
+            where=store.address,
+            remedy="A label is given when a run is complete: run a recipe to its end.",
         )
     fate = fate_of(url_or_id, [*stages, *talks])
     found = difference_of(fate, stages)

@@ -168,7 +168,10 @@ class Store:
             if len(found) == 1:
                 return found[0]
         name, _, wanted = text.partition("@")
-        dataset = self.get_ref(name, wanted or label) or (self.get_ref(name, "latest") if not wanted else None)
+        dataset = self.get_ref(name, wanted or label)
+        if dataset is None and not wanted:  # under no label yet where no run was completed: the newest there is
+            published = sorted(self.datasets(name), key=lambda dataset: dataset.manifest.provenance.ended)
+            dataset = self.get_ref(name, "latest") or (published[-1] if published else None)
         if dataset is None:
             known = [each for each in self.names() if any(True for _ in self.datasets(each))]
             raise InputError(
