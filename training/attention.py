@@ -24,6 +24,8 @@ from training.rope import rotate
 BLOCK = 64
 """Keys that attention takes at a time. With whole blocks, what is masked behind a row adds exact zeros to its sums; with
 parts of blocks, a row's last bits would depend on how long its neighbours are."""
+PROMPT_BLOCK = 16
+"""The same for a first forward without a mask: whole vectors are enough there."""
 
 
 class KVCache:
@@ -96,9 +98,9 @@ class KVCache:
         self._places = None
 
 
-def whole_blocks(slots: int) -> int:
+def whole_blocks(slots: int, block: int = BLOCK) -> int:
     """Rounded up to whole blocks of the attention kernel."""
-    return -(-slots // BLOCK) * BLOCK
+    return -(-slots // block) * block
 
 
 @dataclass(frozen=True)

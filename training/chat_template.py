@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Macro
@@ -106,8 +106,11 @@ class ChatFormat:
 
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
         inert = [self._inert(dict(message)) for message in messages]
-        marks = (self._mark("open"), self._mark("close"))
-        return render(self.template, inert, add_generation_prompt=prompt, marks=marks, **self._names)
+        return render(self._compiled, inert, add_generation_prompt=prompt, **self._names)
+
+    @cached_property
+    def _compiled(self) -> Template:
+        return compile_template(self.template, (self._mark("open"), self._mark("close")))
 
     def _mark(self, name: str) -> str:
         """Characters for private use around the secret: nothing that anybody wrote, and no white space to be trimmed."""
@@ -190,24 +193,25 @@ class _GenerationBlock(Extension):
         return f"{first}{caller()}{last}"
 
 
-def render(
-    template: str,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = True,
-    marks: tuple[str, str] = ("", ""),
-    **variables: Any,
-) -> str:
-    """The conversation as text, by ``transformers``' rules. ``marks`` go around each block of generated text."""
+def compile_template(template: str, marks: tuple[str, str] = ("", "")) -> Template:
+    """A template by ``transformers``' rules, in a sandbox. ``marks`` go around each block of generated text."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
     )
     environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now, "generation_marks": marks}
     environment.filters["tojson"] = _tojson
     try:
-        return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
-        )
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise InputError(f"the chat template cannot be read: {error}") from error
+
+
+def render(
+    template: Template, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
+) -> str:
+    """The conversation as text."""
+    try:
+        return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
     except Exception as error:  # whatever a stranger's template does
         raise InputError(f"the chat template cannot render this conversation: {error}") from error
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from infra.config import Config
 from infra.errors import HeadwaterError, InputError
-from training.attention import whole_blocks
+from training.attention import PROMPT_BLOCK, whole_blocks
 from training.model import Decoder
 
 
@@ -183,7 +183,7 @@ def _stream(
     closed: Collection[int],
 ) -> Iterator[Step]:
     lengths = [len(prompt) for prompt in prompts]
-    width = whole_blocks(max(lengths))
+    width = whole_blocks(max(lengths), PROMPT_BLOCK)
     device = model.device
     inputs = torch.tensor([[*prompt] + [pad_id] * (width - len(prompt)) for prompt in prompts], device=device)
     last = torch.tensor(lengths, device=device) - 1

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from infra.errors import InputError
 from tests.training.folders import SPECIALS, TEMPLATE, tiny_model, write_tokenizer
 from training.chat import ChatSession
-from training.chat_template import render
+from training.chat_template import compile_template, render
 from training.generate import Sampling
 from training.hub_format import save_model
 from training.hub_tokenizer import load_tokenizer
@@ -157,4 +157,4 @@ def test_a_model_without_a_template_is_refused(folder: Path, tmp_path: Path) -> 
 def test_a_template_that_objects_or_breaks_out_is_an_error() -> None:
     for template in ("{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", "{% if %}"):
         with pytest.raises(InputError, match="template"):
-            render(template, [])
+            render(compile_template(template), [])

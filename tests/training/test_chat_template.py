@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Chat
     return ours, ChatFormat(theirs, CHAT_TEMPLATE, special_tokens(folder, theirs))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(chat=CHATS)
 def test_ids_are_those_of_training(tokenizer: tuple[Tokenizer, ChatFormat], chat: list[tuple[str, str]]) -> None:
     ours, form = tokenizer
@@ -44,7 +44,7 @@ def test_ids_are_those_of_training(tokenizer: tuple[Tokenizer, ChatFormat], chat
     assert ends == [ours.token_id("<|end|>")] * sum(message.role == "assistant" for message in messages)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=TEXTS)
 def test_text_goes_in_and_out_whole(tokenizer: tuple[Tokenizer, ChatFormat], text: str) -> None:
     ours, form = tokenizer
