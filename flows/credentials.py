@@ -96,8 +96,7 @@ def auth_place(home: Path) -> str:
     """Where a person finds the secret, for a message."""
     if os.environ.get(AUTH_FILE):
         return os.environ[AUTH_FILE]
-    file = home / GENERATED
-    return str(file) if file.exists() else f"${CLIENT_AUTH}"
+    return str(home / GENERATED) if auth_string() == generated_auth(home) else f"${CLIENT_AUTH}"
 
 
 def use_auth(secret: str | None, *, serving: bool = False) -> None:

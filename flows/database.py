@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from flows.credentials import private_folder
 from flows.server import prefect_home, running_server
 from infra.errors import ConfigError, HeadwaterError
 from infra.store.store import Store
@@ -27,7 +28,7 @@ def database_copy(store: Store, folder: Path, *, wanted: bool = True) -> Iterato
     """A consistent copy of the database as a file in ``folder``, by name; nothing if there is none or it is not wanted."""
     url = os.environ.get(DATABASE_URL)
     source = prefect_home(store) / SQLITE
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)  # the database holds what automations were trusted with
     try:
         if url and wanted:
             yield {POSTGRES: _dump(url, folder / POSTGRES)}
@@ -52,11 +53,11 @@ def put_back(store: Store, name: str, file: Path) -> None:
             ["pg_restore", "--clean", "--if-exists", "--no-owner", "--exit-on-error", "-d", _name(url), str(file)], url
         )
         return
-    target = prefect_home(store) / SQLITE
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = private_folder(prefect_home(store)) / SQLITE
     for left in target.parent.glob(f"{SQLITE}-*"):  # the write-ahead log of the database that is replaced
         left.unlink()
     os.replace(file, target)
+    target.chmod(0o600)
 
 
 def refuse_while_serving(store: Store) -> None:

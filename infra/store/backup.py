@@ -103,7 +103,7 @@ def back_up(store: Store, to: str, extras: Mapping[str, Path], *, link: bool = F
         ]
         lease.check()
     snapshot.datasets, snapshot.files = len(manifests), [*data, *manifests, *records, *refs]
-    snapshot.extras = {name: vault.keep(str(path), path.name) for name, path in sorted(extras.items())}
+    snapshot.extras = {name: vault.keep_private(path) for name, path in sorted(extras.items())}
     snapshot.copied_bytes = vault.copied
     shutil.rmtree(scratch, ignore_errors=True)
     write_json(f"{to.rstrip('/')}/snapshots/{snapshot.name}.json", {"format": FORMAT, **asdict(snapshot)})
@@ -209,6 +209,13 @@ class _Vault:
             if not self._has(digest, size):
                 self._put(url, copy, digest, size)
         return Entry(path, size, digest)
+
+    def keep_private(self, file: Path) -> Entry:
+        """Store a file that only its owner may read, wherever the rest of the backup may be read by."""
+        entry = self.keep(str(file), file.name)
+        if is_local(self._object(entry.digest)):
+            Path(self._object(entry.digest).removeprefix("file://")).chmod(0o600)
+        return entry
 
     def keep_bytes(self, data: bytes, path: str) -> Entry:
         entry = Entry(path, len(data), hashlib.sha256(data).hexdigest())

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from flows.database import POSTGRES, SQLITE, database_copy, put_back
 from flows.server import prefect_home
 from infra.errors import ConfigError, HeadwaterError
+from infra.store.backup import back_up
 from infra.store.store import Store
 
 
@@ -35,12 +37,17 @@ def test_sqlite_is_copied_beside_a_writer_and_put_back(tmp_path: Path, monkeypat
         live.commit()
         live.execute("INSERT INTO runs VALUES (2)")  # not committed: not in the copy
         with database_copy(store, tmp_path / "copy") as found:
+            assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700, "its secrets are nobody else's meanwhile"
+            done = back_up(store, str(tmp_path / "backup"), found)
+            (kept_there,) = (tmp_path / "backup").rglob(done.extras[SQLITE].digest)
+            assert stat.S_IMODE(kept_there.stat().st_mode) == 0o600
             kept = tmp_path / "kept"
             shutil.copyfile(found[SQLITE], kept)
     assert not (tmp_path / "copy").exists()
     path.unlink()
     put_back(store, SQLITE, kept)
     assert rows(path) == [(1,)] and not list(path.parent.glob("prefect.db-*"))
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (path.parent, path)] == [0o700, 0o600]
 
 
 def test_there_may_be_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,7 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
     assert [spec.flow for spec in specs] == ["pipeline", *(node.name for node in recipe.nodes)]
     for spec in specs:
         assert spec.pool in POOLS
+        assert spec.description and "``" not in spec.description
         flow = import_object(spec.entrypoint)
         assert flow.name == spec.flow
         assert flow.validate_parameters(spec.parameters)

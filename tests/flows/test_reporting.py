@@ -106,6 +106,46 @@ def test_a_server_that_does_not_answer_never_holds_up_the_work(monkeypatch: pyte
     assert len(told) < 10  # what was overtaken is not told
 
 
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        ("kept 7 of 9 documents; published in 3 s", (100.0, "kept 7 of 9 documents; published in 3 s")),
+        ("failed", (0.0, "failed")),
+        ("interrupted", (0.0, "interrupted")),
+    ],
+)
+def test_progress_ends_with_the_true_counts_however_it_ends(
+    end: str, last: tuple[float, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, tuple[float, str]] = {}
+
+    class Teller:
+        def tell(self, stage: str, percent: float, text: str) -> None:
+            told[stage] = (percent, text)
+
+        def settle(self, seconds: float) -> None:
+            return
+
+    reporter = ProgressReporter(every_s=3600.0)
+    monkeypatch.setattr(reporter, "_teller", Teller())
+    reporter.stage_started("dedup", "RUN")
+    for done in range(1, 10):  # the first is shown, the others would be an hour later
+        reporter.progress("dedup/sign", done, 10, {"documents": 100 * done}, None)
+    assert told["dedup/sign"] == (10.0, "10 %, documents 100")
+    reporter.stage_ended("dedup", end)
+    assert told == {"dedup/sign": (90.0, "90 %, documents 900"), "dedup": last}
+
+
+def test_warnings_are_warnings_in_the_log_and_never_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    reporter = LogReporter(logging.getLogger("loud"))
+    with caplog.at_level(logging.INFO):
+        for number in range(2 * MESSAGES):
+            reporter.message("ingest", f"unit {number}")
+        reporter.message("ingest", "warning: 497 of 954 records")
+    last = caplog.records[-1]
+    assert (last.levelname, last.getMessage()) == ("WARNING", "ingest: warning: 497 of 954 records")
+
+
 def test_a_flood_of_messages_becomes_one_line(caplog: pytest.LogCaptureFixture) -> None:
     reporter = LogReporter(logging.getLogger("flood"))
     with caplog.at_level(logging.INFO):

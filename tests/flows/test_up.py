@@ -26,6 +26,8 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.cli import up as up_command
+from flows.credentials import generate_auth
 from flows.doors import sign_in_link
 from flows.lost_runs import Claim
 from flows.server import answers, record_server, running_server
@@ -34,6 +36,7 @@ from infra.errors import ConfigError
 from infra.store.lease import Lease
 from infra.store.store import Store
 from tests.flows.cluster import Wire
+from tests.support import REPOSITORY
 
 
 def test_a_port_in_use_is_said_with_another() -> None:
@@ -65,6 +68,40 @@ def test_an_address_of_another_machine_is_said() -> None:
 )
 def test_this_machine_finds_the_server_wherever_it_listens(host: str, ui: str, tmp_path: Path) -> None:
     assert Serving(Store.at(tmp_path), (), host=host).ui == ui
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_link_that_signs_in_is_for_terminals_only(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Output that goes elsewhere is kept: by a journal, by a log."""
+    monkeypatch.delenv("HEADWATER_API_AUTH_FILE", raising=False)
+    secret = generate_auth(tmp_path / "prefect")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", secret)
+    monkeypatch.setattr(up_command, "serve", lambda wanted, ready, say: ready(["pipeline/pipeline-small"]))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        up_command.command(workspace=str(tmp_path), host="127.0.0.1", port=4711)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert "Prefect UI   http://127.0.0.1:4711" in said and "prefect/api_auth (user:password)" in said
+    assert (f"http://127.0.0.1:4711/sign-in#{secret}" in said) is terminal
+    assert (secret.split(":")[1] in said) is terminal
+
+
+def test_the_first_commands_of_the_page_on_passwords_work_on_a_fresh_account(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/operations/maintenance.md").read_text()
+    (commands,) = re.findall(r"```\n(mkdir -p ~/\.config\n.*?)headwater up", page, re.DOTALL)
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", "-euc", commands], env=environment, capture_output=True, text=True, check=False)
+    if "openssl" in done.stderr:
+        pytest.skip("no openssl here")
+    assert done.returncode == 0, done.stderr
+    secret = tmp_path / ".config/headwater-auth"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert re.fullmatch(r"operator:\S{32}\n", secret.read_text())
 
 
 def test_database_urls_name_an_asynchronous_driver() -> None:
