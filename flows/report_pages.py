@@ -17,6 +17,7 @@ import hmac
 import html
 import os
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+HEAD = (
+    "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+    "<style>:root { color-scheme: light dark } body { font: 15px/1.7 system-ui, sans-serif; margin: 2rem; }</style>"
+)
 LOOK_S = 5.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
@@ -86,7 +91,8 @@ class Entry:
 
     name: str
     about: str
-    made: float
+    made: float | None
+    """None of a page that a run has left: its name holds the time."""
 
 
 def page_of(store: "Store", name: str) -> bytes | None:
@@ -113,11 +119,12 @@ def entries(store: "Store") -> Iterator[Entry]:
     for dataset in store.datasets("report"):
         fingerprint = dataset.manifest.fingerprint
         named = sorted(label for label, target in labels.items() if target == fingerprint)
-        yield Entry(fingerprint, ", ".join(named) or dataset.manifest.provenance.run, dataset.manifest.provenance.ended)
+        made = dataset.manifest.provenance
+        yield Entry(fingerprint, ", ".join(named) or made.run or fingerprint, made.ended)
     for file in child_names(f"{store.address}/{FOLDER}"):
         name = file.removesuffix(".html")
         if name != file and _NAME.fullmatch(name):
-            yield Entry(name, "written by hand, or of a run without a report stage", 0.0)
+            yield Entry(name, name, None)
 
 
 def mount_reports(app: "Starlette") -> None:
@@ -138,9 +145,12 @@ def _show(request: "Request") -> "Response":
     try:
         page = page_of(_store(), name)
     except HeadwaterError as error:  # a manifest that cannot be read
-        return _answer(f"<p>{html.escape(str(error))}</p>".encode(), status=500)
+        return _answer(f"{HEAD}<p>{html.escape(str(error))}</p>".encode(), status=500)
     if page is None:
-        return _answer(b"<p>There is no such report in this workspace. <a href='./'>What there is</a></p>", status=404)
+        return _answer(
+            f"{HEAD}<p>There is no such report in this workspace. <a href='./'>What there is</a></p>".encode(),
+            status=404,
+        )
     return _answer(page, name=name)
 
 
@@ -148,12 +158,18 @@ def _list(request: "Request") -> "Response":
     refused = _refusal(request, "")
     if refused is not None:
         return refused
-    found = sorted(entries(_store()), key=lambda entry: entry.made, reverse=True)
-    items = "".join(
-        f"<li><a href='{MOUNT}/{html.escape(entry.name)}'>{html.escape(entry.name)}</a> {html.escape(entry.about)}</li>"
+    found = sorted(entries(_store()), key=lambda entry: entry.made or 0.0, reverse=True)
+    rows = "".join(
+        f"<li><a href='{MOUNT}/{html.escape(entry.name)}'>{html.escape(entry.about)}</a> <small>{_when(entry)}</small></li>"
         for entry in found
     )
-    return _answer(f"<h1>Reports</h1><ul>{items or '<li>none yet</li>'}</ul>".encode())
+    return _answer(f"{HEAD}<title>Reports</title><h1>Reports</h1><ul>{rows or '<li>none yet</li>'}</ul>".encode())
+
+
+def _when(entry: Entry) -> str:
+    if entry.made is None:
+        return ""
+    return f"{entry.name} {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(entry.made))}"
 
 
 def _store() -> "Store":
@@ -172,7 +188,7 @@ def _refusal(request: "Request", name: str) -> "Response | None":
         return None
     if hmac.compare_digest(_credentials(request.headers.get("Authorization", "")), secret.encode()):
         return None
-    return _answer(b"<p>This page asks for the server's password.</p>", status=401)
+    return _answer(f"{HEAD}<p>This page asks for the server's user and password.</p>".encode(), status=401)
 
 
 def _credentials(header: str) -> bytes:

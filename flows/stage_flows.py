@@ -28,7 +28,7 @@ from flows.execute import RunResult, resolve_inputs, run_recipe
 from flows.incremental import planned
 from flows.params import Form, StageParams, completed, stage_params
 from flows.recipe import Recipe
-from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_samples
+from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_report, publish_samples
 from flows.runtime import open_store, run_context
 from flows.stages import STAGE_NAMES, load_stage
 from infra.planning import Action, Selection, StageNode, plan
@@ -115,6 +115,8 @@ def run_one_stage(name: str, params: StageParams) -> StageOutcome:
         result: RunResult = run_recipe(recipe, selection, flow_context(recipe, store, record), run_as_task)
         outcome = result.outcomes[0]
     best_effort(lambda: publish_samples(store, outcome.dataset))
+    if name == "report":
+        best_effort(lambda: publish_report(store, {name: outcome.dataset}, record.id))
     if outcome.action == Action.SKIP:  # what a stage that was built came to has been told as it was published
         get_run_logger().info(stage_line(outcome))
     return outcome

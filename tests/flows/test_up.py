@@ -399,7 +399,38 @@ def test_the_whole_path_runs_stages_by_their_deployments(up: Up) -> None:
     assert run["state_name"] == "Completed"
     children = up.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 20})
     assert any(child["deployment_id"] and child["parent_task_run_id"] for child in children)
-    assert {"plan", "funnel", "lineage"} <= up.artifacts()
+    assert {"plan", "funnel", "lineage", "report"} <= up.artifacts()
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_the_report_of_a_run_is_a_click_away_also_when_it_failed(up: Up) -> None:
+    def report_of(run: dict[str, Any]) -> str:
+        wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["report"]}}}
+        [artifact] = up.call("/artifacts/filter", wanted)
+        link = artifact["data"].partition("](")[2].rstrip(")")
+        assert link.startswith("/reports/small-") and "?key=" in link
+        with urllib.request.urlopen(up.api.removesuffix("/api") + link, timeout=30) as page:
+            assert "sandbox" in page.headers["content-security-policy"]
+            return str(page.read().decode())
+
+    good = report_of(up.run("pipeline/pipeline-small", force=["ingest"]))
+    assert "Every document has a fate" in good and "20 came in" in good
+    source = up.recipe.with_name("source.jsonl")
+    source.rename(up.recipe.with_name("moved.jsonl"))
+    try:
+        failed = up.run("pipeline/pipeline-small", force=["ingest"])
+    finally:
+        up.recipe.with_name("moved.jsonl").rename(source)
+    assert failed["state_type"] == "FAILED"
+    asked = subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", "status", "--json", "--workspace", str(up.workspace)],
+        capture_output=True, text=True, timeout=120, check=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
+    )  # fmt: skip
+    found = json.loads(asked.stdout)
+    assert found["failed"][0]["recipe"] == "small" and "headwater run" in found["failed"][0]["command"]
+    assert found["next"]["server"] == up.api and found["next"]["error"] is None
 
 
 @pytest.mark.slow
