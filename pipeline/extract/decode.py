@@ -12,7 +12,7 @@ from typing import Literal
 
 from resiliparse.parse.encoding import detect_encoding
 
-from pipeline.extract.charsets import REPLACEMENT, UTF_16, decode_as, encoding_named
+from pipeline.extract.charsets import REPLACEMENT, TWO_BYTES, UTF_16, decode_as, encoding_named
 from pipeline.extract.refusal import Refused
 
 BOMS = (
@@ -41,6 +41,7 @@ SIGNATURES = (b"%PDF-", b"\x89PNG\r\n", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04",
               b"\xca\xfe\xba\xbe", b"BZh9", b"\xfd7zXZ\x00", b"\x00asm")  # fmt: skip
 CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
+NOT_ASCII = re.compile("[^\x00-\x7f]")
 MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 CERTAIN_SEQUENCES = 8
 
@@ -67,7 +68,7 @@ def decode(body: bytes, header_charset: str = "", *, html: bool = True) -> Decod
         return wide
     candidates = [(name, evidence) for name, evidence in candidates if name not in UTF_16]
     utf8 = _strict(body, "utf-8")
-    if utf8 is not None and _surely_utf8(body, utf8):
+    if utf8 is not None and _surely_utf8(body, utf8, candidates[0][0] if candidates else ""):
         return Decoded(utf8, "utf-8", _said_so("utf-8", candidates) or "utf-8")
     for name, evidence in candidates:
         text = utf8 if name == "utf-8" else _strict(body, name)
@@ -81,6 +82,8 @@ def decode(body: bytes, header_charset: str = "", *, html: bool = True) -> Decod
         if _nearly(body, name):
             return Decoded(decode_as(body, name, "replace"), name, evidence)
     detected = encoding_named(detect_encoding(body[:DETECTION_WINDOW]) or "") or "windows-1252"
+    if detected == "utf-8" and not _nearly(body, detected):  # said of pages with a few letters of an encoding of one byte
+        detected = "windows-1252"
     return Decoded(decode_as(body, detected, "replace"), detected, "detected")
 
 
@@ -171,13 +174,17 @@ def _strict(body: bytes, name: str) -> str | None:
         return None
 
 
-def _surely_utf8(body: bytes, text: str) -> bool:
+def _surely_utf8(body: bytes, text: str, declared: str) -> bool:
+    """Sequences enough that they did not come about by chance: two letters that happen to look like one in UTF-8 are
+    common in encodings of two bytes, and hardly ever all that a page has in encodings of one."""
     if len(text) >= len(body) - 4 and text.isascii():
         return False
-    return next(islice(MULTIBYTE.finditer(body), CERTAIN_SEQUENCES - 1, None), None) is not None
+    enough = CERTAIN_SEQUENCES if declared in TWO_BYTES else 1
+    return next(islice(MULTIBYTE.finditer(body), enough - 1, None), None) is not None
 
 
 def _nearly(body: bytes, name: str) -> bool:
-    """A few broken bytes (a mixed-in advertisement, a cut) do not disprove the declared encoding."""
+    """A few broken bytes (a mixed-in advertisement, a cut) do not disprove the declared encoding, if others speak for it."""
     sample = decode_as(body[:DETECTION_WINDOW], name, "replace")
-    return len(NO_CHARACTER.findall(sample)) * 100 <= len(sample)
+    broken = len(NO_CHARACTER.findall(sample))
+    return broken * 100 <= len(sample) and 2 * broken <= len(NOT_ASCII.findall(sample))

@@ -189,6 +189,19 @@ def test_a_page_cut_within_a_character_keeps_its_encoding(label: str) -> None:
     assert (decoded.text, decoded.evidence) == (text[:-1], "header")
 
 
+@pytest.mark.parametrize(
+    ("body", "header", "text"),
+    [
+        (b"The caf\xe9 is open. ", "utf-8", "The café is open. "),
+        ("It’s a “plain” page. ".encode(), "iso-8859-1", "It’s a “plain” page. "),
+        ("A café page. ".encode(), "windows-1252", "A café page. "),
+        (b"M\xe4nner \xa9 2020. ", "", "Männer © 2020. "),
+    ],
+)
+def test_a_few_letters_beside_ascii_tell_the_encoding(body: bytes, header: str, text: str) -> None:
+    assert decode(body + b"plain words " * 100, header).text.startswith(text)
+
+
 def test_bytes_that_mean_nothing_spoil_no_tag() -> None:
     page = ("<p>" + "日本" * 200).encode("shift_jis") + b"\x82<b>" + "日".encode("shift_jis")
     assert decode(page, "shift_jis").text.endswith("日本\ufffd<b>日")
