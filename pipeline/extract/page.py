@@ -182,7 +182,7 @@ class PageExtractor:
         text = decode(body, page.charset, html=kind == "html").text
         if is_binary(body, text):
             raise Refused("dropped", "content_type", detail="binary data under a text type")
-        return text
+        return text.replace("\0", "")
 
     def _main_text(self, page: Page, data: bytes) -> tuple[str, str]:
         name = page.id.hex()

@@ -132,6 +132,26 @@ def test_mutated_pages_give_text_or_a_reason(mutations: list[tuple[int, bytes]])
     assert text == clean_text(text)
 
 
+@pytest.mark.parametrize("extractor", ["trafilatura", "resiliparse"])
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        (html_page().decode().encode("utf-16-le"), {"charset": "utf-16le"}),
+        (html_page().decode().encode("utf-16-be"), {}),
+        (html_page().decode().encode("utf-16"), {"charset": "utf-8"}),
+        (html_page().replace(b"river", b"ri\0ver").replace(b"<p>", b"\0<p\0>"), {"charset": "utf-8"}),
+        (html_page() + bytes(300), {}),
+    ],
+    ids=["utf-16", "undeclared", "mark", "zeros", "padding"],
+)
+def test_zeros_cost_only_themselves(extractor: str, body: bytes, options: dict[str, str]) -> None:
+    assert PROSE.strip() in extract(body, ExtractConfig(extractor=extractor), **options)  # type: ignore[arg-type]
+
+
+def test_data_under_a_text_type_is_dropped() -> None:
+    assert text_or_rule(b"\x89PNG\r\n\x1a\n" + html_page()) == ("", "content_type")
+
+
 @given(st.text())
 def test_clean_text_is_storable_and_stable(text: str) -> None:
     cleaned = clean_text(text)
