@@ -1,10 +1,10 @@
 """Deduplication that is verified, explained, out of core and incremental.
 
-Levels, each with its survivor on record: same URL, same text, near duplicates. MinHash only nominates pairs; the true
-shingles decide. The work is a chain of steps, each a map over independent units that fit a fixed memory budget:
+Levels, each with its survivor on record: same URL and like text, same text, near duplicates. MinHash only nominates pairs;
+the true shingles decide. The work is a chain of steps, each a map over independent units that fit a fixed memory budget:
 
     sign      every file        texts → cards, signatures, shingles; records by URL and by text
-    urls      every key range   same address → the better stays
+    urls      every key range   same address, texts alike → the better stays
     copies    every key range   same text → the better stays
     bands     every file        signatures → one key a band
     nominate  every key range   same key → (document, better document)
@@ -50,7 +50,7 @@ _CUTTING = (Step("spans", span_units, span_unit), Step("repeats", repeat_units, 
 
 STAGE = ShardStage(
     name="dedup",
-    code_version=2,
+    code_version=3,
     config=DedupConfig,
     reference="pipeline.dedup.compiled:STAGE",
     inputs=_inputs,

@@ -16,7 +16,11 @@ class DedupConfig(Config):
     """Levels, thresholds and the choice of the survivor."""
 
     url: bool = True
-    """Drop documents whose normalised URL another document has."""
+    """Drop documents whose normalised URL another document has, if the texts are alike."""
+
+    url_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    """What share of the shorter text's shingles the other one must have for the same URL to mean the same page. 0 takes the
+    URL's word."""
 
     exact: bool = True
     """Drop documents whose text another document has, whitespace aside."""

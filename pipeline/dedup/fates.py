@@ -5,8 +5,8 @@ text. If the followed document is a near duplicate in turn, its followers pass t
 holds (document, survivor, similarity, level), by block of the document, ``fates/<b>.survivors`` the survivors among the
 new documents, by their block.
 
-A follower by text is as similar to the survivor as the document it copies; a follower by URL is compared with it here,
-so that the ledger tells a moved page from a new one.
+A follower by text is as similar to the survivor as the document it copies; a follower by URL is compared with it here: the
+survivor may be another one than it was found alike to.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
-from pipeline.dedup.levels import EXACT, NEAR, URL, partition_files
+from pipeline.dedup.levels import EXACT, NEAR, URL, URL_MEASURE, partition_files
 from pipeline.dedup.settle import DROPPED, load_state
 
 FATE = 4
@@ -84,7 +84,7 @@ def _compare_urls(
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     pairs = np.stack([target[by_url], documents[by_url]], axis=1)
     order = np.argsort(pairs[:, 0], kind="stable")
-    found = similarities(corpus, pairs[order], context.config.measure, 0.0, context.config.budget)
+    found = similarities(corpus, pairs[order], URL_MEASURE, 0.0, context.config.budget)
     similarity[by_url[order]] = found
 
 

@@ -19,7 +19,8 @@ from infra.store.dataset import Dataset
 from infra.store.files import read_json
 from pipeline.dedup.config import DedupConfig
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
+"""2: hashes of addresses are of another normal form (percent and IDN spelling, routes, sessions)."""
 FORMAT_FILE = "index/format.json"
 
 

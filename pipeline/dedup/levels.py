@@ -1,6 +1,10 @@
 """Steps ``urls`` and ``copies``: documents with an address, then with a text, that another one has.
 
-Both group keyed records by partition of their hash. The levels follow one another: what shares its URL with a better
+Both group keyed records by partition of their hash. An address is not enough: a page that only shares its address with a
+better one (an application's views, a front page months later) stays. What is unlike the best of its group is compared with
+the best of those that are left, ``LEADERS`` times, so that what stays under one address is unlike each other.
+
+The levels follow one another: what shares its URL with a better
 document takes no part in the comparison of texts. Each dropped document becomes a *follower* of the one it was dropped
 for; if that one is dropped at the next level in turn, its followers are handed on, so that in the end every dropped
 document names one that is kept.
@@ -21,6 +25,10 @@ from pipeline.dedup.corpus import Corpus, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.sign import KEYED, keyed_file, partition_of
 
+LEADERS = 8
+"""So many unlike documents of one address are compared with all others of it."""
+URL_MEASURE = "containment"
+"""A page grows and loses parts under its address: what is left of it is the same page."""
 URL, EXACT, NEAR = 1, 2, 3
 """Levels, in the order they are decided."""
 
@@ -65,11 +73,34 @@ def url_unit(unit: Unit, context: UnitContext) -> Counts:
         ExchangeWriter(gone_path, 1, partitions, context.config.budget // 8) as gone,
         ExchangeWriter(follow_path, 2, partitions, context.config.budget // 8) as follow,
     ):
-        for pairs in _best_pairs(files, number, corpus.new, context):
+        for pairs in _alike_pairs(files, number, corpus, context):
             dropped, target = pairs[:, _DOCUMENT], pairs[:, KEYED + _DOCUMENT]
             gone.add(dropped[:, None], partition_of(pairs[:, _TEXT], partitions))
             follow.add(np.stack([dropped, target], axis=1), partition_of(pairs[:, KEYED + _TEXT], partitions))
     return Counts()
+
+
+def _alike_pairs(files: list[str], number: int, corpus: Corpus, context: UnitContext) -> Iterator[NDArray[np.uint64]]:
+    """Documents of one address and the better one of it that they are like."""
+    from pipeline.dedup.similarity import similarities
+
+    config = context.config
+    settled = np.empty(0, np.uint64)
+    for _ in range(LEADERS):
+        decided, unlike = [settled], 0
+        for pairs in _best_pairs(files, number, corpus.new, context, settled):
+            pairs = pairs[np.argsort(pairs[:, KEYED + _DOCUMENT], kind="stable")]
+            likeness = similarities(
+                corpus, pairs[:, [KEYED + _DOCUMENT, _DOCUMENT]], URL_MEASURE, config.url_threshold, config.budget
+            )
+            alike = likeness >= config.url_threshold
+            unlike += int((~alike).sum())
+            decided += [pairs[alike, _DOCUMENT], pairs[:, KEYED + _DOCUMENT]]
+            if alike.any():
+                yield pairs[alike]
+        settled = np.unique(np.concatenate(decided))
+        if not unlike:
+            break
 
 
 def copy_unit(unit: Unit, context: UnitContext) -> Counts:

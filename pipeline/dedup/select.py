@@ -210,7 +210,9 @@ def _ledger_rows(
             "verdict": pa.repeat("dropped", number),
             "rule": pa.array([RULES[int(level)] for level, _ in kinds], pa.string()).take(kind),
             "score": np.ascontiguousarray(fates[:, 2]).view(np.float64),
-            "threshold": pa.array(np.full(number, context.config.threshold), mask=levels != NEAR),
+            "threshold": pa.array(
+                np.where(levels == URL, context.config.url_threshold, context.config.threshold), mask=levels == EXACT
+            ),
             "survivor_id": survivors,
             "detail": pa.array(details, pa.string()).take(kind),
         },
@@ -220,7 +222,7 @@ def _ledger_rows(
 
 def _detail(level: int, piece: Piece) -> str:
     what = {
-        URL: "the survivor has the same address",
+        URL: "the survivor has the same address and much of the shorter text",
         EXACT: "the survivor has the same text",
         NEAR: "most shingles are the survivor's too",
     }

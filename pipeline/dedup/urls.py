@@ -1,27 +1,34 @@
 """When two addresses are the same page.
 
-Scheme, ``www.``, default port, letter case of the host, fragment, a trailing slash, the order of query parameters and
-the parameters that only track visitors do not matter. Everything else does.
+Scheme, ``www.``, default port, letter case and spelling of the host (IDN), the way characters are percent-encoded, ``.`` and
+``..``, a trailing slash, the order of query parameters, and parameters that only track visitors or name their session do not
+matter. Nor does a fragment that names a place on the page; one that is a route of an application (``#/map``, ``#!/map``) does.
+Everything else matters.
 """
 
-from urllib.parse import urlsplit
+import contextlib
+import re
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-# Not "sid": on many sites it names the story.
+import idna
+
+# Not "sid", "ref", "id": on many sites they name the story.
 _TRACKING = frozenset(
-    (
-        "fbclid",
-        "gclid",
-        "dclid",
-        "msclkid",
-        "igshid",
-        "mc_cid",
-        "mc_eid",
-        "yclid",
-        "_ga",
-        "phpsessid",
-        "jsessionid",
-    )
-)
+    [
+        "fbclid", "gclid", "dclid", "msclkid", "gbraid", "wbraid", "gclsrc", "gad_source", "gad_campaignid", "igshid",
+        "igsh", "twclid", "ttclid", "yclid", "ysclid", "li_fat_id", "epik", "mc_cid", "mc_eid", "mkt_tok", "_ga", "_gl",
+        "_hsenc", "_hsmi", "hsctatracking", "vero_id", "vero_conv", "oly_enc_id", "oly_anon_id", "ml_subscriber",
+        "ml_subscriber_hash", "fb_action_ids", "fb_action_types", "fb_source", "fb_ref", "wickedid", "irclickid",
+        "ref_src", "ref_url", "__twitter_impression", "s_cid", "wt_mc", "wt.mc_id", "xtor", "spm", "cmpid", "phpsessid",
+        "jsessionid", "asp.net_sessionid", "sessionid", "session_id", "cfid", "cftoken",
+    ]
+)  # fmt: skip
+_TRACKING_FAMILIES = ("utm_", "pk_", "mtm_", "matomo_", "piwik_", "hsa_", "aspsessionid")
+_SESSION_IN_PATH = re.compile(r";(?:jsessionid|phpsessid|sid)=[^/;?#]*", re.IGNORECASE)
+_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+_PORTS = {"http": ":80", "https": ":443", "ftp": ":21"}
+# What may stand for itself in a path or query; "%" because it begins what is encoded already.
+_PLAIN = "%!$&'()*+,;=:@/?-._~[]|"
 
 
 def normalise_url(url: str) -> str:
@@ -32,17 +39,71 @@ def normalise_url(url: str) -> str:
         return url.strip()
     if not parts.netloc:
         return url.strip()
-    host = parts.netloc.rpartition("@")[2].lower()
-    host = host.removesuffix(":80").removesuffix(":443").removeprefix("www.").rstrip(".")
-    path = parts.path.rstrip("/") or "/"
-    query = ""
-    if parts.query:
-        kept = sorted(part for part in parts.query.split("&") if part and not _tracks(part.partition("=")[0].lower()))
-        query = "?" + "&".join(kept) if kept else ""
-    # "#!" addresses a page of its own in applications that route by fragment.
-    fragment = f"#{parts.fragment}" if parts.fragment.startswith("!") else ""
-    return f"{host}{path}{query}{fragment}"
+    scheme = parts.scheme.lower()
+    host = _host(parts.netloc.rpartition("@")[2], scheme)
+    path = _without_dots(_spelled(_SESSION_IN_PATH.sub("", parts.path))).rstrip("/") or "/"
+    query = _query(parts.query)
+    kept = "" if scheme in ("http", "https") else f"{scheme}://"
+    return f"{kept}{host}{path}{query}{_route(parts.fragment)}"
+
+
+def _host(place: str, scheme: str) -> str:
+    host = place.lower().removesuffix(_PORTS.get(scheme, ":80"))
+    host, colon, port = host.rpartition(":") if re.search(r":\d+\Z", host) else (host, "", "")
+    host = host.rstrip(".")
+    if not host.isascii():
+        with contextlib.suppress(idna.IDNAError, UnicodeError):
+            host = idna.encode(host, uts46=True).decode()
+    bare = host.removeprefix("www.")
+    return f"{bare if '.' in bare else host}{colon}{port}"
+
+
+def _spelled(text: str) -> str:
+    """One spelling of each character: letters and the like plain, all others encoded, with capital digits."""
+    if "%" in text:
+        text = _ENCODED.sub(_unreserved, text)
+    return text if text.isascii() and " " not in text else quote(text, safe=_PLAIN)
+
+
+def _unreserved(found: re.Match[str]) -> str:
+    character = unquote_to_bytes(found[0]).decode("latin-1")
+    return character if character.isascii() and (character.isalnum() or character in "-._~") else found[0].upper()
+
+
+def _without_dots(path: str) -> str:
+    if "/." not in path:
+        return path
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept) + ("/" if segments[-1] in (".", "..") else "")
+
+
+def _query(query: str) -> str:
+    if not query:
+        return ""
+    parameters = (part.removeprefix("amp;") for part in query.split("&"))
+    kept = sorted(
+        _spelled(part).replace("%20", "+")
+        for part in parameters
+        if part and not _tracks(part.partition("=")[0].lower())
+    )
+    return "?" + "&".join(kept) if kept else ""
 
 
 def _tracks(parameter: str) -> bool:
-    return parameter.startswith("utm_") or parameter in _TRACKING
+    return parameter.startswith(_TRACKING_FAMILIES) or parameter in _TRACKING
+
+
+def _route(fragment: str) -> str:
+    """The fragment, if an application shows another page for it. ``#/`` is its first one."""
+    fragment = fragment.partition(":~:")[0]
+    if not fragment.startswith(("/", "!")):
+        return ""
+    route = _spelled(fragment.removeprefix("!")).strip("/")
+    return f"#/{route}" if route else ""

@@ -135,11 +135,11 @@ def test_the_ledger_names_the_level_that_removed_a_document(tmp_path: Path) -> N
     words = sentence_words(rng, 200)
     rows = [
         document("best", " ".join(words), quality=0.9, url="https://a.org/1"),
-        document("address", " ".join(sentence_words(rng, 50)), quality=0.1, url="https://a.org/1/"),
+        document("address", " ".join([*words[:100], *sentence_words(rng, 50)]), quality=0.1, url="https://a.org/1/"),
         document("text", "\n".join(words), quality=0.2, url="https://a.org/2"),
         document("near", " ".join(edited(rng, words, 1)), quality=0.3, url="https://a.org/3"),
     ]
     table = pq.read_table(run(tmp_path, rows, 1).local("ledger/web/0.parquet"))
     assert table["rule"].to_pylist() == ["url_duplicate", "exact_duplicate", "near_duplicate"]
-    assert table["threshold"].to_pylist() == [None, None, 0.8]
+    assert table["threshold"].to_pylist() == [0.5, None, 0.8]
     assert set(table["survivor_id"].to_pylist()) == {rows[0]["id"]}

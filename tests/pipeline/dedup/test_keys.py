@@ -3,6 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.dedup import DedupConfig
 from pipeline.dedup.policy import ranks
@@ -21,6 +23,26 @@ from pipeline.dedup.urls import normalise_url
         ("https://example.org/a?PHPSESSID=1", "https://example.org/a", True),
         ("https://example.org/A", "https://example.org/a", False),
         ("https://example.org/#!/one", "https://example.org/#!/two", False),
+        ("https://example.org/#/one", "https://example.org/#/two", False),
+        ("https://example.org/app#/one/", "https://example.org/app/#!/one", True),
+        ("https://example.org/#/", "https://example.org/", True),
+        ("https://example.org/a#section-2", "https://example.org/a#section-3", True),
+        ("https://example.org/a#:~:text=river", "https://example.org/a", True),
+        ("http://example.org:443/", "http://example.org/", False),
+        ("http://example.org:8080/", "http://example.org/", False),
+        ("http://example.org:80/", "https://example.org:443/", True),
+        ("ftp://example.org/a", "http://example.org/a", False),
+        ("https://example.org/caf%c3%a9", "https://example.org/café", True),
+        ("https://example.org/%7Euser/%61", "https://example.org/~user/a", True),
+        ("https://example.org/a%2Fb", "https://example.org/a/b", False),
+        ("https://example.org/?q=a%20b", "https://example.org/?q=a+b", True),
+        ("https://straße.example/", "https://xn--strae-oqa.example/", True),
+        ("https://example.org/a/./b/../c", "https://example.org/a/c", True),
+        ("https://example.org/a;jsessionid=A1B2?x=1", "https://example.org/a?x=1", True),
+        ("https://example.org/?a=1&amp;b=2", "https://example.org/?a=1&b=2", True),
+        ("https://example.org/?gclid=1&gbraid=2&mtm_source=3", "https://example.org/", True),
+        ("https://example.org/?ref=1", "https://example.org/?ref=2", False),
+        ("https://www.com/", "https://com/", False),
         ("https://user:pw@example.org/", "https://example.org/", True),
         ("not a url", "not a url", True),
         ("http://[broken", "http://[other", False),
@@ -72,3 +94,10 @@ def test_criteria_apply_in_their_order() -> None:
     config = DedupConfig(source_priority=("wiki",))
     assert order(config, part) == [2, 1, 0]
     assert order(DedupConfig(survivor=("length", "source"), source_priority=("wiki",)), part, [9, 5, 7]) == [0, 2, 1]
+
+
+@given(st.text(max_size=60))
+def test_a_key_is_its_own_key(text: str) -> None:
+    key = normalise_url(f"http://example.org/{text}")
+    if key.startswith("example.org"):
+        assert normalise_url(f"http://{key}") == key
