@@ -35,6 +35,8 @@ class Missing:
     records: int | None
     lost: tuple[Lost, ...]
     more: int
+    accepted: str = ""
+    """The setting by which its user took it without them."""
 
 
 def missing(datasets: Mapping[str, Dataset]) -> list[Missing]:
@@ -59,7 +61,9 @@ def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
     """The same for a terminal, a line each."""
     by_name = {dataset.name: dataset for dataset in datasets}
     for each in missing(by_name):
-        yield f"incomplete: {each.stage}/{each.fingerprint} lacks {extent(each)}; the next run tries them again"
+        yield f"incomplete: {each.stage}/{each.fingerprint} lacks {extent(each)}; the next run tries them again" + (
+            f"; accepted by {each.accepted}" if each.accepted else ""
+        )
         for lost in each.lost:
             size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
             held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
@@ -100,6 +104,7 @@ def _missing(dataset: Dataset) -> Missing | None:
         _sum(records),
         tuple(lost),
         max(0, len(units.failed) - FILES),
+        f"execution.max_failed_fraction={units.tolerated:g}" if units.tolerated else "",
     )
 
 

@@ -247,6 +247,7 @@ def notices_text(datasets: Iterable[Dataset]) -> str:
         parts.append(f"## {each.stage} is incomplete: {extent(each)} are missing")
         parts += [f"- {_inline(lost.files)}: {_inline(lost.error)}" for lost in each.lost]
         parts += [f"- and {each.more:,} more"] if each.more else []
+        parts += [f"- accepted by `{each.accepted}`"] if each.accepted else []
     told = warnings(by_name)
     if told:
         parts.append("## Warnings")

@@ -15,6 +15,7 @@ from flows.server import api_call, running_server
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.journal import count_receipts
+from infra.rebuild import BESIDE
 from infra.runs import list_runs, read_events, read_progress
 from infra.store.dataset import Dataset
 from infra.store.files import child_names, exists, read_json, read_many
@@ -193,7 +194,10 @@ def work_rows(store: Store) -> list[Row]:
         holder = lease_holder(work)
         if holder is None:
             continue
-        events = read_events(store.work_root(name, fingerprint) / "events.jsonl")  # of a job on this machine
+        home = store.work_root(name, fingerprint)
+        if exists(f"{work}/{BESIDE}"):  # built again, beside what is published
+            work, home = f"{work}/{BESIDE}", home / BESIDE
+        events = read_events(home / "events.jsonl")  # of a job on this machine
         progress = [event for event in events if event.get("type") == "progress"]
         plans = [f"{work}/plan/{plan}" for plan in child_names(f"{work}/plan")]
         rows.append(

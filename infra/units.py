@@ -50,6 +50,8 @@ def run_units(stage: ShardStage, work: Work, run: RunContext) -> Built:
     outputs.sort(key=lambda output: output.path)
     check_counts(stage, counts, outputs, work)
     record = UnitsRecord(total=total, ok=total - len(work.failed), failed=work.failed)
+    if work.failed:
+        record = record.model_copy(update={"tolerated": run.max_failed_fraction})
     warnings = [*context.warnings, *warnings_of_loss(record), *warnings_of_inputs(work.inputs)]
     return Built(outputs, counts, context.stats, record, warnings)
 

@@ -15,8 +15,9 @@ BUILT_ON = "built on "
 def warnings_of_loss(units: UnitsRecord) -> list[str]:
     """That units are missing, by step."""
     steps = dict.fromkeys(failure.step for failure in units.failed)
+    set_by = f"; accepted by execution.max_failed_fraction={units.tolerated:g}" if units.tolerated else ""
     return [
-        "incomplete: " + describe_loss([failure for failure in units.failed if failure.step == step], units.total)
+        f"incomplete: {describe_loss([failure for failure in units.failed if failure.step == step], units.total)}{set_by}"
         for step in steps
     ]
 

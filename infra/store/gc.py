@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from infra.errors import HeadwaterError
 from infra.incomplete import complete_fingerprint
+from infra.rebuild import BESIDE
 from infra.runs import list_runs
 from infra.store.cache import cache_root
 from infra.store.dataset import Dataset
@@ -139,11 +140,33 @@ def _collect(store: Store, settings: GcSettings, dry_run: bool) -> Collection:
     for key in sorted(view.works - needed.keys() - view.folders):
         if not _young(store.work_url(*key), max(settings.grace_s, settings.keep_days * DAY_S), now):
             _remove(store, Removal("work", *key, _bytes(store.work_url(*key)), "nobody works on it"), found, dry_run)
+    _drop_rebuilds(view, settings, now, found, dry_run)
     if not store.is_local:
         _drop_copies(settings, now, found, dry_run)
     if settings.runs_days is not None:
         _forget_runs(store, settings.runs_days, now, found, dry_run)
     return found
+
+
+def _drop_rebuilds(view: "_View", settings: GcSettings, now: float, found: Collection, dry_run: bool) -> None:
+    """Rebuilds beside published datasets that were broken off and that nobody asked for again."""
+    for key in sorted((view.works & view.datasets.keys()) - view.busy):
+        beside = f"{view.store.work_url(*key)}/{BESIDE}"
+        changed = newest_change(beside)
+        if changed is None or now - changed < max(settings.grace_s, settings.keep_days * DAY_S):
+            continue
+        removal = Removal("work", *key, _bytes(beside), "a rebuild that was broken off")
+        if not dry_run:
+            lease = Lease(view.store.work_url(*key))
+            try:
+                lease.acquire(wait=False)
+            except HeadwaterError:
+                found.passed_over.append("/".join(key))
+                continue
+            with lease:
+                remove_tree(beside)
+                remove_tree(view.store.work_root(*key) / BESIDE)
+        found.removed.append(removal)
 
 
 def _kept(key: Key, reason: str, view: "_View") -> Kept:

@@ -54,6 +54,8 @@ class UnitsRecord(_Record):
     total: int = 0
     ok: int = 0
     failed: list[FailedUnit] = []
+    tolerated: float | None = None
+    """``execution.max_failed_fraction`` of the run that published it without the failed ones."""
 
 
 class Provenance(_Record):

@@ -65,7 +65,8 @@ def test_with_the_tolerance_every_command_names_what_is_missing_until_it_is_ther
     view = told(home, "inspect", "ingest")
     assert view["complete"] is False and view["failed_units"][0]["files"] == ["part-1.parquet"]
     assert "part-1.parquet" in view["warnings"][0]
-    assert "part-1.parquet" in command(home, "inspect", "ingest").output
+    shown = command(home, "inspect", "ingest").output
+    assert "part-1.parquet" in shown and "accepted by execution.max_failed_fraction=0.4" in shown
     assert "part-1.parquet" in command(home, "status").output
     unseen = command(home, "why", "http://ex.org/1").exception
     assert isinstance(unseen, InputError) and "missing is part-1.parquet" in unseen.error

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from infra import rebuild
+from infra.doctor import work_folders
 from infra.errors import HeadwaterError
 from infra.execution.local import InProcessExecutor
 from infra.planning import Action, StageNode
 from infra.runner import RunContext, run_stage
 from infra.store.dataset import Dataset
+from infra.store.gc import GcSettings, collect
 from infra.store.store import Store
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig
@@ -108,3 +110,16 @@ def test_force_before_anything_is_published_starts_from_nothing_once(tmp_path: P
         assert not before & after
     assert len(after) == 1, "the second --force went on with the first"
     assert run_stage(NODE, {}, here(tmp_path), force=True).dataset.manifest.complete
+
+
+def test_a_rebuild_that_nobody_goes_on_with_is_collected_and_the_dataset_stays(tmp_path: Path) -> None:
+    old, store = run_stage(NODE, {}, here(tmp_path)).dataset, Store.at(tmp_path)
+    store.set_ref("numbers", "toy", old.manifest.fingerprint)
+    with pytest.raises(HeadwaterError):
+        run_stage(StageNode(NUMBERS, NumbersConfig(broken_units=1)), {}, here(tmp_path), force=True)
+    beside = tmp_path / "work/numbers" / old.manifest.fingerprint / "forced"
+    assert beside.is_dir() and [check.state for check in work_folders(store)] == ["warn"]
+    assert collect(store, GcSettings(keep_days=1, grace_s=0)).removed == []
+    (removal,) = collect(store, GcSettings(keep_days=0, grace_s=0)).removed
+    assert "broken off" in removal.reason and not beside.exists()
+    assert store.missing_outputs(Dataset.open(old.root)) == []

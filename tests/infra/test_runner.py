@@ -205,6 +205,7 @@ def test_warnings_and_losses_stand_in_the_manifest_and_are_told_at_each_use(
     numbers = StageNode(NUMBERS, NumbersConfig(broken_units=1, warn="half of it is missing"))
     first = run_stage(numbers, {}, context(tmp_path, max_failed_fraction=0.5)).dataset
     lost = "incomplete: 1 of 4 units failed; missing is numbers-0 (10 bytes, records unknown)"
+    lost += "; accepted by execution.max_failed_fraction=0.5"
     assert first.manifest.warnings == ["half of it is missing", lost]
     assert not first.manifest.complete
     assert first.manifest.units.failed[0].files == ["numbers-0"]
