@@ -41,6 +41,12 @@ SIGNATURES = (b"%PDF-", b"\x89PNG\r\n", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04",
               b"\xca\xfe\xba\xbe", b"BZh9", b"\xfd7zXZ\x00", b"\x00asm")  # fmt: skip
 CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
+SIBLINGS = {"iso-8859-2": "windows-1250", "iso-8859-7": "windows-1253", "iso-8859-13": "windows-1257"}
+C1_BYTE = re.compile(rb"[\x80-\x9f]")
+HIGH_BYTES = bytes(range(0x80, 0x100))
+HANGUL = re.compile("[\uac00-\ud7a3]")
+FREQUENT_BIG5 = re.compile(rb"[\xa4-\xc6][\x40-\x7e\xa1-\xfe]")
+FEWEST_CHARACTERS = 8
 NOT_ASCII = re.compile("[^\x00-\x7f]")
 MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")
 CERTAIN_SEQUENCES = 8
@@ -81,10 +87,36 @@ def decode(body: bytes, header_charset: str = "", *, html: bool = True) -> Decod
     for name, evidence in candidates:
         if _nearly(body, name):
             return Decoded(decode_as(body, name, "replace"), name, evidence)
-    detected = encoding_named(detect_encoding(body[:DETECTION_WINDOW]) or "") or "windows-1252"
-    if detected == "utf-8" and not _nearly(body, detected):  # said of pages with a few letters of an encoding of one byte
-        detected = "windows-1252"
+    detected = _detected(body)
     return Decoded(decode_as(body, detected, "replace"), detected, "detected")
+
+
+def _detected(body: bytes) -> str:
+    """The detector's word, where it holds.
+
+    It says UTF-8 of pages with a few letters of an encoding of one byte, windows-1252 of Korean and of Hong Kong's
+    Chinese, and names ISO's sibling of a Windows encoding for text that has quotes and letters where ISO has controls.
+    """
+    window = body[:DETECTION_WINDOW]
+    name = encoding_named(detect_encoding(window) or "") or "windows-1252"
+    if name == "utf-8" and not _nearly(body, name):
+        name = "windows-1252"
+    if name == "windows-1252":
+        return next((name for name in ("euc-kr", "big5") if _is_east_asian(window, name)), name)
+    if name in SIBLINGS and C1_BYTE.search(window):
+        return SIBLINGS[name]
+    return name
+
+
+def _is_east_asian(window: bytes, name: str) -> bool:
+    """Whether the characters would be Hangul, or the frequent half of Big5, and not Latin letters paired by chance."""
+    text = _strict(window, name) or ""
+    characters = len(NOT_ASCII.findall(text))
+    high = len(window) - len(window.translate(None, HIGH_BYTES))
+    if characters < FEWEST_CHARACTERS or high * 10 < characters * 13:
+        return False
+    frequent = len(HANGUL.findall(text)) if name == "euc-kr" else len(FREQUENT_BIG5.findall(window))
+    return frequent * 2 > characters
 
 
 def _declared(body: bytes, header_charset: str, html: bool) -> list[tuple[str, Evidence]]:

@@ -182,6 +182,25 @@ def test_undeclared_iso_2022_jp_is_not_taken_for_ascii() -> None:
     assert decode("<p>川は町の上の丘から始まる".encode("iso2022_jp")).text == "<p>川は町の上の丘から始まる"
 
 
+@pytest.mark.parametrize(
+    ("codec", "text"),
+    [
+        ("cp949", "한국어 문장입니다. 뷁이라는 말이 나온다."),
+        ("cp932", "①申込書を書く。②㈱髙島屋へ送る。"),
+        ("gb18030", "门票价格是二十欧元，也就是€20。"),
+        ("big5", "這本書的作者住在河邊，他每天早上都去散步。"),
+        ("big5hkscs", "佢哋喺度食嘢，啲嘢好好食，佢話唔該晒。今日天氣好好"),
+        ("cp874", "“สวัสดีครับ” เขาพูด – แล้วเดินไปที่แม่น้ำ …"),
+        ("cp1250", "Řeka začíná v kopcích nad městem, příliš žluťoučký"),
+        ("cp1251", "Река начинается в холмах над городом"),
+        ("cp1252", "Le cœur de l’été à Orléans “déjà vu” où naît l’œuvre"),
+        ("cp1252", "Größe, Übung, süß, Äpfel, über, für, Öl, schön, Straße"),
+    ],
+)
+def test_undeclared_encodings(codec: str, text: str) -> None:
+    assert decode(f"<p>{text}".encode(codec)).text == f"<p>{text}"
+
+
 @pytest.mark.parametrize("label", ["shift_jis", "gb2312", "big5", "euc-kr", "euc-jp", "utf-8"])
 def test_a_page_cut_within_a_character_keeps_its_encoding(label: str) -> None:
     text = "<p>" + "山水日月" * 20
