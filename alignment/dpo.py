@@ -21,11 +21,12 @@ from alignment.data import outside_digests
 from alignment.job import Job, run_job
 from alignment.loop import Plan, optimise
 from alignment.losses import dpo
-from alignment.models import base_model, save_policy
+from alignment.models import base_model, position_limit, save_policy
 from alignment.order import Order
 from alignment.pairs import PairBatch, PairTokens, halves, held_out_questions, pair_batch, pair_lengths, training_pairs
 from alignment.replies import reply_log_probs
 from alignment.settings import SpeakingConfig
+from alignment.speech import reply_limit
 from alignment.statistics import mean_interval, wilson
 from infra.stage import JobStage
 from infra.store.files import write_json
@@ -108,7 +109,8 @@ def train(job: Job[DpoConfig]) -> None:
     job.phase("reference log-probabilities")
     reference = reference_log_probs(job, engine, training, "train")
     reference_held_out = reference_log_probs(job, engine, held_out, "held_out")
-    listening = held_out_questions(job, config.generation_tokens, config.generation_prompts)
+    limit = reply_limit(config.generation_tokens, position_limit(job))
+    listening = held_out_questions(job, limit, config.generation_prompts)
     spoken = listening.before(job, engine)
 
     def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:

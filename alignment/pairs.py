@@ -88,7 +88,7 @@ def held_out_questions(job: Job[Any], reply_tokens: int, most: int) -> Listening
         if len(pair.prompt) <= room:
             prompts.setdefault(tuple(pair.prompt), len(pair.chosen))
     chosen = list(prompts)[:most]
-    return Listening(chosen, np.array([prompts[prompt] for prompt in chosen]))
+    return Listening(chosen, np.array([prompts[prompt] for prompt in chosen]), reply_tokens)
 
 
 def pair_lengths(pairs: Sequence[PairTokens]) -> np.ndarray:

@@ -84,4 +84,4 @@ class SpeakingConfig(TrainingConfig):
     """Held-out prompts that the model answers before and after, to see whether its replies end, how long they are and
     how much they repeat themselves; 0: none."""
     generation_tokens: int = Field(default=128, ge=4)
-    """Longest of these replies."""
+    """Longest of these replies, at most half of the model's positions."""

@@ -35,7 +35,7 @@ from alignment.order import Order
 from alignment.packing import PackedRows, pack
 from alignment.rollouts import Prompt
 from alignment.settings import SpeakingConfig
-from alignment.speech import Listening
+from alignment.speech import Listening, reply_limit
 from alignment.turns import Rendered
 from infra.config import Json
 from infra.errors import InputError
@@ -216,15 +216,15 @@ def say_what_is_lost(job: Job[SftConfig], path: Path, reading: Reading, ledger: 
 
 def listening(job: Job[SftConfig], answers: list[Exchange], positions: int) -> Listening:
     """Questions of held-out conversations for which the model has room, and the length of people's answers."""
-    room = positions - job.config.generation_tokens
+    limit = reply_limit(job.config.generation_tokens, positions)
     prompts: list[Prompt] = []
     tokens: list[int] = []
     for exchange in answers:
-        prompt = fitting(job.tokenizer, exchange.prompt, room)
+        prompt = fitting(job.tokenizer, exchange.prompt, positions - limit)
         if prompt is not None and len(prompts) < job.config.generation_prompts:
             prompts.append(render_prompt(job.tokenizer, prompt))
             tokens.append(len(render_reply(job.tokenizer, exchange.reply)))
-    return Listening(prompts, np.array(tokens))
+    return Listening(prompts, np.array(tokens), limit)
 
 
 def held_out_loss(job: Job[SftConfig], engine: Any, rows: PackedRows) -> float:

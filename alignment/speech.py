@@ -86,10 +86,11 @@ def speak(
 
 @dataclass(frozen=True)
 class Listening:
-    """Held-out prompts, and the tokens of what people replied to them."""
+    """Held-out prompts, the tokens of what people replied to them, and of the longest reply that is asked for."""
 
     prompts: Sequence[Prompt]
     human_tokens: np.ndarray
+    limit: int
 
     def before(self, job: Job[Any], engine: Engine) -> Spoken | None:
         """What the model says as it came. From the work folder if an earlier attempt left it there."""
@@ -109,19 +110,23 @@ class Listening:
         if not self.prompts:
             return None
         job.phase("answering held-out prompts")
-        return speak(job, engine.evaluate, self.prompts, speech_settings(job, job.config.generation_tokens, 1.0))
+        return speak(job, engine.evaluate, self.prompts, speech_settings(job, self.limit, 1.0))
 
     def report(self, job: Job[Any], before: Spoken | None, after: Spoken | None) -> dict[str, Json]:
         """The figures of both, and the job's warnings where the second promises less."""
         if before is None or after is None:
             return {}
-        limit = job.config.generation_tokens
-        human = float((self.human_tokens <= limit).mean())
-        for sentence in complaints(before, after, human, limit, job.config.seed):
+        human = float((self.human_tokens <= self.limit).mean())
+        for sentence in complaints(before, after, human, self.limit, job.config.seed):
             job.warn(sentence)
         figures = {"before": before.figures(job.config.seed), "after": after.figures(job.config.seed)}
         people = {"finished": human, "reply_tokens": float(self.human_tokens.mean())}
-        return {"generation": {"prompts": len(self.prompts), "limit": limit, **figures, "people": people}}  # type: ignore[dict-item]
+        return {"generation": {"prompts": len(self.prompts), "limit": self.limit, **figures, "people": people}}  # type: ignore[dict-item]
+
+
+def reply_limit(tokens: int, positions: int) -> int:
+    """At most half of what the model holds: the other half is for the prompt."""
+    return min(tokens, positions // 2)
 
 
 def speech_settings(job: Job[Any], tokens: int, temperature: float) -> ReplySettings:

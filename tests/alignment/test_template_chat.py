@@ -76,6 +76,13 @@ def test_what_somebody_wrote_ends_no_turn(folder: Path) -> None:
     assert names[-1] in tokenizer.decode(taught_runs(piece)[0])
 
 
+def test_a_template_that_takes_no_system_turn_says_so(tmp_path: Path) -> None:
+    """The stage's ledger then has the sentence, and the conversation alone is lost."""
+    tokenizer = chat_tokenizer(foreign.mistral(tmp_path / "base"))
+    with pytest.raises(InputError, match="Only user and assistant roles are supported"):
+        cut(tokenizer, Conversation("x", (Message("system", "be kind"), *TALK)), 120)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder made here."""
