@@ -96,9 +96,9 @@ class PreferencesConfig(JobConfig):
     """Longest reply, human or sampled, with its end token."""
     min_reply_tokens: int = Field(default=3, ge=2)
     """Shortest human reply taken, with its end token."""
-    temperature: float = Field(default=1.15, gt=0)
+    temperature: float = Field(default=1.3, gt=0)
     """Temperature of the sampled replies. At 1 a small model's samples are, by its own measure, as likely as what people
-    say, and a reward model made from it finds little to tell them apart by; a little heat brings its mistakes out."""
+    say, and a reward model made from it finds little to tell them apart by; heat brings its mistakes out."""
     chunk: int = Field(default=32, ge=1)
     """Prompts sampled together; also the unit of resuming."""
 
