@@ -27,6 +27,7 @@ LOW_SHARE, LOW_BYTES = 0.1, 20e9
 UPCOMING = 5
 
 Row = dict[str, Any]
+_INTERRUPTED = "it was interrupted. Nothing is lost."
 
 
 def situation(store: Store) -> Row:
@@ -144,7 +145,7 @@ def failed(store: Store, runs: Sequence[Row]) -> list[Row]:
         if run["state"] not in ("completed", "running"):
             stages = [(name, event) for name, event in run["stages"].items() if event.get("type") == "stage_failed"]
             stage, event = stages[-1] if stages else (next(reversed(run["stages"]), ""), {})
-            error = event.get("error") or run.get("error") or _unexplained(run["state"])
+            error = event.get("error") or run.get("error") or ""
             rows.append(
                 {
                     "run": run["id"],
@@ -152,7 +153,7 @@ def failed(store: Store, runs: Sequence[Row]) -> list[Row]:
                     "state": run["state"],
                     "stage": stage,
                     "when": run.get("ended") or run["started"],
-                    "error": error,
+                    "error": _INTERRUPTED if error == "KeyboardInterrupt" else error or _unexplained(run["state"]),
                     "command": command_again(store, run),
                 }
             )

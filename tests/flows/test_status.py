@@ -138,6 +138,10 @@ def test_a_killed_run_says_that_nothing_is_lost(store: Store) -> None:
     run_of(store, "demo-20261127-010101-aaaa").event("stage_started", stage="ingest")
     text = status(store)
     assert "interrupted in stage ingest" in text and "Nothing is lost" in text and "headwater run demo" in text
+    run_of(store, "demo-20261127-020202-bbbb", started=2.0).event(
+        "run_ended", state="interrupted", error="KeyboardInterrupt"
+    )
+    assert "it was interrupted. Nothing is lost." in status(store) and "KeyboardInterrupt" not in status(store)
 
 
 def test_what_is_damaged_is_said_and_hides_nothing(store: Store) -> None:
