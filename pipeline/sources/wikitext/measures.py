@@ -5,8 +5,11 @@ with the factor between the units taken into account, and to two significant fig
 known, what is given is written with the unit as it stands.
 """
 
+import ast
 import math
+import operator
 import re
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
 from pipeline.sources.wikitext.units import Unit, unit_of
@@ -17,6 +20,15 @@ _RANGES = {
     "or(-)": " or ", "plus": " plus ", "+": " + ", "−": "–",
 }  # fmt: skip
 _NUMBER = re.compile(r"[-−+]?[\d,]*\.?\d+(?:e[-+]?\d+)?\Z")
+_ARITHMETIC = re.compile(r"[\d\s.+*/()%e-]+")
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: math.fmod,
+    ast.Pow: math.pow,
+}
 _FRACTION = re.compile(r"([-−]?\d+)?[+ ]?(\d+)[/⁄](\d+)\Z")
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
@@ -239,3 +251,27 @@ def spelled_date(year: str, month: str = "", day: str = "", day_first: bool = Fa
         return f"{name} {year}".strip()
     day = day.lstrip("0") or day
     return f"{day} {name} {year}".strip() if day_first else f"{name} {day}, {year}".strip(" ,")
+
+
+def evaluate(expression: str) -> str | None:
+    """``{{#expr: 100 / 3 round 2}}``: arithmetic, as much of it as pages use; None for anything else."""
+    plain, rounded, digits = expression.lower().replace("−", "-").partition("round")
+    plain = plain.replace("^", "**").replace("mod", "%").strip()
+    if len(plain) > 200 or not _ARITHMETIC.fullmatch(plain) or (rounded and not digits.strip().isdecimal()):
+        return None
+    try:
+        value = _arithmetic(ast.parse(plain, mode="eval").body)
+        return f"{round(value, int(digits[:4])) if rounded else value:.14g}"
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+        return None
+
+
+def _arithmetic(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _arithmetic(node.operand)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp) and (calculate := _OPERATORS.get(type(node.op))):
+        return float(calculate(_arithmetic(node.left), _arithmetic(node.right)))
+    raise ValueError("no arithmetic")

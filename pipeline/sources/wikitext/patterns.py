@@ -26,6 +26,7 @@ smallcaps|sc|small caps|smallcaps2|allcaps|caps|uppercase|sc2|smallcaps all => {
 sup|smallsup|superscript|super => {1}
 sub|smallsub|subscript => {1}
 pow|power|exp => {1}{2}
+e => ×10{1}
 ill|interlanguage link|interlanguage link multi|illm|link-interwiki|ill2|interlanguage link forced|red link|redlink => {lt|display|3_label|1|en}
 circa|c.|ca.|ca|circ|circa. => c. {1}< – c. {2}>
 floruit|fl.|flourished => fl. {1}< – {2}>

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from pipeline.sources.wikitext.functions import FUNCTIONS, LANGUAGE_NAMES, english_label
-from pipeline.sources.wikitext.measures import group_digits
+from pipeline.sources.wikitext.measures import evaluate, group_digits
 from pipeline.sources.wikitext.names import Wiki
 from pipeline.sources.wikitext.patterns import patterns
 from pipeline.sources.wikitext.preprocess import GAP, Expand
@@ -155,6 +155,7 @@ _PARSER_FUNCTIONS: dict[str, Callable[[str, Given, str], str | None]] = {
     "uc": lambda text, _given, _language: text.upper(),
     "lcfirst": lambda text, _given, _language: text[:1].lower() + text[1:],
     "ucfirst": lambda text, _given, _language: text[:1].upper() + text[1:],
+    "#expr": lambda text, _given, _language: evaluate(text),
     "#if": lambda text, given, _language: _value(given, 0 if text else 1),
     "#ifeq": _if_equal,
     "#switch": _switch,

@@ -56,6 +56,7 @@ PASSAGES = [
     ("The ''Mole''{{'s}} {{abbr|no.|number}} {{ill|Wels|de}}", "The Mole's no. Wels"),
     ("{{hlist|a|b}} {{IPA|[ˈa]}} {{respell|AN|ker}} a{{!}}b", "a · b [ˈa] AN-ker a|b"),
     ("{{#if:x|yes|no}} {{#ifeq:a|b|1|2}} {{#switch:b|a=1|b|c=2|3}} {{uc:ab}}", "yes 2 2 AB"),
+    ("{{#expr: 100 / 3 round 2}} {{#expr: (1 + 2) * -3}} {{#expr: 2 ^ 10}} ({{#expr: 1 / 0}})", "33.33 -9 1024"),
     ("{{nihongo|Tea|茶|cha}}, {{ordinal|22}}, {{chem|H|2|O}}", "Tea (茶, cha), 22nd, H2O"),
     ("{{ubl|one|two}}", "- one\n- two"),
     # templates that are not, and what stood for them alone
