@@ -17,6 +17,7 @@ from pipeline.classifier.model import LONGEST
 from pipeline.compression import read_lines
 from pipeline.document import read_batches
 from pipeline.language import LanguageDetector
+from pipeline.sources.tables import rows_of
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -51,6 +52,8 @@ def texts_of_file(texts: TextSet, good: bool, seed: int) -> Iterator[Sample]:
     """The texts of a file from outside. A document's id is a digest of its text."""
     for row in _rows(texts):
         text = row.get(texts.column)
+        if isinstance(text, bytes):  # no UTF-8, or of a column without a charset
+            text = text.decode("utf-8", "replace")
         if not isinstance(text, str):
             raise InputError(
                 f"a row has no text in column {texts.column!r}",
@@ -70,7 +73,7 @@ def _wanted(row: dict[str, Any], where: str) -> bool:
 def _rows(texts: TextSet) -> Iterator[dict[str, Any]]:
     if texts.file.endswith(".parquet"):
         for batch in read_batches(texts.file, batch_rows=256):
-            yield from batch.to_pylist()
+            yield from rows_of(batch)
         return
     for number, line in enumerate(read_lines(texts.file), start=1):
         if not line.strip():

@@ -14,6 +14,7 @@ from infra.store.dataset import Dataset
 from pipeline.compression import read_lines
 from pipeline.decontaminate.config import EvaluationSet
 from pipeline.document import read_batches
+from pipeline.sources.tables import rows_of
 
 _DATASET = "dataset://"
 _HUB = "hf://"
@@ -93,7 +94,7 @@ def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[
             yield from _hugging_face(address)
         elif address.endswith(".parquet"):
             for batch in read_batches(address):
-                yield from batch.to_pylist()
+                yield from rows_of(batch)
         else:
             yield from _json_lines(address)
     except FileNotFoundError:
@@ -129,7 +130,12 @@ def _value(item: Mapping[str, Any], path: str) -> str:
     values: list[Any] = [item]
     for key in path.split("."):
         values = [value[key] for value in _flat(values) if isinstance(value, Mapping) and key in value]
-    return "\n".join(str(value) for value in _flat(values) if value is not None)
+    return "\n".join(_text(value) for value in _flat(values) if value is not None)
+
+
+def _text(value: Any) -> str:
+    """A text that is no UTF-8 arrives as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:

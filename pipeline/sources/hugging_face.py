@@ -74,7 +74,7 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
                 yield document_of_row(row, part.archive.name, position, 1, source)
                 position += 1
     except DATA_ERRORS as error:
-        if not position:
+        if not position or not isinstance(error, ValueError):  # the others may be the network's
             raise _unreadable(source, error) from error
         why = f"the rest of the shard cannot be read: {_sentence(error)}"
         yield damaged(source.name, part.archive.name, "damaged_rows", position, 0, why)

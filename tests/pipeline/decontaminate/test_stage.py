@@ -1,18 +1,25 @@
 """Decontamination: planted items are found wherever they stand, and nothing else is."""
 
+import bz2
+import gzip
 import json
+import lzma
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
 from infra.errors import ConfigError, InputError
 from infra.fingerprint import fingerprint_payload
 from infra.store.dataset import Dataset
 from pipeline.decontaminate import STAGE, DecontaminateConfig
+from pipeline.decontaminate.config import EvaluationSet
+from pipeline.decontaminate.evaluations import read_texts
 from pipeline.document import Document
 from tests.pipeline.dedup.corpora import document, kept, ledger, publish, sentence_words
 from tests.support import run_shard_stage, write_dataset
@@ -137,6 +144,21 @@ def test_parquet_evaluations_and_nested_fields(tmp_path: Path) -> None:
     evaluations = [{"name": "mc", "address": str(path), "fields": ["question.choices"]}]
     rows = [document("d", "\n".join(choices)), document("e", FILLER[0])]
     assert kept(run(tmp_path, rows, evaluations=evaluations)) == {rows[1]["id"]}
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd.compress, bytes])
+def test_a_set_is_read_whatever_it_is_compressed_with(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(pack(b'{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n'))
+    evaluation = EvaluationSet(name="own", address=str(path), fields=("text",), id_field="id")
+    assert [(text.item, text.text) for text in read_texts(evaluation, {})] == [("1", "one"), ("2", "two")]
+
+
+def test_a_damaged_set_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": 1, "text": "one"}\n')[:-3])
+    with pytest.raises(InputError, match="the file is damaged: the gzip data ends early"):
+        list(read_texts(EvaluationSet(name="own", address=str(path), fields=("text",)), {}))
 
 
 def test_missing_sets_and_fields_are_said(tmp_path: Path) -> None:
