@@ -56,7 +56,7 @@ class DpoConfig(SpeakingConfig):
 
 STAGE = JobStage(
     name="dpo",
-    code_version=2,
+    code_version=3,
     config=DpoConfig,
     inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),

@@ -111,7 +111,7 @@ class PpoConfig(TrainingConfig):
 
 STAGE = JobStage(
     name="ppo",
-    code_version=2,
+    code_version=3,
     config=PpoConfig,
     inputs=lambda config: config.starts_from("sft") | {"reward": "reward", "preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),

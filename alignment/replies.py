@@ -1,9 +1,9 @@
 """Prompts with their replies as tensors, and what a model says about them.
 
-Rows are padded on the right: with causal attention nothing before the padding ever sees it, so no attention mask is
-needed and none can be wrong. What counts is a mask over *predictions*: entry t is about the token at t + 1, and is True
-where that token belongs to the reply, its end token included. It comes from lengths, never from comparing ids with the
-padding id.
+Rows are padded on the right, to whole vectors: with causal attention nothing before the padding ever sees it, so no
+attention mask is needed and none can be wrong, and what is said of a row does not depend on its neighbours' lengths.
+What counts is a mask over *predictions*: entry t is about the token at t + 1, and is True where that token belongs to
+the reply, its end token included. It comes from lengths, never from comparing ids with the padding id.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.attention import PROMPT_BLOCK, whole_blocks
 from training.loss import token_log_probs, token_log_probs_and_entropy
 from training.model import Decoder
 
@@ -42,7 +43,7 @@ def collate(
 ) -> Replies:
     """A batch of prompts, each followed by its reply."""
     lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
-    width = max(lengths)
+    width = whole_blocks(max(lengths), PROMPT_BLOCK)
     input_ids = torch.full((len(lengths), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(lengths), width - 1), dtype=torch.bool)
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):

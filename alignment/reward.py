@@ -42,7 +42,7 @@ class RewardConfig(TrainingConfig):
 
 STAGE = JobStage(
     name="reward",
-    code_version=2,
+    code_version=3,
     config=RewardConfig,
     inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),

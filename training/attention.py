@@ -90,6 +90,15 @@ class KVCache:
         else:
             self.lengths = [length + tokens for length in self.lengths]
 
+    def adopt(self, part: "KVCache", rows: Sequence[int]) -> None:
+        """Take what another cache holds as these rows of this one."""
+        slots = min(part.keys.shape[3], self.keys.shape[3])
+        self.keys[:, rows, :, :slots] = part.keys[:, :, :, :slots]
+        self.values[:, rows, :, :slots] = part.values[:, :, :, :slots]
+        for row, length in zip(rows, part.lengths, strict=True):
+            self.lengths[row] = length
+        self._places = None
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Forget all rows but these: sequences that have ended need no more work."""
         index = torch.tensor(rows, device=self.keys.device)

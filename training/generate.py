@@ -19,7 +19,7 @@ from torch import Tensor
 
 from infra.config import Config
 from infra.errors import HeadwaterError, InputError
-from training.attention import PROMPT_BLOCK, whole_blocks
+from training.attention import PROMPT_BLOCK, KVCache, whole_blocks
 from training.model import Decoder
 
 
@@ -182,20 +182,18 @@ def _stream(
     pad_id: int,
     closed: Collection[int],
 ) -> Iterator[Step]:
-    lengths = [len(prompt) for prompt in prompts]
-    width = whole_blocks(max(lengths), PROMPT_BLOCK)
     device = model.device
-    inputs = torch.tensor([[*prompt] + [pad_id] * (width - len(prompt)) for prompt in prompts], device=device)
-    last = torch.tensor(lengths, device=device) - 1
-    capacity = max(width, *(length + row.budget for length, row in zip(lengths, rows, strict=True)))
-    cache = model.new_cache(len(prompts), capacity, lengths)
+    cache = model.new_cache(
+        len(prompts), max(len(prompt) + row.budget for prompt, row in zip(prompts, rows, strict=True))
+    )
     seen = _occurrences(model, prompts, rows)
     spared = torch.tensor(sorted(stop for stop in stops if stop < model.config.vocab_size), device=device).long()
+    following: Tensor | None = None
     for position in itertools.count():
         # Entered anew for each token: the mode must not leak to the caller while this iterator is suspended.
         with torch.inference_mode():
-            hidden = model(inputs, cache=cache)
-            logits = model.logits(hidden[torch.arange(len(rows), device=device), last]).float()
+            hidden = _read(model, prompts, cache, pad_id) if following is None else model(following, cache=cache)[:, -1]
+            logits = model.logits(hidden).float()
             tokens, log_probs, sample_log_probs = _choose(logits, rows, seen, spared, position)
         drawn = tokens.tolist()
         for row, token, log_prob, drawn_log_prob in zip(
@@ -215,14 +213,35 @@ def _stream(
         if not alive:
             return
         with torch.inference_mode():
-            inputs = tokens.unsqueeze(1)
+            following = tokens.unsqueeze(1)
             if seen is not None:
-                seen.scatter_(1, inputs, True)
+                seen.scatter_(1, following, True)
             if len(alive) < len(rows):
-                rows, inputs = [rows[place] for place in alive], inputs[alive]
+                rows, following = [rows[place] for place in alive], following[alive]
                 seen = None if seen is None else seen[alive]
                 cache.keep_rows(alive)
-            last = torch.zeros(len(rows), dtype=torch.long, device=device)
+
+
+def _read(model: Decoder, prompts: Sequence[Sequence[int]], cache: KVCache, pad_id: int) -> Tensor:
+    """Fill the cache with the prompts; the hidden state of each one's last token ``[B, hidden]``.
+
+    Prompts go through together with those that fill as many whole vectors. Each is thus computed in the shape that it has
+    alone: the kernels' sums over longer rows differ in their last bits, and a short prompt does no work for a long one.
+    """
+    last: Tensor = torch.empty(len(prompts), model.config.hidden_size, dtype=cache.keys.dtype, device=model.device)
+    widths: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        widths.setdefault(whole_blocks(len(prompt), PROMPT_BLOCK), []).append(place)
+    for width, places in widths.items():
+        lengths = [len(prompts[place]) for place in places]
+        rows = [[*prompts[place], *[pad_id] * (width - len(prompts[place]))] for place in places]
+        part = model.new_cache(len(places), width, lengths)
+        hidden = model(torch.tensor(rows, device=model.device), cache=part)
+        last[places] = hidden[
+            torch.arange(len(places), device=model.device), torch.tensor(lengths, device=model.device) - 1
+        ]
+        cache.adopt(part, places)
+    return last
 
 
 def _occurrences(model: Decoder, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]) -> Tensor | None:

@@ -14,6 +14,7 @@ import torch
 
 from infra.errors import InputError
 from pipeline.shards.reader import RowBatch
+from training.attention import PROMPT_BLOCK, whole_blocks
 from training.loader import micro_batch, text_targets
 from training.loss import chunk_tokens, token_log_probs
 from training.model import Decoder
@@ -89,7 +90,8 @@ def score_continuations(
         chosen = [index for index in order[start : start + batch_size] if len(rows[index][0]) > 1]
         if not chosen:
             continue
-        width = max(len(rows[index][0]) for index in chosen)
+        # A forward over whole vectors: what is said of a row does not depend on its neighbours' lengths.
+        width = 1 + whole_blocks(max(len(rows[index][0]) for index in chosen) - 1, PROMPT_BLOCK)
         ids = torch.zeros(len(chosen), width, dtype=torch.int64)
         mask = torch.zeros(len(chosen), width, dtype=torch.bool)
         for place, index in enumerate(chosen):

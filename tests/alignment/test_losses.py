@@ -12,6 +12,7 @@ from alignment.losses import clipped_policy, clipped_value, dpo, kl_k1, kl_k3, p
 from alignment.pairs import PairTokens, pair_batch
 from alignment.replies import Replies, RewardModel, collate, reply_log_probs, reply_log_probs_and_entropy
 from tests.alignment.toys import tiny_decoder
+from tests.training.folders import tiny_model
 
 PROMPTS = [[2, 5, 9, 10], [2, 5, 11], [2, 5, 9, 9, 9, 12], [2, 5]]
 REPLIES = [[6, 9, 7], [6, 14, 15, 16, 17, 7], [7], [6, 20, 21, 7]]
@@ -167,3 +168,21 @@ def test_both_kl_estimates_agree_with_the_exact_kl_in_the_mean() -> None:
     assert torch.isclose((policy * kl_k1(policy.log(), reference.log())).sum(), exact)
     assert torch.isclose((policy * kl_k3(policy.log(), reference.log())).sum(), exact)
     assert (kl_k3(policy.log(), reference.log()) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_said_of_a_reply_does_not_hang_on_its_neighbours(dtype: torch.dtype) -> None:
+    model = tiny_model(hidden_size=128, intermediate_size=192, max_position=256).to(dtype)
+    random = torch.Generator().manual_seed(0)
+    rows = [torch.randint(8, 264, (size,), generator=random).tolist() for size in (7, 19, 41, 90)]
+    prompts, replies = [row[: len(row) // 2] for row in rows], [row[len(row) // 2 :] for row in rows]
+    reward = RewardModel(model, torch.randn(1, 128, generator=random).to(dtype)).eval()
+    with torch.no_grad():
+        together = reply_log_probs(model, collate(prompts, replies, 0))
+        scores = reward.judge(collate(prompts, replies, 0))
+        for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            batch = collate([prompt], [reply], 0)
+            alone = reply_log_probs(model, batch)[batch.mask]
+            beside = together[row, : batch.mask.shape[1]][batch.mask[0]]
+            torch.testing.assert_close(beside, alone, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(scores[row : row + 1], reward.judge(batch), atol=1e-5, rtol=1e-5)
