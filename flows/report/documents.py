@@ -101,7 +101,9 @@ def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFate
             dataset = datasets[name]
             counts = dataset.manifest.counts
             rules = _rules(dataset)
-            lost = sum(unit.records or 0 for unit in dataset.manifest.units.failed)
+            rows = sum(sum(sources.values()) for sources in rules.values())
+            unwritten = sum(counts.dropped.values()) + counts.failed - rows
+            lost = 0 if dataset.manifest.complete else min(max(unwritten, 0), counts.failed)
             fates = StageFates(name, counts.incoming, counts.kept, counts.failed, rules, Counter(), lost)
             if name == "shards" and found:
                 # Its rows are sequences: what is kept of a source is what came less what the ledger holds.

@@ -487,12 +487,13 @@ def test_a_complete_run_is_not_accused(datasets) -> None:
     assert "incomplete" not in page.split("</style>")[1] and "warning" not in page.split("</style>")[1]
 
 
-def test_documents_in_lost_units_are_accounted_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", [2, None])  # known beforehand, or by what the stage before handed on
+def test_documents_in_lost_units_are_accounted_for(tmp_path: Path, records: int | None) -> None:
     rows = [document("web", number, f"Text {number}") for number in range(6)]
     before = publish(tmp_path / "ingest", "ingest", rows, [])
     after = publish(tmp_path / "dedup", "dedup", rows[:4], [])
     counts = {"incoming": 6, "kept": 4, "dropped": {}, "failed": 2}
-    after = with_manifest(after, counts=counts, units={"total": 3, "ok": 2, "failed": [{**LOST, "records": 2}]})
+    after = with_manifest(after, counts=counts, units={"total": 3, "ok": 2, "failed": [{**LOST, "records": records}]})
     found = {"ingest": before, "dedup": after}
     states = {check.title: check.state for check in checks(found, stage_fates(found, 0))}
     assert states["Not every document was read"] == "bad" and "Documents are unaccounted for" not in states
