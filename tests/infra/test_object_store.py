@@ -17,7 +17,7 @@ from infra.errors import ConfigError, HeadwaterError, LeaseLost
 from infra.execution.local import InProcessExecutor
 from infra.journal import Journal, read_receipts
 from infra.planning import StageNode
-from infra.runner import StageOutcome, run_stage
+from infra.runner import RunContext, StageOutcome, run_stage
 from infra.runs import list_runs
 from infra.stage import Receipt
 from infra.store import slot as slots
@@ -206,6 +206,27 @@ def test_a_store_that_ignores_conditions_is_refused(bucket: str, monkeypatch: py
     with pytest.raises(HeadwaterError, match="ignores conditional writes"):
         Lease(f"{bucket}/work/a/b").acquire()
     slots._conditions_kept.cache_clear()
+
+
+def test_losses_and_rebuilds_are_as_on_a_disk(bucket: str, reference: dict[str, str]) -> None:
+    def run(tolerate: float = 0.0) -> RunContext:
+        return replace(context(bucket, max_failed_fraction=tolerate), executor=InProcessExecutor())
+
+    broken = StageNode(NUMBERS, NumbersConfig(broken_units=1))
+    partial = run_stage(broken, {}, run(0.5)).dataset
+    store = Store.at(bucket)
+    assert not partial.manifest.complete and store.missing_outputs(partial) == []
+    whole = run_stage(StageNode(NUMBERS, NumbersConfig()), {}, run())
+    assert (whole.action.value, whole.dataset.digest) == ("RESUME", reference["numbers"])
+    assert store.missing_outputs(partial) == [] and partial.root != whole.dataset.root
+    with pytest.raises(HeadwaterError, match="1 of 4 units failed"):
+        run_stage(broken, {}, run(), force=True)
+    assert store.find("numbers", whole.dataset.manifest.fingerprint) == whole.dataset
+    forced = run_stage(StageNode(NUMBERS, NumbersConfig()), {}, run(), force=True)
+    assert (forced.action.value, forced.dataset.root) == ("RESUME", whole.dataset.root)
+    assert forced.dataset.digest == reference["numbers"] and store.missing_outputs(forced.dataset) == []
+    assert forced.dataset.manifest.provenance.run != whole.dataset.manifest.provenance.run
+    assert not file_sizes(f"{store.work_url('numbers', forced.dataset.manifest.fingerprint)}/forced")
 
 
 # ---- two drivers ----------------------------------------------------------------------------------------------------
