@@ -41,6 +41,7 @@ NEVER_JOINED = (
 # One set with one range beyond the basic plane: anything else takes five times as long, and every text pays for it.
 INVISIBLE = re.compile(f"[\x80-\x9f{UNWANTED}{JOINERS}{DIRECTIONS}\ufe00-\ufe0f\ue000-\uf8ff\U000e0000-\U0010ffff]")
 HYPHENATED = re.compile(r"\xad[ \t]*\n[ \t]*(\w)")
+DIRECTION = re.compile(f"[{DIRECTIONS}]")
 RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdcf\ufdf0-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
@@ -74,9 +75,9 @@ def without_idle(text: str, invisible: Set[str]) -> str:
         text = text.replace(character, C1[character])
     if re.search(f"[{UNWANTED}]", found):
         text = re.sub(f"[{UNWANTED}]+", "", text)
-    if re.search(f"[{DIRECTIONS}]", found):
+    if DIRECTION.search(found):
         lines = text.split("\n")
-        text = "\n".join(line if RIGHT_TO_LEFT.search(line) else re.sub(f"[{DIRECTIONS}]", "", line) for line in lines)
+        text = "\n".join(line if RIGHT_TO_LEFT.search(line) else DIRECTION.sub("", line) for line in lines)
     if re.search(f"[{PRIVATE}]", found):
         text = re.sub(f"[{PRIVATE}]+", _between_letters, text)
     if re.search(f"[{TAGS}]", found):

@@ -8,7 +8,8 @@ too, since the parser resolves them. An element that holds nothing else stays as
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from pipeline.extract.clean import C1, UNWANTED
 
@@ -18,6 +19,11 @@ REFERENCE = re.compile(
     rb"|#[xX]0*(?:6(?:0[0-5]|1[cC]|[dD]{2})|70[fF]|8[eE]2|180[eE]|20[0-6][0-9a-fA-F]|[eEfF][0-9a-fA-F]{3}|[0-9a-fA-F]{5})"
     rb"(?![0-9a-fA-F])|zwn?j|[lr][rl]m|ZeroWidthSpace|Negative(?:VeryThin|Thin|Medium|Thick)Space);?"
 )
+# Articles that a page carries as JSON-LD, most often with all but ASCII escaped.
+MAX_SCRIPTS = 16
+ESCAPE = re.compile(
+    rb"(?<!\\)((?:\\\\)*)\\u(06(?:0[0-5]|1[cC]|[dD]{2})|180[eE]|20[0-6][0-9a-fA-F]|[eEfF][0-9a-fA-F]{3})"
+)
 # Anatolian hieroglyphs, cuneiform, Tangut.
 SCRIPTS = (range(0x14400, 0x14647), range(0x12000, 0x1239A), range(0x17000, 0x187F8))
 
@@ -25,13 +31,15 @@ SCRIPTS = (range(0x14400, 0x14647), range(0x12000, 0x1239A), range(0x17000, 0x18
 def disguised(page: bytes) -> tuple[bytes, Mapping[str, str]]:
     """The page with a letter for each character that is not printable, and whom each of these letters stands for."""
     page = REFERENCE.sub(_resolved, page)
+    if b"articleBody" in page:
+        page = _data_unescaped(page)
     if page.isascii():
         return page, {}
     text = page.decode("utf-8", "replace")
     if text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
         return page, {}
     used = set(text)
-    hidden = {character for character in used if not (character.isprintable() or character.isspace())}
+    hidden = {character for character in used if _is_hidden(character)}
     for control in used & C1.keys():
         text = text.replace(control, C1[control])
     hidden -= C1.keys()
@@ -42,7 +50,9 @@ def disguised(page: bytes) -> tuple[bytes, Mapping[str, str]]:
     of_hidden = f"[{re.escape(''.join(sorted(hidden)))}]"
     if hidden:  # alone between two tags, they are no text
         text = re.sub(f"(>\\s*){of_hidden}+(\\s*<)", r"\1\2", text)
-    letters = next((script for script in SCRIPTS if used.isdisjoint(map(chr, script))), ())
+    letters: Sequence[int] = next(
+        (script for script in SCRIPTS if len(script) >= len(hidden) and used.isdisjoint(map(chr, script))), ()
+    )
     carried = dict(zip(map(chr, letters), sorted(hidden), strict=False))
     for letter, character in carried.items():
         text = text.replace(character, letter)
@@ -57,6 +67,33 @@ def restored(text: str, carried: Mapping[str, str]) -> str:
 
 
 def _resolved(reference: re.Match[bytes]) -> bytes:
-    character = html.unescape(reference[0].decode())
-    hidden = len(character) == 1 and not (character.isprintable() or character.isspace())
-    return character.encode("utf-8", "replace") if hidden else reference[0]
+    return _character_of(reference[0])
+
+
+@lru_cache(maxsize=1024)
+def _character_of(reference: bytes) -> bytes:
+    """The character in UTF-8 if it is not printable, else the reference."""
+    character = html.unescape(reference.decode())
+    return character.encode("utf-8", "replace") if len(character) == 1 and _is_hidden(character) else reference
+
+
+def _data_unescaped(page: bytes) -> bytes:
+    pieces = []
+    at = 0
+    for _ in range(MAX_SCRIPTS):
+        start = page.find(b"ld+json", at)
+        end = page.find(b"</script", start)
+        if start < 0 or end < 0:
+            break
+        pieces += [page[at:start], ESCAPE.sub(_unescaped, page[start:end])]
+        at = end
+    return b"".join([*pieces, page[at:]])
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    character = chr(int(escape[2], 16))
+    return escape[1] + character.encode("utf-8", "replace") if _is_hidden(character) else escape[0]
+
+
+def _is_hidden(character: str) -> bool:
+    return not (character.isprintable() or character.isspace())

@@ -1,5 +1,7 @@
 """What of a text goes on: characters that show nothing, each where it means something and where it does not."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +110,14 @@ def test_pages_keep_what_tables_keep(text: str, write, extractor: str, markup: s
 def test_references_and_controls_in_pages(text: str, right: str) -> None:
     page = html_page(text=f"{text} is a sentence of some length, so that it is kept. " * 4)
     assert right in TrafilaturaExtractor().text(page)
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_articles_that_a_page_carries_as_data(escaped: bool) -> None:
+    text = f"{KEPT['Persian']} {KEPT['Hebrew with marks of direction']} {KEPT['family']} C:\\\\u200c. "
+    data = json.dumps({"@type": "NewsArticle", "articleBody": text * 4}, ensure_ascii=escaped)
+    page = f"<html><script type='application/ld+json'>{data}</script><body><div id=app></div><p>x</p></body></html>"
+    assert clean_line(text) in TrafilaturaExtractor().text(page.encode())
 
 
 def test_carriers_are_not_taken_from_the_page() -> None:
