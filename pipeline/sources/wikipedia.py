@@ -149,7 +149,7 @@ def _outcome(page: Element, site: Site, archive: str, reading: Reading, stream: 
     place = f"{archive}, {record_id}"
     try:
         with time_limit(reading.extract.seconds, document=identity.hex()):
-            text = clean_text(readable_text(markup, site.wiki, title, reading.unseen))
+            text = readable_text(markup, site.wiki, title, reading.unseen, clean_text)
     except DocumentLost as lost_page:
         return lost(identity, source.name, "failed", f"extraction_{lost_page.rule}", url=url, detail=place)
     except Exception as error:

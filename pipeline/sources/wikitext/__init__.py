@@ -12,24 +12,28 @@ links, in the wiki's language.
 
 import re
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 
 from pipeline.sources.wikitext.inline import drop_tables, render_external_links, render_links, strip_tags
 from pipeline.sources.wikitext.layout import lay_out
 from pipeline.sources.wikitext.names import MAGIC_WORDS, Wiki
-from pipeline.sources.wikitext.preprocess import Page, Preprocessor
+from pipeline.sources.wikitext.preprocess import CLOSING, OPENING, Page, Preprocessor
 from pipeline.sources.wikitext.templates import expander
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_CONTROL = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f{OPENING}{CLOSING}]")
 _MAGIC = re.compile(rf"__(?:{'|'.join(sorted(MAGIC_WORDS, key=len, reverse=True))})__", re.IGNORECASE)
 
 
 def readable_text(
-    markup: str, wiki: Wiki | None = None, title: str = "", unseen: MutableMapping[str, int] | None = None
+    markup: str,
+    wiki: Wiki | None = None,
+    title: str = "",
+    unseen: MutableMapping[str, int] | None = None,
+    clean: Callable[[str], str] = str,
 ) -> str:
     """The article's text; headings stand on lines of their own.
 
-    ``unseen`` is told what gave no text: ``template:name`` and ``section:title``, and how often.
+    ``clean`` is applied to all but what is verbatim (two empty lines in code are two). ``unseen`` is told what gave no text: ``template:name`` and ``section:title``, and how often.
     """
     wiki = wiki or Wiki()
     page = Page(wiki, expander(wiki, title))
@@ -37,7 +41,7 @@ def readable_text(
     text = render_links(drop_tables(strip_tags(text)), wiki)
     text = render_external_links(_MAGIC.sub("", text))
     sections: Counter[str] = Counter()
-    text = page.fill(lay_out(text, wiki, sections))
+    text = page.fill(clean(lay_out(text, wiki, sections)))
     if unseen is not None:
         for kind, counts in (("template", page.unseen), ("section", sections)):
             for name, number in counts.items():

@@ -22,12 +22,14 @@ from pipeline.sources.wikitext.variants import choose_variant
 
 GAP = "\x04"
 """Stands where something unseen was, so that brackets and spaces left empty by it can go, and only those."""
-LITERAL = re.compile("\x02(\\d+)\x03")
+# Never assigned, so that no text has them and what cleans text between the stages leaves them.
+OPENING, CLOSING = "\u2fe0", "\u2fe1"
+LITERAL = re.compile(f"{OPENING}(\\d+){CLOSING}")
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
 _TOKEN = re.compile(r"<!--|<[A-Za-z][A-Za-z0-9-]*|</[A-Za-z][A-Za-z0-9-]*|\{\{+|\}\}+|\[\[|\]\]|\||=|-\{(?!\{)|\}-")
 _NAME_END = re.compile(r"[\s/>]")
-_NO_NAME = re.compile(r"[\x00-\x1f\x7f{}<>\[\]|]|\x02\d+\x03")
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f{}<>\[\]|\u2fe0\u2fe1]")
 _LONGEST_ATTRIBUTES = 2_000
 # Shown as they are, entities decoded or not.
 _DECODED = frozenset({"nowiki", "pre"})
@@ -62,11 +64,11 @@ class Page:
         if not text:
             return ""
         self.literals.append(text)
-        return f"\x02{len(self.literals) - 1}\x03"
+        return f"{OPENING}{len(self.literals) - 1}{CLOSING}"
 
     def fill(self, text: str) -> str:
         """The text with its marks replaced by what they stand for."""
-        return LITERAL.sub(lambda found: self.literals[int(found[1])], text) if "\x02" in text else text
+        return LITERAL.sub(lambda found: self.literals[int(found[1])], text) if OPENING in text else text
 
 
 @dataclass

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.extract.clean import clean_text
 from pipeline.sources.wikitext import Wiki, readable_text
 
 EN = Wiki("en", frozenset({"file", "image", "category", "media"}), frozenset({"template"}))
@@ -161,7 +162,7 @@ MARKUP = st.lists(
 @given(MARKUP, st.sampled_from([EN, ZH, Wiki()]))
 def test_any_markup_gives_text_without_marks_of_our_own(markup: str, wiki: Wiki) -> None:
     text = readable_text(markup, wiki)
-    assert not set(text) & set("\x02\x03\x04")
+    assert not set(text) & set("\x02\x03\x04\u2fe0\u2fe1")
 
 
 @settings(max_examples=200, deadline=None)
@@ -172,3 +173,8 @@ def test_any_markup_gives_text_without_marks_of_our_own(markup: str, wiki: Wiki)
 )
 def test_plain_words_stay(words: list[str]) -> None:
     assert readable_text(" ".join(words), EN).split() == " ".join(words).split()
+
+
+def test_cleaning_leaves_code_as_it_is() -> None:
+    markup = "A  b\u0041\u030a.\n\n\n<pre>\nx = 1  \n\n\n\ny = '\u0041\u030a'\n</pre>\n\n\n\nB."
+    assert readable_text(markup, EN, clean=clean_text) == "A bÅ.\n\nx = 1  \n\n\n\ny = '\u0041\u030a'\n\nB."
