@@ -2,6 +2,7 @@
 
 import errno
 import re
+import sqlite3
 
 DISK_FULL = re.compile(
     r"No space left on device|database or disk is full|disk quota exceeded|not enough free space to write|"
@@ -84,7 +85,9 @@ def disk_full(error: BaseException, where: str = "") -> HeadwaterError | None:
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, HeadwaterError):
         code = getattr(seen, "errno", None)
-        if code in (errno.ENOSPC, errno.EDQUOT) or DISK_FULL.search(str(seen)):
+        # A document that holds these words may be quoted by an error about its contents: that is another kind.
+        said = isinstance(seen, OSError | RuntimeError | sqlite3.Error) and DISK_FULL.search(str(seen))
+        if code in (errno.ENOSPC, errno.EDQUOT) or said:
             return describe_os_error(OSError(code or errno.ENOSPC, ""), where or str(getattr(seen, "filename", "") or ""))
         seen = seen.__cause__ or seen.__context__
     return None

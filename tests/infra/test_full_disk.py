@@ -1,6 +1,7 @@
 """A full disk is called a full disk, whoever meets it: numpy, Arrow, plain files, in a worker or in the driver."""
 
 import errno
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_whatever_words_a_library_has_for_it(write: Callable[[], None]) -> None:
 
 def test_other_errors_are_left_alone() -> None:
     assert disk_full(OSError(errno.EIO, "Input/output error")) is None
-    assert disk_full(ValueError("a page that says: No space, no time")) is None
+    assert disk_full(ValueError("invalid literal: 'OSError: No space left on device'")) is None, "a page may say so"
+    assert disk_full(sqlite3.OperationalError("database or disk is full")) is not None
 
 
 @NEEDS_DEVICE
