@@ -70,11 +70,10 @@ def host_of(scope: Scope) -> str:
     return named.split(":")[0].rstrip(".")
 
 
-def add_doors(app: Starlette, names: frozenset[str] | None) -> None:
-    """Put both in front of a server's application."""
+def add_doors(app: Starlette, names: frozenset[str] | None) -> ASGIApp:
+    """What is to be served instead of a server's application: the same with both in front of it."""
     app.router.routes.insert(0, Route(SIGN_IN, _sign_in))  # before the UI, which answers every path
-    if names is not None:
-        app.add_middleware(AllowedHosts, names=names)
+    return app if names is None else AllowedHosts(app, names)
 
 
 async def _sign_in(request: Request) -> HTMLResponse:

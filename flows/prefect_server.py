@@ -28,7 +28,6 @@ from functools import wraps
 from typing import Any
 
 import aiosqlite
-from fastapi import FastAPI
 from prefect.cli import app
 from prefect.context import refresh_global_settings_context
 from prefect.server.api import server
@@ -103,15 +102,17 @@ def closed_to_strangers(arguments: list[str]) -> frozenset[str] | None:
 
 
 def add_ours(names: frozenset[str] | None) -> None:
-    """Reports and doors, on every server that this process makes from now on."""
+    """Reports and doors, on the application that is served. The server calls its own one in memory too (automations do), by a
+    name that is nobody's: that way stays as it is."""
     create_app = server.create_app
 
     @wraps(create_app)
-    def with_ours(*arguments: Any, **options: Any) -> FastAPI:
+    def with_ours(*arguments: Any, **options: Any) -> Any:
         made = create_app(*arguments, **options)
+        if not options.get("final"):
+            return made
         mount_reports(made)
-        add_doors(made, names)
-        return made
+        return add_doors(made, names)
 
     server.create_app = with_ours
 

@@ -21,8 +21,7 @@ async def feed(socket: WebSocket) -> None:
 
 def client(host: str = "127.0.0.1", listed: str = "") -> TestClient:
     app = Starlette(routes=[Route("/{path:path}", api), WebSocketRoute("/feed", feed)])
-    add_doors(app, allowed_names(host, listed))
-    return TestClient(app, base_url="http://127.0.0.1:4200")
+    return TestClient(add_doors(app, allowed_names(host, listed)), base_url="http://127.0.0.1:4200")
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1:4200", "localhost:5000", "LOCALHOST", "localhost.", "[::1]:4200"])

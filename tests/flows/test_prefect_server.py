@@ -10,12 +10,17 @@ from pathlib import Path
 import aiosqlite
 import pytest
 import sqlalchemy as sa
+from prefect.server.api import server
 from prefect.server.database import configurations
 from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from flows.prefect_server import begin_as_writer, closed_if_refused, wait_in_turn
+from flows.prefect_server import add_ours, begin_as_writer, closed_if_refused, wait_in_turn
 
 INCREMENT = sa.text("UPDATE counter SET n = n + 1")
 READ = sa.text("SELECT n FROM counter")
@@ -126,3 +131,17 @@ def test_prefect_and_aiosqlite_are_as_this_expects(monkeypatch: pytest.MonkeyPat
     wait_in_turn()
     assert AioSqliteConfiguration.begin_transaction is begin_as_writer
     assert all(getattr(aiosqlite.Cursor, name).__wrapped__ is plain[name] for name in plain)
+
+
+def test_the_server_still_reaches_itself_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an automation does: it makes the application again, and gets the one that runs, by a name that is no host's."""
+    app = Starlette(routes=[Route("/api/health", lambda request: PlainTextResponse("true"))])
+    monkeypatch.setattr(server, "create_app", lambda **_: app)
+    add_ours(frozenset({"127.0.0.1"}))
+    served = TestClient(server.create_app(final=True), base_url="http://127.0.0.1:4200")
+    assert served.get("/api/health").text == "true"
+    assert served.get("/api/health", headers={"host": "prefect-in-memory"}).status_code == 421
+    routes = list(app.router.routes)
+    own = TestClient(server.create_app(), base_url="http://prefect-in-memory")
+    assert own.get("/api/health").text == "true"
+    assert app.router.routes == routes, "nothing is added twice"
