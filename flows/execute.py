@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from flows.checks import notices
-from flows.drift import drift
+from flows.provenance.drop_rates import drift
 from flows.recipe import Recipe
 from infra.errors import Blocked, HeadwaterError
 from infra.labels import move_labels

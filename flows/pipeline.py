@@ -1,7 +1,7 @@
 """The whole path as a Prefect flow: publish the plan, then run what it says, stage by stage.
 
 A stage is a flow of its own, called in this process (``inline``) or run by its deployment on its own work pool
-(``deployments``), where it can be cancelled and rerun alone (``flows.children``).
+(``deployments``), where it can be cancelled and rerun alone (``flows.operate.children``).
 """
 
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.children import run_child, set_aside_unfinished
-from flows.deployments import full_name
-from flows.endings import ended, run_line, settled, stage_line
+from flows.crawls.incremental import OnOutcome, planned, turn
 from flows.execute import Interrupted, RunOne, RunResult, run_recipe
-from flows.incremental import OnOutcome, planned, turn
+from flows.operate.artifacts import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
+from flows.operate.children import run_child, set_aside_unfinished
+from flows.operate.deployments import full_name
+from flows.operate.endings import ended, run_line, settled, stage_line
 from flows.params import PipelineParams, pipeline_params, stage_params
+from flows.provenance.run_history import datasets_of_run
 from flows.recipe import Recipe
-from flows.reporting import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
-from flows.run_history import datasets_of_run
 from flows.runtime import open_store
 from flows.stage_flows import as_deployed, flow_context, run_name, stage_flow
 from flows.stages import STAGE_NAMES

@@ -53,7 +53,7 @@ class Recipe:
     scale: "ScalePlan | None" = None
     """Where the pretraining's settings come from, if the recipe has a scale."""
     crawl: str = ""
-    """The crawl it is set to, as one of a series (``flows.incremental``)."""
+    """The crawl it is set to, as one of a series (``flows.crawls.incremental``)."""
 
     @property
     def label(self) -> str:

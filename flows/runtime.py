@@ -5,11 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flows.crawls.incremental import turn
 from flows.execute import RunResult, run_recipe
-from flows.incremental import turn
 from flows.machines import check_installed, executor_of, launcher_of
+from flows.operate.server import configure, running_server
 from flows.recipe import Recipe
-from flows.server import configure, running_server
 from infra.errors import HeadwaterError
 from infra.metrics import with_metrics
 from infra.planning import Action, Selection, plan

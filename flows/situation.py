@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from flows.server import api_call, running_server
+from flows.operate.server import api_call, running_server
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.journal import count_receipts

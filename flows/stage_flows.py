@@ -23,12 +23,12 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from flows.endings import as_state, ended, settled, stage_line
+from flows.crawls.incremental import planned
 from flows.execute import RunResult, resolve_inputs, run_recipe
-from flows.incremental import planned
+from flows.operate.artifacts import LogReporter, ProgressReporter, best_effort, publish_report, publish_samples
+from flows.operate.endings import as_state, ended, settled, stage_line
 from flows.params import Form, StageParams, completed, stage_params
 from flows.recipe import Recipe
-from flows.reporting import LogReporter, ProgressReporter, best_effort, publish_report, publish_samples
 from flows.runtime import open_store, run_context
 from flows.stages import STAGE_NAMES, load_stage
 from infra.planning import Action, Selection, StageNode, plan

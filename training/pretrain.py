@@ -3,7 +3,7 @@
     python -m training.pretrain --request FILE      (started by the launcher, one process a rank)
 
 The published weights are those the forward pass used (bf16 where training ran in bf16). Beside them:
-``data/steps.parquet`` says which sequences each step consumed, from which ``training.trace`` finds every step's documents;
+``data/steps.parquet`` says which sequences each step consumed, from which every step's documents are found;
 ``data/metrics.jsonl`` holds a line of figures a step. The latter carries time and stays out of the dataset's digest.
 
 The number of ranks and of threads is part of the configuration's identity: sums taken in another order differ in their

@@ -5,12 +5,15 @@ from dataclasses import asdict
 from rich.table import Table
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
-from flows.server import require_server
+from flows.operate.server import require_server
 
 
 def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     require_server(open_store(workspace))
-    from flows.automations import ensure_automations, notification_target  # Prefect: configured before it is imported
+    from flows.operate.automations import (  # Prefect: configured before it is imported
+        ensure_automations,
+        notification_target,
+    )
 
     done = ensure_automations(notification_target())
     if json:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.backfill import Missed, StateOf, plan_backfill
 from flows.cli.options import (
     JsonOption,
     SetOption,
@@ -16,11 +15,12 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.crawls import LAST_STAGE, Series, select
-from flows.incremental import require_crawl_source
+from flows.crawls.backfill import Missed, StateOf, plan_backfill
+from flows.crawls.incremental import require_crawl_source
+from flows.crawls.series import LAST_STAGE, Series, select
+from flows.operate.server import require_server, running_server
 from flows.recipe import Recipe, load_recipe
 from flows.runtime import run_in_workspace
-from flows.server import require_server, running_server
 from infra.planning import Selection
 from infra.store.store import Store
 
@@ -49,7 +49,7 @@ def command(
     require_crawl_source(loaded)
     series = Series(store, loaded.name)
     server = None if here else running_server(store) if dry_run else require_server(store, "; or add --here")
-    from flows.crawl_watch import listed_crawls  # Prefect: configured before it is imported
+    from flows.crawls.watch import listed_crawls  # Prefect: configured before it is imported
 
     chosen = select(listed_crawls(loaded, crawl_list), crawls)
     plan = plan_backfill(series, chosen, again=again, state_of=_state_of(server), here=here)
@@ -65,13 +65,13 @@ def command(
 def _state_of(server: str | None) -> StateOf:
     if server is None:
         return lambda flow_run: "unknown without a server"
-    from flows.crawl_runs import run_state
+    from flows.crawls.starting import run_state
 
     return run_state
 
 
 def _start_on_server(recipe: Recipe, store: Store, series: Series, entry: Missed, train: bool) -> Missed:
-    from flows.crawl_runs import CrawlRun, start_crawl
+    from flows.crawls.starting import CrawlRun, start_crawl
 
     how = CrawlRun(recipe, series, store.address, "inline", train)
     run = start_crawl(how, entry.crawl, "backfill", again=series.started(entry.crawl) is not None)

@@ -6,7 +6,7 @@ import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
 from flows.cli.status import size
-from flows.database import database_copy
+from flows.operate.database import database_copy
 from infra.store.backup import back_up
 
 

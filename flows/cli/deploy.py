@@ -14,9 +14,9 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.deployments import DEPLOYED
+from flows.operate.deployments import DEPLOYED
+from flows.operate.server import await_server, require_server
 from flows.recipe import load_recipe
-from flows.server import await_server, require_server
 
 
 def command(
@@ -31,8 +31,11 @@ def command(
     store = open_store(workspace)
     await_server(store, wait)
     require_server(store)
-    from flows.automations import ensure_automations, notification_target  # Prefect: configured before it is imported
-    from flows.deploying import deploy
+    from flows.operate.automations import (  # Prefect: configured before it is imported
+        ensure_automations,
+        notification_target,
+    )
+    from flows.operate.deploying import deploy
 
     names = deploy(recipes, watch=bool(recipe) if watch is None else watch)
     automations = ensure_automations(notification_target())

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
-from flows.doctor import server_checks
-from flows.up import DEFAULT_PORT
+from flows.operate.doctor import server_checks
+from flows.operate.up import DEFAULT_PORT
 from infra.doctor import Check, machine_checks
 from infra.errors import HeadwaterError
 

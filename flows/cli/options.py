@@ -12,8 +12,8 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
-from flows.deployments import DEPLOYED
-from flows.funnel import DOCUMENT_STAGES
+from flows.operate.deployments import DEPLOYED
+from flows.provenance.funnel import DOCUMENT_STAGES
 from flows.recipe import SCALE
 from flows.runtime import open_store as open_store
 from flows.stages import STAGE_NAMES

@@ -21,8 +21,8 @@ from flows.cli.options import (
     overrides,
     print_json,
 )
+from flows.crawls.incremental import planned
 from flows.forecast import Forecast, forecast
-from flows.incremental import planned
 from flows.machines import check_installed
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan, refuse_blocked

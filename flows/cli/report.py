@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.operate.report_pages import PAGE
+from flows.provenance.run_history import Beside, datasets_of_run
 from flows.report.page import leave_page
-from flows.report_pages import PAGE
-from flows.run_history import Beside, datasets_of_run
 from infra.errors import InputError
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset

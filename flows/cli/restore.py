@@ -6,7 +6,7 @@ import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
 from flows.cli.status import size
-from flows.database import put_back, refuse_while_serving
+from flows.operate.database import put_back, refuse_while_serving
 from infra.store.backup import load_snapshot, restore, restore_extra
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from flows.cli.closing import closing_words
 from flows.cli.options import (
     CrawlOption,
     JsonOption,
@@ -19,10 +20,9 @@ from flows.cli.options import (
     own_stdout,
     print_json,
 )
-from flows.closing import closing_words
 from flows.execute import RunResult
-from flows.funnel import FunnelRow, funnel
-from flows.notices import notice_lines
+from flows.provenance.funnel import FunnelRow, funnel
+from flows.provenance.notices import notice_lines
 from flows.recipe import load_recipe
 from flows.runtime import run_in_workspace
 from infra.planning import Selection

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
-from flows.drift import TOLERANCE, drift
+from flows.provenance.drop_rates import TOLERANCE, drift
 from flows.situation import seconds_until, situation
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError

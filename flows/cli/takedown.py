@@ -14,7 +14,7 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from training.takedown import takedown
+    from flows.provenance.takedown import takedown
 
     store = open_store(workspace)
     view = takedown(store.datasets(), store.work_root, url=url, domain=domain)

@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
-from flows.lineage import lineage_json
 from flows.models import model_dataset
+from flows.provenance.lineage import lineage_json
 from infra.errors import ConfigError, InputError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -52,7 +52,7 @@ def _shards_of(store: Store, pretrain: Dataset) -> Dataset:
 
 
 def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None, json: bool) -> None:
-    from training.trace import trace_step
+    from flows.provenance.trace import trace_step
 
     view = trace_step(pretrain, shards, step, rank)
     if json:
@@ -72,7 +72,7 @@ def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None,
 
 
 def _trace_url(pretrain: Dataset | None, shards: Dataset, url: str, json: bool) -> None:
-    from training.trace import trace_url
+    from flows.provenance.trace import trace_url
 
     view = trace_url(pretrain, shards, url)
     if json:

@@ -14,10 +14,10 @@ from flows.cli.options import (
     interrupt_on_term,
     open_store,
 )
-from flows.credentials import auth_place, auth_string
-from flows.doors import LOCAL_NAMES, sign_in_link
-from flows.server import prefect_home
-from flows.up import DEFAULT_PORT, HOST, Serving, serve
+from flows.operate.credentials import auth_place, auth_string
+from flows.operate.doors import LOCAL_NAMES, sign_in_link
+from flows.operate.server import prefect_home
+from flows.operate.up import DEFAULT_PORT, HOST, Serving, serve
 
 
 def command(

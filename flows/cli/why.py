@@ -15,8 +15,8 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.differences import difference_of
-from flows.fates import CONVERSATION_STAGES, Fate, Verdict, fate_of
+from flows.provenance.differences import difference_of
+from flows.provenance.fates import CONVERSATION_STAGES, Fate, Verdict, fate_of
 from infra.errors import InputError
 from pipeline.dedup.difference import Difference
 

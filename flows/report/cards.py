@@ -5,9 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flows.notices import refused_steps
+from flows.provenance.notices import refused_steps
+from flows.provenance.run_history import Beside
 from flows.report import learning
-from flows.run_history import Beside
 from infra.store.dataset import Dataset
 
 Card = dict[str, Any]

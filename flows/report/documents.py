@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.fates import find_rows
-from flows.funnel import DOCUMENT_STAGES, funnel_by_language
+from flows.provenance.fates import find_rows
+from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_language
+from flows.provenance.samples import LEDGER_COLUMNS
+from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.river import Station
-from flows.samples import LEDGER_COLUMNS
-from flows.samples import kept_samples as kept_rows
 from infra.store.dataset import Dataset
 
 UNKNOWN = "(unknown)"

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from flows.provenance.samples import kept_samples
 from flows.report.charts import REST, Level, Point, Series, interval_bar, line_chart, smooth
-from flows.samples import kept_samples
 from infra.store.dataset import Dataset
 
 Line = dict[str, Any]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from flows.notices import extent, missing, refused_steps, warnings
+from flows.provenance.notices import extent, missing, refused_steps, warnings
 from flows.report.documents import StageFates
 from flows.report.learning import metrics_of, read_json_if
 from infra.store.dataset import Dataset

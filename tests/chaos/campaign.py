@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from flows.deployments import full_name
+from flows.operate.deployments import full_name
 from flows.recipe import load_recipe
 from infra.runs import read_events
 from infra.store.files import read_json, write_json

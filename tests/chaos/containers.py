@@ -61,7 +61,7 @@ class ContainerCluster(Cluster):
     def deploy(self) -> None:
         # The template names the server as containers reach it: through the wire.
         environment = self.environment(f"http://127.0.0.1:{self.wire.port}/api")
-        command = [sys.executable, "-m", "flows.pool_kind", "docker", *POOLS]
+        command = [sys.executable, "-m", "flows.operate.pool_kind", "docker", *POOLS]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         super().deploy()
 

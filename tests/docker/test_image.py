@@ -46,12 +46,13 @@ def test_it_is_bounded_and_code_is_its_smallest_layer(container_engine: Engine, 
     assert code < 20_000_000 < dependencies
     config = description["Config"]
     assert config["User"] == "10001:10001"
-    assert config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "flows.health"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "flows.operate.health"]
 
 
 def test_everything_imports_in_it(container_engine: Engine, built: Path) -> None:
     modules = (
-        "flows.cli.main flows.worker flows.stage_containers flows.deploying training.pretrain s3fs torch deepspeed"
+        "flows.cli.main flows.operate.worker flows.operate.containers flows.operate.deploying "
+        "training.pretrain s3fs torch deepspeed"
     )
     code = f"import importlib; [importlib.import_module(name) for name in '{modules}'.split()]; print('all')"
     assert run(container_engine, "python", "-c", code).splitlines()[-1] == "all"

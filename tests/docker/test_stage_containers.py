@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.health import complaint
+from flows.operate.health import complaint
 from infra.errors import ConfigError
 
 pytest.importorskip("prefect_docker")
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 
 
 def test_a_setting_for_one_pool_wins_over_that_for_all() -> None:
-    from flows.stage_containers import ContainerSettings
+    from flows.operate.containers import ContainerSettings
 
     cpu, gpu = (ContainerSettings.from_environment(ENVIRONMENT, pool) for pool in ("cpu", "gpu"))
     assert (cpu.image, cpu.gpus, cpu.memory) == ("headwater:1-cpu", "", "3g")
@@ -35,7 +35,7 @@ def test_a_setting_for_one_pool_wins_over_that_for_all() -> None:
 
 
 def test_a_job_template_bounds_the_container_and_hands_no_secret_down() -> None:
-    from flows.stage_containers import ContainerSettings, job_template
+    from flows.operate.containers import ContainerSettings, job_template
 
     template = job_template(ContainerSettings.from_environment(ENVIRONMENT, "cpu"))
     limits = {name: entry.get("default") for name, entry in template["variables"]["properties"].items()}
@@ -53,7 +53,7 @@ def test_a_job_template_bounds_the_container_and_hands_no_secret_down() -> None:
 
 
 def test_a_folder_is_the_workspace_under_its_own_path() -> None:
-    from flows.stage_containers import ContainerSettings, job_template
+    from flows.operate.containers import ContainerSettings, job_template
 
     for workspace, home in (("/data/headwater", "/data/headwater"), ("volume", "/workspace")):
         settings = ContainerSettings.from_environment({**ENVIRONMENT, "HEADWATER_STAGE_WORKSPACE": workspace}, "cpu")
@@ -64,7 +64,7 @@ def test_a_folder_is_the_workspace_under_its_own_path() -> None:
 
 
 def test_processors_and_gpus_are_said_in_the_engines_units() -> None:
-    from flows.stage_containers import engine_units
+    from flows.operate.containers import engine_units
 
     assert engine_units({"name": "x", "cpus": "1.5", "gpus": ""}) == {"name": "x", "nano_cpus": 1_500_000_000}
     [request] = engine_units({"gpus": "all"})["device_requests"]

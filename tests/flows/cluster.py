@@ -22,8 +22,8 @@ from typing import Any
 
 import psutil
 
-from flows.credentials import CLIENT_AUTH, generate_auth
-from flows.server import answers, settings
+from flows.operate.credentials import CLIENT_AUTH, generate_auth
+from flows.operate.server import answers, settings
 from tests.support import kill_family
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -143,7 +143,7 @@ class Cluster:
         )  # fmt: skip
 
     def start_server(self) -> None:
-        command = ["flows.prefect_server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = ["flows.operate.prefect_server", "--host", "127.0.0.1", "--port", str(self.port)]
         self.server = self._process("server", command, self.api)
         deadline = time.monotonic() + START_S
         while not answers(self.api):
@@ -153,7 +153,7 @@ class Cluster:
 
     def start_worker(self) -> None:
         """The worker, and the flow runs it starts, reach the server through the wire."""
-        self.worker = self._process("worker", ["flows.worker"], f"http://127.0.0.1:{self.wire.port}/api")
+        self.worker = self._process("worker", ["flows.operate.worker"], f"http://127.0.0.1:{self.wire.port}/api")
 
     def kill_server(self) -> None:
         _kill(self.server)
@@ -185,7 +185,7 @@ class Cluster:
             return (
                 process.environ().get("HEADWATER_HOME") == str(self.workspace)
                 and process.status() != psutil.STATUS_ZOMBIE
-                and not {"flows.prefect_server", "flows.worker", "uvicorn"} & set(process.cmdline())
+                and not {"flows.operate.prefect_server", "flows.operate.worker", "uvicorn"} & set(process.cmdline())
             )
         except (psutil.Error, OSError):
             return False  # gone, or another user's

@@ -16,7 +16,7 @@ os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from flows.crawl_watch import crawl_watch
+from flows.crawls.watch import crawl_watch
 from flows.pipeline import pipeline
 from flows.stage_flows import stage_flow
 from flows.stages import STAGE_NAMES

@@ -17,8 +17,8 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools.validation import validate
 
-from flows.deploying import own_defaults
-from flows.deployments import DEPLOYED, POOLS, as_yaml, deployments
+from flows.operate.deploying import own_defaults
+from flows.operate.deployments import DEPLOYED, POOLS, as_yaml, deployments
 from flows.params import PipelineParams, completed, pipeline_params, stage_params
 from flows.recipe import load_recipe
 from flows.stage_flows import run_name_of
@@ -223,4 +223,6 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
 def test_prefect_yaml_is_what_the_recipe_says() -> None:
     written = (REPOSITORY / "prefect.yaml").read_text()
     expected = as_yaml([load_recipe(name) for name in DEPLOYED])
-    assert yaml.safe_load(written) == yaml.safe_load(expected), "run: python -m flows.deployments > prefect.yaml"
+    assert yaml.safe_load(written) == yaml.safe_load(expected), (
+        "run: python -m flows.operate.deployments > prefect.yaml"
+    )

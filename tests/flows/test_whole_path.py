@@ -19,7 +19,7 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
-from flows.fates import find_rows
+from flows.provenance.fates import find_rows
 from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
 from infra.store.store import Store

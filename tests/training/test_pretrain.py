@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from flows.provenance.takedown import takedown
+from flows.provenance.trace import trace_step, trace_url
 from infra.errors import ConfigError, InputError
 from infra.job import load_result, write_request
 from infra.job_main import PREEMPTED_EXIT
@@ -30,8 +32,6 @@ from tests.training.pretraining import PretrainJob, build_inputs, small_config
 from tests.training.ranks_faults import name_of
 from training.checkpoint import list_checkpoints
 from training.hub_format import load_model
-from training.takedown import takedown
-from training.trace import trace_step, trace_url
 
 
 @pytest.fixture(scope="module")

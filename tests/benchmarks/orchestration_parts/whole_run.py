@@ -113,8 +113,8 @@ def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
 
 def main() -> None:
     recipe, workspace = sys.argv[1:]
+    from flows.operate.server import configure, running_server
     from flows.runtime import open_store
-    from flows.server import configure, running_server
 
     store = open_store(workspace)
     address = running_server(store)

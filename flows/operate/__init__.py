@@ -1,0 +1,1 @@
+"""All that keeps Prefect running: server, worker, deployments, pools, automations, and what flow runs say there."""

@@ -1,0 +1,1 @@
+"""Where documents went and tokens came from, read from what stages publish: nothing here starts a run."""

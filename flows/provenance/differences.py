@@ -1,0 +1,45 @@
+"""What a duplicate and its survivor have in common, and what not: the part of ``headwater why`` that shows texts."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.provenance.fates import Fate, find_rows
+from infra.errors import InputError
+from infra.store.address import beside
+from infra.store.dataset import Dataset
+from pipeline.dedup.difference import Difference, difference
+
+
+def difference_of(fate: Fate, datasets: Sequence[Dataset]) -> Difference | None:
+    """The difference to the survivor of a document that was dropped as a duplicate, in this snapshot or an earlier one; None
+    if it was not, or if a text is not there any more."""
+    verdict = fate.history[-1]
+    if verdict.stage != "dedup" or verdict.survivor is None:
+        return None
+    dedup = next(dataset for dataset in datasets if dataset.name == "dedup")
+    used = {record.name: record.digest for record in dedup.manifest.inputs}
+    source = next((d for d in datasets if d.name == "quality" and d.digest == used.get("quality")), None)
+    if source is None:
+        return None
+    dropped = _text(source, fate.id)
+    survivors = (_text(dataset, verdict.survivor) for dataset in (source, *_earlier(dedup)))
+    survivor = next((text for text in survivors if text is not None), None)
+    if dropped is None or survivor is None:
+        return None
+    return difference(dropped, survivor)
+
+
+def _earlier(dedup: Dataset) -> Iterator[Dataset]:
+    """The snapshots a dedup dataset was compared with, those that are still there."""
+    for address in dedup.manifest.config.get("previous", ()):
+        with contextlib.suppress(InputError):
+            yield Dataset.open(beside(address, dedup.root))
+
+
+def _text(dataset: Dataset, document: str) -> str | None:
+    wanted = pc.field("id") == pa.scalar(bytes.fromhex(document), pa.binary(16))
+    rows = find_rows(dataset, "data/", wanted, ["id", "text"])
+    return rows[0]["text"] if rows else None

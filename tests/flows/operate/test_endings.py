@@ -1,0 +1,155 @@
+"""A run's log ends with one line: what came of it in numbers, or the sentence it failed with, and no traceback."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
+
+from flows.execute import Interrupted, RunResult, StageCancelled, how_it_ended
+from flows.operate import endings
+from flows.operate.endings import LOGGERS, SaidOnce, as_state, ended, run_line, settled, stage_line
+from infra.errors import HeadwaterError, InputError
+from infra.planning import Action
+from infra.runner import StageOutcome
+from infra.store.dataset import Dataset
+from infra.store.manifest import CountsRecord, FailedUnit, Manifest, UnitsRecord, write_manifest
+
+
+@pytest.fixture(autouse=True)
+def run_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(endings, "get_run_logger", lambda: logging.getLogger("a-run"))
+    monkeypatch.setattr(endings, "say_it_once", lambda: None)
+    caplog.set_level(logging.INFO)
+
+
+def fails(error: BaseException) -> Callable[[], Any]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def dataset(folder: Path, name: str, counts: CountsRecord, **changes: Any) -> Dataset:
+    manifest = Manifest(
+        name=name, fingerprint="0123456789ab", payload={}, source_digest="", config={}, inputs=[], outputs=[],
+        output_digest="", counts=counts, **changes,
+    )  # fmt: skip
+    root = folder / name / "0123456789ab"
+    root.mkdir(parents=True)
+    write_manifest(str(root), manifest)
+    return Dataset.open(str(root))
+
+
+def test_a_failure_is_one_red_sentence_with_the_stages_name_first(caplog: pytest.LogCaptureFixture) -> None:
+    error = InputError("there is no file", where="/srv/x.jsonl", remedy="Check the source's address.")
+    state: Any = ended("ingest", fails(error))
+    sentence = "ingest: there is no file (/srv/x.jsonl). Check the source's address."
+    assert (state.name, state.message) == ("Failed", sentence)
+    assert [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records] == [
+        ("ERROR", sentence, None)
+    ]
+    with pytest.raises(InputError, match="there is no file"):
+        settled(state)
+
+
+def test_the_whole_path_names_the_stage_it_failed_at(caplog: pytest.LogCaptureFixture) -> None:
+    def path() -> None:
+        task: Any = as_state("dedup", fails(InputError("a band is missing")), [])
+        settled(task)
+
+    stage: Any = ended("dedup", path)
+    whole: Any = ended("pipeline", lambda: settled(stage))
+    assert whole.message == "dedup: a band is missing."
+    before: Any = ended("pipeline", fails(HeadwaterError("there is no recipe 'x'")))
+    assert before.message == "pipeline: there is no recipe 'x'."
+
+
+def test_an_error_nobody_foresaw_keeps_its_traceback_above_its_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    state: Any = ended("dedup", fails(KeyError("band")))
+    assert state.name == "Failed" and state.message.startswith("dedup: KeyError: 'band'")
+    traced, last = caplog.records
+    assert traced.exc_info is not None and last.exc_info is None
+    assert last.getMessage() == state.message
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "record"),
+    [
+        (StageCancelled("cancelled"), "Cancelled", "cancelled"),
+        (KeyboardInterrupt(), "Cancelled", "interrupted"),
+        (HeadwaterError("broken"), "Failed", "failed"),
+        (ValueError("bug"), "Failed", "failed"),
+    ],
+)
+def test_what_was_cancelled_is_recorded_as_that(error: BaseException, state: str, record: str) -> None:
+    found: Any = ended("ingest", fails(error))
+    assert found.name == state
+    assert how_it_ended(error) == record
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(Interrupted):
+            settled(found)
+
+
+def test_a_signal_is_a_cancellation_where_the_server_meant_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect._internal import control_listener
+    from prefect.exceptions import TerminationSignal
+
+    assert how_it_ended(TerminationSignal(15)) == "interrupted"
+    with pytest.raises(TerminationSignal):
+        as_state("dedup", fails(TerminationSignal(15)), [])
+    monkeypatch.setattr(control_listener, "_intent", "cancel")
+    assert how_it_ended(TerminationSignal(15)) == "cancelled"
+    signals: list[BaseException] = []
+    task: Any = as_state("dedup", fails(TerminationSignal(15)), signals)
+    assert (task.name, len(signals)) == ("Cancelled", 1), "and not Crashed; the flow goes on with the signal"
+
+
+def test_a_success_says_its_numbers_and_hands_its_value_on(tmp_path: Path) -> None:
+    counts = CountsRecord(incoming=2914, kept=2888, dropped={"url": 6, "near": 20}, failed=0)
+    outcome = StageOutcome("dedup", Action.RUN, "built", dataset(tmp_path, "dedup", counts), 4.0)
+    state: Any = ended("dedup", lambda: outcome, stage_line)
+    assert state.name == "Completed"
+    assert state.message == "dedup: kept 2,888 of 2,914 documents, dropped 26 (near 20, url 6); published 0123456789ab"
+    assert settled(state) is outcome
+
+
+def test_a_loss_and_warnings_stand_in_the_line(tmp_path: Path) -> None:
+    lost = UnitsRecord(total=120, ok=119, failed=[FailedUnit(unit="u", step="read", error="x", attempts=3)])
+    counts = CountsRecord(incoming=10, kept=7, dropped={"a": 1}, failed=2)
+    found = dataset(tmp_path, "ingest", counts, units=lost, warnings=["one", "two"])
+    line = stage_line(StageOutcome("ingest", Action.SKIP, "", found))
+    assert "2 failed, incomplete: 1 of 120 units are missing, 2 warnings; SKIP: published as 0123456789ab" in line
+    result = RunResult("r", [], [StageOutcome("ingest", Action.SKIP, "", found)], {"ingest": found})
+    assert run_line(result) == (
+        "pipeline: nothing was left to do; 1 stage was published already; of 10 documents 7 are kept after ingest; "
+        "read the warnings of ingest"
+    )
+
+
+def test_prefect_does_not_say_it_again() -> None:
+    def passes(message: str, traced: bool = False) -> bool:
+        info: Any = (ValueError, ValueError("x"), None) if traced else None
+        return SaidOnce().filter(logging.LogRecord("prefect", logging.ERROR, "", 0, message, (), info))
+
+    assert not passes("Finished in state Completed()")
+    assert not passes("Task run failed with state: Failed('x')")
+    assert not passes("Engine execution exited with unexpected exception", traced=True)
+    assert not passes("Execution of flow run 'x' exited with unexpected exception", traced=True)
+    assert passes("Execution of flow run 'x' was terminated.")
+    assert passes("Flow run was cancelled.")
+    assert passes("Crash detected! Execution was aborted by a termination signal.")
+
+
+def test_prefects_lines_are_as_this_expects() -> None:
+    from prefect import engine, flow_engine, task_engine
+
+    said = "".join(Path(str(module.__file__)).read_text() for module in (engine, flow_engine, task_engine))
+    for words in (*endings.SAID_AGAIN, *endings.TRACED_AGAIN):
+        assert words in said
+    assert {"prefect.flow_runs", "prefect.task_runs"} <= set(LOGGERS)

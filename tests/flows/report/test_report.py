@@ -1,0 +1,654 @@
+"""The report: works with whatever is there, tells the truth about it, escapes everything, loads nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.provenance.run_history import Beside
+from flows.report import STAGE, ReportConfig, write_page
+from flows.report.changes import changes
+from flows.report.charts import (
+    REST,
+    Bars,
+    Level,
+    Series,
+    Threshold,
+    colours_of,
+    histogram,
+    line_chart,
+    smooth,
+    thin,
+    ticks,
+)
+from flows.report.distributions import distributions
+from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
+from flows.report.graph import Node, lineage_graph
+from flows.report.learning import read_lines
+from flows.report.page import Reply, as_bytes, columns, render
+from flows.report.river import Station, river
+from flows.report.verdict import checks
+from infra.stage import Counts
+from infra.store.dataset import Dataset
+from infra.store.files import describe_file
+from pipeline.document import document_writer
+from pipeline.ledger import Fate, ledger_writer
+from tests.pipeline.corpus import document
+from tests.support import adopt_dataset, run_shard_stage, write_dataset
+
+EVIL = "<script>alert('x')</script>"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Balance(HTMLParser):
+    """Collects tags that are not closed in order, and every attribute that could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.loading: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            if name in ("src", "srcset", "data", "action") or (name == "href" and not (value or "").startswith("#")):
+                self.loading.append(f"{tag} {name}={value}")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Elements like ``<line/>`` close themselves."""
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def parse(page: str) -> Balance:
+    found = Balance()
+    found.feed(page)
+    return found
+
+
+def publish(root: Path, name: str, kept: list, fates: list[Fate], before: str | None = None) -> Dataset:
+    """A document stage's dataset: one file of one source, with its ledger."""
+    outputs = []
+    for folder, writer, rows in (("data", document_writer, kept), ("ledger", ledger_writer, fates)):
+        path = f"{folder}/web/0000.parquet"
+        (root / path).parent.mkdir(parents=True)
+        with writer(root / path) as target:
+            for row in rows:
+                target.write(row)
+        outputs.append(describe_file(root, path))
+    rules: dict[str, int] = {}
+    for fate in fates:
+        rules[fate["rule"]] = rules.get(fate["rule"], 0) + 1
+    dataset = adopt_dataset(root, name, outputs, Counts(len(kept) + len(fates), len(kept), rules))
+    if before is not None:
+        record = {"role": before, "name": before, "fingerprint": "0" * 12, "digest": "0" * 64}
+        manifest = json.loads((root / "manifest.json").read_text())
+        (root / "manifest.json").write_text(json.dumps({**manifest, "inputs": [record]}))
+        dataset = Dataset.open(str(root))
+    return dataset
+
+
+def drop(entry: dict[str, Any], stage: str, rule: str, **more: Any) -> Fate:
+    identity = {"id": entry["id"], "url": entry["url"], "source": "web"}
+    return {**identity, "stage": stage, "verdict": "dropped", "rule": rule, **more}  # type: ignore[return-value]
+
+
+def with_stats(dataset: Dataset, stats: dict[str, Any]) -> Dataset:
+    path = dataset.local("manifest.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stats": stats}))
+    return Dataset.open(dataset.root)
+
+
+def estimate(value: float, low: float, high: float, n: int = 50) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    return "".join(json.dumps({"step": step, **row}) + "\n" for step, row in enumerate(rows, 1)).encode()
+
+
+@pytest.fixture
+def datasets(tmp_path) -> dict[str, Dataset]:
+    """A run of every stage that has figures, small and made up, with hostile words wherever words can be."""
+    entries = [document("web", number, f"Text number {number}. {EVIL}") for number in range(10)]
+    found = {
+        "ingest": publish(tmp_path / "ingest", "ingest", entries, []),
+        "quality": publish(
+            tmp_path / "quality", "quality", entries[:8],
+            [drop(entry, "quality", "gopher_words_min", score=3.0, threshold=50.0) for entry in entries[8:]], "ingest",
+        ),
+        "dedup": publish(
+            tmp_path / "dedup", "dedup", entries[:7],
+            [drop(entries[7], "dedup", "near_duplicate", score=0.9, survivor_id=entries[0]["id"])], "quality",
+        ),
+    }  # fmt: skip
+    lsh = {"bands": 14, "rows": 8, "measure": "jaccard", "threshold": 0.8, "curve": [
+        {"similarity": 0.1 * step, "probability": 0.1 * step} for step in range(11)
+    ]}  # fmt: skip
+    verification = {"pairs": 3, "verified": 1, "rejected": 2, "undecided": 0}
+    found["dedup"] = with_stats(found["dedup"], {"lsh": lsh, "verification": verification})
+
+    def add(name: str, files: dict[str, Any], stats: dict[str, Any] | None = None) -> None:
+        content = {path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()}
+        found[name] = with_stats(write_dataset(tmp_path / name, name, content), stats or {})
+
+    source = {
+        "documents": 5, "bytes": 500, "words": 100, "tokens": 150, "byte_tokens": 1, "lossy": 0, "hub_differs": 0,
+        "tokens_per_word": 1.5, "bytes_per_token": 3.3, "byte_token_share": 0.01, "measured_on": "sample",
+    }  # fmt: skip
+    add("tokenizer", {"data/report.json": {"vocab_size": 500, "sources": {"web": source}}})
+    add("shards", {"data/stats.json": {
+        "total_tokens": 900, "tokens": {"web": 900}, "sequences": 4, "seq_len": 256, "packing_efficiency": 0.97,
+        "unigram_entropy_nats": 5.0, "validation": {"web": {"documents": 1, "tokens": 30, "bytes": 100}},
+        "mixture": {"web": {"available_tokens": 900, "rate": 1.0, "planned_share": 1.0, "share": 1.0}},
+    }})  # fmt: skip
+    losses = lines(*({"loss": 6 - step * 0.05} for step in range(40)), {"bits_per_byte/web": 2.5})
+    add("pretrain", {"data/metrics.jsonl": losses}, {
+        "parameters": 1_000_000, "tokens": 9000, "ranks": 2, "device": "cpu", "loss_last": 4.0,
+        "bits_per_byte": {"web": 2.5},
+    })  # fmt: skip
+    add("sft", {"data/metrics.jsonl": lines({"loss": 3.0}, {"loss": 2.5, "validation_loss": 2.6})},
+        {"conversations": 40, "validation_loss": 2.6, "validation_loss_before": 3.4})  # fmt: skip
+    accuracy = {"accuracy": estimate(0.8, 0.7, 0.9), "margin": 0.2, "mean": 0.0, "std": 1.0}
+    add("reward", {"data/reward.json": accuracy, "data/metrics.jsonl": lines({"accuracy": 0.5}, {"accuracy": 0.8})})
+    rewards = {"sft": estimate(0.1, 0, 0.2), "ppo": estimate(0.3, 0.2, 0.4), "gain": estimate(0.2, 0.1, 0.3)}
+    add("ppo", {"data/reward_eval.json": {"reward": rewards, "kl": estimate(1.0, 0.5, 1.5)},
+                "data/metrics.jsonl": lines({"reward": 0.1, "kl": 0.0}, {"reward": 0.3, "kl": 1.0})})  # fmt: skip
+    add("dpo", {"data/dpo.json": {"accuracy": estimate(0.6, 0.4, 0.8), "margin": estimate(0.1, 0.0, 0.2)},
+                "data/metrics.jsonl": lines({"margin": 0.0}, {"margin": 0.1})})  # fmt: skip
+    row = {"task": EVIL, "metric": "bits_per_byte", **estimate(2.0, 1.9, 2.1)}
+    nats = {"task": "heldout", "metric": "nats_per_token"}
+    add("evaluate", {"data/evaluation.json": {
+        "models": ["pretrain"],
+        "tasks": [{"model": "pretrain", **row}, {"model": "pretrain", **nats, **estimate(4.0, 3.9, 4.1)},
+                  {"model": "unigram", **nats, **estimate(5.0, 5.0, 5.0)}],
+        "comparisons": [{"model": "sft - pretrain", **row}],
+    }})  # fmt: skip
+    return found
+
+
+def test_what_a_model_says_before_and_after_stands_on_its_card(datasets) -> None:
+    def said(finished: float, tokens: float) -> dict[str, Any]:
+        return {
+            "finished": estimate(finished, 0, 1),
+            "reply_tokens": estimate(tokens, 1, 99),
+            "repeated": estimate(0.02, 0, 1),
+        }
+
+    generation = {"limit": 128, "before": said(0.99, 24), "after": said(0.63, 87)}
+    page = render({"dpo": with_stats(datasets["dpo"], {"generation": generation})})
+    assert "replies that end within 128 tokens" in page and "99% → 63%" in page and "24 → 87" in page
+
+
+REPLIES = [Reply("sft", f"Hi {EVIL}", f"Hello {EVIL}"), Reply("ppo", f"Hi {EVIL}", "")]
+
+
+def test_the_whole_page_is_well_formed_escaped_and_loads_nothing(datasets) -> None:
+    page = render(datasets, REPLIES)
+    parsed = parse(page)
+    assert parsed.wrong == [] and parsed.open == []
+    assert parsed.scripts == 0 and EVIL not in page and "&lt;script&gt;" in page
+    assert parsed.loading == []
+    assert not re.search(r"url\((?!#)|@import|<link|<img|<iframe", page)
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("names", [[], ["ingest"], ["tokenizer"], ["shards"], ["pretrain"], ["ppo"], ["evaluate"],
+                                   ["ingest", "quality", "dedup", "shards"]])  # fmt: skip
+def test_any_subset_of_stages_makes_a_page(datasets, names) -> None:
+    parsed = parse(render({name: datasets[name] for name in names}))
+    assert parsed.wrong == [] and parsed.open == []
+
+
+def test_every_stage_alone_makes_a_page(datasets) -> None:
+    for name, dataset in datasets.items():
+        assert parse(render({name: dataset})).wrong == []
+
+
+def test_samples_show_the_text_that_was_dropped_and_what_stayed_instead(datasets) -> None:
+    stages = {stage.name: stage for stage in stage_fates(datasets, samples=2)}
+    dropped = stages["quality"].samples
+    assert [sample.rule for sample in dropped] == ["gopher_words_min"] * 2
+    assert {sample.excerpt[:13] for sample in dropped} == {"Text number 8", "Text number 9"}
+    assert dropped[0].score == 3.0 and dropped[0].threshold == 50.0
+    assert stages["dedup"].samples[0].survivor == "https://web.example/0"
+
+
+def test_counts_by_stage_rule_and_source_are_those_of_the_ledgers(datasets) -> None:
+    stages = {stage.name: stage for stage in stage_fates(datasets, samples=0)}
+    assert stages["quality"].ranked == [("gopher_words_min", 2)]
+    assert stages["quality"].kept_by_source == {"web": 8} and stages["dedup"].kept_by_source == {"web": 7}
+    flow = stations([stages["ingest"], stages["quality"], stages["dedup"]])
+    assert [(station.arrived, station.stayed) for station in flow] == [(10, 10), (10, 8), (8, 7)]
+
+
+def verdicts(datasets: dict[str, Dataset]) -> dict[str, str]:
+    stages = stage_fates({name: datasets[name] for name in datasets if name != "shards"}, samples=0)
+    return {check.title: check.state for check in checks(datasets, stages)}
+
+
+def test_the_verdict_calls_only_certain_things_certain(datasets) -> None:
+    found = verdicts(datasets)
+    assert found["Every document has a fate"] == "good"
+    assert found["The model beats word frequencies"] == "good"
+    assert found["PPO raises the reward"] == "good"
+    assert found["DPO prefers the chosen replies"] == "doubtful"  # 0.4 to 0.8 around 0.5
+
+
+def test_the_verdict_admits_failure(datasets, tmp_path) -> None:
+    lost = {"ingest": datasets["ingest"], "dedup": datasets["dedup"]}
+    assert verdicts(lost) == {"Documents are unaccounted for": "bad"}
+    worse = {"accuracy": estimate(0.3, 0.2, 0.4), "margin": -0.1}
+    reward = write_dataset(tmp_path / "worse", "reward", {"data/reward.json": json.dumps(worse).encode()})
+    assert verdicts({"reward": reward}) == {"The reward model is better than chance": "bad"}
+
+
+def test_the_page_is_written_by_the_stage_and_left_out_of_its_digest(datasets, tmp_path) -> None:
+    inputs = {name: datasets[name] for name in ("ingest", "quality", "dedup")}
+    config = ReportConfig(stages=("ingest", "quality", "dedup"))
+    assert dict(STAGE.inputs(config)) == {name: name for name in inputs}
+    published = run_shard_stage(STAGE, config, inputs, tmp_path / "run")
+    assert parse(published.local("data/report.html").read_text()).wrong == []
+    assert [output.digested for output in published.files()] == [False]
+    write_page(inputs, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_a_comparison_made_by_hand_is_shown(datasets) -> None:
+    row = {"model": f"pretrain:20 - pretrain:40 {EVIL}", "task": "web", "metric": "bits_per_byte"}
+    page = render(datasets, comparisons=[row | estimate(0.123, 0.1, 0.2)])
+    assert "pretrain:20 - pretrain:40" in page and "+0.123" in page and EVIL not in page
+    alone = render({"ingest": datasets["ingest"]}, comparisons=[row | estimate(0.123, 0.1, 0.2)])
+    assert "+0.123" in alone and "+0.123" not in render(datasets)
+
+
+def test_the_river_is_as_wide_as_the_documents_are_many() -> None:
+    flow = [
+        Station("ingest", {"web": 60, "code": 40}, {"web": 30, "code": 40}, "rule"),
+        Station("quality", {"web": 30, "code": 40}, {"web": 0, "code": 40}),
+    ]
+    drawing = river(flow, {"web": "c0", "code": "c1"})
+    assert "−30" in drawing and "ingest 100 in, 70 kept" in drawing
+    assert river([], {}) == "" and river([Station("x", {}, {})], {}) == ""
+
+
+def test_a_graph_shows_the_shortest_account_of_the_inputs_and_breaks_long_chains() -> None:
+    chain = [Node(f"s{number}", "", [f"s{other}" for other in range(number)]) for number in range(15)]
+    drawing = lineage_graph(chain)
+    assert drawing.count('class="edge"') == 14 and drawing.count('class="box ') == 15
+    assert lineage_graph([]) == "" and lineage_graph([Node("a", "", ["elsewhere"])]).count("edge") == 0
+
+
+def test_charts_survive_strange_numbers() -> None:
+    assert line_chart([Series("a", [])], x="x", y="y", describe="") == ""
+    assert line_chart([Series("a", [(0, float("nan"))])], x="x", y="y", describe="") == ""
+    for points in ([(0, 0)], [(1, 5), (2, 5)], [(0, -1e12), (1, 1e12)], [(0, 1e-9), (1, float("inf")), (2, 2e-9)]):
+        drawing = line_chart([Series(EVIL, points)], x=EVIL, y="y", describe=EVIL, levels=[Level(EVIL, 1.0)])
+        assert "nan" not in drawing and "inf" not in drawing and EVIL not in drawing
+        assert parse(drawing).wrong == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(low=st.floats(-1e9, 1e9), width=st.floats(1e-6, 1e9), about=st.integers(2, 10))
+def test_ticks_are_few_even_and_inside(low: float, width: float, about: int) -> None:
+    high = low + width
+    if not high - low > abs(low) * 1e-9:
+        return
+    found = ticks(low, high, about)
+    assert len(found) <= about + 1
+    assert all(low - width * 1e-6 <= value <= high + width * 1e-6 for value in found)
+
+
+@given(number=st.integers(1, 3000), most=st.integers(2, 700))
+def test_thinning_keeps_both_ends(number: int, most: int) -> None:
+    points = [(float(index), 0.0) for index in range(number)]
+    found = thin(points, most)
+    assert len(found) <= max(most, 1) and found[0] == points[0] and found[-1] == points[-1]
+
+
+def test_smoothing_stays_inside_the_values_and_skips_gaps() -> None:
+    points = [(float(index), 1.0 + index % 2) for index in range(200)]
+    found = smooth([*points, (200.0, float("nan"))])
+    assert len(found) == 200 and all(1.0 <= value <= 2.0 for _, value in found)
+    assert abs(found[-1][1] - 1.5) < 0.2
+
+
+@given(heights=st.lists(st.integers(1, 20), max_size=20))
+def test_columns_hold_every_card_once(heights: list[int]) -> None:
+    found = columns(list(enumerate(heights)), lambda item: item[1])
+    assert sorted(item for column in found for item in column) == list(enumerate(heights))
+
+
+def test_sources_keep_one_order() -> None:
+    assert source_order([]) == []
+
+
+def attributes(root: Path, languages: list[str | None]) -> Dataset:
+    path = root / "data" / "web" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"language": pa.array(languages, pa.string())}), path)
+    return adopt_dataset(root, "attributes", [describe_file(root, "data/web/0000.parquet")])
+
+
+def test_the_funnel_by_language(tmp_path: Path) -> None:
+    measured = attributes(tmp_path / "a", ["en"] * 3 + ["de"] * 2 + [None])
+    rows = [document("web", n, f"text {n}") | {"language": "en" if n < 2 else "de"} for n in range(3)]
+    quality, dedup = publish(tmp_path / "q", "quality", rows, []), publish(tmp_path / "d", "dedup", rows[:2], [])
+    datasets = {"attributes": measured, "quality": quality, "dedup": dedup}
+    found = by_language(datasets)
+    assert found is not None
+    assert found.stages == ("quality", "dedup")
+    assert found.rows == (("en", 3, (2, 2)), ("de", 2, (1, 0)), ("(unknown)", 1, (0, 0)))
+    page = render(datasets)
+    assert "Kept by language" in page
+    assert not parse(page).wrong
+    assert "Kept by language" not in render({"quality": quality})
+
+
+def with_manifest(dataset: Dataset, **changes: Any) -> Dataset:
+    path = dataset.local("manifest.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return Dataset.open(dataset.root)
+
+
+# ---- one colour a source ---------------------------------------------------------------------------------------------
+
+
+def test_no_two_sources_share_a_colour_and_a_source_has_one_on_the_whole_page(datasets) -> None:
+    names = [f"source-{number}" for number in range(12)]
+    assert len(set(colours_of(names).values())) == 12
+    many = colours_of([*names, "one-more"])
+    assert [name for name, colour in many.items() if colour == REST] == ["source-11", "one-more"]
+    assert len({colour for colour in many.values() if colour != REST}) == 11
+    page = render(datasets)
+    assert set(re.findall(r'<span class="swatch (\w+)"></span><span>web</span>', page)) == {"c0"}
+    assert '<path class="line c0"' not in page, "a curve that is no source's has no source's colour"
+
+
+# ---- samples -----------------------------------------------------------------------------------------------------
+
+
+def test_kept_samples_are_drawn_at_random_and_always_the_same(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text number {number}.") for number in range(200)]
+    dataset = publish(tmp_path / "dedup", "dedup", rows, [])
+    first = kept_samples(dataset, 8)
+    numbers = sorted(int(re.findall(r"\d+", sample.excerpt)[0]) for sample in first)
+    assert len(set(numbers)) == 8 and numbers != list(range(8)) and max(numbers) > 50
+    steps = {after - before for before, after in pairwise(numbers)}
+    assert len(steps) > 1, "not every twenty-fifth either"
+    assert kept_samples(dataset, 8) == first
+    assert len(kept_samples(dataset, 500)) == 200
+
+
+def test_dropped_samples_are_drawn_at_random_from_all_files_and_always_the_same(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text number {number}.") for number in range(300)]
+    kept = publish(tmp_path / "ingest", "ingest", rows, [])
+    fates = [drop(row, "quality", "language" if number % 2 else "short") for number, row in enumerate(rows[:200])]
+    dropped = publish(tmp_path / "quality", "quality", rows[200:], fates, "ingest")
+    found = {"ingest": kept, "quality": dropped}
+    samples = stage_fates(found, samples=4)[1].samples
+    assert sorted(sample.rule for sample in samples) == ["language"] * 4 + ["short"] * 4
+    numbers = [int(sample.url.rsplit("/", 1)[1]) for sample in samples]
+    assert len(set(numbers)) == 8 and max(numbers) > 40, "not the first of the file"
+    assert stage_fates(found, samples=4)[1].samples == samples
+    assert stage_fates(found, samples=0)[1].samples == []
+
+
+# ---- verdict -------------------------------------------------------------------------------------------------------
+
+
+def evaluated(
+    root: Path, losses: dict[str, float], gap: float = 0.05, paired: dict[str, float] | None = None
+) -> Dataset:
+    tasks = [
+        {"model": model, "task": "heldout", "metric": "nats_per_token", **estimate(value, value - gap, value + gap)}
+        for model, value in losses.items()
+    ]
+    comparisons = [
+        {"model": pair, "task": "web", "metric": "bits_per_byte", **estimate(value, value - 0.01, value + 0.01)}
+        for pair, value in (paired or {}).items()
+    ]
+    content = {"models": list(losses), "tasks": tasks, "comparisons": comparisons}
+    return write_dataset(root, "evaluate", {"data/evaluation.json": json.dumps(content).encode()})
+
+
+@pytest.mark.parametrize(
+    ("losses", "gap", "paired", "state"),
+    [
+        ({"pretrain": 5.49, "dpo": 6.71}, 0.1, {}, "doubtful"),
+        ({"pretrain": 5.49, "sft": 5.40, "dpo": 6.71}, 0.1, {}, "doubtful"),
+        ({"pretrain": 5.49, "sft": 5.50, "ppo": 5.51, "dpo": 5.50}, 0.1, {}, "good"),
+        ({"pretrain": 5.49, "sft": 5.30}, 0.01, {}, "good"),
+        # Wide intervals say nothing; the difference on the same texts does.
+        ({"pretrain": 5.49, "sft": 5.80}, 0.4, {}, "good"),
+        ({"pretrain": 5.49, "sft": 5.80}, 0.4, {"sft - pretrain": 0.2}, "doubtful"),
+    ],
+)
+def test_the_verdict_is_amber_where_a_later_stage_forgets(tmp_path, losses, gap, paired, state) -> None:
+    found = checks({"evaluate": evaluated(tmp_path, losses, gap, paired)}, [])
+    [check] = [check for check in found if "eld-out text" in check.title]
+    assert check.state == state
+    if state == "doubtful":
+        assert check.title == "Later stages make held-out text worse" and "→" in check.figures
+    if losses.get("dpo") == 6.71:
+        assert "dpo 6.71" in check.figures
+
+
+def test_one_model_alone_has_nothing_to_be_compared_with(tmp_path) -> None:
+    assert not checks({"evaluate": evaluated(tmp_path, {"pretrain": 5.0})}, [])
+
+
+@pytest.mark.parametrize(("held", "state"), [(1, "good"), (20, "doubtful")])
+def test_refused_steps_are_said(datasets, held: int, state: str) -> None:
+    pretrain = with_stats(datasets["pretrain"], {**datasets["pretrain"].manifest.stats, "held_steps": held})
+    assert verdicts({"pretrain": pretrain})["Some steps were not applied"] == state
+    assert f"{held} step" in render({"pretrain": pretrain})
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+LOST = {
+    "unit": "a" * 16, "step": "read", "error": f"broken {EVIL}", "attempts": 3, "files": ["part-077.jsonl"],
+    "bytes": 1834, "records": None,
+}  # fmt: skip
+
+
+def test_an_incomplete_dataset_is_said_first_with_its_files(datasets) -> None:
+    units = {"total": 120, "ok": 119, "failed": [LOST]}
+    warned = ["incomplete: 1 of 120 units failed", f"the archive ended early: 497 of 954 records {EVIL}"]
+    broken = with_manifest(datasets["ingest"], units=units, warnings=warned)
+    page = render({**datasets, "ingest": broken})
+    assert parse(page).wrong == [] and EVIL not in page
+    assert "ingest is incomplete" in page and "part-077.jsonl" in page and "1,834" in page and "unknown" in page
+    assert "497 of 954" in page
+    assert page.index("ingest is incomplete") < page.index("records read")
+    found = {check.title: check for check in checks({**datasets, "ingest": broken}, [])}
+    assert found["Data is missing"].state == "bad"
+    assert "1 of 120 units, 1,834 bytes, records unknown" in found["Data is missing"].figures
+    assert found["1 warning"].state == "doubtful", "the loss itself has its own line"
+
+
+def test_a_complete_run_is_not_accused(datasets) -> None:
+    page = render(datasets)
+    assert "incomplete" not in page.split("</style>")[1] and "warning" not in page.split("</style>")[1]
+
+
+@pytest.mark.parametrize("records", [2, None])  # known beforehand, or by what the stage before handed on
+def test_documents_in_lost_units_are_accounted_for(tmp_path: Path, records: int | None) -> None:
+    rows = [document("web", number, f"Text {number}") for number in range(6)]
+    before = publish(tmp_path / "ingest", "ingest", rows, [])
+    after = publish(tmp_path / "dedup", "dedup", rows[:4], [])
+    counts = {"incoming": 6, "kept": 4, "dropped": {}, "failed": 2}
+    after = with_manifest(after, counts=counts, units={"total": 3, "ok": 2, "failed": [{**LOST, "records": records}]})
+    found = {"ingest": before, "dedup": after}
+    states = {check.title: check.state for check in checks(found, stage_fates(found, 0))}
+    assert states["Not every document was read"] == "bad" and "Documents are unaccounted for" not in states
+
+
+# ---- since the last run ------------------------------------------------------------------------------------------------
+
+
+def test_what_changed_stands_first_with_its_reason(datasets, tmp_path: Path) -> None:
+    def payload(least: int) -> dict[str, Any]:
+        return {"stage": "quality", "code_version": 1, "config": {"least": least}, "inputs": {}}
+
+    old = publish(
+        tmp_path / "old", "quality", [document("web", n, f"Text number {n}.") for n in range(5)],
+        [drop(document("web", n, "x"), "quality", "language") for n in range(5, 10)],
+    )  # fmt: skip
+    old = with_manifest(old, payload=payload(10), output_digest="1" * 64)
+    new = with_manifest(datasets["quality"], payload=payload(50))
+    beside = Beside("demo-20261126-120000-abcd", {"ingest": datasets["ingest"], "quality": old})
+    found = changes({"ingest": datasets["ingest"], "quality": new}, beside)
+    assert found is not None and found.kept == ("ingest",)
+    assert [each.stage for each in found.remade] == ["quality"] and "least" in found.remade[0].reason
+    moved = {figure.name: (figure.before, figure.now, figure.change) for figure in found.figures}
+    assert moved["documents kept"] == ("5", "8", "+3 (+60.0%)")
+    assert moved["dropped by language"] == ("50.0%", "0.0%", "-50.0 points")
+    page = render({"ingest": datasets["ingest"], "quality": new}, beside=[beside])
+    assert page.index("Since the last run") < page.index("records read") and "demo-20261126-120000-abcd" in page
+    assert parse(page).wrong == []
+    same = render({"ingest": datasets["ingest"]}, beside=[Beside("r", {"ingest": datasets["ingest"]})])
+    assert "Every dataset is the one of that run" in same
+
+
+def test_a_difference_within_the_intervals_is_not_called_one(tmp_path: Path) -> None:
+    now = evaluated(tmp_path / "now", {"pretrain": 5.0, "sft": 6.0})
+    before = evaluated(tmp_path / "before", {"pretrain": 5.05, "sft": 5.5})
+    found = changes({"evaluate": now}, Beside("r", {"evaluate": before}))
+    assert found is not None
+    assert [(figure.name, figure.tone) for figure in found.figures] == [("sft on heldout, nats per token", "worse")]
+
+
+def test_runs_share_the_axes(datasets, tmp_path: Path) -> None:
+    content = lines(*({"loss": 7 - step * 0.05, "lr": 0.1, "grad_norm": 1.0} for step in range(40)))
+    other = write_dataset(tmp_path / "other", "pretrain", {"data/metrics.jsonl": content})
+    page = render({"pretrain": datasets["pretrain"]}, beside=[Beside("the-run-before", {"pretrain": other})])
+    assert re.search(r'<path class="line dashed m2" d="M[^"]*L', page)
+    assert "the-run-before: 7" in page, "the other run's values are in the words of the chart"
+    own = render({"pretrain": datasets["pretrain"]}, beside=[Beside("r", {"pretrain": datasets["pretrain"]})])
+    assert "line dashed" not in own.split("</style>")[1]
+
+
+# ---- charts ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_course_of_a_training_is_drawn_with_the_steps_that_were_refused(tmp_path: Path) -> None:
+    rows = [{"loss": 5.0, "lr": 0.001 * step, "grad_norm": 0.7, "tokens_per_s": 100.0 + step} for step in range(50)]
+    rows[17] |= {"held": "gradient norm 9.00 is far above", "grad_norm": 9.0}
+    page = render({"pretrain": write_dataset(tmp_path / "p", "pretrain", {"data/metrics.jsonl": lines(*rows)})})
+    for title in ("Learning rate", "Gradient norm", "Throughput"):
+        assert f"<h3>{title}</h3>" in page
+    assert "not applied: 18 → 9" in page
+    assert parse(page).wrong == []
+
+
+def test_charts_tell_their_values_without_a_script() -> None:
+    drawing = line_chart(
+        [Series("loss", [(step, 6 - step / 10) for step in range(40)])], x="step", y="nats", describe="L"
+    )
+    assert 'aria-label="L. loss: 6 at step 0, 2.1 at step 39, between 2.1 and 6"' in drawing
+    assert "<title>step 20\nloss: 4</title>" in drawing
+
+
+def test_lengths_and_scores_stand_beside_their_thresholds(datasets, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "data" / "web" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    words = [3, 40, 60, 800, 90_000, None]
+    quality = [0.1, 0.2, 0.9, 1.0, 0.5, 0.5]
+    table = pa.table({"words": pa.array(words, pa.int32()), "quality": pa.array(quality, pa.float32())})
+    pq.write_table(table, path)
+    measured = adopt_dataset(tmp_path / "a", "attributes", [describe_file(tmp_path / "a", "data/web/0000.parquet")])
+    rules = {"source": "web", "presets": ["gopher_quality"], "thresholds": {"gopher_words_min": 33}}
+    judged = with_manifest(
+        datasets["quality"], config={"sources": [rules]}, stats={"classifier_thresholds": {"web": 0.35}}
+    )
+    found = {
+        each.title: each.chart for each in distributions({"attributes": measured, "quality": judged}, {"web": "c3"})
+    }
+    length, score = found["words in a document"], found["score of the classifier"]
+    assert "web: 5" in length and "gopher_words_min 33" in length and 'class="bin c3"' in length
+    assert "classifier 0.35" in score and "web: 6" in score
+    assert distributions({"attributes": measured}, {}) and distributions({"quality": judged}, {}) == []
+
+
+def test_a_histogram_stacks_its_groups_and_escapes_their_names() -> None:
+    drawing = histogram(
+        [1.0, 10.0, 100.0], [Bars(EVIL, [1, 0]), Bars("b", [3, 2], "c1")], x=EVIL, y="n", describe=EVIL,
+        thresholds=[Threshold(EVIL, 50.0, True), Threshold("outside", 0.0, True)], logarithmic=True,
+    )  # fmt: skip
+    assert drawing.count('class="bin ') == 3 and EVIL not in drawing and parse(drawing).wrong == []
+    assert drawing.count('class="level"') == 1
+    assert histogram([0, 1], [Bars("a", [0])], x="", y="", describe="") == ""
+
+
+# ---- hostile and broken content ----------------------------------------------------------------------------------------
+
+ANYTHING = st.text(st.characters(codec=None), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=ANYTHING, text=ANYTHING)
+def test_no_text_breaks_the_page_or_gets_out_of_its_place(name: str, text: str) -> None:
+    page = as_bytes(render({}, [Reply(name, text, name + EVIL)], comparisons=[
+        {"model": name, "task": text + EVIL, "metric": "bits_per_byte", **estimate(0.1, 0.0, 0.2)}
+    ])).decode()  # fmt: skip
+    parsed = parse(page)
+    assert parsed.wrong == [] and parsed.open == [] and parsed.scripts == 0 and parsed.loading == []
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", page)
+
+
+def test_a_document_with_half_a_surrogate_pair_costs_no_page(datasets, tmp_path: Path) -> None:
+    write_page(datasets, tmp_path / "p.html", replies=[Reply("sft", "\ud800", "\x00\x1b[31m‮abc")])
+    assert "�" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_one_stage_with_unexpected_figures_does_not_cost_the_others(datasets, tmp_path: Path) -> None:
+    odd = write_dataset(tmp_path / "odd", "classifier", {"data/report.json": b'{"calibration": 7}'})
+    torn = write_dataset(tmp_path / "torn", "pretrain", {"data/metrics.jsonl": b'{"step": 1, "loss"'})
+    page = render({**datasets, "classifier": odd, "pretrain": torn})
+    assert "the section &#39;classifier&#39; could not be made" in page
+    assert "the section &#39;pretraining&#39; could not be made" in page
+    assert "gopher_words_min" in page and parse(page).wrong == []
+    assert "could not be made" not in render(datasets)
+
+
+def test_many_sources_with_long_names_have_a_place(tmp_path: Path) -> None:
+    rows = [document("web", number, f"Text {number}") for number in range(3)]
+    root = tmp_path / "ingest"
+    outputs = []
+    for number in range(30):
+        path = f"data/source-{number}-{'x' * 60}/0000.parquet"
+        (root / path).parent.mkdir(parents=True)
+        with document_writer(root / path) as target:
+            for row in rows[: 1 + number % 3]:
+                target.write(row)
+        outputs.append(describe_file(root, path))
+    total = sum(1 + number % 3 for number in range(30))
+    page = render({"ingest": adopt_dataset(root, "ingest", outputs, Counts(total, total))})
+    assert "22 more" in page and parse(page).wrong == [] and 'class="band rest"' in page
+
+
+def test_a_long_training_is_read_in_part_with_all_that_matters(tmp_path: Path) -> None:
+    rows = [{"loss": 5.0 - step / 1e4} for step in range(10_000)]
+    rows[777] |= {"held": "too high"}
+    rows.insert(5000, {"bits_per_byte/web": 1.5})
+    (tmp_path / "m.jsonl").write_bytes(lines(*rows))
+    found = read_lines(tmp_path / "m.jsonl", most=100)
+    assert 100 <= len(found) <= 103
+    assert [line for line in found if "held" in line] and [line for line in found if "bits_per_byte/web" in line]
+    assert len(read_lines(tmp_path / "m.jsonl", most=20_000)) == 10_001 and read_lines(tmp_path / "none") == []
