@@ -1,10 +1,10 @@
 """Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from flows.cancellation import how_it_ended
 from flows.checks import notices
 from flows.provenance.drop_rates import drift
 from flows.recipe import Recipe
@@ -102,26 +102,6 @@ def _move_labels(recipe: Recipe, selection: Selection, result: RunResult, run: R
     for sentence in told:
         run.record.event("label_stays", message=sentence)
         run.reporter.message(result.outcomes[-1].stage if result.outcomes else recipe.name, sentence)
-
-
-class StageCancelled(HeadwaterError):
-    """A stage that runs elsewhere was cancelled there: its parent ends as cancelled too, and not as failed."""
-
-
-class Interrupted(StageCancelled):
-    """Somebody ended a run from its terminal."""
-
-
-def how_it_ended(error: BaseException) -> str:
-    """``failed``, ``cancelled`` (by the server's users) or ``interrupted`` (Ctrl-C, a machine that shuts down)."""
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, StageCancelled):
-        return "cancelled"
-    if isinstance(error, Exception):
-        return "failed"
-    prefect = sys.modules.get("prefect._internal.control_listener")  # there if this is a flow run
-    return "cancelled" if prefect is not None and prefect.get_intent() == "cancel" else "interrupted"
 
 
 def _warn_of_drift(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:

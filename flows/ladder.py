@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.context import run_context, terminal_reporter
 from flows.execute import run_directly
 from flows.recipe import Recipe
-from flows.runtime import run_context, terminal_reporter
 from infra.errors import InputError
 from infra.planning import StageNode
 from infra.runs import RunRecord

@@ -7,19 +7,21 @@ A stage is a flow of its own, called in this process (``inline``) or run by its 
 from collections.abc import Mapping
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
+from flows.cancellation import Interrupted
+from flows.context import open_store
 from flows.crawls.incremental import OnOutcome, planned, turn
-from flows.execute import Interrupted, RunOne, RunResult, run_recipe
+from flows.execute import RunOne, RunResult, run_recipe
 from flows.operate.artifacts import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.operate.children import run_child, set_aside_unfinished
 from flows.operate.deployments import full_name
-from flows.operate.endings import ended, run_line, settled, stage_line
+from flows.operate.endings import as_flow_state, run_line, stage_line, unwrap_state
+from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.provenance.run_history import datasets_of_run
 from flows.recipe import Recipe
-from flows.runtime import open_store
-from flows.stage_flows import as_deployed, flow_context, run_name, stage_flow
+from flows.stage_flows import flow_context, run_inline
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.planning import Action, Selection, StageNode, plan, refuse_blocked
@@ -29,18 +31,41 @@ from infra.store.dataset import Dataset
 from infra.store.store import Store
 
 
-@flow(name="pipeline", flow_run_name=run_name, persist_result=False, log_prints=False)
+@our_flow(name="pipeline")
 def pipeline(params: PipelineParams = PipelineParams()) -> RunResult:
     """From the crawl to a chat model, or any part of it.
 
     Args:
         params: Which recipe, which stages, and where.
     """
-    return ended("pipeline", lambda: run_pipeline(as_deployed(params)), run_line)
+
+    def work() -> RunResult:
+        form = as_deployed(params)
+        return run_pipeline(form.load(), form)
+
+    return as_flow_state("pipeline", work, run_line)
 
 
-def run_pipeline(params: PipelineParams) -> RunResult:
-    loaded, store = params.load(), open_store(params.workspace)
+def run_as_flow(recipe: Recipe, selection: Selection, store: Store, crawl: str = "") -> RunResult:
+    """Run a recipe as this flow against the configured server; errors are raised as they are without one.
+
+    The recipe is at hand: the form only shows on the server what is run.
+    """
+
+    @our_flow(name="pipeline")
+    def with_recipe(params: PipelineParams) -> RunResult:
+        return as_flow_state("pipeline", lambda: run_pipeline(recipe, params), run_line)
+
+    with_recipe.description = pipeline.description
+    try:
+        return unwrap_state(with_recipe(pipeline_params(recipe, selection, store.address, crawl)))
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
+def run_pipeline(loaded: Recipe, params: PipelineParams) -> RunResult:
+    """The body of both: the recipe, or what the form selects of it."""
+    store = open_store(params.workspace)
     if params.dry_run:
         recipe = planned(loaded, params.crawl, store)
         plans = plan(recipe.nodes, store, params.selection, recipe.label)
@@ -99,8 +124,7 @@ def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunConte
 def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
         set_aside_unfinished(node.name)
-        form = stage_params(node.name)(**_form(recipe, params, node, run, force))
-        return settled(stage_flow(node.name)(params=form))
+        return run_inline(node, inputs, run, force, stage_params(node.name)(**_form(recipe, params, node, run, force)))
 
     return run_one
 
@@ -125,11 +149,3 @@ def _outcome_of(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext)
         )
     action = Action.RUN if dataset.manifest.provenance.run == run.record.id else Action.SKIP
     return StageOutcome(node.name, action, "run by its deployment", dataset)
-
-
-def run_as_flow(recipe: Recipe, selection: Selection, store: Store, crawl: str = "") -> RunResult:
-    """Run a recipe as this flow against the configured server; errors are raised as they are without one."""
-    try:
-        return settled(pipeline(pipeline_params(recipe, selection, store.address, crawl)))
-    except Interrupted:
-        raise KeyboardInterrupt from None

@@ -34,6 +34,7 @@ from infra.errors import ConfigError
 from infra.planning import StageNode, check_graph
 
 if TYPE_CHECKING:
+    from pipeline.sources.contract import SourceConfig
     from training.scale import ScalePlan
 
 SCALE = "scale="
@@ -66,6 +67,12 @@ class Recipe:
         stem = Path(self.origin).stem
         bundled = stem in recipe_names() and _find(stem) == Path(self.origin)
         return stem if bundled else str(Path(self.origin).resolve())
+
+    @property
+    def crawl_sources(self) -> "list[SourceConfig]":
+        """The sources that are read from a crawl by its name."""
+        config: Any = next((node.config for node in self.nodes if node.name == "ingest"), None)
+        return [source for source in config.sources if source.kind == "common_crawl"] if config else []
 
     def node(self, name: str) -> StageNode:
         return next(node for node in self.nodes if node.name == name)

@@ -38,7 +38,7 @@ STAGES = (
     StageEntry("dpo", "alignment.dpo:STAGE", "gpu"),
     StageEntry("evaluate", "training.evaluate:STAGE", "gpu"),
     StageEntry("export", "training.export:STAGE"),
-    StageEntry("report", "flows.report:STAGE"),
+    StageEntry("report", "flows.report.stage:STAGE"),
 )
 
 STAGE_NAMES = tuple(entry.name for entry in STAGES)

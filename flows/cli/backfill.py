@@ -20,7 +20,7 @@ from flows.crawls.incremental import require_crawl_source
 from flows.crawls.series import LAST_STAGE, Series, select
 from flows.operate.server import require_server, running_server
 from flows.recipe import Recipe, load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.planning import Selection
 from infra.store.store import Store
 

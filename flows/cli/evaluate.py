@@ -8,7 +8,7 @@ import typer
 from flows.cli.closing import evaluation_table
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, labelled, open_store, print_json
 from flows.models import MODEL_HELP, model_folder
-from flows.report import write_page
+from flows.report.page import write_page
 from infra.errors import ConfigError, InputError
 
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, TextIO
 import typer
 from rich.console import Console
 
+from flows.context import open_store as open_store
 from flows.operate.deployments import DEPLOYED
 from flows.provenance.funnel import DOCUMENT_STAGES
 from flows.recipe import SCALE
-from flows.runtime import open_store as open_store
 from flows.stages import STAGE_NAMES
 from infra.labels import EARLIER
 from infra.store.dataset import Dataset

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
-from flows.operate.report_pages import PAGE
 from flows.provenance.run_history import Beside, datasets_of_run
+from flows.report import PAGE
 from flows.report.page import leave_page
 from infra.errors import InputError
 from infra.store.cache import local_file

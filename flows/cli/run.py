@@ -24,7 +24,7 @@ from flows.execute import RunResult
 from flows.provenance.funnel import FunnelRow, funnel
 from flows.provenance.notices import notice_lines
 from flows.recipe import load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.planning import Selection
 
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from flows.crawls.series import LAST_STAGE, Base, Series
-from flows.operate.deployments import crawl_sources
 from flows.recipe import Recipe
 from infra.errors import ConfigError
 from infra.planning import StageNode, check_graph
@@ -64,7 +63,7 @@ def planned(recipe: Recipe, crawl: str, store: Store) -> Recipe:
 
 
 def require_crawl_source(recipe: Recipe) -> None:
-    if not crawl_sources(recipe):
+    if not recipe.crawl_sources:
         raise ConfigError(
             f"recipe {recipe.name!r} reads no crawl by its name",
             where=recipe.origin,
@@ -83,7 +82,7 @@ def _node(node: StageNode, crawl: str, base: Base, recipe: Recipe) -> StageNode:
     if node.name in base.kept:
         return replace(node, use=base.kept[node.name])
     config = node.config
-    names = [source.name for source in crawl_sources(recipe)]
+    names = [source.name for source in recipe.crawl_sources]
     if node.name == "ingest":
         sources = [
             source.model_copy(update={"address": crawl}) if source.kind == "common_crawl" else source

@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.crawls.series import LAST_STAGE, Series, Started
 from flows.operate.deployments import CRAWL_QUEUE, full_name
+from flows.operate.flow_runs import crawl_slug
 from flows.recipe import Recipe
-from flows.stage_flows import crawl_slug
 from infra.errors import HeadwaterError
 
 

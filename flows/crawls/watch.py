@@ -10,20 +10,19 @@ first watch in a workspace does not start years of crawls, but the newest one al
 
 from typing import Literal
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
+from flows.context import open_store
 from flows.crawls.incremental import require_crawl_source
 from flows.crawls.series import First, Series
 from flows.crawls.starting import CrawlRun, start_crawl
 from flows.operate.artifacts import TABLE_ROWS, artifact_key, best_effort
-from flows.operate.deployments import crawl_sources
-from flows.operate.endings import ended
+from flows.operate.endings import as_flow_state
+from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import RecipeParams
 from flows.recipe import Recipe
-from flows.runtime import open_store
-from flows.stage_flows import as_deployed, run_name
 from pipeline.sources.common_crawl import COLLECTIONS, list_crawls
 
 PUBLIC_MIRRORS = ("https://data.commoncrawl.org", "s3://commoncrawl")
@@ -58,14 +57,14 @@ class WatchParams(RecipeParams):
     )
 
 
-@flow(name="crawl_watch", flow_run_name=run_name, persist_result=False, log_prints=False)
+@our_flow(name="crawl_watch")
 def crawl_watch(params: WatchParams = WatchParams()) -> list[str]:
     """Start the whole path once for each new crawl.
 
     Args:
         params: Which recipe, which list of crawls, and what is run.
     """
-    return ended("crawl_watch", lambda: watch(as_deployed(params)))
+    return as_flow_state("crawl_watch", lambda: watch(as_deployed(params)))
 
 
 def watch(params: WatchParams) -> list[str]:
@@ -95,7 +94,7 @@ def _publish(rows: list[dict[str, str]], key: str) -> None:
 
 def listed_crawls(recipe: Recipe, address: str) -> list[str]:
     """The ids of all crawls, newest first."""
-    source = crawl_sources(recipe)[0]
+    source = recipe.crawl_sources[0]
     if not address:
         address = source.index if source.mirror.rstrip("/") in PUBLIC_MIRRORS else source.mirror
     return [crawl.id for crawl in list_crawls(address.removesuffix(COLLECTIONS).rstrip("/"))]

@@ -26,10 +26,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.operate.report_pages import PAGE, link_to, served
+from flows.operate.report_pages import link_to, served
 from flows.provenance.funnel import funnel
 from flows.provenance.notices import extent, missing, warnings
 from flows.provenance.samples import dropped_samples, kept_samples
+from flows.report import PAGE
 from infra.planning import StagePlan
 from infra.progress import describe_progress
 from infra.store.ancestry import ancestry

@@ -36,7 +36,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from flows.execute import StageCancelled
+from flows.cancellation import StageCancelled
 from infra.errors import HeadwaterError
 
 POLL_S = (0.5, 5.0)

@@ -16,7 +16,6 @@ import yaml
 
 from flows.recipe import Recipe, load_recipe
 from flows.stages import STAGES
-from pipeline.sources.contract import SourceConfig
 
 CONTROL_POOL = "control"
 POOLS = {
@@ -90,13 +89,7 @@ def deployments(recipe: Recipe) -> list[DeploymentSpec]:
         tags,
     )
     stages = [_of_stage(recipe, name, pool, tags) for name, pool in _stages(recipe)]
-    return [whole, *stages, *([_watch(recipe, tags)] if crawl_sources(recipe) else [])]
-
-
-def crawl_sources(recipe: Recipe) -> list[SourceConfig]:
-    """The sources of a recipe that are read from a crawl by its name."""
-    sources = [source for node in recipe.nodes if node.name == "ingest" for source in node.config.sources]  # type: ignore[attr-defined]
-    return [source for source in sources if source.kind == "common_crawl"]
+    return [whole, *stages, *([_watch(recipe, tags)] if recipe.crawl_sources else [])]
 
 
 def _form(recipe: Recipe) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.execute import Interrupted, RunResult, StageCancelled, how_it_ended
-from flows.operate.heartbeats import leave_heartbeats_behind
-from flows.operate.outlive import outlive_worker
+from flows.cancellation import Interrupted, StageCancelled, how_it_ended
+from flows.execute import RunResult
+from flows.operate.prefect_internals import leave_heartbeats_behind, leave_out_repetitions, outlive_worker
 from flows.provenance.funnel import funnel
 from infra.errors import HeadwaterError
 from infra.planning import Action
@@ -27,20 +27,17 @@ from infra.progress import describe_dataset
 from infra.runner import StageOutcome
 
 T = TypeVar("T")
-LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
-SAID_AGAIN = ("Finished in state ", "Task run failed with ")
-TRACED_AGAIN = ("Engine execution exited with unexpected exception", "Execution of flow run ")
 KEPT = "Run again: finished work is kept."
 
 
-def ended(name: str, work: Callable[[], T], tell: Callable[[T], str] | None = None) -> T:
+def as_flow_state(name: str, work: Callable[[], T], tell: Callable[[T], str] | None = None) -> T:
     """Carry out a flow's body; ``tell`` says in one line what came of it.
 
-    Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``settled``.
+    Prefect takes a returned state as the run's own, and hands it to the caller as a value: see ``unwrap_state``.
     """
     outlive_worker()
     leave_heartbeats_behind()
-    say_it_once()
+    leave_out_repetitions()
     try:
         value = work()
     except KeyboardInterrupt:
@@ -63,7 +60,7 @@ def ended(name: str, work: Callable[[], T], tell: Callable[[T], str] | None = No
     return cast(T, Completed(message=tell(value), data=value))
 
 
-def as_state(name: str, work: Callable[[], T], signals: list[BaseException]) -> T:
+def as_task_state(name: str, work: Callable[[], T], signals: list[BaseException]) -> T:
     """Carry out a task's body. Its flow says what it failed of.
 
     A cancellation arrives as a signal, of which Prefect makes a crash in a task. The task is cancelled, as the run is; the
@@ -81,7 +78,7 @@ def as_state(name: str, work: Callable[[], T], signals: list[BaseException]) -> 
         return cast(T, Cancelled(message=f"{name}: cancelled"))
 
 
-def settled(value: T) -> T:
+def unwrap_state(value: T) -> T:
     """What a task or flow returned; if that is a failure, the error behind it is raised."""
     if not isinstance(value, State):
         return value
@@ -122,20 +119,3 @@ def run_line(result: RunResult) -> str:
     if warned:
         parts.append(f"read the warnings of {', '.join(warned)}")
     return f"pipeline: {'; '.join(parts)}"
-
-
-class SaidOnce(logging.Filter):
-    """Leaves out what Prefect says of an end that we have told."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        traced_again = record.exc_info is not None and message.startswith(TRACED_AGAIN)
-        return not (traced_again or message.startswith(SAID_AGAIN))
-
-
-def say_it_once() -> None:
-    """In this process, from now on."""
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, SaidOnce) for each in logger.filters):
-            logger.addFilter(SaidOnce())

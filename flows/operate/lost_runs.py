@@ -33,7 +33,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from flows.operate.outlive import STARTED_BY_WORKER
+from flows.operate.prefect_internals import STARTED_BY_WORKER
 from infra.store.lease import is_alive
 
 ATTEMPTS = 5

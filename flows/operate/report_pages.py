@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.operate.credentials import SERVER_AUTH, auth_string
+from flows.report import FOLDER, PAGE
 from infra.errors import HeadwaterError
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from infra.store.store import Store
 
 MOUNT = "/reports"
-FOLDER = "reports"
-PAGE = "data/report.html"
 HEADERS = {
     # The page is in an origin of its own ("sandbox"), without scripts: it cannot reach what the UI keeps in the browser.
     "Content-Security-Policy": (
@@ -127,14 +126,15 @@ def entries(store: "Store") -> Iterator[Entry]:
             yield Entry(name, name, None)
 
 
-def mount_reports(app: "Starlette") -> None:
-    """Add the pages to a server, before the UI that answers every path."""
+def mount_reports(app: "Starlette") -> "Starlette":
+    """The server with the pages, before the UI that answers every path."""
     from starlette.applications import Starlette
     from starlette.routing import Mount, Route
 
     # The store, and pyarrow with it, is imported at the first look: most servers are never asked.
     pages = Starlette(routes=[Route("/", _list), Route("/{name}", _show)])
     app.router.routes.insert(0, Mount(MOUNT, app=pages, name="reports"))
+    return app
 
 
 def _show(request: "Request") -> "Response":
@@ -173,7 +173,7 @@ def _when(entry: Entry) -> str:
 
 
 def _store() -> "Store":
-    from flows.runtime import open_store
+    from flows.context import open_store
 
     return open_store(None)
 

@@ -9,10 +9,6 @@ file that ``HEADWATER_HEALTH`` names is touched (see ``flows.operate.health``).
 A worker takes the runs of our own deployments and refuses all others (``flows.operate.refusals``). One that died while it
 was handing a run to a process costs nothing: the next worker, of this machine or another, finds the run
 (``flows.operate.lost_runs``).
-
-A worker hears of a run that is to be cancelled by a websocket, and polls when that breaks; after three polls without an answer
-Prefect gives up for good, and a run that outlived a minute without the network could not be cancelled any more. Here it
-goes on asking.
 """
 
 import logging
@@ -26,19 +22,18 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import httpx
-from prefect._internal import observers
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import refresh_global_settings_context
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
-from prefect.utilities.services import critical_service_loop
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
 from flows.operate.deployments import POOLS
 from flows.operate.health import VARIABLE
 from flows.operate.lost_runs import LOOK_S, Claim, hand_back
+from flows.operate.prefect_internals import poll_without_end
 from flows.operate.refusals import refusal
 from flows.operate.server import configure, known_server
 from infra.errors import ConfigError, HeadwaterError
@@ -51,17 +46,8 @@ POLL_WINDOW_S = 90.0
 log = logging.getLogger("headwater")
 
 
-async def ask_on(*arguments: Any, **options: Any) -> None:
-    """``critical_service_loop`` without an end."""
-    while True:
-        try:
-            return await critical_service_loop(*arguments, **{**options, "printer": lambda *text: None})
-        except RuntimeError:  # its error threshold
-            log.warning("the server does not answer: nothing can be cancelled until it does")
-
-
 async def serve(pools: list[str]) -> None:
-    observers.critical_service_loop = ask_on  # type: ignore[attr-defined]
+    poll_without_end()
     workers = [await worker_of(pool) for pool in pools]
     async with anyio.create_task_group() as group:
         group.start_soon(_look_for_lost_runs, pools)

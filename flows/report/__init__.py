@@ -1,6 +1,6 @@
 """The report: one HTML page that shows what became of the documents, the models, and where everything came from."""
 
-from flows.report.page import write_page
-from flows.report.stage import STAGE, ReportConfig
-
-__all__ = ["STAGE", "ReportConfig", "write_page"]
+PAGE = "data/report.html"
+"""In the dataset of the stage ``report``."""
+FOLDER = "reports"
+"""Where in a workspace runs without that stage leave a page."""

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.operate.report_pages import FOLDER
 from flows.provenance import notices
 from flows.provenance.run_history import Beside, notices_of_run, run_before, store_of
-from flows.report import cards, documents, learning, origin, verdict
+from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.charts import Series, colours_of, line_chart
 from flows.report.distributions import distributions

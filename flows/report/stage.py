@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from flows.report import PAGE
 from flows.report.page import Reply, write_page
 from infra.config import Config
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
@@ -43,7 +44,7 @@ def _units(context: StageContext) -> Iterator[Unit]:
 def _process(unit: Unit, context: UnitContext) -> Counts:
     config: ReportConfig = context.config
     replies = ask(context.inputs, config)
-    with context.output("data/report.html", digested=False) as path:
+    with context.output(PAGE, digested=False) as path:
         write_page(context.inputs, path, replies=replies, samples=config.samples)
     return Counts()
 
@@ -72,7 +73,7 @@ STAGE = ShardStage(
     name="report",
     code_version=2,
     config=ReportConfig,
-    reference="flows.report:STAGE",
+    reference="flows.report.stage:STAGE",
     inputs=lambda config: {name: name for name in config.stages},
     steps=(Step("page", _units, _process),),
     code=("flows.report.stage",),

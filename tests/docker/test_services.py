@@ -45,7 +45,7 @@ def small(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Servi
 
 def digest_here(tmp_path: Path, documents: int = 40) -> str:
     """What the same stage publishes on this machine, outside every container."""
-    from flows.runtime import run_in_workspace
+    from flows.start import run_in_workspace
 
     recipe = load_recipe(str(write_input(tmp_path, str(tmp_path), documents=documents)))
     result = run_in_workspace(

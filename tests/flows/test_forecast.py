@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import build_app
 from flows.recipe import load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.planning import Selection
 from infra.store.store import Store
 from pipeline.extract.page import ExtractConfig

@@ -80,10 +80,11 @@ class TimedExecutor:
 
 
 def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
-    from flows import runtime, stage_flows
+    from flows import context as flow_context
+    from flows import stage_flows
+    from flows.context import open_store
     from flows.pipeline import run_as_flow
     from flows.recipe import load_recipe
-    from flows.runtime import open_store
     from infra import runner
     from infra.planning import Selection
 
@@ -92,13 +93,13 @@ def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
     for name in ("progress", "message"):
         for kind in (stage_flows.LogReporter, stage_flows.ProgressReporter):
             setattr(kind, name, clock.told(getattr(kind, name)))
-    plain = runtime.run_context
+    plain = flow_context.run_context
 
     def context(*values: Any, **named: Any) -> Any:
         made = plain(*values, **named)
         return replace(made, executor=TimedExecutor(made.executor, clock))
 
-    runtime.run_context = stage_flows.run_context = context
+    flow_context.run_context = stage_flows.run_context = context
     recipe = load_recipe(recipe_name)
     for node in recipe.nodes:
         if isinstance(node.stage, ShardStage):
@@ -113,8 +114,8 @@ def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
 
 def main() -> None:
     recipe, workspace = sys.argv[1:]
+    from flows.context import open_store
     from flows.operate.server import configure, running_server
-    from flows.runtime import open_store
 
     store = open_store(workspace)
     address = running_server(store)

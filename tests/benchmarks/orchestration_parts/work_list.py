@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from flows.context import run_context
 from flows.execute import run_recipe
 from flows.recipe import Recipe, load_recipe
-from flows.runtime import run_context
 from infra.execution.base import UnitOutcome, UnitTask
 from infra.journal import Journal
 from infra.planning import Selection

@@ -18,7 +18,7 @@ from flows.crawls.series import Base, Series
 from flows.execute import RunResult
 from flows.provenance.fates import find_rows
 from flows.recipe import Recipe, load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.errors import ConfigError, InputError
 from infra.planning import Action, Selection
 from infra.store.store import Store

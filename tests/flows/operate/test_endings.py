@@ -11,9 +11,11 @@ import pytest
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
-from flows.execute import Interrupted, RunResult, StageCancelled, how_it_ended
+from flows.cancellation import Interrupted, StageCancelled, how_it_ended
+from flows.execute import RunResult
 from flows.operate import endings
-from flows.operate.endings import LOGGERS, SaidOnce, as_state, ended, run_line, settled, stage_line
+from flows.operate.endings import as_flow_state, as_task_state, run_line, stage_line, unwrap_state
+from flows.operate.prefect_internals import LOGGERS, SAID_AGAIN, TRACED_AGAIN, Repetitions
 from infra.errors import HeadwaterError, InputError
 from infra.planning import Action
 from infra.runner import StageOutcome
@@ -24,7 +26,7 @@ from infra.store.manifest import CountsRecord, FailedUnit, Manifest, UnitsRecord
 @pytest.fixture(autouse=True)
 def run_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(endings, "get_run_logger", lambda: logging.getLogger("a-run"))
-    monkeypatch.setattr(endings, "say_it_once", lambda: None)
+    monkeypatch.setattr(endings, "leave_out_repetitions", lambda: None)
     caplog.set_level(logging.INFO)
 
 
@@ -48,30 +50,30 @@ def dataset(folder: Path, name: str, counts: CountsRecord, **changes: Any) -> Da
 
 def test_a_failure_is_one_red_sentence_with_the_stages_name_first(caplog: pytest.LogCaptureFixture) -> None:
     error = InputError("there is no file", where="/srv/x.jsonl", remedy="Check the source's address.")
-    state: Any = ended("ingest", fails(error))
+    state: Any = as_flow_state("ingest", fails(error))
     sentence = "ingest: there is no file (/srv/x.jsonl). Check the source's address."
     assert (state.name, state.message) == ("Failed", sentence)
     assert [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records] == [
         ("ERROR", sentence, None)
     ]
     with pytest.raises(InputError, match="there is no file"):
-        settled(state)
+        unwrap_state(state)
 
 
 def test_the_whole_path_names_the_stage_it_failed_at(caplog: pytest.LogCaptureFixture) -> None:
     def path() -> None:
-        task: Any = as_state("dedup", fails(InputError("a band is missing")), [])
-        settled(task)
+        task: Any = as_task_state("dedup", fails(InputError("a band is missing")), [])
+        unwrap_state(task)
 
-    stage: Any = ended("dedup", path)
-    whole: Any = ended("pipeline", lambda: settled(stage))
+    stage: Any = as_flow_state("dedup", path)
+    whole: Any = as_flow_state("pipeline", lambda: unwrap_state(stage))
     assert whole.message == "dedup: a band is missing."
-    before: Any = ended("pipeline", fails(HeadwaterError("there is no recipe 'x'")))
+    before: Any = as_flow_state("pipeline", fails(HeadwaterError("there is no recipe 'x'")))
     assert before.message == "pipeline: there is no recipe 'x'."
 
 
 def test_an_error_nobody_foresaw_keeps_its_traceback_above_its_sentence(caplog: pytest.LogCaptureFixture) -> None:
-    state: Any = ended("dedup", fails(KeyError("band")))
+    state: Any = as_flow_state("dedup", fails(KeyError("band")))
     assert state.name == "Failed" and state.message.startswith("dedup: KeyError: 'band'")
     traced, last = caplog.records
     assert traced.exc_info is not None and last.exc_info is None
@@ -88,12 +90,12 @@ def test_an_error_nobody_foresaw_keeps_its_traceback_above_its_sentence(caplog: 
     ],
 )
 def test_what_was_cancelled_is_recorded_as_that(error: BaseException, state: str, record: str) -> None:
-    found: Any = ended("ingest", fails(error))
+    found: Any = as_flow_state("ingest", fails(error))
     assert found.name == state
     assert how_it_ended(error) == record
     if isinstance(error, KeyboardInterrupt):
         with pytest.raises(Interrupted):
-            settled(found)
+            unwrap_state(found)
 
 
 def test_a_signal_is_a_cancellation_where_the_server_meant_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,21 +104,21 @@ def test_a_signal_is_a_cancellation_where_the_server_meant_one(monkeypatch: pyte
 
     assert how_it_ended(TerminationSignal(15)) == "interrupted"
     with pytest.raises(TerminationSignal):
-        as_state("dedup", fails(TerminationSignal(15)), [])
+        as_task_state("dedup", fails(TerminationSignal(15)), [])
     monkeypatch.setattr(control_listener, "_intent", "cancel")
     assert how_it_ended(TerminationSignal(15)) == "cancelled"
     signals: list[BaseException] = []
-    task: Any = as_state("dedup", fails(TerminationSignal(15)), signals)
+    task: Any = as_task_state("dedup", fails(TerminationSignal(15)), signals)
     assert (task.name, len(signals)) == ("Cancelled", 1), "and not Crashed; the flow goes on with the signal"
 
 
 def test_a_success_says_its_numbers_and_hands_its_value_on(tmp_path: Path) -> None:
     counts = CountsRecord(incoming=2914, kept=2888, dropped={"url": 6, "near": 20}, failed=0)
     outcome = StageOutcome("dedup", Action.RUN, "built", dataset(tmp_path, "dedup", counts), 4.0)
-    state: Any = ended("dedup", lambda: outcome, stage_line)
+    state: Any = as_flow_state("dedup", lambda: outcome, stage_line)
     assert state.name == "Completed"
     assert state.message == "dedup: kept 2,888 of 2,914 documents, dropped 26 (near 20, url 6); published 0123456789ab"
-    assert settled(state) is outcome
+    assert unwrap_state(state) is outcome
 
 
 def test_a_loss_and_warnings_stand_in_the_line(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_loss_and_warnings_stand_in_the_line(tmp_path: Path) -> None:
 def test_prefect_does_not_say_it_again() -> None:
     def passes(message: str, traced: bool = False) -> bool:
         info: Any = (ValueError, ValueError("x"), None) if traced else None
-        return SaidOnce().filter(logging.LogRecord("prefect", logging.ERROR, "", 0, message, (), info))
+        return Repetitions().filter(logging.LogRecord("prefect", logging.ERROR, "", 0, message, (), info))
 
     assert not passes("Finished in state Completed()")
     assert not passes("Task run failed with state: Failed('x')")
@@ -150,6 +152,6 @@ def test_prefects_lines_are_as_this_expects() -> None:
     from prefect import engine, flow_engine, task_engine
 
     said = "".join(Path(str(module.__file__)).read_text() for module in (engine, flow_engine, task_engine))
-    for words in (*endings.SAID_AGAIN, *endings.TRACED_AGAIN):
+    for words in (*SAID_AGAIN, *TRACED_AGAIN):
         assert words in said
     assert {"prefect.flow_runs", "prefect.task_runs"} <= set(LOGGERS)

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Pending, Running
 
 from flows.operate.lost_runs import LABEL, Claim, is_lost
-from flows.operate.outlive import STARTED_BY_WORKER
+from flows.operate.prefect_internals import STARTED_BY_WORKER
 
 ELSEWHERE = "other-host/0123"
 

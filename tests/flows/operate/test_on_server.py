@@ -38,7 +38,7 @@ from flows.operate.automations import FAILED_RUNS, SILENT_RUNS, ensure_automatio
 from flows.operate.children import attempt_of, run_child, set_aside_unfinished
 from flows.operate.deploying import deploy
 from flows.operate.deployments import CRAWL_QUEUE, deployments
-from flows.operate.endings import ended, settled
+from flows.operate.endings import as_flow_state, unwrap_state
 from flows.operate.refusals import process_template
 from flows.params import stage_params
 from flows.recipe import load_recipe
@@ -221,7 +221,7 @@ def test_a_parent_ends_as_its_child_did(
 ) -> None:
     @flow(name="parent")
     def parent() -> None:
-        return ended("pipeline", lambda: run_child(child, {}, []) and None)
+        return as_flow_state("pipeline", lambda: run_child(child, {}, []) and None)
 
     worker = play_worker(client, child, Running(), end)
     result = parent(return_state=True)
@@ -341,7 +341,7 @@ def test_rows_do_not_grow_with_the_number_of_units(client: SyncPrefectClient, tm
         )
         before = settled_rows()
         form = stage_params("ingest")(recipe=str(recipe), workspace=str(folder / "workspace"))
-        outcome = settled(stage_flow("ingest")(params=form))
+        outcome = unwrap_state(stage_flow("ingest")(params=form))
         assert outcome.dataset.manifest.units.ok == units
         counted[units] = settled_rows() - before
     print("rows in the database", counted)

@@ -20,8 +20,8 @@ from prefect.states import Cancelling, Pending, Running
 
 from flows.operate import services
 from flows.operate.lost_runs import ATTEMPTS, after_loss
+from flows.operate.prefect_internals import polled_without_end
 from flows.operate.services import RESTARTS, Service, service
-from flows.operate.worker import ask_on
 from infra.errors import HeadwaterError
 from infra.launch.guard import descendants
 
@@ -79,7 +79,7 @@ def test_a_worker_goes_on_asking_what_is_to_be_cancelled() -> None:
             raise KeyError("enough")
 
     with pytest.raises(KeyError):
-        anyio.run(partial(ask_on, workload=ask, interval=0.001, jitter_range=0.3))
+        anyio.run(partial(polled_without_end, workload=ask, interval=0.001, jitter_range=0.3))
     assert len(asked) == 15
 
 

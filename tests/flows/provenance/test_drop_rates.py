@@ -12,7 +12,7 @@ from flows.execute import RunResult
 from flows.provenance.drop_rates import drift
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.recipe import load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.planning import Selection
 from infra.runs import read_events
 from infra.store.store import Store

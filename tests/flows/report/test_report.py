@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.provenance.run_history import Beside
-from flows.report import STAGE, ReportConfig, write_page
 from flows.report.changes import changes
 from flows.report.charts import (
     REST,
@@ -33,8 +32,9 @@ from flows.report.distributions import distributions
 from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
 from flows.report.graph import Node, lineage_graph
 from flows.report.learning import read_lines
-from flows.report.page import Reply, as_bytes, columns, render
+from flows.report.page import Reply, as_bytes, columns, render, write_page
 from flows.report.river import Station, river
+from flows.report.stage import STAGE, ReportConfig
 from flows.report.verdict import checks
 from infra.stage import Counts
 from infra.store.dataset import Dataset

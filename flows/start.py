@@ -1,48 +1,14 @@
-"""Putting a run together: the workspace's executor, launcher and reporter around a recipe."""
+"""Starting a run: as a Prefect flow where the workspace's server answers, and by itself where none does."""
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from flows.context import run_context, terminal_reporter
 from flows.crawls.incremental import turn
 from flows.execute import RunResult, run_recipe
-from flows.machines import check_installed, executor_of, launcher_of
 from flows.operate.server import configure, running_server
 from flows.recipe import Recipe
 from infra.errors import HeadwaterError
-from infra.metrics import with_metrics
 from infra.planning import Action, Selection, plan
-from infra.progress import PlainReporter, Reporter, Reporters, RichReporter
-from infra.runner import RunContext
-from infra.runs import ProgressNote, RunRecord
-from infra.store.files import check_reachable
+from infra.runs import RunRecord
 from infra.store.store import Store
-
-
-def open_store(workspace: str | None) -> Store:
-    """The workspace that was named, or $HEADWATER_HOME, or ./workspace."""
-    store = Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
-    if not store.is_local:
-        check_reachable(store.address)
-    return store
-
-
-def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
-    """What every stage of a run shares, from the recipe's execution settings."""
-    settings = recipe.execution
-    check_installed(settings)
-    return RunContext(
-        store=store,
-        record=record,
-        label=recipe.label,
-        executor=executor_of(settings),
-        launcher=launcher_of(settings),
-        reporter=Reporters([with_metrics(reporter), ProgressNote(record)]),
-        max_failed_fraction=settings.max_failed_fraction,
-        on_drift=settings.on_drift,
-        recipe=recipe.name,
-    )
 
 
 def run_in_workspace(
@@ -86,13 +52,3 @@ def _all_published(recipe: Recipe, selection: Selection, store: Store) -> bool:
     except HeadwaterError:
         return False
     return all(entry.action is Action.SKIP for entry in plans if entry.selected)
-
-
-@contextmanager
-def terminal_reporter(quiet: bool) -> Iterator[Reporter]:
-    """A live line on a terminal, plain lines otherwise. Both write to stderr: stdout is for results."""
-    if quiet or not sys.stderr.isatty():
-        yield PlainReporter()
-        return
-    with RichReporter() as reporter:
-        yield reporter

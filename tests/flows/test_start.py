@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import flows.pipeline
-import flows.runtime
+import flows.start
 from flows.execute import RunResult
 from flows.recipe import Recipe, load_recipe
-from flows.runtime import run_in_workspace
+from flows.start import run_in_workspace
 from infra.planning import Selection
 from infra.store.store import Store
 
@@ -23,8 +23,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     def as_flow(*values: object) -> RunResult:
         raise FlowRun
 
-    monkeypatch.setattr(flows.runtime, "running_server", lambda store: "http://127.0.0.1:1/api")
-    monkeypatch.setattr(flows.runtime, "configure", lambda store, address: None)
+    monkeypatch.setattr(flows.start, "running_server", lambda store: "http://127.0.0.1:1/api")
+    monkeypatch.setattr(flows.start, "configure", lambda store, address: None)
     monkeypatch.setattr(flows.pipeline, "run_as_flow", as_flow)
     return Store.at(tmp_path / "workspace")
 

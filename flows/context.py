@@ -1,0 +1,55 @@
+"""What a run is put together from: its workspace, and the executor, launcher and reporter that its recipe asks for."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flows.machines import check_installed, executor_of, launcher_of
+from flows.recipe import Recipe
+from infra.metrics import with_metrics
+from infra.progress import PlainReporter, Reporter, Reporters, RichReporter
+from infra.runner import RunContext
+from infra.runs import ProgressNote, RunRecord
+from infra.store.files import check_reachable
+from infra.store.store import Store
+
+
+def open_store(workspace: str | None) -> Store:
+    """The workspace that was named, or $HEADWATER_HOME, or ./workspace."""
+    store = Store.at(workspace or os.environ.get("HEADWATER_HOME") or "workspace")
+    if not store.is_local:
+        check_reachable(store.address)
+    return store
+
+
+def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
+    """What every stage of a run shares, from the recipe's execution settings."""
+    settings = recipe.execution
+    check_installed(settings)
+    return RunContext(
+        store=store,
+        record=record,
+        label=recipe.label,
+        executor=executor_of(settings),
+        launcher=launcher_of(settings),
+        reporter=run_reporter(reporter, record),
+        max_failed_fraction=settings.max_failed_fraction,
+        on_drift=settings.on_drift,
+        recipe=recipe.name,
+    )
+
+
+def run_reporter(reporter: Reporter, record: RunRecord) -> Reporter:
+    """The reporter, and beside it what every run tells: metrics if asked for, and the progress in its own record."""
+    return Reporters([with_metrics(reporter), ProgressNote(record)])
+
+
+@contextmanager
+def terminal_reporter(quiet: bool) -> Iterator[Reporter]:
+    """A live line on a terminal, plain lines otherwise. Both write to stderr: stdout is for results."""
+    if quiet or not sys.stderr.isatty():
+        yield PlainReporter()
+        return
+    with RichReporter() as reporter:
+        yield reporter
