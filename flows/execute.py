@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from flows.cancellation import how_it_ended
 from flows.checks import notices
-from flows.provenance.drop_rates import drift
+from flows.provenance.drop_rates import rate_changes
 from flows.recipe import Recipe
 from infra.errors import Blocked, HeadwaterError
 from infra.labels import move_labels
@@ -76,7 +76,7 @@ def run_recipe(
                 outcome = skipped or run_one(node, inputs, run, force)
                 result.outcomes.append(outcome)
                 result.datasets[node.name] = outcome.dataset
-                _warn_of_drift(outcome, run, recipe.execution.drop_rate_tolerance)
+                _warn_of_drop_rates(outcome, run, recipe.execution.drop_rate_tolerance)
                 on_outcome(outcome)
             elif entry.action == Action.SKIP and entry.dataset is not None:
                 tell_warnings(entry.dataset, run)
@@ -104,11 +104,11 @@ def _move_labels(recipe: Recipe, selection: Selection, result: RunResult, run: R
         run.reporter.message(result.outcomes[-1].stage if result.outcomes else recipe.name, sentence)
 
 
-def _warn_of_drift(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:
+def _warn_of_drop_rates(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:
     """Say it where a stage drops another share of a source than the snapshot before. It never fails a run."""
     if outcome.action == Action.SKIP:
         return
-    found = drift(run.store, outcome.dataset, tolerance)
+    found = rate_changes(run.store, outcome.dataset, tolerance)
     if found is not None and found.changes:
         run.record.event("drop_rates_moved", **found.as_dict())
         for sentence in found.sentences():

@@ -50,7 +50,7 @@ class Ladder:
         }
 
 
-def climb(
+def run_ladder(
     recipe: Recipe,
     store: Store,
     sizes: Sequence[float],

@@ -11,7 +11,7 @@ from prefect import get_run_logger
 
 from flows.cancellation import Interrupted
 from flows.context import open_store
-from flows.crawls.incremental import OnOutcome, planned, turn
+from flows.crawls.incremental import OnOutcome, planned, series_lock
 from flows.execute import RunOne, RunResult, run_recipe
 from flows.operate.artifacts import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.operate.children import run_child, set_aside_unfinished
@@ -72,7 +72,7 @@ def run_pipeline(loaded: Recipe, params: PipelineParams) -> RunResult:
         best_effort(lambda: publish_plan(plans))
         refuse_blocked(plans)
         return RunResult("", plans)
-    with turn(loaded, params.crawl, store, get_run_logger().info) as (recipe, note):
+    with series_lock(loaded, params.crawl, store, get_run_logger().info) as (recipe, note):
         record = RunRecord.start(store, recipe.label)
         context = flow_context(recipe, store, record)
         run_one = _by_deployment(recipe, params) if params.dispatch == "deployments" else _inline(recipe, params)

@@ -3,7 +3,7 @@
     recipe: demo
     description: one line
     extends: base            # optional: another recipe, whose values these override
-    scale: 125M              # optional: derives the pretraining from a size, see flows.dial
+    scale: 125M              # optional: derives the pretraining from a size, see flows.scale
     execution:               # how to run; never changes a result
       workers: 2
     stages:
@@ -25,9 +25,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.checks import check_sources
-from flows.dial import turn
 from flows.machines import ExecutionSettings
 from flows.recipe_file import nearest, read_recipe_file
+from flows.scale import apply_scale
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
 from infra.errors import ConfigError
@@ -91,8 +91,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in fields:
         _apply_override(raw, override)
     if scales:
-        raw, plan = turn(raw | {"scale": scales[-1]}, origin)
-        for override in fields:  # what is set by hand overrules the dial, and has turned it (ranks, vocabulary)
+        raw, plan = apply_scale(raw | {"scale": scales[-1]}, origin)
+        for override in fields:  # what is set by hand overrules the scale, and was an input to it (ranks, vocabulary)
             _apply_override(raw, override)
     return replace(build_recipe(raw, origin), overrides=tuple(overrides), scale=plan)
 
@@ -155,7 +155,7 @@ def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         base, _, plan = _read(str(beside) if beside.exists() else str(base_name), (*seen, origin))
         raw = _merge(base, raw)
     if "scale" in own:
-        raw, plan = turn(raw, origin)
+        raw, plan = apply_scale(raw, origin)
         raw = _merge(raw, own)
     return raw, origin, plan
 

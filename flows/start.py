@@ -1,7 +1,7 @@
 """Starting a run: as a Prefect flow where the workspace's server answers, and by itself where none does."""
 
 from flows.context import run_context, terminal_reporter
-from flows.crawls.incremental import turn
+from flows.crawls.incremental import series_lock
 from flows.execute import RunResult, run_recipe
 from flows.operate.server import configure, running_server
 from flows.recipe import Recipe
@@ -36,7 +36,7 @@ def run_in_workspace(
             return run_as_flow(recipe, selection, store, crawl)
     with (
         terminal_reporter(quiet) as reporter,
-        turn(recipe, crawl, store, lambda text: reporter.message("crawl", text)) as (set_recipe, note),
+        series_lock(recipe, crawl, store, lambda text: reporter.message("crawl", text)) as (set_recipe, note),
     ):
         record = RunRecord.start(store, set_recipe.label)
         context = run_context(set_recipe, store, record, reporter)

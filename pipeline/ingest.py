@@ -18,7 +18,7 @@ from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, U
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import document_writer
-from pipeline.drift import BY_SOURCE, counts_by_source
+from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.extract.page import ExtractConfig
 from pipeline.extract.url_rules import read_url_rules
 from pipeline.fasttext_model import digest_of, local_copy

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.closing import evaluation_table
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.cli.summary import evaluation_table
 from flows.models import MODEL_HELP, model_folder
 from flows.report.page import write_page
 from infra.errors import ConfigError, InputError

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
-from flows.provenance.drop_rates import TOLERANCE, drift
+from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_source, languages_through
 from flows.provenance.notices import notice_lines
 from flows.provenance.samples import dropped_samples, failed_rules, kept_samples
@@ -79,7 +79,7 @@ def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
     """What a document stage kept of each source and language, and whether its drop rates moved."""
     if dataset.name not in DOCUMENT_STAGES[:-1]:
         return {}
-    moved = drift(store, dataset, TOLERANCE)
+    moved = rate_changes(store, dataset, TOLERANCE)
     arrived = _arrived(store, dataset)
     return {
         "by_source": [asdict(row) for row in funnel_by_source([dataset])],
@@ -115,7 +115,7 @@ def _show(found: Dataset, view: dict[str, Any]) -> None:
         if view.get(f"by_{group}"):
             out.print(_group_table(group, view[f"by_{group}"]))
     if view.get("drift"):
-        _show_drift(view["drift"])
+        _show_drop_rates(view["drift"])
     for kind, names in view["stats"].get("unseen", {}).items():
         if isinstance(names, dict):
             out.print(_rule_table(f"no text from {kind}", dict(list(names.items())[:12])))
@@ -165,7 +165,7 @@ def _group_table(heading: str, rows: list[dict[str, Any]], limit: int = 12) -> T
     return table
 
 
-def _show_drift(moved: dict[str, Any]) -> None:
+def _show_drop_rates(moved: dict[str, Any]) -> None:
     out = console()
     if not moved["changes"]:
         out.print(f"drop rates are as in the snapshot before ({moved['previous']})", markup=False)

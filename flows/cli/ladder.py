@@ -24,11 +24,11 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from flows.ladder import climb
+    from flows.ladder import run_ladder
     from training.ladder import chart as draw
     from training.scale import read_count
 
-    ladder = climb(
+    ladder = run_ladder(
         load_recipe(recipe, set_ or ()),
         open_store(workspace),
         [read_count(size) for size in sizes.split(",")],

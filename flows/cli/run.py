@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.cli.closing import closing_words
 from flows.cli.options import (
     CrawlOption,
     JsonOption,
@@ -20,6 +19,7 @@ from flows.cli.options import (
     own_stdout,
     print_json,
 )
+from flows.cli.summary import print_summary
 from flows.execute import RunResult
 from flows.provenance.funnel import FunnelRow, funnel
 from flows.provenance.notices import notice_lines
@@ -65,7 +65,7 @@ def command(
         out.print(funnel_table(rows))
     for line in notice_lines(result.datasets.values()):
         out.print(line, style="yellow", markup=False)
-    closing_words(result, out)
+    print_summary(result, out)
 
 
 def result_json(result: RunResult) -> dict[str, object]:

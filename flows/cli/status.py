@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
-from flows.provenance.drop_rates import TOLERANCE, drift
+from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.situation import seconds_until, situation
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
@@ -34,7 +34,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     store = open_store(workspace)
-    found = situation(store) | {"drift": drift_rows(store)}
+    found = situation(store) | {"drift": drop_rate_rows(store)}
     if json:
         print_json(found)
         return
@@ -144,13 +144,13 @@ def _ago(when: float) -> str:
     return describe_seconds(max(0.0, time.time() - when))
 
 
-def drift_rows(store: Store) -> list[Row]:
+def drop_rate_rows(store: Store) -> list[Row]:
     """The newest dataset of each document stage whose drop rates moved since the snapshot before."""
     rows = []
     for name in STAGE_NAMES:
         try:
             dataset = store.get_ref(name, "latest")
-            moved = drift(store, dataset, TOLERANCE) if dataset is not None else None
+            moved = rate_changes(store, dataset, TOLERANCE) if dataset is not None else None
         except HeadwaterError:  # a manifest that cannot be read: it is among the damaged
             continue
         if moved is not None and moved.changes:

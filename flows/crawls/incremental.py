@@ -27,7 +27,9 @@ OnOutcome = Callable[[StageOutcome], None]
 
 
 @contextmanager
-def turn(recipe: Recipe, crawl: str, store: Store, say: Callable[[str], None]) -> Iterator[tuple[Recipe, OnOutcome]]:
+def series_lock(
+    recipe: Recipe, crawl: str, store: Store, say: Callable[[str], None]
+) -> Iterator[tuple[Recipe, OnOutcome]]:
     """The recipe on a crawl, once it is its turn, and what to tell of each stage's outcome. Without a crawl: as it is."""
     if not crawl:
         yield recipe, lambda outcome: None
@@ -38,7 +40,7 @@ def turn(recipe: Recipe, crawl: str, store: Store, say: Callable[[str], None]) -
     lease = Lease(f"{series.root}/turn")
     lease.acquire(on_wait=lambda text: say(f"another crawl of {recipe.name} has its turn: {text}"))
     try:
-        base = series.settle_base(crawl)
+        base = series.record_base(crawl)
         say(f"{crawl} is the first of its series" if not base.after else f"{crawl} follows {base.after}")
 
         def note(outcome: StageOutcome) -> None:

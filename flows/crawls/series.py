@@ -130,7 +130,7 @@ class Series:
         found = self._read(f"{crawl}/base.json")
         return Base(**{**found, "previous": tuple(found["previous"])}) if found is not None else None
 
-    def settle_base(self, crawl: str) -> Base:
+    def record_base(self, crawl: str) -> Base:
         """The crawl's base, written down: the end of the chain now. Once the crawl is part of the chain it stays.
 
         To be called by the run that holds the turn.
@@ -142,9 +142,9 @@ class Series:
 
     def plan_base(self, crawl: str) -> Base:
         """The base a run of the crawl would have now."""
-        settled = self.base(crawl)
-        if settled is not None and self.published(crawl):
-            return settled
+        recorded = self.base(crawl)
+        if recorded is not None and self.published(crawl):
+            return recorded
         chain = self.chain()
         if not chain:
             return Base()

@@ -48,7 +48,7 @@ LOG_STRETCH = 0.05
 MESSAGES = 20
 NOT_PUBLISHED = ("failed", "interrupted")
 """What the runner calls the end of a stage that has published nothing."""
-SETTLE_S = 3.0
+DRAIN_S = 3.0
 
 log = logging.getLogger("headwater")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -75,7 +75,7 @@ class LogReporter:
     every_s: float = LOG_EVERY_S
     _began: float = field(default_factory=time.monotonic)
     _last: float = field(default_factory=time.monotonic)
-    _told: Counter[str] = field(default_factory=Counter)
+    _messages: Counter[str] = field(default_factory=Counter)
 
     def stage_started(self, stage: str, action: str) -> None:
         self._began = self._last = time.monotonic()
@@ -89,14 +89,14 @@ class LogReporter:
 
     def message(self, stage: str, text: str) -> None:
         name = stage.split("/")[0]
-        self._told[name] += 1
+        self._messages[name] += 1
         if text.startswith("warning: "):  # seldom, and never left out
             self.logger.warning("%s: %s", stage, text)
-        elif self._told[name] <= MESSAGES:
+        elif self._messages[name] <= MESSAGES:
             self.logger.info("%s: %s", stage, text)
 
     def stage_ended(self, stage: str, text: str) -> None:
-        left = self._told.pop(stage, 0) - MESSAGES
+        left = self._messages.pop(stage, 0) - MESSAGES
         more = f" ({left:,} more messages: see the events of this run)" if left > 0 else ""
         if more or text not in NOT_PUBLISHED:  # its sentence follows
             self.logger.info("%s: %s%s", stage, text, more)
@@ -108,9 +108,9 @@ class ProgressReporter:
 
     every_s: float = PROGRESS_EVERY_S
     _shown: dict[str, tuple[float, float]] = field(default_factory=dict)
-    _passed_over: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _not_shown: dict[str, tuple[float, str]] = field(default_factory=dict)
     """What a step has reported and was not shown: it is, if nothing comes after it."""
-    _teller: "_Teller | None" = None
+    _publisher: "_Publisher | None" = None
 
     def stage_started(self, stage: str, action: str) -> None:
         self._show(stage, 0.0, action)
@@ -121,7 +121,7 @@ class ProgressReporter:
         when, before = self._shown.get(stage, (float("-inf"), float("-inf")))
         text = describe_progress(done, total, figures, eta)
         if percent < 100.0 and (now - when < self.every_s or percent - before < PROGRESS_STEP):
-            self._passed_over[stage] = (percent, text)
+            self._not_shown[stage] = (percent, text)
         else:
             self._show(stage, percent, text)
 
@@ -129,59 +129,59 @@ class ProgressReporter:
         return
 
     def stage_ended(self, stage: str, text: str) -> None:
-        for step, (percent, figures) in list(self._passed_over.items()):
+        for step, (percent, figures) in list(self._not_shown.items()):
             self._show(step, percent, figures)
         if text in NOT_PUBLISHED:
             self._show(stage, self._shown[stage][1] if stage in self._shown else 0.0, text)
         else:
             self._show(stage, 100.0, text)
-        if self._teller is not None:
-            self._teller.settle(SETTLE_S)
+        if self._publisher is not None:
+            self._publisher.drain(DRAIN_S)
 
     def _show(self, stage: str, percent: float, text: str) -> None:
         self._shown[stage] = (time.monotonic(), percent)
-        self._passed_over.pop(stage, None)
-        self._teller = self._teller or _Teller()
-        self._teller.tell(stage, min(100.0, max(0.0, percent)), text)
+        self._not_shown.pop(stage, None)
+        self._publisher = self._publisher or _Publisher()
+        self._publisher.publish(stage, min(100.0, max(0.0, percent)), text)
 
 
-class _Teller:
-    """Tells the server from a thread of its own, the newest of each stage only.
+class _Publisher:
+    """Publishes from a thread of its own, the newest of each stage only.
 
     A call to a server that is away takes a minute of retries: that must not hold up the driver, which hands out the units.
     """
 
     def __init__(self) -> None:
-        self._news: dict[str, tuple[float, str]] = {}
+        self._pending: dict[str, tuple[float, str]] = {}
         self._artifacts: dict[str, UUID] = {}
         self._busy = False
         self._change = threading.Condition()
         flow_run = contextvars.copy_context()  # artifacts belong to the run in whose context they are made
         threading.Thread(target=flow_run.run, args=(self._serve,), name="progress", daemon=True).start()
 
-    def tell(self, stage: str, percent: float, text: str) -> None:
+    def publish(self, stage: str, percent: float, text: str) -> None:
         with self._change:
-            self._news[stage] = (percent, text)
+            self._pending[stage] = (percent, text)
             self._change.notify_all()
 
-    def settle(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> None:
         """Wait until everything is told, but not for long."""
         with self._change:
-            self._change.wait_for(lambda: not self._news and not self._busy, seconds)
+            self._change.wait_for(lambda: not self._pending and not self._busy, seconds)
 
     def _serve(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: bool(self._news))
-                stage = next(iter(self._news))
-                percent, text = self._news.pop(stage)
+                self._change.wait_for(lambda: bool(self._pending))
+                stage = next(iter(self._pending))
+                percent, text = self._pending.pop(stage)
                 self._busy = True
-            best_effort(partial(self._publish, stage, percent, text))
+            best_effort(partial(self._write, stage, percent, text))
             with self._change:
                 self._busy = False
                 self._change.notify_all()
 
-    def _publish(self, stage: str, percent: float, text: str) -> None:
+    def _write(self, stage: str, percent: float, text: str) -> None:
         artifact = self._artifacts.get(stage)
         if artifact is None:
             created = create_progress_artifact(percent, key=artifact_key(stage, "progress"), description=text)

@@ -72,11 +72,11 @@ def run_child(name: str, form: Mapping[str, Any], tags: list[str]) -> FlowRun:
             child = started
             log.info("%s runs as %s", name, child.name)
         try:
-            child = _ended(client, child.id)
+            child = _wait_for_end(client, child.id)
         except BaseException:  # a cancelled parent is ended by a signal, which arrives as an exception
             _cancel_with_parent(client, UUID(parent), child.id)
             raise
-    _take_over(stage, child)
+    _raise_unless_completed(stage, child)
     return child
 
 
@@ -121,7 +121,7 @@ def _key(parent: str, stage: str, attempt: int) -> str:
     return f"{parent}:{stage}:{attempt}"
 
 
-def _ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
+def _wait_for_end(client: SyncPrefectClient, child: UUID) -> FlowRun:
     pause, seen = POLL_S[0], time.monotonic()
     while True:
         try:
@@ -154,7 +154,7 @@ def _cancel_with_parent(client: SyncPrefectClient, parent: UUID, child: UUID) ->
         get_run_logger().warning("the child could not be cancelled from here: %s", error)
 
 
-def _take_over(stage: str, child: FlowRun) -> None:
+def _raise_unless_completed(stage: str, child: FlowRun) -> None:
     state = child.state
     if state is not None and state.is_completed():
         return

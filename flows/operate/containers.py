@@ -57,9 +57,9 @@ with warnings.catch_warnings():
             self, flow_run: Any, configuration: DockerWorkerJobConfiguration, task_status: Any = None
         ) -> DockerWorkerResult:
             result = await super().run(flow_run, configuration, task_status)
-            return await run_sync_in_worker_thread(self._ended, result)
+            return await run_sync_in_worker_thread(self._remove_ended, result)
 
-        def _ended(self, result: DockerWorkerResult) -> DockerWorkerResult:
+        def _remove_ended(self, result: DockerWorkerResult) -> DockerWorkerResult:
             client = self._get_client()
             try:
                 container = client.containers.get(result.identifier.rsplit(":", 1)[-1])

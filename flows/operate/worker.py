@@ -54,7 +54,7 @@ async def serve(pools: list[str]) -> None:
         for worker in workers:
             group.start_soon(worker.start)
         if os.environ.get(VARIABLE):
-            group.start_soon(_beat, workers, Path(os.environ[VARIABLE]))
+            group.start_soon(_touch_while_polling, workers, Path(os.environ[VARIABLE]))
 
 
 async def worker_of(pool: str) -> BaseWorker[Any, Any, Any]:
@@ -63,18 +63,18 @@ async def worker_of(pool: str) -> BaseWorker[Any, Any, Any]:
     if await _kind(pool) == "docker":
         from flows.operate.containers import StageContainers  # an optional package
 
-        return careful(StageContainers)(work_pool_name=pool, name=name)
-    return careful(ProcessWorker)(work_pool_name=pool, name=name)
+        return refusing(StageContainers)(work_pool_name=pool, name=name)
+    return refusing(ProcessWorker)(work_pool_name=pool, name=name)
 
 
-def careful(kind: type[BaseWorker[Any, Any, Any]]) -> type[BaseWorker[Any, Any, Any]]:
+def refusing(kind: type[BaseWorker[Any, Any, Any]]) -> type[BaseWorker[Any, Any, Any]]:
     """A worker of this kind that refuses what is not ours (``flows.operate.refusals``), and writes down what it takes before
     it does (``flows.operate.lost_runs``)."""
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Prefect warns of every second worker of one kind
 
-        class Careful(kind):  # type: ignore[valid-type, misc]
+        class Refusing(kind):  # type: ignore[valid-type, misc]
             async def _submit_run(self, flow_run: FlowRun) -> None:
                 sentence = await self._refusal(flow_run)
                 if sentence is None:
@@ -95,7 +95,7 @@ def careful(kind: type[BaseWorker[Any, Any, Any]]) -> type[BaseWorker[Any, Any, 
                     return None  # Prefect itself cancels a run whose deployment is gone
                 return refusal(flow_run, found or None, self.type)
 
-    return Careful
+    return Refusing
 
 
 async def _look_for_lost_runs(pools: list[str]) -> None:
@@ -116,7 +116,7 @@ async def _kind(pool: str) -> str:
             return "process"
 
 
-async def _beat(workers: list[BaseWorker[Any, Any, Any]], file: Path) -> None:
+async def _touch_while_polling(workers: list[BaseWorker[Any, Any, Any]], file: Path) -> None:
     while True:
         # Prefect multiplies what it is given by 30.
         if all(worker.is_worker_still_polling(query_interval_seconds=POLL_WINDOW_S / 30) for worker in workers):

@@ -1,4 +1,4 @@
-"""Drift between snapshots: whether a stage drops another share of a source than it did the time before.
+"""Drop rates between snapshots: whether a stage drops another share of a source than it did the time before.
 
 The previous snapshot is the newest dataset of the same stage that the same recipe built before this one and that has one of
 its sources: the crawl before, or the same crawl before a setting was changed (which is said).
@@ -11,7 +11,7 @@ from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_source
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
-from pipeline.drift import BY_SOURCE, Change, drop_rate_changes
+from pipeline.drop_rates import BY_SOURCE, Change, drop_rate_changes
 
 TOLERANCE = 0.05
 """Where no recipe says another: the same default as its ``execution.drop_rate_tolerance``."""
@@ -19,7 +19,7 @@ ANY_RULE = "the stage"
 
 
 @dataclass(frozen=True)
-class Drift:
+class RateChanges:
     """What moved between two datasets of a stage."""
 
     stage: str
@@ -45,7 +45,7 @@ class Drift:
         }
 
 
-def drift(store: Store, dataset: Dataset, tolerance: float) -> Drift | None:
+def rate_changes(store: Store, dataset: Dataset, tolerance: float) -> RateChanges | None:
     """Against the previous snapshot; None where there is none, or the stage drops no documents."""
     if dataset.name not in DOCUMENT_STAGES[:-1]:
         return None
@@ -54,7 +54,7 @@ def drift(store: Store, dataset: Dataset, tolerance: float) -> Drift | None:
         return None
     changes = drop_rate_changes(_counts(previous), _counts(dataset), tolerance)
     changed = _settings(previous) != _settings(dataset)
-    return Drift(dataset.name, previous.manifest.fingerprint, changed, tuple(changes))
+    return RateChanges(dataset.name, previous.manifest.fingerprint, changed, tuple(changes))
 
 
 def previous_snapshot(store: Store, dataset: Dataset) -> Dataset | None:

@@ -21,7 +21,7 @@ from flows.provenance.fates import find_rows
 from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_language
 from flows.provenance.samples import LEDGER_COLUMNS
 from flows.provenance.samples import kept_samples as kept_rows
-from flows.report.river import Station
+from flows.report.sankey import SankeyStage
 from infra.store.dataset import Dataset
 
 UNKNOWN = "(unknown)"
@@ -115,8 +115,8 @@ def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFate
     return found
 
 
-def stations(fates: Sequence[StageFates]) -> list[Station]:
-    """The river's view of the stages: arrivals and departures by source, largest source first."""
+def sankey_stages(fates: Sequence[StageFates]) -> list[SankeyStage]:
+    """The Sankey diagram's view of the stages: arrivals and departures by source, largest source first."""
     order = source_order(fates)
     found = []
     for stage in fates:
@@ -125,7 +125,7 @@ def stations(fates: Sequence[StageFates]) -> list[Station]:
         incoming = {source: kept[source] + lost[source] for source in order}
         top = stage.ranked[0][0] if stage.ranked else ""
         more = f" +{len(stage.ranked) - 1} rules" if len(stage.ranked) > 1 else ""
-        found.append(Station(stage.name, incoming, kept, top[: 24 - len(more)] + more))
+        found.append(SankeyStage(stage.name, incoming, kept, top[: 24 - len(more)] + more))
     return found
 
 

@@ -16,7 +16,7 @@ from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.charts import Series, colours_of, line_chart
 from flows.report.distributions import distributions
-from flows.report.river import river
+from flows.report.sankey import sankey
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
 from infra.store.store import Store
@@ -123,7 +123,7 @@ def sections(
         "sources": order,
         "languages": made("languages", lambda: documents.by_language(datasets), None),
         "colours": colours,
-        "river": made("river", lambda: river(documents.stations(fates), colours), Markup("")),
+        "sankey": made("sankey", lambda: sankey(documents.sankey_stages(fates), colours), Markup("")),
         "distributions": made("length and scores", lambda: distributions(datasets, colours), []),
         "kept": made("kept documents", lambda: documents.kept_samples(last, samples) if last else [], []),
         "classifier": made("classifier", lambda: classifier(datasets), None),

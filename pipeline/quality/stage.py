@@ -21,7 +21,7 @@ from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContex
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
-from pipeline.drift import BY_SOURCE, counts_by_source
+from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import LEDGER_SCHEMA
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for

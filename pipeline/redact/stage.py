@@ -17,7 +17,7 @@ from infra.config import Config
 from infra.errors import ConfigError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
-from pipeline.drift import BY_SOURCE, counts_by_source
+from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import Fate, ledger_writer
 from pipeline.redact.spans import KINDS, Span, find_spans, mask
 

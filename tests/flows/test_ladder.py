@@ -8,7 +8,7 @@ import pytest
 
 import flows.ladder
 from flows.cli.ladder import command
-from flows.ladder import climb
+from flows.ladder import run_ladder
 from flows.recipe import load_recipe
 from infra.errors import InputError
 from infra.planning import Action, StageNode
@@ -63,7 +63,7 @@ def rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[StageNo
 
 def test_rungs_are_the_recipes_pretraining_at_other_sizes(rungs, tmp_path: Path) -> None:
     recipe = load_recipe("demo", ["pretrain.seed=5", "pretrain.optimizer.clip=0.5"])
-    ladder = climb(recipe, Store.at(tmp_path), SIZES, 20e6, quiet=True)
+    ladder = run_ladder(recipe, Store.at(tmp_path), SIZES, 20e6, quiet=True)
     sizes = [rung["parameters"] for rung in ladder.rungs]
     assert sizes == sorted(sizes) and sizes[0] < 0.2 * sizes[-1]
     for node, context in rungs:
@@ -79,13 +79,13 @@ def test_rungs_are_the_recipes_pretraining_at_other_sizes(rungs, tmp_path: Path)
 
 def test_one_domain_can_be_asked_for(rungs, tmp_path: Path) -> None:
     mean, code = (
-        climb(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, domain=domain, quiet=True)
+        run_ladder(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, domain=domain, quiet=True)
         for domain in ("", "code")
     )
     for left, right in zip(mean.rungs, code.rungs, strict=True):
         assert right["value"] == pytest.approx(left["value"] + 0.1)
     with pytest.raises(InputError, match="poems"):
-        climb(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, domain="poems", quiet=True)
+        run_ladder(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, domain="poems", quiet=True)
 
 
 def test_the_command_draws_and_prints(rungs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,4 +99,4 @@ def test_the_command_draws_and_prints(rungs, tmp_path: Path, capsys: pytest.Capt
 
 def test_without_shards_it_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--stop-after shards"):
-        climb(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, quiet=True)
+        run_ladder(load_recipe("demo"), Store.at(tmp_path), SIZES, 20e6, quiet=True)

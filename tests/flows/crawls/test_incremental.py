@@ -180,7 +180,7 @@ def test_a_backfill_goes_on_after_ctrl_c_and_beside_another_run(ran: Ran, tmp_pa
 
 def publish(series: Series, crawl: str) -> Base:
     """What a run of a crawl leaves on record."""
-    base = series.settle_base(crawl)
+    base = series.record_base(crawl)
     for stage in ("classifier", "dedup", "tokenizer", "shards"):
         series.note_dataset(crawl, stage, f"{stage}-{crawl}")
     return base
@@ -189,14 +189,14 @@ def publish(series: Series, crawl: str) -> Base:
 def test_each_crawl_follows_the_last_that_published(tmp_path: Path) -> None:
     series = Series(Store.at(tmp_path), "monthly")
     assert publish(series, "C1") == Base()
-    assert series.settle_base("C2").after == "C1"  # begun, and broken off
+    assert series.record_base("C2").after == "C1"  # begun, and broken off
     assert publish(series, "C3").after == "C1"
     second = publish(series, "C2")
     assert second.after == "C3"
     assert second.previous == ("dedup/dedup-C1", "dedup/dedup-C3")
     assert second.kept == {"classifier": "classifier/classifier-C1", "tokenizer": "tokenizer/tokenizer-C1"}
     assert series.chain() == ["C1", "C3", "C2"]
-    assert series.settle_base("C1") == Base()
+    assert series.record_base("C1") == Base()
 
 
 def test_a_crawl_that_others_rest_on_keeps_its_record(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_crawl_run_by_hand_is_not_started_again(series: Series) -> None:
 def test_a_run_that_began_before_its_start_was_on_record_is_not_started_again(series: Series) -> None:
     assert series.new_crawls(LISTED, "newest") == ["C5"]
     series.claim("C5", "watch")  # the watch was killed between creating the run and writing it down
-    series.settle_base("C5")  # the run's turn came
+    series.record_base("C5")  # the run's turn came
     assert series.new_crawls(LISTED, "newest") == []
 
 
@@ -120,7 +120,7 @@ def test_what_is_not_in_the_list_is_one_sentence(wanted: str, sentence: str) -> 
 def test_backfill_starts_what_is_missing_and_says_why_it_leaves_the_rest(series: Series) -> None:
     for crawl in ("C1", "C2", "C3"):
         start(series, crawl, "backfill")
-    series.settle_base("C1")
+    series.record_base("C1")
     series.note_dataset("C1", "shards", "f")
     states = {"run-of-C2": "Failed", "run-of-C3": "Running"}
     plan = plan_backfill(series, ["C1", "C2", "C3", "C4"], again=False, state_of=states.__getitem__)
@@ -134,7 +134,7 @@ def test_backfill_starts_what_is_missing_and_says_why_it_leaves_the_rest(series:
 def test_a_backfill_without_a_server_goes_on_where_it_was_broken_off(series: Series) -> None:
     for crawl in ("C1", "C2"):
         series.claim(crawl, "run")
-        series.settle_base(crawl)
+        series.record_base(crawl)
     series.note_dataset("C1", "shards", "f")
     crawls = ["C1", "C2", "C3"]
     here = plan_backfill(series, crawls, again=False, state_of=str, here=True)

@@ -120,14 +120,14 @@ def test_progress_ends_with_the_true_counts_however_it_ends(
     told: dict[str, tuple[float, str]] = {}
 
     class Teller:
-        def tell(self, stage: str, percent: float, text: str) -> None:
+        def publish(self, stage: str, percent: float, text: str) -> None:
             told[stage] = (percent, text)
 
-        def settle(self, seconds: float) -> None:
+        def drain(self, seconds: float) -> None:
             return
 
     reporter = ProgressReporter(every_s=3600.0)
-    monkeypatch.setattr(reporter, "_teller", Teller())
+    monkeypatch.setattr(reporter, "_publisher", Teller())
     reporter.stage_started("dedup", "RUN")
     for done in range(1, 10):  # the first is shown, the others would be an hour later
         reporter.progress("dedup/sign", done, 10, {"documents": 100 * done}, None)

@@ -18,7 +18,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows.operate.deployments import DEPLOYED, deployments
 from flows.operate.refusals import closed_template, is_open, process_template, refusal
-from flows.operate.worker import careful
+from flows.operate.worker import refusing
 from flows.recipe import load_recipe
 
 
@@ -140,7 +140,7 @@ def test_a_worker_fails_what_it_refuses_and_claims_what_it_takes(
         submitted.append(run)
 
     monkeypatch.setattr(ProcessWorker, "_submit_run", submit)
-    worker = careful(ProcessWorker)(work_pool_name="cpu", name="cpu-host")
+    worker = refusing(ProcessWorker)(work_pool_name="cpu", name="cpu-host")
     client = FakeClient(deployed())
     worker._client = client  # type: ignore[assignment]
     run = run_with(command=command) if command else run_with()

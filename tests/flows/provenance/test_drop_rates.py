@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import build_app
 from flows.execute import RunResult
-from flows.provenance.drop_rates import drift
+from flows.provenance.drop_rates import rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.recipe import load_recipe
 from flows.start import run_in_workspace
@@ -76,7 +76,7 @@ def test_a_set_change_is_let_pass(tmp_path: Path) -> None:
     run(tmp_path, store, snapshot(tmp_path, "one", 190, 10))
     second = run(tmp_path, store, snapshot(tmp_path, "two", 140, 60), tolerance=0.3)
     assert moved(store, second) == []
-    found = drift(store, second.datasets["ingest"], 0.3)
+    found = rate_changes(store, second.datasets["ingest"], 0.3)
     assert found is not None
     assert found.changes == ()
     assert moved(store, run(tmp_path, store, snapshot(tmp_path, "two", 140, 60))) == []  # skipped: nothing new to say

@@ -29,11 +29,11 @@ from flows.report.charts import (
     ticks,
 )
 from flows.report.distributions import distributions
-from flows.report.documents import by_language, kept_samples, source_order, stage_fates, stations
+from flows.report.documents import by_language, kept_samples, sankey_stages, source_order, stage_fates
 from flows.report.graph import Node, lineage_graph
 from flows.report.learning import read_lines
 from flows.report.page import Reply, as_bytes, columns, render, write_page
-from flows.report.river import Station, river
+from flows.report.sankey import SankeyStage, sankey
 from flows.report.stage import STAGE, ReportConfig
 from flows.report.verdict import checks
 from infra.stage import Counts
@@ -232,8 +232,8 @@ def test_counts_by_stage_rule_and_source_are_those_of_the_ledgers(datasets) -> N
     stages = {stage.name: stage for stage in stage_fates(datasets, samples=0)}
     assert stages["quality"].ranked == [("gopher_words_min", 2)]
     assert stages["quality"].kept_by_source == {"web": 8} and stages["dedup"].kept_by_source == {"web": 7}
-    flow = stations([stages["ingest"], stages["quality"], stages["dedup"]])
-    assert [(station.arrived, station.stayed) for station in flow] == [(10, 10), (10, 8), (8, 7)]
+    flow = sankey_stages([stages["ingest"], stages["quality"], stages["dedup"]])
+    assert [(stage.arrived, stage.stayed) for stage in flow] == [(10, 10), (10, 8), (8, 7)]
 
 
 def verdicts(datasets: dict[str, Dataset]) -> dict[str, str]:
@@ -276,14 +276,14 @@ def test_a_comparison_made_by_hand_is_shown(datasets) -> None:
     assert "+0.123" in alone and "+0.123" not in render(datasets)
 
 
-def test_the_river_is_as_wide_as_the_documents_are_many() -> None:
+def test_the_sankey_is_as_wide_as_the_documents_are_many() -> None:
     flow = [
-        Station("ingest", {"web": 60, "code": 40}, {"web": 30, "code": 40}, "rule"),
-        Station("quality", {"web": 30, "code": 40}, {"web": 0, "code": 40}),
+        SankeyStage("ingest", {"web": 60, "code": 40}, {"web": 30, "code": 40}, "rule"),
+        SankeyStage("quality", {"web": 30, "code": 40}, {"web": 0, "code": 40}),
     ]
-    drawing = river(flow, {"web": "c0", "code": "c1"})
+    drawing = sankey(flow, {"web": "c0", "code": "c1"})
     assert "−30" in drawing and "ingest 100 in, 70 kept" in drawing
-    assert river([], {}) == "" and river([Station("x", {}, {})], {}) == ""
+    assert sankey([], {}) == "" and sankey([SankeyStage("x", {}, {})], {}) == ""
 
 
 def test_a_graph_shows_the_shortest_account_of_the_inputs_and_breaks_long_chains() -> None:

@@ -1,5 +1,5 @@
-"""The funnel as a river: its width is the number of documents, its colours are the sources, and at every stage what
-was dropped branches off."""
+"""The funnel as a Sankey diagram: its width is the number of documents, its colours are the sources, and at every stage
+what was dropped branches off."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ BOTTOM = 78
 
 
 @dataclass(frozen=True)
-class Station:
-    """A stage as the river passes it. ``incoming`` and ``kept`` are by source, in a common order."""
+class SankeyStage:
+    """A stage in the diagram. ``incoming`` and ``kept`` are by source, in a common order."""
 
     name: str
     incoming: dict[str, int]
@@ -29,30 +29,32 @@ class Station:
         return sum(self.kept.values())
 
 
-def river(stations: Sequence[Station], colours: Mapping[str, str]) -> Markup:
+def sankey(sankey_stages: Sequence[SankeyStage], colours: Mapping[str, str]) -> Markup:
     """The drawing, from left to right. Empty without documents."""
-    most = max((station.arrived for station in stations), default=0)
+    most = max((stage.arrived for stage in sankey_stages), default=0)
     if most == 0:
         return Markup("")
     scale = DEPTH / most
-    width = STAGE_WIDTH * len(stations) + 74
+    width = STAGE_WIDTH * len(sankey_stages) + 74
     parts = [_gradient()]
-    for index, station in enumerate(stations):
+    for index, stage in enumerate(sankey_stages):
         x = 8 + index * STAGE_WIDTH
-        parts.append(_branch(station, x, scale))
-        parts.append(_stream(station, x, scale, colours))
-        parts.append(_node(station, x, scale))
-    end = 8 + len(stations) * STAGE_WIDTH
-    last = stations[-1]
+        parts.append(_branch(stage, x, scale))
+        parts.append(_stream(stage, x, scale, colours))
+        parts.append(_node(stage, x, scale))
+    end = 8 + len(sankey_stages) * STAGE_WIDTH
+    last = sankey_stages[-1]
     parts.append(
-        f'<text class="river-end" x="{end + 6}" y="{TOP + max(last.stayed * scale / 2, 6):.1f}">'
+        f'<text class="sankey-end" x="{end + 6}" y="{TOP + max(last.stayed * scale / 2, 6):.1f}">'
         f"{last.stayed:,}</text>"
-        f'<text class="river-note" x="{end + 6}" y="{TOP + max(last.stayed * scale / 2, 6) + 15:.1f}">kept</text>'
+        f'<text class="sankey-note" x="{end + 6}" y="{TOP + max(last.stayed * scale / 2, 6) + 15:.1f}">kept</text>'
     )
-    sentence = "Documents by stage: " + "; ".join(f"{s.name} {s.arrived:,} in, {s.stayed:,} kept" for s in stations)
+    sentence = "Documents by stage: " + "; ".join(
+        f"{s.name} {s.arrived:,} in, {s.stayed:,} kept" for s in sankey_stages
+    )
     height = TOP + DEPTH + BOTTOM
     return Markup(
-        f'<svg class="river" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="sankey" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(sentence)}">{"".join(parts)}</svg>'
     )
 
@@ -64,12 +66,12 @@ def _gradient() -> str:
     )
 
 
-def _stream(station: Station, x: float, scale: float, colours: Mapping[str, str]) -> str:
+def _stream(stage: SankeyStage, x: float, scale: float, colours: Mapping[str, str]) -> str:
     """What goes on, one band a source. Bands narrow from their place among the arrivals to their place after."""
     drawn, left, right = "", float(TOP), float(TOP)
     end = x + STAGE_WIDTH
-    before = station.stayed * scale  # the kept part lies on top of what branches off
-    for source, number in station.kept.items():
+    before = stage.stayed * scale  # the kept part lies on top of what branches off
+    for source, number in stage.kept.items():
         height = number * scale
         if number:
             bend = (x + 10 + end) / 2
@@ -77,35 +79,35 @@ def _stream(station: Station, x: float, scale: float, colours: Mapping[str, str]
                 f'<path class="band {colours[source]}" d="M{x + 10:.1f} {left:.2f} C{bend:.1f} {left:.2f} '
                 f"{bend:.1f} {right:.2f} {end:.1f} {right:.2f} V{right + height:.2f} "
                 f'C{bend:.1f} {right + height:.2f} {bend:.1f} {left + height:.2f} {x + 10:.1f} {left + height:.2f}Z">'
-                f"<title>{escape(source)}: {number:,} of {station.incoming.get(source, 0):,} kept</title></path>"
+                f"<title>{escape(source)}: {number:,} of {stage.incoming.get(source, 0):,} kept</title></path>"
             )
         left, right = left + height, right + height
     assert abs(left - TOP - before) < 1e-6 * max(1.0, before) + 1e-6
     return drawn
 
 
-def _branch(station: Station, x: float, scale: float) -> str:
-    gone = station.arrived - station.stayed
+def _branch(stage: SankeyStage, x: float, scale: float) -> str:
+    gone = stage.arrived - stage.stayed
     if not gone:
         return ""
-    start, height = TOP + station.stayed * scale, max(gone * scale, 1.5)
+    start, height = TOP + stage.stayed * scale, max(gone * scale, 1.5)
     fall, begin, end = 34, x + 10, x + 10 + BRANCH
     bend = begin + BRANCH * 0.55
     foot = start + height + fall + 17
-    rule = f'<text class="river-rule" x="{begin + 8}" y="{foot + 15:.1f}">{escape(station.top_rule)}</text>'
+    rule = f'<text class="sankey-rule" x="{begin + 8}" y="{foot + 15:.1f}">{escape(stage.top_rule)}</text>'
     return (
         f'<path class="gone" d="M{begin} {start:.2f} C{bend:.1f} {start:.2f} {bend:.1f} {start + fall:.2f} {end} '
         f"{start + fall:.2f} V{start + fall + height:.2f} C{bend:.1f} {start + fall + height:.2f} {bend:.1f} "
         f'{start + height:.2f} {begin} {start + height:.2f}Z"><title>{gone:,} dropped or failed</title></path>'
-        f'<text class="river-gone" x="{begin + 8}" y="{foot:.1f}">−{gone:,}</text>{rule if station.top_rule else ""}'
+        f'<text class="sankey-gone" x="{begin + 8}" y="{foot:.1f}">−{gone:,}</text>{rule if stage.top_rule else ""}'
     )
 
 
-def _node(station: Station, x: float, scale: float) -> str:
-    height = max(station.arrived * scale, 2)
-    share = station.stayed / station.arrived if station.arrived else 0
+def _node(stage: SankeyStage, x: float, scale: float) -> str:
+    height = max(stage.arrived * scale, 2)
+    share = stage.stayed / stage.arrived if stage.arrived else 0
     return (
         f'<rect class="node" x="{x}" y="{TOP}" width="10" height="{height:.1f}" rx="2"/>'
-        f'<text class="river-name" x="{x}" y="{TOP - 25}">{escape(station.name)}</text>'
-        f'<text class="river-note" x="{x}" y="{TOP - 10}">{station.arrived:,} in · {share:.0%} kept</text>'
+        f'<text class="sankey-name" x="{x}" y="{TOP - 25}">{escape(stage.name)}</text>'
+        f'<text class="sankey-note" x="{x}" y="{TOP - 10}">{stage.arrived:,} in · {share:.0%} kept</text>'
     )

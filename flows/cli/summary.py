@@ -13,7 +13,7 @@ from infra.store.dataset import Dataset
 OPENINGS = ("Hi, how are you?", "What do you like to do on weekends?")
 
 
-def closing_words(result: RunResult, out: Console) -> None:
+def print_summary(result: RunResult, out: Console) -> None:
     """Print what the run's datasets have to show; stages that are not part of the recipe are passed over.
 
     The chat is for a model that is new: loading one takes longer than a run in which nothing was left to do.

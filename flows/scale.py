@@ -1,10 +1,10 @@
-"""The dial ``scale``: a recipe's pretraining, derived from a size.
+"""A recipe's ``scale``: its pretraining, derived from a size.
 
     headwater plan my-recipe --scale 125M          the same as `scale: 125M` in the recipe, or --set scale=125M
 
 Shape, tokens, batch, learning rate and schedule come from ``training.scale``, for the recipe's own vocabulary, sequence
 length and number of ranks. What the recipe itself (not the one it extends) or ``--set`` says of pretraining still
-overrules the dial.
+overrules the scale.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from training.scale import ScalePlan
 
 
-def turn(raw: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], "ScalePlan"]:
-    """The recipe with the dial's values in its pretraining section, and where they come from."""
+def apply_scale(raw: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], "ScalePlan"]:
+    """The recipe with the values that its scale gives in the pretraining section, and where they come from."""
     from training.pretrain import PretrainConfig
     from training.scale import plan_scale, read_count
 

@@ -2,7 +2,7 @@
 
 from infra.stage import Counts, Receipt
 from infra.store.files import OutputFile
-from pipeline.drift import counts_by_source, drop_rate_changes
+from pipeline.drop_rates import counts_by_source, drop_rate_changes
 
 
 def receipt(unit, source, counts):
