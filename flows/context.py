@@ -1,18 +1,22 @@
-"""What a run is put together from: its workspace, and the executor, launcher and reporter that its recipe asks for."""
+"""What a run is put together from: its workspace, and the executor, launcher and reporter that its recipe asks for.
+
+Commands that only read open their workspace here too: what a run alone needs is imported where it is used.
+"""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from flows.machines import check_installed, executor_of, launcher_of
-from flows.recipe import Recipe
-from infra.metrics import with_metrics
-from infra.progress import PlainReporter, Reporter, Reporters, RichReporter
-from infra.runner import RunContext
-from infra.runs import ProgressNote, RunRecord
 from infra.store.files import check_reachable
 from infra.store.store import Store
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from infra.progress import Reporter
+    from infra.runner import RunContext
+    from infra.runs import RunRecord
 
 
 def open_store(workspace: str | None) -> Store:
@@ -23,8 +27,11 @@ def open_store(workspace: str | None) -> Store:
     return store
 
 
-def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:
+def run_context(recipe: "Recipe", store: Store, record: "RunRecord", reporter: "Reporter") -> "RunContext":
     """What every stage of a run shares, from the recipe's execution settings."""
+    from flows.machines import check_installed, executor_of, launcher_of
+    from infra.runner import RunContext
+
     settings = recipe.execution
     check_installed(settings)
     return RunContext(
@@ -40,14 +47,20 @@ def run_context(recipe: Recipe, store: Store, record: RunRecord, reporter: Repor
     )
 
 
-def run_reporter(reporter: Reporter, record: RunRecord) -> Reporter:
+def run_reporter(reporter: "Reporter", record: "RunRecord") -> "Reporter":
     """The reporter, and beside it what every run tells: metrics if asked for, and the progress in its own record."""
+    from infra.metrics import with_metrics
+    from infra.progress import Reporters
+    from infra.runs import ProgressNote
+
     return Reporters([with_metrics(reporter), ProgressNote(record)])
 
 
 @contextmanager
-def terminal_reporter(quiet: bool) -> Iterator[Reporter]:
+def terminal_reporter(quiet: bool) -> "Iterator[Reporter]":
     """A live line on a terminal, plain lines otherwise. Both write to stderr: stdout is for results."""
+    from infra.progress import PlainReporter, RichReporter
+
     if quiet or not sys.stderr.isatty():
         yield PlainReporter()
         return

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.checks import check_sources
 from flows.machines import ExecutionSettings
-from flows.recipe_file import nearest, read_recipe_file
+from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.scale import apply_scale
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pipeline.sources.contract import SourceConfig
     from training.scale import ScalePlan
 
-SCALE = "scale="
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -12,6 +12,11 @@ import yaml
 
 from infra.errors import ConfigError, describe_os_error
 
+DEPLOYED = ("demo", "smoke")
+"""The bundled recipes that are deployed where none is named."""
+SCALE = "scale="
+"""How an override begins that sets the recipe's scale."""
+
 
 class _Loader(yaml.SafeLoader):
     """As SafeLoader, but a key that stands twice in one mapping is refused."""

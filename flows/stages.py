@@ -6,8 +6,10 @@ for torch.
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from infra.stage import JobStage, ShardStage, Stage
+if TYPE_CHECKING:
+    from infra.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ STAGES = (
 )
 
 STAGE_NAMES = tuple(entry.name for entry in STAGES)
+DOCUMENT_STAGES = ("ingest", "quality", "dedup", "decontaminate", "redact", "shards")
+"""Those that take documents and keep, drop or fail each."""
 
 
-def load_stage(name: str) -> Stage:
+def load_stage(name: str) -> "Stage":
     """Import a stage by name. Raises KeyError for an unknown name."""
+    from infra.stage import JobStage, ShardStage
+
     entry = {entry.name: entry for entry in STAGES}[name]
     module, _, attribute = entry.reference.partition(":")
     stage = getattr(importlib.import_module(module), attribute)

@@ -14,9 +14,9 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
-from flows.operate.deployments import DEPLOYED
 from flows.operate.server import await_server, require_server
 from flows.recipe import load_recipe
+from flows.recipe_file import DEPLOYED
 
 
 def command(

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
-from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_source, languages_through
+from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.provenance.notices import notice_lines
 from flows.provenance.samples import dropped_samples, failed_rules, kept_samples
+from flows.stages import DOCUMENT_STAGES
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 from infra.store.store import Store

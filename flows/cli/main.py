@@ -53,11 +53,9 @@ INTERRUPTED = HeadwaterError("interrupted; nothing is lost", remedy="The same co
 
 
 def build_app(arguments: Sequence[str]) -> "typer.Typer":
-    """The command tree; of a known command only its own branch, so that no command pays for the others' imports."""
+    """The command tree. Only the command that is called is imported: the others are there by name, for the help."""
     import typer
 
-    known = {name for name, _ in COMMANDS}
-    wanted = {arguments[0]} if arguments and arguments[0] in known else known
     app = typer.Typer(
         name="headwater",
         help="From the crawl to a chat model: every document's fate and every token's origin on record.",
@@ -67,11 +65,10 @@ def build_app(arguments: Sequence[str]) -> "typer.Typer":
     )
     app.callback()(lambda: None)  # keeps a single branch a subcommand
     for name, summary in COMMANDS:
-        if name not in wanted:
-            continue
-        module = importlib.import_module(f"flows.cli.{name}")
+        called = list(arguments[:1]) == [name]
+        command = importlib.import_module(f"flows.cli.{name}").command if called else lambda: None
         settings = {"ignore_unknown_options": True} if name == "bench" else {}
-        app.command(name, help=summary, context_settings=settings)(module.command)
+        app.command(name, help=summary, context_settings=settings)(command)
     return app
 
 

@@ -13,10 +13,8 @@ import typer
 from rich.console import Console
 
 from flows.context import open_store as open_store
-from flows.operate.deployments import DEPLOYED
-from flows.provenance.funnel import DOCUMENT_STAGES
-from flows.recipe import SCALE
-from flows.stages import STAGE_NAMES
+from flows.recipe_file import DEPLOYED, SCALE
+from flows.stages import DOCUMENT_STAGES, STAGE_NAMES
 from infra.labels import EARLIER
 from infra.store.dataset import Dataset
 from infra.store.store import Store

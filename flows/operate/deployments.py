@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from flows.recipe import Recipe, load_recipe
+from flows.recipe_file import DEPLOYED
 from flows.stages import STAGES
 
 CONTROL_POOL = "control"
@@ -39,9 +40,6 @@ CRAWL_QUEUE = "crawls"
 
 PRESETS = {"demo": "full", "smoke": "smoke"}
 """Bundled recipes that are tagged as presets."""
-
-DEPLOYED = ("demo", "smoke")
-"""What is deployed where no recipe is named."""
 
 WATCH_CRON = "0 6 * * *"
 WATCH_TIMEZONE = "UTC"

@@ -7,7 +7,8 @@ its sources: the crawl before, or the same crawl before a setting was changed (w
 from dataclasses import dataclass
 from typing import Any
 
-from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_source
+from flows.provenance.funnel import funnel_by_source
+from flows.stages import DOCUMENT_STAGES
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from infra.store.store import Store

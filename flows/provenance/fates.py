@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from flows.provenance.funnel import DOCUMENT_STAGES
+from flows.stages import DOCUMENT_STAGES
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON, describe_loss

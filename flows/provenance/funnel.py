@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
+from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
 
-DOCUMENT_STAGES = ("ingest", "quality", "dedup", "decontaminate", "redact", "shards")
 UNKNOWN = "(unknown)"
 
 
@@ -94,6 +92,8 @@ def languages_through(arrived: Dataset, stage: Dataset) -> list[GroupRow]:
 
 def languages(dataset: Dataset) -> Counter[str]:
     """Documents by language. One small column is read, a batch at a time."""
+    import pyarrow.parquet as pq  # not for whoever only adds up counts
+
     total: Counter[str] = Counter()
     for output in dataset.files("data/", ".parquet"):
         with pq.ParquetFile(dataset.local(output.path)) as table:

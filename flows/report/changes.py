@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flows.provenance.funnel import DOCUMENT_STAGES
 from flows.provenance.run_history import Beside
 from flows.report.learning import read_json_if
-from flows.stages import STAGE_NAMES
+from flows.stages import DOCUMENT_STAGES, STAGE_NAMES
 from infra.fingerprint import describe_change
 from infra.store.dataset import Dataset
 

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.provenance.fates import find_rows
-from flows.provenance.funnel import DOCUMENT_STAGES, funnel_by_language
+from flows.provenance.funnel import funnel_by_language
 from flows.provenance.samples import LEDGER_COLUMNS
 from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.sankey import SankeyStage
+from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
 
 UNKNOWN = "(unknown)"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import ConfigError, describe_os_error, disk_full
@@ -101,7 +100,11 @@ def sha256_file(path: Path) -> str:
 
 
 def _row_count(path: Path) -> int | None:
-    return pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    if path.suffix != ".parquet":
+        return None
+    import pyarrow.parquet as pq  # not for a command that only reads manifests
+
+    return int(pq.read_metadata(path).num_rows)
 
 
 def describe_file(root: str | Path, path: str, *, rows: int | None = None, digested: bool = True) -> OutputFile:

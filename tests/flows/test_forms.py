@@ -18,10 +18,11 @@ from prefect.utilities.importtools import import_object
 from prefect.utilities.schema_tools.validation import validate
 
 from flows.operate.deploying import own_defaults
-from flows.operate.deployments import DEPLOYED, POOLS, as_yaml, deployments
+from flows.operate.deployments import POOLS, as_yaml, deployments
 from flows.operate.flow_runs import run_name_of
 from flows.params import PipelineParams, completed, pipeline_params, stage_params
 from flows.recipe import load_recipe
+from flows.recipe_file import DEPLOYED
 from flows.stages import load_stage
 from infra.errors import ConfigError
 from infra.planning import Selection

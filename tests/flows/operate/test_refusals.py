@@ -16,10 +16,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 from prefect.workers.process import ProcessWorker
 
-from flows.operate.deployments import DEPLOYED, deployments
+from flows.operate.deployments import deployments
 from flows.operate.refusals import closed_template, is_open, process_template, refusal
 from flows.operate.worker import refusing
 from flows.recipe import load_recipe
+from flows.recipe_file import DEPLOYED
 
 
 def deployed(**changes: Any) -> Any:
