@@ -10,6 +10,7 @@ from flows.cli.summary import evaluation_table
 from flows.models import MODEL_HELP, model_folder
 from flows.report.page import write_page
 from infra.errors import ConfigError, InputError
+from infra.store.store import Store
 
 
 def command(
@@ -41,46 +42,14 @@ def command(
     json: JsonOption = False,
 ) -> None:
     store = open_store(workspace)
-    shards, sample, tokenizer = (store.get_ref(name, label) for name in ("shards", "sample", "tokenizer"))
-    if humaneval is None and sample is not None:
-        humaneval = sample.local("data/eval/humaneval.jsonl")
-    if shards is None and humaneval is None and not tasks:
-        raise InputError(
-            "there is nothing to measure on", remedy="Run a recipe's shards stage, or give --humaneval or --task."
-        )
-    if (num_fewshot is not None or apply_chat_template) and not tasks:
-        raise ConfigError(
-            "--num-fewshot and --apply-chat-template are for harness tasks", remedy="Name some by --task."
-        )
-    if report is not None and compare is None:
-        raise ConfigError("--report goes with --compare", remedy="For the report of a run: headwater report.")
-    heldout: dict[str, Any] = {
-        "shards": shards.local("data") if shards else None,
-        "tokenizer": tokenizer.local("data") if tokenizer else None,
-        "humaneval": humaneval,
-        "max_rows": rows,
-        "items": items,
-    }
+    heldout = _heldout(store, label, humaneval) | {"max_rows": rows, "items": items}
+    harness = {"harness": tasks or [], "harness_folder": task_folder, "harness_limit": limit}
+    harness |= {"few_shot": num_fewshot, "chat": apply_chat_template}
+    _refuse_contradictions(heldout, harness, samples, compare, report)
     if compare is not None:
-        if tasks or samples:
-            raise ConfigError(
-                "models are compared on held-out rows and solutions", remedy="Leave out --task and --samples."
-            )
-        with model_folder(store, model, label) as left, model_folder(store, compare, label) as right:
-            result = _compare(left, right, heldout) | {"model": f"{model} - {compare}", "left": model, "right": compare}
+        result = _compare(store, (model, compare), label, heldout)
     else:
-        with model_folder(store, model, label) as folder:
-            result = _measure(
-                folder,
-                heldout,
-                name=model,
-                samples=samples,
-                harness=tasks or [],
-                harness_folder=task_folder,
-                harness_limit=limit,
-                few_shot=num_fewshot,
-                chat=apply_chat_template,
-            )
+        result = _measure(store, model, label, heldout | harness | {"samples": samples})
     table = [{"model": result["model"], **task} for task in result["tasks"]]
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -88,19 +57,55 @@ def command(
         result["report"] = str(report)
     if json:
         print_json(result)
-    else:
-        console().print(evaluation_table(table))
-        if report is not None:
-            console().print(str(report), markup=False)
+        return
+    console().print(evaluation_table(table))
+    if report is not None:
+        console().print(str(report), markup=False)
 
 
-def _measure(folder: Path, heldout: dict[str, Any], **how: Any) -> dict[str, Any]:
+def _heldout(store: Store, label: str, humaneval: Path | None) -> dict[str, Any]:
+    """What the label's datasets hold to measure on."""
+    shards, sample, tokenizer = (store.get_ref(name, label) for name in ("shards", "sample", "tokenizer"))
+    if humaneval is None and sample is not None:
+        humaneval = sample.local("data/eval/humaneval.jsonl")
+    return {
+        "shards": shards.local("data") if shards else None,
+        "tokenizer": tokenizer.local("data") if tokenizer else None,
+        "humaneval": humaneval,
+    }
+
+
+def _refuse_contradictions(
+    heldout: dict[str, Any], harness: dict[str, Any], samples: int, compare: str | None, report: Path | None
+) -> None:
+    tasks = harness["harness"]
+    if heldout["shards"] is None and heldout["humaneval"] is None and not tasks:
+        raise InputError(
+            "there is nothing to measure on", remedy="Run a recipe's shards stage, or give --humaneval or --task."
+        )
+    if (harness["few_shot"] is not None or harness["chat"]) and not tasks:
+        raise ConfigError(
+            "--num-fewshot and --apply-chat-template are for harness tasks", remedy="Name some by --task."
+        )
+    if report is not None and compare is None:
+        raise ConfigError("--report goes with --compare", remedy="For the report of a run: headwater report.")
+    if compare is not None and (tasks or samples):
+        raise ConfigError(
+            "models are compared on held-out rows and solutions", remedy="Leave out --task and --samples."
+        )
+
+
+def _measure(store: Store, model: str, label: str, how: dict[str, Any]) -> dict[str, Any]:
     from training.evaluate import evaluate_model
 
-    return evaluate_model(folder, **heldout, **how)
+    with model_folder(store, model, label) as folder:
+        return evaluate_model(folder, name=model, **how)
 
 
-def _compare(left: Path, right: Path, heldout: dict[str, Any]) -> dict[str, Any]:
+def _compare(store: Store, models: tuple[str, str], label: str, heldout: dict[str, Any]) -> dict[str, Any]:
     from training.evaluate import compare_models
 
-    return compare_models(left, right, **heldout)
+    model, other = models
+    with model_folder(store, model, label) as left, model_folder(store, other, label) as right:
+        result = compare_models(left, right, **heldout)
+    return result | {"model": f"{model} - {other}", "left": model, "right": other}

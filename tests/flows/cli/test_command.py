@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import signal
@@ -24,11 +25,24 @@ OTHERS = {"--signal"}
 
 def commands() -> dict[str, set[str]]:
     """The options of every command."""
-    app = typer.main.get_command(main.build_app([]))
-    return {
-        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for name, command in app.commands.items()  # type: ignore[attr-defined]
-    }
+    found = {}
+    for name, _ in main.COMMANDS:
+        command = typer.main.get_command(main.build_app([name])).commands[name]  # type: ignore[attr-defined]
+        found[name] = {each for parameter in command.params for each in (*parameter.opts, *parameter.secondary_opts)}
+    return found
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"]])
+def test_help_and_status_import_nothing_that_takes_long(tmp_path: Path, words: list[str]) -> None:
+    code = (
+        "import sys; from flows.cli.main import _run; assert _run(sys.argv[1:]) == 0; "
+        "print(*{'numba', 'pyarrow', 'torch', 'prefect', 'pipeline.ingest', 'flows.recipe'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=REPOSITORY, env={**os.environ, "HEADWATER_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr.split() == []
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str) -> tuple[int, str, str]:
