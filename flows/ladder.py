@@ -4,6 +4,7 @@ Each rung is an ordinary run of the stage ``pretrain`` with settings derived fro
 ``ladder-<recipe>``: a rung that is published already is not trained again, and one that was interrupted goes on.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from flows.context import run_context, terminal_reporter
 from flows.execute import run_directly
 from flows.recipe import Recipe
+from flows.report.charts import Line, line_chart
 from infra.errors import InputError
 from infra.planning import StageNode
 from infra.runs import RunRecord
@@ -48,6 +50,28 @@ class Ladder:
                 "high": prediction.high,
             },
         }
+
+
+def ladder_chart(ladder: Ladder, name: str) -> str:
+    """The rungs, the law and the prediction for the target ``name``, as an SVG file."""
+    law, at = ladder.law, math.log10(ladder.target.flops)
+    rungs = [(math.log10(point.flops), point.loss) for point in law.points]
+    expected = predict(law, ladder.target.flops)
+    begin, end = min(rungs[0][0], at), max(rungs[-1][0], at)
+    curve = [(step, law.loss(10**step)) for step in (begin + (end - begin) * part / 80 for part in range(81))]
+    return line_chart(
+        [
+            Line("", curve, dashed=True),
+            Line("", rungs, dots=True, scattered=True),
+            Line("", [(at, expected.low), (at, expected.high)], colour="m1"),
+            Line(name, [(at, expected.value)], colour="m1"),
+        ],
+        x="training FLOPs",
+        y=ladder.metric,
+        describe="Scaling law through the rungs of the ladder, and what it predicts",
+        powers=True,
+        alone=True,
+    )
 
 
 def run_ladder(

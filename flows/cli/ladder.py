@@ -24,8 +24,7 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from flows.ladder import run_ladder
-    from training.ladder import chart as draw
+    from flows.ladder import ladder_chart, run_ladder
     from training.scale import read_count
 
     ladder = run_ladder(
@@ -38,7 +37,7 @@ def command(
         quiet=json,
     )
     view = ladder.as_dict()
-    chart.write_text(draw(ladder.law, [(target, ladder.target.flops)], ladder.metric))
+    chart.write_text(ladder_chart(ladder, target))
     if json:
         print_json(view | {"chart": str(chart)})
         return

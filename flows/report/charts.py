@@ -19,6 +19,11 @@ COLOURS = 12
 REST = "rest"
 STRIPS = 60
 """Places along a chart where a pointer finds its values."""
+STANDALONE = (
+    "<style>text { font: 11px sans-serif; fill: #5b6b7b } .grid { stroke: #e3e8ee } .axis { stroke: #8896a5 }"
+    " .line { fill: none; stroke-width: 2 } .line.dashed { stroke-dasharray: 6 4 }"
+    " .line.m0 { stroke: #1d4ed8 } .dot.m0 { fill: #1d4ed8 } .line.m1 { stroke: #c2410c } .dot.m1 { fill: #c2410c }</style>"
+)
 Point = tuple[float, float]
 
 
@@ -30,7 +35,7 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Series:
+class Line:
     """A named line. ``colour`` is a class of the style sheet; ``faint`` draws it as a background, ``dashed`` as another run's."""
 
     name: str
@@ -65,7 +70,7 @@ class Scale:
 
 
 def line_chart(
-    series: Sequence[Series],
+    series: Sequence[Line],
     *,
     x: str,
     y: str,
@@ -73,8 +78,13 @@ def line_chart(
     levels: Sequence[Level] = (),
     y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
+    powers: bool = False,
+    alone: bool = False,
 ) -> Markup:
-    """Lines over common axes, with a legend above. Empty if there is nothing to draw."""
+    """Lines over common axes, with a legend above. Empty if there is nothing to draw.
+
+    ``powers``: x holds decimal logarithms. ``alone``: an SVG file of its own, in which names stand beside the lines' ends.
+    """
     shown = [replace(s, points=_finite(s.points)) for s in series]
     shown = [s for s in shown if s.points]
     if not shown:
@@ -83,7 +93,7 @@ def line_chart(
     heights = [p[1] for s in shown for p in s.points] + [level.value for level in levels]
     up = Scale(*(y_range or _span(heights, 0.06)), HEIGHT - BOTTOM, TOP)
     whole = all(float(p[0]).is_integer() for s in shown for p in s.points) and x_range is None
-    parts = [_axes(across, up, x, y, whole)]
+    parts = [STANDALONE if alone else "", _axes(across, up, x, y, whole, powers)]
     for number, level in enumerate(levels):
         at = up(level.value)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
@@ -93,9 +103,19 @@ def line_chart(
         )
     parts += [_line(s, across, up) for s in shown]
     named = [s for s in shown if not s.faint]
+    if alone:
+        parts += [_end_name(s, across, up) for s in named]
+        return _svg(WIDTH, HEIGHT, "".join(parts), f"{describe}. {_in_words(named, x)}")
     parts.append(_strips(named, across, x))
     svg = _svg(WIDTH, HEIGHT, "".join(parts), f"{describe}. {_in_words(named, x)}")
     return _legend([(s.name, s.colour, s.dashed) for s in named]) + svg
+
+
+def _end_name(series: "Line", across: Scale, up: Scale) -> str:
+    x, y = series.points[-1]
+    return (
+        f'<text class="tick" x="{across(x) - 4:.1f}" y="{up(y) - 8:.1f}" text-anchor="end">{escape(series.name)}</text>'
+    )
 
 
 @dataclass(frozen=True)
@@ -227,6 +247,8 @@ def ticks(low: float, high: float, about: int = 5, smallest: float = 0.0) -> lis
 def short(value: float) -> str:
     """A number for an axis."""
     size = abs(value)
+    if size >= 1e12:
+        return f"{value:.0e}"
     if size >= 1e9:
         return f"{value / 1e9:g}B"
     if size >= 1e6:
@@ -244,8 +266,8 @@ def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool, logarithmic: bo
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{short(value)}</text>')
     for value in ticks(across.low, across.high, 7, smallest=1.0 if whole or logarithmic else 0.0):
-        at, told = across(value), 10**value if logarithmic else value
-        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{short(told)}</text>')
+        at, shown = across(value), 10**value if logarithmic else value
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{bottom + 17}" text-anchor="middle">{short(shown)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     centre = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis-name" x="{centre}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x)}</text>')
@@ -257,7 +279,7 @@ def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool, logarithmic: bo
     return "".join(parts)
 
 
-def _line(series: Series, across: Scale, up: Scale) -> str:
+def _line(series: Line, across: Scale, up: Scale) -> str:
     places = [(across(x), up(y)) for x, y in thin(series.points)]
     path = " ".join(f"{'L' if index else 'M'}{x:.1f} {y:.1f}" for index, (x, y) in enumerate(places))
     kind = "line" + " faint" * series.faint + " dashed" * series.dashed
@@ -271,7 +293,7 @@ def _line(series: Series, across: Scale, up: Scale) -> str:
     return drawn
 
 
-def _strips(series: Sequence[Series], across: Scale, x: str) -> str:
+def _strips(series: Sequence[Line], across: Scale, x: str) -> str:
     """Columns that show the values of all lines below the pointer."""
     places = sorted({point[0] for each in series for point in each.points})
     if len(places) < 3:
@@ -299,7 +321,7 @@ def _nearest(points: Sequence[Point], place: float) -> float | None:
     return min(points[max(index - 1, 0) : index + 1], key=lambda point: abs(point[0] - place))[1]
 
 
-def _in_words(series: Sequence[Series], x: str) -> str:
+def _in_words(series: Sequence[Line], x: str) -> str:
     """The ends and the extremes of each line, for a reader who hears the chart."""
     told = []
     for each in series:
@@ -322,7 +344,8 @@ def _legend(entries: Sequence[tuple[str, str, bool]]) -> Markup:
 
 def _svg(width: int, height: int, body: str, describe: str) -> Markup:
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(describe)}">{body}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(describe)}">{body}</svg>'
     )
 
 

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from flows.provenance.samples import kept_samples
-from flows.report.charts import REST, Level, Point, Series, interval_bar, line_chart, smooth
+from flows.report.charts import REST, Level, Line, Point, interval_bar, line_chart, smooth
 from infra.store.dataset import Dataset
 
-Line = dict[str, Any]
+Row = dict[str, Any]
 METRICS_FILE = "data/metrics.jsonl"
 PAIRS = "data/pairs.parquet"
 MOST_LINES = 20_000
 
 
-def read_lines(path: Path, most: int = MOST_LINES) -> list[Line]:
+def read_lines(path: Path, most: int = MOST_LINES) -> list[Row]:
     """The figures of each step; none where the file does not exist.
 
     Of a long training about ``most`` steps, evenly chosen, with all that were refused and all lines that are no steps
@@ -38,11 +38,11 @@ def read_lines(path: Path, most: int = MOST_LINES) -> list[Line]:
         ]
 
 
-def curve(lines: Sequence[Line], key: str) -> list[Point]:
+def curve(lines: Sequence[Row], key: str) -> list[Point]:
     return [(line["step"], line[key]) for line in lines if isinstance(line.get(key), (int, float))]
 
 
-def metrics_of(dataset: Dataset) -> list[Line]:
+def metrics_of(dataset: Dataset) -> list[Row]:
     """The figures of each step; none where the stage records none."""
     recorded = any(output.path == METRICS_FILE for output in dataset.manifest.outputs)
     return read_lines(dataset.local(METRICS_FILE)) if recorded else []
@@ -75,21 +75,21 @@ NOISY = 30
 """A line of more points is drawn smoothed, over its own faint trace."""
 
 
-def loss_chart(lines: Sequence[Line], entropy: float | None, others: Others = ()) -> Markup:
+def loss_chart(lines: Sequence[Row], entropy: float | None, others: Others = ()) -> Markup:
     levels = [Level(f"unigram entropy {entropy:.2f}", entropy)] if entropy is not None else []
     series = [*_smoothed("training loss", curve(lines, "loss"), "m0"), *_of_others(others, "loss")]
     return line_chart(series, x="step", y="nats per token", describe="Training loss by step", levels=levels)
 
 
-def course_charts(lines: Sequence[Line], others: Others = ()) -> list[tuple[str, Markup]]:
+def course_charts(lines: Sequence[Row], others: Others = ()) -> list[tuple[str, Markup]]:
     """How the training went: rate, gradient norm with the steps that were not applied, throughput; what was recorded."""
     found = []
     for key, y, title in MEASURES:
         points = curve(lines, key)
-        series = _smoothed(y, points, "m0") if key != "lr" else [Series(y, points, "m0")]
+        series = _smoothed(y, points, "m0") if key != "lr" else [Line(y, points, "m0")]
         held = [(line["step"], line[key]) for line in lines if line.get("held") and isinstance(line.get(key), float)]
         if key == "grad_norm" and held:
-            series.append(Series("not applied", held, "bad", dots=True, scattered=True))
+            series.append(Line("not applied", held, "bad", dots=True, scattered=True))
         if points:
             series += _of_others(others, key)
         chart = line_chart(series, x="step", y=y, describe=f"{title} by step")
@@ -98,13 +98,13 @@ def course_charts(lines: Sequence[Line], others: Others = ()) -> list[tuple[str,
     return found
 
 
-def validation_chart(lines: Sequence[Line], colours: Mapping[str, str], others: Others = ()) -> Markup:
+def validation_chart(lines: Sequence[Row], colours: Mapping[str, str], others: Others = ()) -> Markup:
     """Curves by source, of other runs dashed; empty where there was only one measurement, which needs no drawing."""
     names = sorted({key for line in lines for key in line if key.startswith("bits_per_byte/")})
     series = []
     for name in names:
         source = name.partition("/")[2]
-        series.append(Series(source, curve(lines, name), colours.get(source, REST), dots=True))
+        series.append(Line(source, curve(lines, name), colours.get(source, REST), dots=True))
     if max((len(each.points) for each in series), default=0) < 2:
         return Markup("")
     for run, dataset in others:
@@ -116,18 +116,18 @@ def validation_chart(lines: Sequence[Line], colours: Mapping[str, str], others: 
     return line_chart(series, x="step", y="bits per byte", describe="Bits per byte of held-out text by source")
 
 
-def _smoothed(name: str, points: Sequence[Point], colour: str) -> list[Series]:
+def _smoothed(name: str, points: Sequence[Point], colour: str) -> list[Line]:
     if len(points) <= NOISY:
-        return [Series(name, points, colour, dots=True)]
-    return [Series(f"{name} of the step", points, colour, faint=True), Series(name, smooth(points), colour)]
+        return [Line(name, points, colour, dots=True)]
+    return [Line(f"{name} of the step", points, colour, faint=True), Line(name, smooth(points), colour)]
 
 
-def _of_others(others: Others, key: str) -> list[Series]:
+def _of_others(others: Others, key: str) -> list[Line]:
     found = []
     for index, (name, dataset) in enumerate(others):
         points = curve(metrics_of(dataset), key)
         points = smooth(points) if len(points) > NOISY and key != "lr" else points
-        found.append(Series(name, points, f"m{2 + index % 3}", dashed=True))
+        found.append(Line(name, points, f"m{2 + index % 3}", dashed=True))
     return found
 
 
@@ -139,7 +139,7 @@ def training_chart(
 ) -> Markup:
     """Curves of some figures, noisy ones smoothed over their own trace; of other runs the first of them."""
     lines = metrics_of(dataset)
-    series: list[Series] = []
+    series: list[Line] = []
     for index, (key, name) in enumerate(keys):
         series += _smoothed(name, curve(lines, key), f"m{index % 2}")
     series += _of_others(others, keys[0][0]) if any(each.points for each in series) else []

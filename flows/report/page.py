@@ -14,7 +14,7 @@ from flows.provenance import notices
 from flows.provenance.run_history import Beside, notices_of_run, run_before, store_of
 from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
-from flows.report.charts import Series, colours_of, line_chart
+from flows.report.charts import Line, colours_of, line_chart
 from flows.report.distributions import distributions
 from flows.report.sankey import sankey
 from infra.store.dataset import Dataset
@@ -201,7 +201,7 @@ def classifier(datasets: Datasets) -> dict[str, Any] | None:
         return None
     bands = [(band["score"], band["good"]) for band in figures["calibration"]]
     chart = line_chart(
-        [Series("perfect", [(0, 0), (1, 1)], "m2", dashed=True), Series("this classifier", bands, "m0", dots=True)],
+        [Line("perfect", [(0, 0), (1, 1)], "m2", dashed=True), Line("this classifier", bands, "m0", dots=True)],
         x="score",
         y="share that is good",
         describe="Calibration: share of good texts by score",
@@ -220,7 +220,7 @@ def dedup(datasets: Datasets, fates: Sequence[documents.StageFates]) -> dict[str
     if lsh:
         points = [(point["similarity"], point["probability"]) for point in lsh["curve"]]
         chart = line_chart(
-            [Series("chance to be nominated", points, "m0")],
+            [Line("chance to be nominated", points, "m0")],
             x="Jaccard similarity of a pair",
             y="probability",
             describe="Chance that a pair is nominated, by its similarity",

@@ -94,7 +94,9 @@ def test_the_command_draws_and_prints(rungs, tmp_path: Path, capsys: pytest.Capt
         "demo", "300k,600k,1.2M,2.4M", "20M", 20.0, "", chart, workspace=str(tmp_path / "ws"), set_=None, json=False
     )
     assert "20M" in capsys.readouterr().out
-    assert len(ElementTree.fromstring(chart.read_text()).findall("{*}circle")) == 5
+    drawn = ElementTree.fromstring(chart.read_text())
+    assert len(drawn.findall("{*}circle")) == 5, "four rungs and the target"
+    assert "20M" in [each.text for each in drawn.findall("{*}text")]
 
 
 def test_without_shards_it_says_how_to_make_them(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """A ladder recovers the law that its points follow, and is honest about what it does not know."""
 
-import xml.etree.ElementTree as ElementTree
-
 import numpy as np
 import pytest
 
 from infra.errors import ConfigError, InputError
-from training.ladder import Point, chart, fit, predict, rungs
+from training.ladder import Point, fit, predict, rungs
 
 
 def points(noise: float = 0.0, seed: int = 0, rungs: int = 6) -> list[Point]:
@@ -40,13 +38,6 @@ def test_the_interval_covers_the_truth() -> None:
 def test_more_noise_means_a_wider_interval() -> None:
     quiet, loud = (predict(fit(points(noise, 3)), 1e19) for noise in (0.001, 0.02))
     assert loud.high - loud.low > 3 * (quiet.high - quiet.low)
-
-
-def test_the_chart_is_a_picture() -> None:
-    svg = chart(fit(points(0.01)), [("350M & more", 1e20)])
-    root = ElementTree.fromstring(svg)
-    assert len(root.findall("{*}circle")) == 7
-    assert "350M &amp; more" in svg
 
 
 def test_a_ladder_has_rungs() -> None:

@@ -19,7 +19,7 @@ from flows.report.charts import (
     REST,
     Bars,
     Level,
-    Series,
+    Line,
     Threshold,
     colours_of,
     histogram,
@@ -294,10 +294,10 @@ def test_a_graph_shows_the_shortest_account_of_the_inputs_and_breaks_long_chains
 
 
 def test_charts_survive_strange_numbers() -> None:
-    assert line_chart([Series("a", [])], x="x", y="y", describe="") == ""
-    assert line_chart([Series("a", [(0, float("nan"))])], x="x", y="y", describe="") == ""
+    assert line_chart([Line("a", [])], x="x", y="y", describe="") == ""
+    assert line_chart([Line("a", [(0, float("nan"))])], x="x", y="y", describe="") == ""
     for points in ([(0, 0)], [(1, 5), (2, 5)], [(0, -1e12), (1, 1e12)], [(0, 1e-9), (1, float("inf")), (2, 2e-9)]):
-        drawing = line_chart([Series(EVIL, points)], x=EVIL, y="y", describe=EVIL, levels=[Level(EVIL, 1.0)])
+        drawing = line_chart([Line(EVIL, points)], x=EVIL, y="y", describe=EVIL, levels=[Level(EVIL, 1.0)])
         assert "nan" not in drawing and "inf" not in drawing and EVIL not in drawing
         assert parse(drawing).wrong == []
 
@@ -559,7 +559,7 @@ def test_the_course_of_a_training_is_drawn_with_the_steps_that_were_refused(tmp_
 
 def test_charts_tell_their_values_without_a_script() -> None:
     drawing = line_chart(
-        [Series("loss", [(step, 6 - step / 10) for step in range(40)])], x="step", y="nats", describe="L"
+        [Line("loss", [(step, 6 - step / 10) for step in range(40)])], x="step", y="nats", describe="L"
     )
     assert 'aria-label="L. loss: 6 at step 0, 2.1 at step 39, between 2.1 and 6"' in drawing
     assert "<title>step 20\nloss: 4</title>" in drawing
