@@ -1,4 +1,6 @@
-"""What this machine and this workspace need to work, one check at a time.
+"""What this machine and this workspace need to work and nobody else checks, one check at a time.
+
+Versions are for ``pip check``, disk, interrupted work and damaged manifests for ``headwater status``.
 
 A check looks at one thing and answers with one line: ``ok``, ``warn`` (works, but somebody should know) or ``fail``
 (something of ours will not work), and how to mend it. Checks change nothing, except that ``fix=True`` removes what dead
@@ -7,7 +9,6 @@ processes left behind: locks of compilers, leases and work folders are only ever
 
 import errno
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -19,24 +20,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-import psutil
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from infra.errors import HeadwaterError
 from infra.labels import dangling_labels, unfinished_moves
 from infra.launch.torchrun import clear_stale_locks, extensions_folder
-from infra.rebuild import BESIDE
-from infra.store.files import child_names, create_exclusive, exists, fsync_folder
-from infra.store.lease import LEASE, Lease, lease_holder
+from infra.store.files import create_exclusive, fsync_folder
+from infra.store.lease import LEASE, Lease
 from infra.store.slot import keeps_conditions
 from infra.store.store import Store
 
 State = Literal["ok", "warn", "fail"]
-FREE_WARN, FREE_FAIL = 20 << 30, 2 << 30
-MEMORY_WARN = 8 << 30
-UNFINISHED = {"journal", "steps", "checkpoints", "scratch"}
 TORCH_CPU_BUILD = "cpu"
 
 FASTTEXT_PACKAGES = ("fasttext", "fasttext-community", "fasttext-modern", "fasttext-numpy2", "fasttext-wheel",
@@ -71,51 +65,12 @@ def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 
 def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
     """Everything that can be known without a server."""
-    yield from guarded("python", python_version)
-    yield from guarded("packages", package_versions)
     yield from guarded("fasttext", one_fasttext)
-    yield from guarded("memory", memory)
-    yield from guarded("disk", lambda: disk_space(store.home))
     yield from guarded("filesystem", lambda: file_system(store.home))
     yield from guarded("objects", lambda: object_store(store))
     yield from guarded("gpu", gpus)
-    yield from guarded("compiler", compiler)
     yield from guarded("jit-locks", lambda: jit_locks(fix))
-    yield from guarded("leases", lambda: leases(store))
-    yield from guarded("work", lambda: work_folders(store))
     yield from guarded("labels", lambda: label_folders(store))
-
-
-def python_version() -> Iterator[Check]:
-    version = platform.python_version()
-    wanted = metadata.metadata("headwater")["Requires-Python"] or ">=3.11"
-    if version in SpecifierSet(wanted):
-        yield Check("python", "ok", f"Python {version} at {sys.executable}")
-    else:
-        yield Check("python", "fail", f"Python {version} is not {wanted}", "Make the environment anew with another.")
-
-
-def package_versions() -> Iterator[Check]:
-    """What the distribution declares, against what is installed: bounds that a later install may have broken."""
-    wrong: list[str] = []
-    seen = 0
-    for line in metadata.requires("headwater") or ():
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        seen += 1
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} is not installed")
-            continue
-        # A local version (2.13.0+cu130) is the same release built for other hardware.
-        if not requirement.specifier.contains(Version(version).public, prereleases=True):
-            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
-    if wrong:
-        yield Check("packages", "fail", "; ".join(wrong), "pip install -e . -c constraints.txt")
-    else:
-        yield Check("packages", "ok", f"{seen} packages within their declared bounds")
 
 
 def one_fasttext() -> Iterator[Check]:
@@ -128,30 +83,6 @@ def one_fasttext() -> Iterator[Check]:
         "fasttext", "fail", f"{found} installed; the packages overwrite each other's files",
         f"pip uninstall -y {' '.join(present)}; pip install --force-reinstall --no-deps fasttext-community==0.11.9",
     )  # fmt: skip
-
-
-def memory() -> Iterator[Check]:
-    total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
-    limit = _cgroup_limit()
-    if limit is not None and limit < total:
-        total, free = limit, min(limit, free)
-    detail = f"{_gb(free)} free of {_gb(total)}, {os.cpu_count()} cores"
-    if total < MEMORY_WARN:
-        yield Check("memory", "warn", detail, "Lower execution.workers and execution.memory_per_worker_mb.")
-    else:
-        yield Check("memory", "ok", detail)
-
-
-def disk_space(home: Path) -> Iterator[Check]:
-    place = next(folder for folder in (home, *home.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    detail = f"{_gb(free)} free at {place}"
-    if free < FREE_FAIL:
-        yield Check("disk", "fail", detail, "Free space, run headwater gc, or choose another --workspace.")
-    elif free < FREE_WARN:
-        yield Check("disk", "warn", detail, "headwater gc shows what nothing needs any more.")
-    else:
-        yield Check("disk", "ok", detail)
 
 
 def file_system(home: Path) -> Iterator[Check]:
@@ -246,22 +177,6 @@ def _torch_sees() -> int:
     return int(result.stdout.strip() or 0) if result.returncode == 0 else 0
 
 
-def compiler() -> Iterator[Check]:
-    """Only DeepSpeed's own kernels (CPU offload, fused optimizers) are built at run time; nothing else needs one."""
-    missing = [name for name, there in (("g++", shutil.which("g++")), ("ninja", _ninja())) if not there]
-    if missing:
-        yield Check(
-            "compiler", "ok", f"no {' and '.join(missing)}: needed only for CPU offload and DeepSpeed's fused kernels",
-            "apt-get install g++; pip install ninja",
-        )  # fmt: skip
-    else:
-        yield Check("compiler", "ok", "g++ and ninja are there, for CPU offload and fused kernels")
-
-
-def _ninja() -> bool:
-    return shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
-
-
 def jit_locks(fix: bool) -> Iterator[Check]:
     """A build that was killed leaves its lock behind, and every later start waits for it without a word."""
     folders = {extensions_folder(), Path(os.environ.get("TORCH_EXTENSIONS_DIR") or _torch_default())}
@@ -286,40 +201,6 @@ def _torch_default() -> str:
     """Where torch builds without our launcher; shared with every other program of this user."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return str(Path(cache) / "torch_extensions")
-
-
-def leases(store: Store) -> Iterator[Check]:
-    held: list[str] = []
-    stale: list[str] = []
-    for name, fingerprint in store.works():
-        work = store.work_url(name, fingerprint)
-        if exists(f"{work}/{LEASE}"):
-            (held if lease_holder(work) else stale).append(f"{name}/{fingerprint}")
-    if stale:
-        yield Check(
-            "leases", "warn", f"{len(stale)} left by dead runs: {', '.join(stale[:3])}",
-            "Run the same recipe again: the work is taken over. headwater gc removes what is not wanted any more.",
-        )  # fmt: skip
-    else:
-        yield Check("leases", "ok", f"{len(held)} held by running work, none stale")
-
-
-def work_folders(store: Store) -> Iterator[Check]:
-    """Work that nobody does and that was never published: it takes space until it is resumed or collected."""
-    left = []
-    for name, fingerprint in store.works():
-        work = store.work_url(name, fingerprint)
-        there = set(child_names(work))
-        unfinished = BESIDE in there or (UNFINISHED & there and store.find(name, fingerprint) is None)
-        if unfinished and lease_holder(work) is None:
-            left.append(f"{name}/{fingerprint}")
-    if left:
-        yield Check(
-            "work", "warn", f"{len(left)} interrupted: {', '.join(left[:3])}",
-            "Run the recipe again to finish them, or headwater gc to remove them.",
-        )  # fmt: skip
-    else:
-        yield Check("work", "ok", "no interrupted work")
 
 
 def label_folders(store: Store) -> Iterator[Check]:
@@ -363,15 +244,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _cgroup_limit() -> int | None:
-    try:
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _gb(number: float) -> str:
-    return f"{number / (1 << 30):.1f} GiB"

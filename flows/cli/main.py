@@ -40,8 +40,6 @@ COMMANDS = (
     ("deploy", "Create pools, limits, deployments and automations on a server that runs already."),
     ("automations", "Create the server's automations: silent runs, failed runs."),
     ("backfill", "Start the pipeline for crawls that were missed."),
-    ("backup", "Copy the workspace and the server's database to another place."),
-    ("restore", "Bring a workspace back from a backup."),
     ("gc", "Remove what no label, dataset or running work needs."),
     ("doctor", "Check this machine, the workspace and the server, and say how to mend them."),
     ("bench", "Measure against other systems, in one run."),

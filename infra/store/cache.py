@@ -73,7 +73,7 @@ def _download(url: str, target: Path, digest: str | None) -> None:
             raise InputError(
                 "a published file does not have the bytes its manifest promises",
                 where=url,
-                remedy="Run its stage again with --force, or restore the dataset from a backup.",
+                remedy="Run its stage again with --force.",
             )
         os.replace(beside, target)
     finally:

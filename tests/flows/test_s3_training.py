@@ -1,12 +1,13 @@
 """Pretraining in an S3 workspace: killed, it goes on from its checkpoint on the machine that made it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from infra.store.files import file_sizes
+from infra.store.files import file_sizes, filesystem
 from pipeline.sample.packages import cache_folder
 from tests.flows.test_s3_workspace import SMALL, digests, headwater
 from tests.infra.test_launch import until
@@ -22,16 +23,17 @@ def checkpoints(cache: Path) -> list[Path]:
 def test_a_killed_pretraining_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*SMALL, f"sample.cache={cache_folder('')}", "pretrain.checkpoint_every=2")
     changes = [word for change in settings for word in ("--set", change)]
-    here, cache, vault = str(tmp_path / "ws"), tmp_path / "cache", str(tmp_path / "vault")
+    here, cache = str(tmp_path / "ws"), tmp_path / "cache"
     pretrain = ("run", "smoke", "--only", "pretrain", "--no-prefect", *changes)
     headwater("run", "smoke", "--stop-after", "shards", "--no-prefect", *changes, workspace=here)
-    headwater("backup", "--to", vault, workspace=here)
+    without = shutil.copytree(f"{here}/datasets", tmp_path / "without-pretraining")
     expected = digests(headwater(*pretrain, workspace=here))
     with s3_server(cache) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         bucket = f"{new_bucket()}/ws"
-        headwater("restore", "--from", vault, workspace=bucket)
+        fs, place = filesystem(bucket)
+        fs.put(f"{without}/", f"{place}/datasets/", recursive=True)
         killed = subprocess.Popen(
             [sys.executable, "-m", "flows.cli.main", *pretrain, "--workspace", bucket], stderr=subprocess.DEVNULL
         )

@@ -53,9 +53,3 @@ def test_the_smoke_recipe_up_to_shards(tmp_path: Path, monkeypatch: pytest.Monke
         history = headwater("why", dropped["id"], workspace=bucket)["history"]
         assert history[-1]["verdict"] == "dropped" and history[-1]["stage"] == "quality"
         assert Path(headwater("report", "smoke", workspace=bucket)["report"]).stat().st_size > 10_000
-        vault = str(tmp_path / "vault")
-        assert headwater("backup", "--to", vault, workspace=bucket)["datasets"] == len(expected)
-        other = f"{bucket.removesuffix('/ws')}/restored"
-        headwater("restore", "--from", vault, workspace=other)
-        restored = headwater("status", workspace=other)["datasets"]
-        assert {row["name"]: row["digest"] for row in restored} == expected

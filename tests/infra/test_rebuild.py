@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from infra import rebuild
-from infra.doctor import work_folders
 from infra.errors import HeadwaterError
 from infra.execution.local import InProcessExecutor
 from infra.planning import Action, StageNode
@@ -118,7 +117,7 @@ def test_a_rebuild_that_nobody_goes_on_with_is_collected_and_the_dataset_stays(t
     with pytest.raises(HeadwaterError):
         run_stage(StageNode(NUMBERS, NumbersConfig(broken_units=1)), {}, here(tmp_path), force=True)
     beside = tmp_path / "work/numbers" / old.manifest.fingerprint / "forced"
-    assert beside.is_dir() and [check.state for check in work_folders(store)] == ["warn"]
+    assert beside.is_dir()
     assert collect(store, GcSettings(keep_days=1, grace_s=0)).removed == []
     (removal,) = collect(store, GcSettings(keep_days=0, grace_s=0)).removed
     assert "broken off" in removal.reason and not beside.exists()
