@@ -1,16 +1,18 @@
 """A flow run of ours: how it is called, and which form it was given."""
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from flows.params import Form, completed
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def as_deployed(form: Form) -> Form:
@@ -52,5 +54,10 @@ def crawl_slug(crawl: str) -> str:
     return crawl.lower().replace("cc-main-", "cc-")
 
 
-our_flow = partial(flow, flow_run_name=run_name, persist_result=False, log_prints=False)
-"""``prefect.flow`` as every flow of ours is declared: the store holds the results, and the log is written on purpose."""
+def our_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """``prefect.flow`` as every flow of ours is declared: the store holds the results, and the log is written on purpose."""
+
+    def declared(body: Callable[P, R]) -> Flow[P, R]:
+        return flow(name=name, flow_run_name=run_name, persist_result=False, log_prints=False)(body)
+
+    return declared

@@ -62,7 +62,7 @@ def test_only_a_cancelled_parent_takes_its_child_along(
     monkeypatch.setattr(children, "get_run_logger", lambda: logging.getLogger("headwater"))
     monkeypatch.setattr(children, "flow_run", SimpleNamespace(id=uuid4(), run_count=1))
     monkeypatch.setattr(children, "running_child", lambda *_: SimpleNamespace(id=server.child, name="dedup-smoke"))
-    monkeypatch.setattr(children, "_ended", interrupted)
+    monkeypatch.setattr(children, "_wait_for_end", interrupted)
     with pytest.raises(Ended):
         children.run_child("dedup/dedup-smoke", {}, [])
     assert [state.is_cancelling() for state in server.asked.values()] == [True] * cancelled

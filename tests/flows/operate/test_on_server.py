@@ -241,7 +241,7 @@ def test_a_retried_parent_waits_for_the_child_it_has(
             raise ConnectionError("the parent's machine went away")
         return wait(own, run)
 
-    monkeypatch.setattr(children, "_ended", torn)
+    monkeypatch.setattr(children, "_wait_for_end", torn)
 
     @flow(name="retried-parent", retries=1)
     def parent() -> str:
@@ -265,7 +265,7 @@ def test_a_failed_child_of_an_earlier_attempt_is_not_taken_again(
         own.set_flow_run_state(run, ends.pop(0), force=True)
         return own.read_flow_run(run)
 
-    monkeypatch.setattr(children, "_ended", end_it)
+    monkeypatch.setattr(children, "_wait_for_end", end_it)
 
     @flow(name="parent-of-two", retries=1)
     def parent() -> str:
