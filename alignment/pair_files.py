@@ -29,20 +29,25 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Pair:
     """A prompt with two replies, the better one first."""
 
     id: str
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    split: str = ""
+    """``train`` or ``held_out``; empty as it comes from a file of one's own."""
+    chosen_ids: tuple[int, ...] | None = None
+    """The reply's tokens with their end, where they are known."""
+    rejected_ids: tuple[int, ...] | None = None
 
 
 class _Unusable(Exception):
     """(reason, detail) for the ledger."""
 
 
-def read_comparisons(path: Path, reading: Reading) -> Iterator[tuple[RawLine, Comparison]]:
+def read_comparisons(path: Path, reading: Reading) -> Iterator[tuple[RawLine, Pair]]:
     """The comparisons of a file, each with its place; the others are refused."""
     for line, raw in _records(path):
         if isinstance(raw, Refusal):
@@ -57,7 +62,7 @@ def read_comparisons(path: Path, reading: Reading) -> Iterator[tuple[RawLine, Co
         yield line, found
 
 
-def comparison_of(raw: dict[str, Any]) -> Comparison:
+def comparison_of(raw: dict[str, Any]) -> Pair:
     """The comparison a record holds. Raises ``_Unusable``."""
     if raw.get("chosen") is None or raw.get("rejected") is None:
         raise _Unusable("not_a_pair", f"it has no chosen and rejected; its keys: {', '.join(list(raw)[:8]) or 'none'}")
@@ -80,7 +85,7 @@ def comparison_of(raw: dict[str, Any]) -> Comparison:
     if better == worse:
         raise _Unusable("same_replies", "")
     content = [messages_to_json(prompt), better, worse]
-    return Comparison(name_of(raw.get("id") or raw.get("prompt_id"), content), prompt, better, worse)
+    return Pair(name_of(raw.get("id") or raw.get("prompt_id"), content), prompt, better, worse)
 
 
 def _last_reply(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:

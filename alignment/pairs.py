@@ -10,7 +10,8 @@ import torch
 from alignment.conversations import render_prompt, render_reply
 from alignment.job import Job
 from alignment.models import position_limit
-from alignment.preferences import Pair, pairs_tokenizer, read_pairs
+from alignment.pair_files import Pair
+from alignment.preferences import pairs_tokenizer, read_pairs
 from alignment.replies import Replies, collate
 from alignment.speech import Listening
 from alignment.turns import AnyTokenizer

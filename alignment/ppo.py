@@ -136,13 +136,7 @@ def train(job: Job[PpoConfig]) -> None:
     config, rules = job.config, job.config.rules()
     check_judge(job)
     prompts = training_prompts(job)
-    questions = held_out_questions(job, config.max_reply_tokens, config.evaluation_prompts)
-    if not questions.prompts:
-        raise InputError(
-            f"no held-out prompt leaves the model room for {config.max_reply_tokens} tokens of reply",
-            where=str(job.model_folder),
-            remedy="Lower ppo.max_reply_tokens.",
-        )
+    held_out = evaluation_prompts(job)
     mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
     check_shares(config, job.ranks.world_size)
     reference, judge = frozen(base_model(job)), frozen(reward_model(job))
@@ -178,7 +172,7 @@ def train(job: Job[PpoConfig]) -> None:
         done = number + 1
         kept = False
         if done % config.validate_every == 0 or done == config.rounds:
-            said = answers(job, models, questions.prompts, settings, policy_of(engine))
+            said = answers(job, models, held_out, settings, policy_of(engine))
             figures["held_out_reward"] = float(said.rewards.mean())
             kept = best.see(figures)
         metrics.append(number, figures)
@@ -191,7 +185,7 @@ def train(job: Job[PpoConfig]) -> None:
             best.forget_older()
     job.stats |= {"rounds": config.rounds, "steps": engine.step, "held_steps": engine.held_steps}
     conclude(job, best)
-    evaluate(job, models, questions.prompts, settings)
+    evaluate(job, models, held_out, settings)
     save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})
 
 
@@ -236,6 +230,18 @@ def training_prompts(job: Job[PpoConfig]) -> list[Prompt]:
     if len(fit) < len(prompts):
         job.warn(f"{len(prompts) - len(fit)} of {len(prompts)} prompts are too long to be replied to and are not used")
     return fit
+
+
+def evaluation_prompts(job: Job[PpoConfig]) -> Sequence[Prompt]:
+    """Held-out prompts after which the model has room for a reply."""
+    prompts = held_out_questions(job, job.config.max_reply_tokens, job.config.evaluation_prompts).prompts
+    if not prompts:
+        raise InputError(
+            f"no held-out prompt leaves the model room for {job.config.max_reply_tokens} tokens of reply",
+            where=str(job.model_folder),
+            remedy="Lower ppo.max_reply_tokens.",
+        )
+    return prompts
 
 
 def round_figures(

@@ -14,8 +14,8 @@ what is sampled does not depend on how many ranks share the work.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.job import Job, run_job
 from alignment.models import base_model, frozen, position_limit
 from alignment.order import chunks, seed_of, share
-from alignment.pair_files import Comparison, read_comparisons
+from alignment.pair_files import Pair, read_comparisons
 from alignment.rollouts import ReplySettings, sample
 from alignment.settings import JobConfig
 from alignment.turns import AnyTokenizer, Conversation, Message
@@ -131,19 +131,6 @@ STAGE = JobStage(
 )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One comparison, as other stages read it; the tokens of its replies where they are known."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
-    split: str
-    chosen_ids: tuple[int, ...] | None = None
-    rejected_ids: tuple[int, ...] | None = None
-
-
 def read_pairs(path: Path, split: str) -> list[Pair]:
     """The pairs of a split, in file order."""
     rows = pq.read_table(path, schema=PAIR_SCHEMA, filters=[("split", "==", split)]).to_pylist()
@@ -230,11 +217,11 @@ def _rank(exchange: Exchange, seed: int) -> bytes:
 
 def run(job: Job[PreferencesConfig]) -> None:
     with fate_ledger(job, "pairs") as ledger:
-        rows = own_rows(job, ledger) if job.config.pairs else sampled_rows(job, ledger)
-        found = list(rows) if job.ranks.first else []
+        pairs = own_pairs(job, ledger) if job.config.pairs else sampled_pairs(job, ledger)
+        found = list(pairs) if job.ranks.first else []
     outputs: dict[str, bool] = {}
     if job.ranks.first:
-        counts = {split: sum(row["split"] == split for row in found) for split in ("train", "held_out")}
+        counts = {split: sum(pair.split == split for pair in found) for split in ("train", "held_out")}
         if not all(counts.values()):
             raise InputError(
                 f"there are {counts['train']} pairs to train on and {counts['held_out']} to measure on"
@@ -245,14 +232,14 @@ def run(job: Job[PreferencesConfig]) -> None:
         path = job.request.data_dir / "pairs.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = PAIR_SCHEMA.with_metadata({**PAIR_SCHEMA.metadata, TOKENIZER_KEY: job.tokenizer_digest})
-        pq.write_table(pa.Table.from_pylist(found, schema=schema), path, compression="zstd")
+        pq.write_table(pa.Table.from_pylist([_row(pair) for pair in found], schema=schema), path, compression="zstd")
         outputs = {"data/pairs.parquet": True, ledger_path("pairs"): False}
         job.stats |= {"pairs": counts, "refused": dict(sorted(ledger.lost.items()))}
     job.finish(outputs)
 
 
-def sampled_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
-    """Rows of pairs of what people said and what the model says."""
+def sampled_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
+    """Pairs of what people said and what the model says."""
     config, path = job.config, data_file(job.request, job.config.conversations)
     job.phase("choosing prompts")
     reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
@@ -270,15 +257,15 @@ def sampled_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Ma
     return judge_pairs(job, chosen, sampled, ledger)
 
 
-def own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
-    """Rows of comparisons from files, each once."""
+def own_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
+    """Comparisons from files, each once."""
     job.phase("reading comparisons")
     if not job.ranks.first:
         return iter(())
-    return _own_rows(job, ledger)
+    return _own_pairs(job, ledger)
 
 
-def _own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mapping[str, Any]]:
+def _own_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     config, seen = job.config, set[bytes]()
     limit = min(config.max_pair_tokens or position_limit(job), position_limit(job))
     reading = Reading()
@@ -287,8 +274,8 @@ def _own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mappi
         reading.tell = lambda refusal, path=path: ledger.line(path, refusal)
         for line, found in read_comparisons(path, reading):
             place = f"line {line.number} of {path.name}"
-            replies = [render_reply(job.tokenizer, text) for text in (found.chosen, found.rejected)]
-            longest = max(map(len, replies))
+            chosen, rejected = (tuple(render_reply(job.tokenizer, text)) for text in (found.chosen, found.rejected))
+            longest = max(len(chosen), len(rejected))
             try:
                 prompt = fitting(job.tokenizer, found.prompt, limit - longest)
             except InputError as error:
@@ -305,8 +292,8 @@ def _own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mappi
             else:
                 seen.add(key)
                 ledger.record("kept", "pair", found.id, place)
-                yield _row(
-                    Candidate(found.id, prompt, found.chosen, _own_split(found, config)), found.rejected, *replies
+                yield replace(
+                    found, prompt=prompt, split=_own_split(found, config), chosen_ids=chosen, rejected_ids=rejected
                 )
     job.stats |= {"comparisons": reading.read, "lines_refused": reading.refused}
     if ledger.lost:
@@ -316,7 +303,7 @@ def _own_rows(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Mappi
         )
 
 
-def _own_split(found: Comparison, config: PreferencesConfig) -> str:
+def _own_split(found: Pair, config: PreferencesConfig) -> str:
     """By the opening turn: other replies to a prompt, and what the chat became later, are on the same side."""
     opening = next(message.content for message in found.prompt if message.role == "user")
     return "held_out" if is_held_out(Conversation(opening, found.prompt), config.held_out_fraction) else "train"
@@ -343,10 +330,8 @@ def _file(job: Job[Any], number: int) -> Path:
     return job.request.work_dir / "chunks" / f"chunk-{number:06d}.json"
 
 
-def judge_pairs(
-    job: Job[Any], chosen: list[Candidate], sampled: list[list[int]], ledger: FateLedger
-) -> Iterator[Mapping[str, Any]]:
-    """Rows of the pairs that can teach something; of the others the ledger says why not."""
+def judge_pairs(job: Job[Any], chosen: list[Candidate], sampled: list[list[int]], ledger: FateLedger) -> Iterator[Pair]:
+    """The pairs that can teach something; of the others the ledger says why not."""
     for candidate, ids in zip(chosen, sampled, strict=True):
         words = job.tokenizer.decode(ids[:-1]).strip()
         if not ids or ids[-1] not in job.stop_ids:
@@ -358,19 +343,13 @@ def judge_pairs(
             ledger.record("dropped", "same_replies", candidate.id)
         else:
             ledger.record("kept", "pair", candidate.id)
-            yield _row(candidate, words, render_reply(job.tokenizer, candidate.chosen), ids)
+            own = tuple(render_reply(job.tokenizer, candidate.chosen))
+            yield Pair(candidate.id, candidate.prompt, candidate.chosen, words, candidate.split, own, tuple(ids))
 
 
-def _row(candidate: Candidate, rejected: str, chosen_ids: Sequence[int], rejected_ids: Sequence[int]) -> dict[str, Any]:
-    return {
-        "id": candidate.id,
-        "prompt": json.dumps(messages_to_json(candidate.prompt), ensure_ascii=False),
-        "chosen": candidate.chosen,
-        "rejected": rejected,
-        "split": candidate.split,
-        "chosen_ids": chosen_ids,
-        "rejected_ids": rejected_ids,
-    }
+def _row(pair: Pair) -> dict[str, Any]:
+    """As the file holds it."""
+    return vars(pair) | {"prompt": json.dumps(messages_to_json(pair.prompt), ensure_ascii=False)}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.conversations import Reading
-from alignment.pair_files import Comparison, read_comparisons
+from alignment.pair_files import Pair, read_comparisons
 from alignment.turns import Message
 from infra.errors import InputError
 from tests.support import shared_data
@@ -19,12 +19,12 @@ USER, MODEL = (lambda text: {"role": "user", "content": text}), (lambda text: {"
 PROMPT = (Message("user", "why?"),)
 
 
-def read(path: Path) -> tuple[list[Comparison], Reading]:
+def read(path: Path) -> tuple[list[Pair], Reading]:
     reading = Reading()
     return [found for _, found in read_comparisons(path, reading)], reading
 
 
-def one(tmp_path: Path, record: Any) -> Comparison | str:
+def one(tmp_path: Path, record: Any) -> Pair | str:
     """The comparison of a record, or the reason against it."""
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps(record) + "\n")
@@ -47,14 +47,14 @@ def one(tmp_path: Path, record: Any) -> Comparison | str:
 )
 def test_the_forms_of_one_comparison(tmp_path: Path, record: dict[str, Any]) -> None:
     found = one(tmp_path, record)
-    assert isinstance(found, Comparison), found
+    assert isinstance(found, Pair), found
     assert (found.prompt, found.chosen, found.rejected) == (PROMPT, "so", "no")
 
 
 def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
     chat = "\n\nHuman: one\n\nAssistant: two\nthe Human: said\n\nHuman: three\n\nAssistant:"
     found = one(tmp_path, {"id": 5, "system": "be kind", "chosen": chat + " yes", "rejected": chat + " no"})
-    assert isinstance(found, Comparison) and found.id == "5"
+    assert isinstance(found, Pair) and found.id == "5"
     assert [(turn.role, turn.content) for turn in found.prompt] == [
         ("system", "be kind"), ("user", "one"), ("assistant", "two\nthe Human: said"), ("user", "three"),
     ]  # fmt: skip
