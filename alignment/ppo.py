@@ -33,7 +33,7 @@ from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, step
 from alignment.replies import reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
 from alignment.settings import TrainingConfig
-from alignment.speech import Apply, Spoken, complaints, speak, speech_settings
+from alignment.speech import Apply, Listening, Spoken, speak, speech_settings
 from alignment.statistics import mean_interval
 from infra.config import Execution, Json
 from infra.errors import ConfigError, InputError
@@ -172,7 +172,7 @@ def train(job: Job[PpoConfig]) -> None:
         done = number + 1
         kept = False
         if done % config.validate_every == 0 or done == config.rounds:
-            said = answers(job, models, held_out, settings, policy_of(engine))
+            said = answers(job, models, held_out.prompts, settings, policy_of(engine))
             figures["held_out_reward"] = float(said.rewards.mean())
             kept = best.see(figures)
         metrics.append(number, figures)
@@ -232,16 +232,16 @@ def training_prompts(job: Job[PpoConfig]) -> list[Prompt]:
     return fit
 
 
-def evaluation_prompts(job: Job[PpoConfig]) -> Sequence[Prompt]:
+def evaluation_prompts(job: Job[PpoConfig]) -> Listening:
     """Held-out prompts after which the model has room for a reply."""
-    prompts = held_out_questions(job, job.config.max_reply_tokens, job.config.evaluation_prompts).prompts
-    if not prompts:
+    held_out = held_out_questions(job, job.config.max_reply_tokens, job.config.evaluation_prompts)
+    if not held_out.prompts:
         raise InputError(
             f"no held-out prompt leaves the model room for {job.config.max_reply_tokens} tokens of reply",
             where=str(job.model_folder),
             remedy="Lower ppo.max_reply_tokens.",
         )
-    return prompts
+    return held_out
 
 
 def round_figures(
@@ -288,13 +288,13 @@ class Answers:
     kl: np.ndarray
 
 
-def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings) -> None:
+def evaluate(job: Job[PpoConfig], models: PpoModels, held_out: Listening, settings: ReplySettings) -> None:
     """Both models answer the held-out prompts; the difference of their mean rewards with its interval."""
     job.phase("evaluating")
-    trained = answers(job, models, prompts, settings, policy_of(models.engine))
-    original = answers(job, models, prompts, settings, lambda use: use(models.reference))
+    trained = answers(job, models, held_out.prompts, settings, policy_of(models.engine))
+    original = answers(job, models, held_out.prompts, settings, lambda use: use(models.reference))
     gain = trained.rewards - original.rewards
-    seed, limit = job.config.seed, settings.max_new_tokens
+    seed = job.config.seed
     before, after = original.spoken, trained.spoken
     figures: dict[str, Any] = {
         "reward": {
@@ -305,12 +305,8 @@ def evaluate(job: Job[PpoConfig], models: PpoModels, prompts: Sequence[Prompt], 
         "kl": mean_interval(trained.kl, seed),
         "reply_tokens": {"sft": float(np.mean(before.tokens)), "ppo": float(np.mean(after.tokens))},
         "finished": {"sft": float(np.mean(before.finished)), "ppo": float(np.mean(after.finished))},
-        "generation": {
-            "prompts": len(prompts), "limit": limit, "before": before.figures(seed), "after": after.figures(seed)
-        },
-    }  # fmt: skip
-    for sentence in complaints(before, after, 0.0, limit, seed):
-        job.warn(sentence)
+        **held_out.report(job, before, after),
+    }
     if figures["reward"]["gain"]["high"] < 0:
         job.warn(f"PPO lowered the reward on held-out prompts by {-figures['reward']['gain']['value']:.3f}")
     job.stats |= figures

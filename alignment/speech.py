@@ -31,7 +31,8 @@ Columns = Callable[[Sampled], Sequence[Tensor]]
 RUN = 4
 """Tokens in a row that count as repeated when they occur in a reply again."""
 FEWER_END = 0.05
-LONGER = 1.5
+OTHER_LENGTH = 1.5
+"""A mean length that grows or shrinks by more than this factor is told."""
 MORE_REPEATED = 0.1
 
 
@@ -116,11 +117,11 @@ class Listening:
         """The figures of both, and the job's warnings where the second promises less."""
         if before is None or after is None:
             return {}
-        human = float((self.human_tokens <= self.limit).mean())
-        for sentence in complaints(before, after, human, self.limit, job.config.seed):
+        for sentence in complaints(before, after, self.human_tokens, self.limit, job.config.seed):
             job.warn(sentence)
         figures = {"before": before.figures(job.config.seed), "after": after.figures(job.config.seed)}
-        people = {"finished": human, "reply_tokens": float(self.human_tokens.mean())}
+        finished = float((self.human_tokens <= self.limit).mean())
+        people = {"finished": finished, "reply_tokens": float(self.human_tokens.mean())}
         return {"generation": {"prompts": len(self.prompts), "limit": self.limit, **figures, "people": people}}  # type: ignore[dict-item]
 
 
@@ -133,10 +134,10 @@ def speech_settings(job: Job[Any], tokens: int, temperature: float) -> ReplySett
     return ReplySettings(tokens, temperature, tuple(job.stop_ids), job.tokenizer.pad_id)
 
 
-def complaints(before: Spoken, after: Spoken, human: float, limit: int, seed: int) -> list[str]:
-    """What the second model does worse, beyond chance: a sentence each. ``human``: share of people's replies that end
-    within ``limit`` tokens."""
-    found = []
+def complaints(before: Spoken, after: Spoken, human_tokens: np.ndarray, limit: int, seed: int) -> list[str]:
+    """What the second model does worse, beyond chance: a sentence each. ``human_tokens`` are the lengths of what people
+    replied; the models were stopped after ``limit`` tokens."""
+    found, human = [], float((human_tokens <= limit).mean())
     ended, ends = float(before.finished.mean()), float(after.finished.mean())
     if _sure(after.finished - before.finished, seed)["high"] < 0 and ends < ended - FEWER_END:
         found.append(
@@ -148,11 +149,15 @@ def complaints(before: Spoken, after: Spoken, human: float, limit: int, seed: in
             f"the model has not learnt to stop: {ends:.0%} of its replies to held-out prompts end within {limit} "
             f"tokens, {human:.0%} of people's; train for more steps"
         )
-    longer, tokens = _sure(after.tokens - before.tokens, seed), float(after.tokens.mean())
-    if ends >= ended - FEWER_END and longer["low"] > 0 and tokens > LONGER * float(before.tokens.mean()):
+    longer = _sure(after.tokens - before.tokens, seed)
+    was, tokens, people = (float(lengths.mean()) for lengths in (before.tokens, after.tokens, human_tokens))
+    grows = ends >= ended - FEWER_END and longer["low"] > 0 and tokens > OTHER_LENGTH * was
+    # Where most replies were cut off before, they are shorter because the model learns to stop.
+    shrinks = ended > 0.5 and longer["high"] < 0 and tokens < was / OTHER_LENGTH
+    if grows or shrinks:
         found.append(
-            f"the model's replies grow from {before.tokens.mean():.0f} to {tokens:.0f} tokens: look whether length is "
-            "all that was learnt"
+            f"the model's replies {'grow' if grows else 'shrink'} from {was:.0f} to {tokens:.0f} tokens (people's: "
+            f"{people:.0f}): look whether length is all that was learnt"
         )
     repeats = _sure(after.repeated - before.repeated, seed)
     if repeats["low"] > 0 and repeats["value"] > MORE_REPEATED:

@@ -8,6 +8,8 @@ import pytest
 from alignment.best import Figure
 from alignment.speech import Spoken, complaints, repeated_share
 
+PEOPLE = np.full(50, 21)
+
 
 def spoken(ended: float, tokens: float = 20, repeated: float = 0.0, number: int = 100) -> Spoken:
     noise = np.random.default_rng(0).normal(0, 1, number)
@@ -21,8 +23,8 @@ def test_the_runs_of_a_reply_that_were_there_before() -> None:
 
 
 def test_a_model_that_does_as_before_is_not_complained_of() -> None:
-    assert complaints(spoken(0.99), spoken(0.97, 24, 0.02), 1.0, 128, 0) == []
-    assert complaints(spoken(0.0, 128), spoken(0.98, 20), 1.0, 128, 0) == [], "shorter because it learnt to stop"
+    assert complaints(spoken(0.99), spoken(0.97, 24, 0.02), PEOPLE, 128, 0) == []
+    assert complaints(spoken(0.0, 128), spoken(0.98, 20), PEOPLE, 128, 0) == [], "shorter because it learnt to stop"
 
 
 @pytest.mark.parametrize(
@@ -31,16 +33,17 @@ def test_a_model_that_does_as_before_is_not_complained_of() -> None:
         (spoken(0.99), spoken(0.63, 87), "unlearns to stop: 99% of its replies to held-out prompts ended within 128"),
         (spoken(0.0), spoken(0.2), "has not learnt to stop: 20% of its replies .* 100% of people's"),
         (spoken(0.99, 20), spoken(0.98, 45), "grow from 20 to 45 tokens"),
+        (spoken(0.99, 24), spoken(0.98, 14), r"shrink from 24 to 14 tokens \(people's: 21\)"),
         (spoken(0.99), spoken(0.98, 20, 0.3), "repeats itself: 30%"),
     ],
 )
 def test_what_it_does_worse_is_a_sentence(before: Spoken, after: Spoken, words: str) -> None:
-    (sentence,) = complaints(before, after, 1.0, 128, 0)
+    (sentence,) = complaints(before, after, PEOPLE, 128, 0)
     assert re.search(words, sentence)
 
 
 def test_a_few_prompts_prove_nothing() -> None:
-    assert complaints(spoken(1.0, number=4), spoken(0.75, number=4), 1.0, 128, 0) == []
+    assert complaints(spoken(1.0, number=4), spoken(0.75, number=4), PEOPLE, 128, 0) == []
 
 
 def test_a_later_figure_is_worse_only_beyond_noise() -> None:
