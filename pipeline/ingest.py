@@ -265,7 +265,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=9,
+    code_version=10,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

@@ -3,75 +3,14 @@
 import re
 from collections.abc import Callable, Mapping
 
+from pipeline.sources.wikitext.languages import LANGUAGE_NAMES, language_text
 from pipeline.sources.wikitext.measures import MONTHS, convert, group_digits, parse_number, spelled_date
+from pipeline.sources.wikitext.names import LANGUAGE_PREFIXES
 from pipeline.sources.wikitext.preprocess import GAP
 from pipeline.sources.wikitext.values import Arguments
 
-LANGUAGE_NAMES: Mapping[str, Mapping[str, str]] = {
-    "en": {
-        "af": "Afrikaans", "am": "Amharic", "ang": "Old English", "ar": "Arabic", "arc": "Imperial Aramaic", "az": "Azerbaijani",
-        "be": "Belarusian", "bg": "Bulgarian", "bn": "Bengali", "bo": "Tibetan", "br": "Breton", "bs": "Bosnian", "ca": "Catalan",
-        "cop": "Coptic", "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German", "el": "Greek", "eo": "Esperanto",
-        "es": "Spanish", "et": "Estonian", "eu": "Basque", "fa": "Persian", "fi": "Finnish", "fr": "French", "fro": "Old French",
-        "fy": "West Frisian", "ga": "Irish", "gd": "Scottish Gaelic", "gl": "Galician", "grc": "Ancient Greek", "gu": "Gujarati",
-        "ha": "Hausa", "haw": "Hawaiian", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "hy": "Armenian",
-        "id": "Indonesian", "is": "Icelandic", "it": "Italian", "ja": "Japanese", "jv": "Javanese", "ka": "Georgian",
-        "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean", "ku": "Kurdish", "ky": "Kyrgyz", "la": "Latin",
-        "lb": "Luxembourgish", "lo": "Lao", "lt": "Lithuanian", "lv": "Latvian", "mi": "Māori", "mk": "Macedonian",
-        "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "ms": "Malay", "mt": "Maltese", "my": "Burmese",
-        "nah": "Nahuatl", "nds": "Low German", "ne": "Nepali", "nl": "Dutch", "nn": "Norwegian Nynorsk", "no": "Norwegian",
-        "nb": "Norwegian Bokmål", "non": "Old Norse", "oc": "Occitan", "or": "Odia", "pa": "Punjabi", "pl": "Polish",
-        "ps": "Pashto", "pt": "Portuguese", "qu": "Quechua", "rm": "Romansh", "ro": "Romanian", "ru": "Russian",
-        "sa": "Sanskrit", "sco": "Scots", "sh": "Serbo-Croatian", "si": "Sinhala", "sk": "Slovak", "sl": "Slovene",
-        "so": "Somali", "sq": "Albanian", "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "syc": "Classical Syriac",
-        "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "th": "Thai", "tk": "Turkmen", "tl": "Tagalog", "tr": "Turkish",
-        "tt": "Tatar", "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "wa": "Walloon", "yi": "Yiddish",
-        "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese", "zu": "Zulu",
-    },
-    "de": {
-        "ar": "arabisch", "bg": "bulgarisch", "cs": "tschechisch", "da": "dänisch", "el": "griechisch", "en": "englisch",
-        "es": "spanisch", "fa": "persisch", "fi": "finnisch", "fr": "französisch", "grc": "altgriechisch", "he": "hebräisch",
-        "hu": "ungarisch", "it": "italienisch", "ja": "japanisch", "ko": "koreanisch", "la": "lateinisch",
-        "nl": "niederländisch", "pl": "polnisch", "pt": "portugiesisch", "ro": "rumänisch", "ru": "russisch",
-        "sa": "Sanskrit", "sl": "slowenisch", "sr": "serbisch", "sv": "schwedisch", "tr": "türkisch", "uk": "ukrainisch",
-        "zh": "chinesisch",
-    },
-    "es": {
-        "ar": "en árabe", "de": "en alemán", "el": "en griego", "en": "en inglés", "fr": "en francés", "he": "en hebreo",
-        "it": "en italiano", "ja": "en japonés", "ko": "en coreano", "la": "en latín", "pt": "en portugués", "ru": "en ruso",
-        "zh": "en chino",
-    },
-    "pt": {
-        "ar": "em árabe", "de": "em alemão", "el": "em grego", "en": "em inglês", "es": "em castelhano", "fr": "em francês",
-        "it": "em italiano", "ja": "em japonês", "la": "em latim", "ru": "em russo", "zh": "em chinês",
-    },
-    "ru": {
-        "ar": "араб.", "be": "белор.", "bg": "болг.", "cs": "чеш.", "de": "нем.", "el": "греч.", "en": "англ.", "es": "исп.",
-        "fa": "перс.", "fi": "фин.", "fr": "фр.", "grc": "др.-греч.", "he": "ивр.", "hu": "венг.", "it": "итал.", "ja": "яп.",
-        "ka": "груз.", "kk": "каз.", "ko": "кор.", "la": "лат.", "nl": "нидерл.", "pl": "польск.", "pt": "порт.", "ro": "рум.",
-        "sv": "швед.", "tr": "тур.", "tt": "тат.", "uk": "укр.", "zh": "кит.",
-    },
-    "ja": {
-        "ar": "アラビア語", "de": "ドイツ語", "el": "ギリシア語", "en": "英語", "es": "スペイン語", "fr": "フランス語", "he": "ヘブライ語",
-        "it": "イタリア語", "ko": "朝鮮語", "la": "ラテン語", "nl": "オランダ語", "pl": "ポーランド語", "pt": "ポルトガル語", "ru": "ロシア語",
-        "zh": "中国語",
-    },
-    "ko": {
-        "ar": "아랍어", "de": "독일어", "el": "그리스어", "en": "영어", "es": "스페인어", "fr": "프랑스어", "it": "이탈리아어",
-        "ja": "일본어", "la": "라틴어", "ru": "러시아어", "zh": "중국어",
-    },
-    "zh": {
-        "ar": "阿拉伯语", "de": "德语", "el": "希腊语", "en": "英语", "es": "西班牙语", "fr": "法语", "it": "意大利语", "ja": "日语",
-        "ko": "韩语", "la": "拉丁语", "pt": "葡萄牙语", "ru": "俄语", "vi": "越南语",
-    },
-}  # fmt: skip
 _MONTHS_RU = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
 _MONTHS_ES = "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()
-
-
-def english_label(code: str) -> str:
-    names = LANGUAGE_NAMES["en"]
-    return names.get(code) or names.get(code.split("-")[0], "")
 
 
 def _quote(_name: str, values: Arguments, _language: str) -> str:
@@ -231,15 +170,7 @@ def _korean(_name: str, values: Arguments, _language: str) -> str:
 
 
 def _language_text(_name: str, values: Arguments, language: str) -> str:
-    """``{{langx|fr|texte}}`` → French: texte."""
-    code, text = values.first("1").lower(), values.first("2", "text")
-    if not text:
-        return GAP
-    label = english_label(code) if language == "en" else LANGUAGE_NAMES.get(language, {}).get(code.split("-")[0], "")
-    if values.first("label") == "none":
-        label = ""
-    literal = values.first("lit", "translation", "4") if language == "en" else ""
-    return f"{label}: {text}" * bool(label) + text * (not label) + (f", lit. '{literal}'" if literal else "")
+    return language_text(values.first("1").lower(), values, language, at=2)
 
 
 def _german_language(name: str, values: Arguments, _language: str) -> str:
@@ -287,6 +218,64 @@ def _century(name: str, values: Arguments, _language: str) -> str:
 def _chinese_link(name: str, values: Arguments, _language: str) -> str:
     """Links to articles that only another Wikipedia has: ``{{le|中文|English|显示}}``, ``{{tsl|en|English|中文|显示}}``."""
     return values.first("4", "3", "2") if name in ("tsl", "translink", "ilh") else values.first("d", "3", "1")
+
+
+def _interlanguage_link(_name: str, values: Arguments, _language: str) -> str:
+    """``{{ill|Title|de|Titel}}``; formerly ``{{ill|de|Title|Titel|label}}``."""
+    if values.first("1") in LANGUAGE_PREFIXES and values.first("2") and values.first("2") not in LANGUAGE_PREFIXES:
+        return values.first("lt", "4", "2")
+    return values.first("lt", "display", "3_label", "1", "en") or GAP
+
+
+def _coordinates(_name: str, values: Arguments, _language: str) -> str:
+    """``{{coord|57|18|N|4|27|W|type:city}}`` → 57°18′N 4°27′W; nothing where it is shown beside the title only."""
+    if values.first("display", "disp") in ("title", "t"):
+        return GAP
+    shown, numbers = [""], 0
+    parts = [part for part in values.positional() if part and ":" not in part]
+    for part in parts:
+        if part.upper() in ("N", "S", "E", "W"):
+            shown[-1] += part.upper()
+            shown.append("")
+            numbers = 0
+        elif parse_number(part) is not None and numbers < 3:
+            shown[-1] += part + "°′″"[numbers]
+            numbers += 1
+    if len(shown) == 1 and numbers == 2:
+        (north, east), (above, beside) = parts[:2], ("NS", "EW")
+        marks = (above[north.startswith(("-", "−"))], beside[east.startswith(("-", "−"))])
+        return " ".join(f"{part.lstrip('-−+')}°{mark}" for part, mark in zip((north, east), marks, strict=True))
+    return " ".join(filter(None, shown)) or GAP
+
+
+def _music(_name: str, values: Arguments, _language: str) -> str:
+    parts = values.positional()
+    if parts[:1] in (["time"], ["time signature"]):
+        return "/".join(parts[1:])
+    signs = {
+        "flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮", "doubleflat": "𝄫", "bb": "𝄫", "doublesharp": "𝄪",
+        "##": "𝄪", "x": "𝄪",
+    }  # fmt: skip
+    return "".join(signs.get(part, part) for part in parts)
+
+
+_GAUGES = {
+    "600": "1 ft 11+5⁄8 in", "610": "2 ft", "750": "2 ft 5+1⁄2 in", "760": "2 ft 5+15⁄16 in", "762": "2 ft 6 in",
+    "891": "2 ft 11+3⁄32 in", "914": "3 ft", "1000": "3 ft 3+3⁄8 in", "1067": "3 ft 6 in", "1372": "4 ft 6 in",
+    "1435": "4 ft 8+1⁄2 in", "1520": "4 ft 11+27⁄32 in", "1524": "5 ft", "1600": "5 ft 3 in", "1668": "5 ft 5+21⁄32 in",
+    "1676": "5 ft 6 in",
+}  # fmt: skip
+_GAUGE_NAMES = {"1000": " metre gauge", "1435": " standard gauge", "1668": " Iberian gauge"}
+
+
+def _track_gauge(_name: str, values: Arguments, _language: str) -> str:
+    """``{{RailGauge|1435mm}}`` → 1,435 mm (4 ft 8+1⁄2 in)."""
+    given = values.first("1")
+    width = given.removesuffix("mm").strip().replace(",", "")
+    if width not in _GAUGES:
+        return given
+    text = f"{group_digits(width)} mm" + (f" ({_GAUGES[width]})" if values.first("disp") != "1" else "")
+    return text + (_GAUGE_NAMES.get(width, "") if values.first("al", "allk") == "on" else "")
 
 
 def _gaps(_name: str, values: Arguments, _language: str) -> str:
@@ -348,9 +337,14 @@ _NAMES: dict[Function, str] = {
     _height: "height|ht",
     _duration: "duration|durée|length of time|runtime",
     _century: "siglo|siècle",
-    _chinese_link: "le|tsl|translink|ilh|link|internal link helper|仮リンク/zh|link-interwiki",
+    _chinese_link: "le|tsl|translink|ilh|link|internal link helper|仮リンク/zh",
+    _interlanguage_link: "ill|interlanguage link|interlanguage link multi|illm|link-interwiki|ill2|"
+    "interlanguage link forced|red link|redlink",
+    _coordinates: "coord|coor dms|coor dm|coor d|coor at dms",
+    _music: "music",
+    _track_gauge: "railgauge|track gauge|rail gauge",
     _gaps: "gaps|gapnum|digits",
-    _joined: "nuclide|nuclide2|simplenuclide|simplenuclide2|su|smallcaps joined|music|subsup|subsub|ph|shy|shy-hyphen",
+    _joined: "nuclide|nuclide2|simplenuclide|simplenuclide2|su|smallcaps joined|subsup|subsub|ph|shy|shy-hyphen",
     _respell: "respell|pronunciation respelling|usdict",
     _age: "age|age in years|age at date|ageatdate",
     _code: "code|codes|syntaxhighlight|source|inline code|python|java code|c code",

@@ -28,12 +28,14 @@ def lay_out(text: str, wiki: Wiki, dropped: Counter[str]) -> str:
     lines: list[str] = []
     waiting: list[tuple[int, str]] = []
     skipping = 0
+    preformatted = False
     for raw in text.split("\n"):
         heading = _HEADING.match(raw.rstrip(f" \t{GAP}")) if raw.startswith("=") else None
         if heading is None:
             if skipping:
                 continue
-            content = _line(raw)
+            content = _line(raw, preformatted)
+            preformatted = raw.startswith(" ") and bool(content)
             if content and waiting:
                 lines += [part for _, title in waiting for part in ("", title, "")]
                 waiting = []
@@ -61,10 +63,10 @@ def _title(heading: re.Match[str]) -> tuple[int, str]:
     return level, _SPACES.sub(" ", _closed_gaps(decode_entities(plain_quotes(title)))).strip()
 
 
-def _line(raw: str) -> str:
-    """One line of text; empty where nothing readable is left of it."""
+def _line(raw: str, inside: bool) -> str:
+    """One line of text; empty where nothing readable is left of it. ``inside``: it goes on with preformatted text."""
     if raw.startswith(" ") and not raw.isspace():
-        return _preformatted(raw)
+        return _preformatted(raw, inside)
     line = raw.strip(" \t\xa0")
     prefix = _LIST.match(line)
     marks = prefix[0].strip() if prefix else ""
@@ -73,14 +75,15 @@ def _line(raw: str) -> str:
         content = content.replace(" : ", " ", 1)  # term : definition
     content = _closed_gaps(decode_entities(content))
     content = _SPACES.sub(" ", content).strip()
-    if _is_residue(content):
+    if _is_residue(content.rstrip(".") if GAP in line else content):
         return ""
     return f"- {content}" if "*" in marks or "#" in marks else content
 
 
-def _preformatted(raw: str) -> str:
+def _preformatted(raw: str, inside: bool) -> str:
+    """A closing brace that stands alone is what is left of markup, or below a line of code its end."""
     content = _closed_gaps(decode_entities(plain_quotes(raw[1:]))).rstrip()
-    return "" if _is_residue(content) else content
+    return "" if not inside and _is_residue(content) else content
 
 
 def _is_residue(content: str) -> bool:
@@ -91,7 +94,7 @@ def _is_residue(content: str) -> bool:
 def _closed_gaps(text: str) -> str:
     if GAP not in text:
         return text
+    text = _LEADING.sub("", text, count=1) if text.startswith(GAP) else text
     text = _EMPTY_BRACKETS.sub("", text)
     text = _OPENING.sub(r"\1", text)
-    text = _BEFORE_MARK.sub("", text)
-    return _LEADING.sub("", text, count=1).replace(GAP, "") if text.startswith(GAP) else text.replace(GAP, "")
+    return _BEFORE_MARK.sub("", text).replace(GAP, "")

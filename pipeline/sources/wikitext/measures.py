@@ -199,7 +199,7 @@ def _unit_text(unit: Unit, number: str, named: dict[str, str], short: bool) -> s
     adjective = named.get("adj", "") in ("on", "mid")
     if short or unit.kind.startswith("temperature"):
         symbol = unit.symbol
-        space = "" if symbol.startswith("/") else " "
+        space = "" if symbol.startswith(("/", "×")) else " "
         return f"{space}{symbol}"
     one = number.replace(",", "") in ("1", "-1", "−1")
     name = unit.name if one or adjective else unit.plural

@@ -8,9 +8,10 @@ notices are no text of the article, and what is text is found by the counts of u
 import re
 from collections.abc import Callable
 
-from pipeline.sources.wikitext.functions import FUNCTIONS, LANGUAGE_NAMES, english_label
+from pipeline.sources.wikitext.functions import FUNCTIONS
+from pipeline.sources.wikitext.languages import LANGUAGE_NAMES, language_text, phonemes, phonetic
 from pipeline.sources.wikitext.measures import evaluate, group_digits
-from pipeline.sources.wikitext.names import Wiki
+from pipeline.sources.wikitext.names import Wiki, country_of
 from pipeline.sources.wikitext.patterns import patterns
 from pipeline.sources.wikitext.preprocess import GAP, Expand
 from pipeline.sources.wikitext.values import Arguments
@@ -18,14 +19,10 @@ from pipeline.sources.wikitext.values import Arguments
 _SUBSTITUTION = re.compile(r"\s*(?:subst|safesubst|msg|msgnw|raw)\s*:", re.IGNORECASE)
 _GROUP = re.compile(r"<([^<>]*)>")
 _ARGUMENT = re.compile(r"\{([^{}]*)\}")
-_LANGUAGE = re.compile(r"(?:lang|llang|язык)-([a-z]{2,3}(?:-[a-z0-9]{2,8}){0,2})(?:-short)?\Z")
-_PHONETIC = re.compile(r"(?:ipa|api|afi|мфа)-[a-z]{2,4}(?:-[a-z]+)?\Z")
+_LANGUAGE = re.compile(r"(?:lang|llang|vol|язык)-([a-z]{2,3}(?:-[a-z0-9]{2,8}){0,2})(?:-short)?\Z")
+_PHONETIC = re.compile(r"(?:ipa|api|afi|мфа)-([a-z]{2,4}(?:-[a-z]+)?)\Z")
 _PHONEMES = re.compile(r"ipac-[a-z]{2,4}\Z")
 _LINK_OF_LANGUAGE = re.compile(r"(?:link|internal link helper)[-/][a-z]{2,3}\Z")
-# What {{IPAc-en}} takes beside sounds.
-_NO_SOUND = frozenset(
-    "lang pron us uk en local also usalso us-also uklang lang-en ipa audio pron. us_dict uk_dict tooltip generally".split()
-)
 _NUMBER_STYLE = {
     "de": (".", ","), "es": ("\u00a0", ","), "fr": ("\u202f", ","), "it": (".", ","), "pt": (".", ","), "nl": (".", ","),
     "ru": ("\u00a0", ","), "uk": ("\u00a0", ","), "pl": ("\u00a0", ","), "sv": ("\u00a0", ","), "cs": ("\u00a0", ","),
@@ -52,6 +49,8 @@ def expander(wiki: Wiki, title: str = "") -> Expand:
             return title.rpartition("/")[2] if page_word.startswith("SUBPAGE") else title
         key = " ".join(name.replace("_", " ").split()).lower()
         values = Arguments.of(given)
+        if language == "en" and (country := country_of(name)):
+            return country
         if (text := known.get(key)) is not None:
             return fill_pattern(text, values)
         if (special := FUNCTIONS.get(key)) is not None:
@@ -66,7 +65,10 @@ def fill_pattern(text: str, values: Arguments) -> str:
     if not text or ("{" in text and not _has_value(text, values)):
         return GAP
     text = _GROUP.sub(lambda group: group[1] if _has_value(group[1], values) else "", text)
-    return _ARGUMENT.sub(lambda found: values.first(*found[1].split("|")), text)
+    begins_with_argument = text.startswith("{")
+    text = _ARGUMENT.sub(lambda found: values.first(*found[1].split("|")), text)
+    # On the page the argument is inside a tag: {{IPA|*ʄ}} at the beginning of a line is no list.
+    return f"&#{ord(text[0])};{text[1:]}" if begins_with_argument and text.startswith(("*", "#", ":", ";")) else text
 
 
 def _has_value(group: str, values: Arguments) -> bool:
@@ -76,29 +78,14 @@ def _has_value(group: str, values: Arguments) -> bool:
 def _by_form(key: str, values: Arguments, language: str) -> str | None:
     """Families of templates that carry a language in their name."""
     if found := _LANGUAGE.match(key):
-        return _labelled(found[1], values, language)
-    if _PHONETIC.match(key):
-        return f"[{values.first('1')}]" if values.first("1") else GAP
+        return language_text(found[1], values, language)
+    if found := _PHONETIC.match(key):
+        return phonetic(found[1], values, language)
     if _PHONEMES.match(key):
-        sounds = [sound for sound in values.positional() if sound.lower() not in _NO_SOUND]
-        return f"/{''.join(sounds)}/" if sounds else GAP
+        return phonemes(values)
     if _LINK_OF_LANGUAGE.match(key):
         return values.first("3", "1")
     return None
-
-
-def _labelled(code: str, values: Arguments, language: str) -> str:
-    text = values.first("1", "text", "2")
-    if not text:
-        return GAP
-    label = LANGUAGE_NAMES.get(language, {}).get(code.split("-")[0], "")
-    if language == "en":
-        label = english_label(code)
-    if values.first("label") in ("none", "no", "-"):
-        label = ""
-    literal = values.first("lit")
-    colon = " " if language == "ru" else ": "
-    return f"{label}{colon if label else ''}{text}" + (f", lit. '{literal}'" if literal and language == "en" else "")
 
 
 Given = list[tuple[str | None, str]]

@@ -1,6 +1,7 @@
 """Units of measurement as templates name them, and what they are turned into where nothing is said."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cache
 
 # Symbol, name (the plural in -s unless said), factor to the kind's base unit, and what it is turned into by default.
@@ -19,8 +20,9 @@ fathom|fathom||1.8288|m
 furlong|furlong||201.168|m
 um|micrometre||0.000001|in
 nm|nanometre||0.000000001|in
+Gm|gigametre||1000000000|AU
 ly|light-year||9460730472580800|
-AU|astronomical unit||149597870700|
+AU|astronomical unit||149597870700|Gm
 pc|parsec||30856775814913673|
 area
 mm2|square millimetre||0.000001|sqin
@@ -54,6 +56,7 @@ oilbbl|barrel||0.158987294928|m3
 acre.ft|acre-foot|acre-feet|1233.48183754752|m3
 mass
 mg|milligram||0.000001|gr
+carat|carat||0.0002|g
 g|gram||0.001|oz
 kg|kilogram||1|lb
 t|tonne||1000|LT
@@ -121,6 +124,9 @@ density
 flow
 m3/s|cubic metre per second|cubic metres per second|1|cuft/s
 cuft/s|cubic foot per second|cubic feet per second|0.028316846592|m3/s
+oilbbl/d|barrel per day|barrels per day|0.000001840130728333|m3/d
+m3/d|cubic metre per day|cubic metres per day|0.000011574074074074|cuft/d
+cuft/d|cubic foot per day|cubic feet per day|0.00000032774128|m3/d
 l/s|litre per second|litres per second|0.001|cuft/s
 time
 s|second||1|
@@ -133,7 +139,7 @@ _SYMBOLS = {
     "USpt": "US pt", "imppt": "imp pt", "oilbbl": "bbl", "acre.ft": "acre⋅ft", "LT": "long tons", "ST": "short tons",
     "cwt": "long cwt", "tonne": "t", "C": "°C", "F": "°F", "C-change": "°C", "F-change": "°F", "ozt": "ozt", "cuft/s": "cu ft/s", "ftlbf": "ft⋅lbf",
     "Nm": "N⋅m", "lbft": "lb⋅ft", "um": "μm", "mm2": "mm²", "cm2": "cm²", "m2": "m²", "km2": "km²", "m3": "m³",
-    "km3": "km³", "cm3": "cm³", "m3/s": "m³/s", "l": "L", "l/s": "L/s", "ml": "mL", "/km2": "/km²", "/sqmi": "/sq mi",
+    "km3": "km³", "cm3": "cm³", "m3/s": "m³/s", "l": "L", "l/s": "L/s", "oilbbl/d": "bbl/d", "m3/d": "m³/d", "cuft/d": "cu ft/d", "carat": "carats", "ml": "mL", "/km2": "/km²", "/sqmi": "/sq mi",
     "fathom": "fathoms", "furlong": "furlongs", "st": "st",
 }  # fmt: skip
 _ALIASES = {
@@ -155,6 +161,8 @@ _ALIASES = {
     "cfs": "cuft/s", "US ST": "ST", "long tons": "LT", "short tons": "ST", "nautical mile": "nmi",
     "U.S. gal": "usgal", "sec": "s", "hr": "h",
 }  # fmt: skip
+_SCALED = re.compile(r"(?:e(3|6|9|12)|([kMGT]))(\D.{0,20})")
+_THOUSANDS = {3: "thousand", 6: "million", 9: "billion", 12: "trillion"}
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,12 @@ class Unit:
     plural: str
     factor: float
     default: str
+    scale: str = ""
+    """What stands before the symbol: ``M``, or ``×10^6 ``."""
 
     @property
     def symbol(self) -> str:
-        return _SYMBOLS.get(self.code, self.code)
+        return self.scale + _SYMBOLS.get(self.code, self.code)
 
 
 @cache
@@ -186,5 +196,15 @@ def _units() -> dict[str, Unit]:
 
 
 def unit_of(code: str) -> Unit | None:
+    """The unit a template names; ``e6acre`` are millions of acres, ``Moilbbl/d`` millions of barrels a day."""
     code = code.strip()
-    return _units().get(code) or _units().get(_ALIASES.get(code, ""))
+    if unit := _units().get(code) or _units().get(_ALIASES.get(code, "")):
+        return unit
+    found = _SCALED.fullmatch(code)
+    unit = found and (_units().get(found[3]) or _units().get(_ALIASES.get(found[3], "")))
+    if not found or not unit or (found[2] and unit.kind not in ("volume", "flow")):
+        return None
+    power = int(found[1] or 3 * (1 + "kMGT".index(found[2])))
+    name = f"{_THOUSANDS[power]} {unit.plural}"
+    scale = found[2] or f"×10^{power} "
+    return replace(unit, name=name, plural=name, factor=unit.factor * 10.0**power, scale=scale)

@@ -30,6 +30,7 @@ PASSAGES = [
     ("a\n<syntaxhighlight lang=\"html\">\n<b>&amp;</b>\n}\n</syntaxhighlight>", "a\n\n<b>&amp;</b>\n}\n"),
     ('so <syntaxhighlight lang="c" inline>int a[];</syntaxhighlight> ends', "so int a[]; ends"),
     (" 10 PRINT  \"HI\"\n   20 GOTO 10\nEnd.", "10 PRINT  \"HI\"\n  20 GOTO 10\nEnd."),
+    (" if (a) {\n   b();\n }\nEnd.\n }", "if (a) {\n  b();\n}\nEnd."),
     ("A <nowiki/>''b''", "A b"),
     ("Call free() twice, then vector<int> [sic].", "Call free() twice, then vector<int> [sic]."),
     ("The __init__ method and __NOTOC__this", "The __init__ method and this"),
@@ -60,8 +61,25 @@ PASSAGES = [
     ("{{#expr: 100 / 3 round 2}} {{#expr: (1 + 2) * -3}} {{#expr: 2 ^ 10}} ({{#expr: 1 / 0}})", "33.33 -9 1024"),
     ("{{nihongo|Tea|茶|cha}}, {{ordinal|22}}, {{chem|H|2|O}}", "Tea (茶, cha), 22nd, H2O"),
     ("{{ubl|one|two}}", "- one\n- two"),
+    ("{{IPA-fr|sɛn|lang}}, {{IPA-de|ʁaɪn|pron}}, {{IPA-pt|dowɾu}}, {{IPA-nl|ma|}}", "French: [sɛn], pronounced [ʁaɪn], Portuguese pronunciation: [dowɾu], [ma]"),
+    ("{{IPAc-en|UK|'|d|ɑr|t|_|ɜr}}, {{IPAc-en|local|t|aɪ|n}}", "UK: /ˈdɑːrt ɜːr/, locally /taɪn/"),
+    ("{{IPA|*ʄ}} is older.\n{{nowrap|# 3}} won.", "*ʄ is older.\n# 3 won."),
+    ("({{lang-ru|Дон|Don|a river}}, {{langx|el|Νέστος|translit=Nestos}}, {{lang-rus|Ока|p=ɐˈka}})",
+     "(Russian: Дон, romanized: Don, lit. 'a river', Greek: Νέστος, romanized: Nestos, Russian: Ока, IPA: [ɐˈka])"),
+    ("{{vr|ai}}, {{lang|ps|{{nq|آسیا}}}}", "⟨ai⟩, آسیا"),
+    ("in A{{music|flat}}, F{{music|#}} and {{music|time|6|8}}", "in A♭, F♯ and 6/8"),
+    ("H {{eqm}} K\n{{legend|#abc|under water}}", "H ⇌ K\n\nunder water"),
+    ("{{columns|col1=\n* one\n|col2=\n* two\n}}", "- one\n- two"),
+    ("a {{RailGauge|1435mm}} line, {{track gauge|1000 mm|disp=1|al=on}}", "a 1,435 mm (4 ft 8+1⁄2 in) line, 1,000 mm metre gauge"),
+    ("at {{coord|57|18|22|N|4|27|32|W|type:city}}, {{coord|12.5|-7}}; {{coord|1|N|2|E|display=title}}", "at 57°18′22″N 4°27′32″W, 12.5°N 7°W;"),
+    ("{{FRA}}, {{Col}} and {{COL}}, {{USA}}", "France, and Colombia, United States"),
+    ("{{ill|Elbe|de|Elbe}}, {{ill|de|Ilm|Ilm|the Ilm}}", "Elbe, the Ilm"),
+    ("{{convert|22|e6acre|km2}}, {{convert|1.4|Moilbbl/d|m3/d}}, {{convert|3|e6ha|abbr=on}}",
+     "22 million acres (89,000 km²), 1.4 million barrels per day (220,000 m³/d), 3×10^6 ha (7,400,000 acres)"),
+    ("{{OldStyleDate|5 March|1711|22 February}}", "5 March [O.S. 22 February] 1711"),
     # templates that are not, and what stood for them alone
     ("Ada ({{unknown}}; born 5) and ({{x}}) went {{y}}, on.", "Ada (born 5) and went, on."),
+    ("* {{Cite x|a}}. The first.\n* {{y}}, {{z}}.", "- The first."),
     ("{{Infobox|a={{b|[[c]]}}|d=<ref>e</ref>}}\nText.{{cn}}<ref name=\"x/y\">[[z]]</ref><ref name=x />", "Text."),
     ("{{quote|an [[unclosed link}} after", "an [[unclosed link\nafter"),
     ("{{tpl|never closed and text", "{{tpl|never closed and text"),
@@ -98,6 +116,7 @@ ZH_AND_OTHERS = [
     (RU, "{{lang-en|tea}}, {{нп5|Чай|чая|en|Tea}}, {{дата рождения|5|5|1950}}", "англ. tea, чая, 5 мая 1950"),
     (JA, "{{読み仮名|茶|ちゃ}}、{{仮リンク|緑茶|en|Green tea}}、{{lang-en|tea}}", "茶（ちゃ）、緑茶、英語: tea"),
     (Wiki("es"), "{{lang-en|tea}}, {{fecha|5|5|1950}}, [[Archivo:A.jpg|x]]", "en inglés: tea, 5 de mayo de 1950,"),
+    (Wiki("ltg", frozenset({"fails"})), "[[Attēls:A.jpg|thumb|upe]]({{Vol-lv|upe}})", "(upe)"),
     (Wiki("xx", frozenset({"fails"})), "[[Fails:A.jpg|x]][[Fil: a tale]]", "Fil: a tale"),
 ]  # fmt: skip
 
@@ -109,7 +128,7 @@ def test_other_wikis(wiki: Wiki, markup: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("language", "closing"),
-    [("sv", "Källor"), ("ko", "각주"), ("ar", "مراجع"), ("tr", "Kaynakça"), ("uk", "Примітки"), ("fa", "منابع"), ("vi", "Liên kết ngoài"),
+    [("sv", "Källor"), ("ltg", "Nūruodis"), ("eo", "Eksteraj ligiloj"), ("ko", "각주"), ("ar", "مراجع"), ("tr", "Kaynakça"), ("uk", "Примітки"), ("fa", "منابع"), ("vi", "Liên kết ngoài"),
      ("hu", "Jegyzetek"), ("he", "הערות שוליים"), ("id", "Pranala luar"), ("cs", "Externí odkazy"), ("zh", "參考資料")],
 )  # fmt: skip
 def test_closing_sections_go_in_every_large_language(language: str, closing: str) -> None:
