@@ -2,9 +2,7 @@
 
 from dataclasses import asdict
 
-from rich.table import Table
-
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, table_of
 from flows.operate.server import require_server
 
 
@@ -19,9 +17,7 @@ def command(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     if json:
         print_json({"automations": [asdict(entry) for entry in done]})
         return
-    table = Table(title="Automations", title_justify="left", box=None, pad_edge=False)
-    for heading in ("automation", "", "what it does"):
-        table.add_column(heading)
+    table = table_of("Automations", "automation", "", "what it does")
     for entry in done:
         table.add_row(entry.name, entry.action, entry.detail)
     console().print(table)

@@ -14,6 +14,7 @@ from flows.cli.options import (
     interrupt_on_term,
     open_store,
     print_json,
+    table_of,
 )
 from flows.crawls.backfill import Missed, StateOf, plan_backfill
 from flows.crawls.incremental import require_crawl_source
@@ -85,9 +86,7 @@ def _run_here(recipe: Recipe, store: Store, series: Series, entry: Missed, train
 
 
 def _table(plan: list[Missed], dry_run: bool) -> Table:
-    table = Table(title="Backfill (dry run)" if dry_run else "Backfill", title_justify="left", box=None, pad_edge=False)
-    for heading in ("crawl", "", "why", "flow run"):
-        table.add_column(heading, no_wrap=heading == "crawl")
+    table = table_of("Backfill (dry run)" if dry_run else "Backfill", "crawl", "", "why", "flow run")
     for entry in plan:
         table.add_row(entry.crawl, entry.action, entry.reason, entry.flow_run or "")
     return table

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.table import Table
 
-from flows.cli.options import console, own_stdout, print_json
+from flows.cli.options import console, own_stdout, print_json, table_of
 from infra.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,9 +31,7 @@ def command(
     if as_json:
         print_json(result, stream)
         return
-    table = Table(title=f"bench {name}", title_justify="left", box=None, pad_edge=False)
-    table.add_column("figure")
-    table.add_column("value", justify="right")
+    table = table_of(f"bench {name}", "figure", ">value")
     for figure, value in result["figures"].items():
         table.add_row(figure, f"{value:,.4g}" if isinstance(value, (int, float)) else str(value))
     console().print(table)

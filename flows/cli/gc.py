@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
-from flows.cli.status import size
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, size
 from infra.store.gc import GcSettings, collect
 
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import typer
 from rich.table import Table
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json, table_of
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.provenance.notices import notice_lines
@@ -129,9 +129,7 @@ def _show(found: Dataset, view: dict[str, Any]) -> None:
 
 
 def _rule_table(heading: str, rules: dict[str, int]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(heading)
-    table.add_column("records", justify="right")
+    table = table_of("", heading, ">records")
     for rule, number in rules.items():
         table.add_row(rule, f"{number:,}")
     return table
@@ -146,7 +144,7 @@ def _show_lsh(stats: dict[str, Any]) -> None:
         f"{verification['rejected']:,} of them below {lsh['measure']} {lsh['threshold']:g}"
     )
     curve = [point for point in lsh["curve"] if 0.5 <= point["similarity"] < 1]
-    table = Table(box=None, pad_edge=False)
+    table = table_of("")
     for name, key, form in (("at", "similarity", ".2f"), ("found", "probability", ".3f")):
         table.add_row(name, *(f"{point[key]:{form}}" for point in curve))
     table.show_header = False
@@ -154,10 +152,7 @@ def _show_lsh(stats: dict[str, Any]) -> None:
 
 
 def _group_table(heading: str, rows: list[dict[str, Any]], limit: int = 12) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"by {heading}")
-    for name in ("in", "kept", ""):
-        table.add_column(name, justify="right")
+    table = table_of("", f"by {heading}", ">in", ">kept", ">")
     for row in rows[:limit]:
         share = f"{row['kept'] / row['incoming']:.0%}" if row["incoming"] else ""
         table.add_row(row["group"], f"{row['incoming']:,}", f"{row['kept']:,}", share)

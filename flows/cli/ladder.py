@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.cli.options import JsonOption, RecipeArgument, SetOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    WorkspaceOption,
+    console,
+    open_store,
+    print_json,
+    table_of,
+)
 from flows.recipe import load_recipe
 
 EPOCHS = 4.0
@@ -56,9 +65,7 @@ def command(
 
 
 def _table(view: dict[str, list[dict[str, float]]]) -> Table:
-    table = Table(title="Ladder", title_justify="left", box=None, pad_edge=False)
-    for heading in ("parameters", "tokens", "epochs", "FLOPs", "bits per byte"):
-        table.add_column(heading, justify="right")
+    table = table_of("Ladder", ">parameters", ">tokens", ">epochs", ">FLOPs", ">bits per byte")
     for rung in view["rungs"]:
         table.add_row(
             f"{rung['parameters']:,}", f"{rung['tokens']:,}", f"{rung['epochs']:.2f}", f"{rung['flops']:.2e}",

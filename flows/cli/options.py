@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from flows.context import open_store as open_store
 from flows.recipe_file import DEPLOYED, SCALE
@@ -60,6 +61,24 @@ def interrupt_on_term() -> None:
 
 def console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def table_of(title: str, *headings: str) -> Table:
+    """A table with a title, if it has one; a heading that begins with ``>`` stands above numbers."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for heading in headings:
+        numbers = heading.startswith(">")
+        made.add_column(heading.removeprefix(">"), justify="right" if numbers else "left", overflow="fold")
+    return made
+
+
+def size(number: float) -> str:
+    """``1.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def own_stdout() -> TextIO:

@@ -20,12 +20,15 @@ from flows.cli.options import (
     open_store,
     overrides,
     print_json,
+    size,
+    table_of,
 )
 from flows.crawls.incremental import planned
 from flows.forecast import Forecast, forecast
 from flows.machines import check_installed
 from flows.recipe import load_recipe
 from infra.planning import Selection, StagePlan, plan, refuse_blocked
+from infra.progress import describe_seconds
 
 STYLES = {"RUN": "yellow", "RESUME": "cyan", "SKIP": "green", "BLOCKED": "red"}
 
@@ -76,9 +79,7 @@ def command(
 
 
 def plan_table(plans: list[StagePlan]) -> Table:
-    table = Table(title="Plan", title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "action", "fingerprint", "reason"):
-        table.add_column(heading, no_wrap=heading != "reason")
+    table = table_of("Plan", "stage", "action", "fingerprint", "reason")
     for entry in plans:
         action = f"[{STYLES[entry.action]}]{entry.action}[/]"
         table.add_row(entry.stage, action, entry.fingerprint or "not known yet", entry.reason)
@@ -86,12 +87,10 @@ def plan_table(plans: list[StagePlan]) -> Table:
 
 
 def _show_forecast(expected: Forecast) -> None:
-    table = Table(title="Forecast", title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "documents in", "kept", "disk", "time", "from"):
-        table.add_column(heading, justify="left" if heading in ("stage", "from") else "right")
+    table = table_of("Forecast", "stage", ">documents in", ">kept", ">disk", ">time", "from")
     for row in expected.stages:
-        disk = "?" if row.bytes is None else _size(row.bytes)
-        seconds = "?" if row.seconds is None else _duration(row.seconds)
+        disk = "?" if row.bytes is None else size(row.bytes)
+        seconds = "?" if row.seconds is None else describe_seconds(row.seconds)
         table.add_row(row.stage, f"{row.incoming:,}", f"{row.kept:,}", disk, seconds, row.basis)
     out = console()
     out.print()
@@ -100,22 +99,8 @@ def _show_forecast(expected: Forecast) -> None:
     else:
         out.print(table)
         out.print(
-            f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {_size(expected.bytes)} on disk, "
-            f"{_duration(expected.seconds)}; training is not part of it."
+            f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {size(expected.bytes)} on disk, "
+            f"{describe_seconds(expected.seconds)}; training is not part of it."
         )
     for note in expected.notes:
         out.print(f"  {note}", markup=False)
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
-from flows.provenance.run_history import Beside, datasets_of_run
+from flows.provenance.run_history import OtherRun, datasets_of_run
 from flows.report import PAGE
 from flows.report.page import leave_page
 from infra.errors import InputError
@@ -34,7 +34,7 @@ def command(
     if "report" in datasets and not beside:
         page = datasets["report"].local(PAGE)
     else:
-        others = [Beside(name, _datasets(store, name)) for name in beside or ()]
+        others = [OtherRun(name, _datasets(store, name)) for name in beside or ()]
         page = local_file(leave_page(store, datasets, "-beside-".join([run, *(beside or ())])[:120], others))
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from flows.cli.options import (
     overrides,
     own_stdout,
     print_json,
+    table_of,
 )
 from flows.cli.summary import print_summary
 from flows.execute import RunResult
@@ -86,9 +87,7 @@ def result_json(result: RunResult) -> dict[str, object]:
 
 
 def funnel_table(rows: list[FunnelRow]) -> Table:
-    table = Table(title="Funnel", title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "in", "kept", "", "dropped", "failed", "most by"):
-        table.add_column(heading, justify="left" if heading in ("stage", "most by") else "right")
+    table = table_of("Funnel", "stage", ">in", ">kept", ">", ">dropped", ">failed", "most by")
     for row in rows:
         most = ", ".join(f"{rule} {number:,}" for rule, number in row.dropped[:3])
         table.add_row(

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, size, table_of
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.situation import seconds_until, situation
 from flows.stages import STAGE_NAMES
@@ -162,9 +162,7 @@ def drop_rate_rows(store: Store) -> list[Row]:
 
 
 def _datasets_table(rows: Sequence[Row]) -> Table:
-    table = Table(title="Datasets", title_justify="left", box=None, pad_edge=False)
-    for heading in ("dataset", "fingerprint", "digest", "rows", "size", "labels", "built in"):
-        table.add_column(heading, justify="right" if heading in ("rows", "size", "built in") else "left")
+    table = table_of("Datasets", "dataset", "fingerprint", "digest", ">rows", ">size", "labels", ">built in")
     for row in rows:
         table.add_row(
             row["name"] + ("" if row["complete"] else " (incomplete)"), row["fingerprint"], row["digest"][:12],
@@ -174,9 +172,7 @@ def _datasets_table(rows: Sequence[Row]) -> Table:
 
 
 def _work_table(rows: Sequence[Row]) -> Table:
-    table = Table(title="In progress", title_justify="left", box=None, pad_edge=False)
-    for heading in ("dataset", "fingerprint", "by", "done"):
-        table.add_column(heading)
+    table = table_of("In progress", "dataset", "fingerprint", "by", "done")
     for row in rows:
         step = row["progress"]
         done = (
@@ -189,19 +185,8 @@ def _work_table(rows: Sequence[Row]) -> Table:
 
 
 def _runs_table(rows: Sequence[Row], limit: int = 20) -> Table:
-    table = Table(title="Runs", title_justify="left", box=None, pad_edge=False)
-    for heading in ("run", "state", "started", "last stage"):
-        table.add_column(heading)
+    table = table_of("Runs", "run", "state", "started", "last stage")
     for row in rows[:limit]:
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["started"]))
         table.add_row(row["id"], row["state"], started, next(reversed(row["stages"]), ""))
     return table
-
-
-def size(number: float) -> str:
-    """``1.4 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.cli.options import table_of
 from flows.execute import RunResult
 from infra.planning import Action
 from infra.store.dataset import Dataset
@@ -36,9 +37,7 @@ def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def evaluation_table(tasks: list[dict[str, Any]]) -> Table:
-    table = Table(title="Evaluation", title_justify="left", box=None, pad_edge=False)
-    for heading in ("model", "task", "metric", "value", "95 % interval", "n"):
-        table.add_column(heading, justify="right" if heading in ("value", "95 % interval", "n") else "left")
+    table = table_of("Evaluation", "model", "task", "metric", ">value", ">95 % interval", ">n")
     for task in tasks:
         low, high = task.get("low"), task.get("high")
         interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""

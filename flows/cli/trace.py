@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json, table_of
 from flows.models import model_dataset
 from flows.provenance.lineage import lineage_json
 from infra.errors import ConfigError, InputError
@@ -59,9 +58,7 @@ def _trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None,
         print_json(view)
         return
     held = "" if view["applied"] else " (its update was not applied)"
-    table = Table(title=f"Documents of step {view['step']}{held}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("rank", "source", "url", "archive", "offset", "quality"):
-        table.add_column(heading, overflow="fold")
+    table = table_of(f"Documents of step {view['step']}{held}", "rank", "source", "url", "archive", "offset", "quality")
     for row in view["documents"]:
         quality = row.get("quality")
         table.add_row(

@@ -16,7 +16,7 @@ from flows.cli.options import (
     print_json,
 )
 from flows.provenance.differences import difference_of
-from flows.provenance.fates import CONVERSATION_STAGES, Fate, Verdict, fate_of
+from flows.provenance.fates import CONVERSATION_STAGES, DocumentFate, StageVerdict, fate_of
 from infra.errors import InputError
 from pipeline.dedup.difference import Difference
 
@@ -50,7 +50,7 @@ def command(
             _show_difference(found)
 
 
-def _show(fate: Fate) -> None:
+def _show(fate: DocumentFate) -> None:
     out = console()
     out.print(f"[bold]{fate.url or fate.id}[/]  ({fate.id})")
     if fate.document:
@@ -77,7 +77,7 @@ def _show_difference(found: Difference) -> None:
         out.print(f"  … and {len(found.hunks) - _HUNKS} more passages", style="dim")
 
 
-def _sentence(verdict: Verdict) -> str:
+def _sentence(verdict: StageVerdict) -> str:
     parts = [verdict.verdict]
     if verdict.rule:
         parts.append(f"by {verdict.rule}")

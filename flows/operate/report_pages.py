@@ -85,7 +85,7 @@ def _key(name: str, secret: str) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """A report in the list."""
 
     name: str
@@ -110,7 +110,7 @@ def page_of(store: "Store", name: str) -> bytes | None:
         return None
 
 
-def entries(store: "Store") -> Iterator[Entry]:
+def entries(store: "Store") -> Iterator[ReportEntry]:
     """Every published report, and the pages that runs have left."""
     from infra.store.files import child_names
 
@@ -119,11 +119,11 @@ def entries(store: "Store") -> Iterator[Entry]:
         fingerprint = dataset.manifest.fingerprint
         named = sorted(label for label, target in labels.items() if target == fingerprint)
         made = dataset.manifest.provenance
-        yield Entry(fingerprint, ", ".join(named) or made.run or fingerprint, made.ended)
+        yield ReportEntry(fingerprint, ", ".join(named) or made.run or fingerprint, made.ended)
     for file in child_names(f"{store.address}/{FOLDER}"):
         name = file.removesuffix(".html")
         if name != file and _NAME.fullmatch(name):
-            yield Entry(name, name, None)
+            yield ReportEntry(name, name, None)
 
 
 def mount_reports(app: "Starlette") -> "Starlette":
@@ -166,7 +166,7 @@ def _list(request: "Request") -> "Response":
     return _answer(f"{HEAD}<title>Reports</title><h1>Reports</h1><ul>{rows or '<li>none yet</li>'}</ul>".encode())
 
 
-def _when(entry: Entry) -> str:
+def _when(entry: ReportEntry) -> str:
     if entry.made is None:
         return ""
     return f"{entry.name} {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(entry.made))}"

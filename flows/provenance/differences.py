@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.provenance.fates import Fate, find_rows
+from flows.provenance.fates import DocumentFate, find_rows
 from infra.errors import InputError
 from infra.store.address import beside
 from infra.store.dataset import Dataset
 from pipeline.dedup.difference import Difference, difference
 
 
-def difference_of(fate: Fate, datasets: Sequence[Dataset]) -> Difference | None:
+def difference_of(fate: DocumentFate, datasets: Sequence[Dataset]) -> Difference | None:
     """The difference to the survivor of a document that was dropped as a duplicate, in this snapshot or an earlier one; None
     if it was not, or if a text is not there any more."""
     verdict = fate.history[-1]

@@ -24,7 +24,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StageVerdict:
     """What one stage decided."""
 
     stage: str
@@ -38,12 +38,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Fate:
+class DocumentFate:
     """One document's way; ``others`` are further records of the same URL, ``document`` what is known of it beside its text."""
 
     id: str
     url: str | None
-    history: tuple[Verdict, ...]
+    history: tuple[StageVerdict, ...]
     others: tuple[str, ...] = ()
     document: dict[str, str] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Fate:
         return asdict(self)
 
 
-def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
+def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> DocumentFate:
     """The history of a document in the given datasets (one of each stage). Raises InputError if it was never seen."""
     stages = [dataset for name in DOCUMENT_STAGES for dataset in datasets if dataset.name == name]
     ids = [bytes.fromhex(url_or_id)] if _ID.fullmatch(url_or_id) else _ids_of_url(url_or_id, stages)
@@ -59,16 +59,16 @@ def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> Fate:
         history, url, known = _history(document, stages)
         if history:
             others = tuple(other.hex() for other in ids if other != document)
-            return Fate(document.hex(), url, tuple(history), others, known)
+            return DocumentFate(document.hex(), url, tuple(history), others, known)
     return _fate_of_conversation(url_or_id, datasets)
 
 
-def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> Fate:
+def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> DocumentFate:
     """What the stages that learn from conversations made of one, then of each of its replies that has a fate of its own."""
     wanted = (pc.field("url") == name) | pc.starts_with(pc.field("url"), f"{name}/")
     if _ID.fullmatch(name):
         wanted |= pc.field("id") == pa.scalar(bytes.fromhex(name), pa.binary(16))
-    history: list[Verdict] = []
+    history: list[StageVerdict] = []
     first: dict[str, Any] | None = None
     for dataset in (dataset for stage in CONVERSATION_STAGES for dataset in datasets if dataset.name == stage):
         rows = find_rows(dataset, "ledger/", wanted, ["id", "url", "verdict", "rule", "detail"])
@@ -76,14 +76,14 @@ def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> Fate:
             first = first or row
             reply = (row["url"] or name).removeprefix(name).removeprefix("/")
             told = [f"message {reply}"] * bool(reply) + [row["detail"]] * bool(row["detail"])
-            history.append(Verdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(told) or None))
+            history.append(StageVerdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(told) or None))
     if first is None:
         raise InputError(
             "; ".join((f"no stage ever saw {name!r}", *_where_it_may_be(datasets))),
             remedy="Give the URL as the crawl has it, a document id of 32 hex digits (headwater inspect shows some), or "
             "the id of a conversation.",
         )
-    return Fate(first["id"].hex(), first["url"], tuple(history))
+    return DocumentFate(first["id"].hex(), first["url"], tuple(history))
 
 
 def _where_it_may_be(datasets: Sequence[Dataset]) -> list[str]:
@@ -132,8 +132,8 @@ def _ids_of_url(url: str, stages: Sequence[Dataset]) -> list[bytes]:
     return list(found)
 
 
-def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict], str | None, dict[str, str]]:
-    history: list[Verdict] = []
+def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[StageVerdict], str | None, dict[str, str]]:
+    history: list[StageVerdict] = []
     url: str | None = None
     known: dict[str, str] = {}
     wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
@@ -147,7 +147,7 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict],
             break
         if dataset.name == "shards":
             if _in_shards(document, dataset):
-                history.append(Verdict("shards", "kept"))
+                history.append(StageVerdict("shards", "kept"))
             continue
         kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality", *KNOWN])
         if not kept:
@@ -156,19 +156,19 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[Verdict],
             break
         url = url or kept[0]["url"]
         known |= {name: kept[0][name] for name in KNOWN if kept[0].get(name)}
-        history.append(Verdict(dataset.name, "kept", score=kept[0].get("quality")))
+        history.append(StageVerdict(dataset.name, "kept", score=kept[0].get("quality")))
     return history, url, known
 
 
-def _lost_in(dataset: Dataset) -> Verdict:
+def _lost_in(dataset: Dataset) -> StageVerdict:
     """What a stage received and neither kept nor wrote into its ledger was in a unit that failed for good."""
     units = dataset.manifest.units
-    return Verdict(dataset.name, "failed", UNIT_LOST, detail=describe_loss(units.failed, units.total))
+    return StageVerdict(dataset.name, "failed", UNIT_LOST, detail=describe_loss(units.failed, units.total))
 
 
-def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -> Verdict:
+def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -> StageVerdict:
     survivor = row["survivor_id"]
-    return Verdict(
+    return StageVerdict(
         dataset.name,
         row["verdict"],
         row["rule"],

@@ -14,7 +14,7 @@ FILES = 20
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostUnit:
     """A unit that failed for good. ``bytes`` and ``records`` are None where they are not known."""
 
     files: str
@@ -24,7 +24,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingUnits:
     """What a dataset lacks."""
 
     stage: str
@@ -33,13 +33,13 @@ class Missing:
     of: int
     bytes: int | None
     records: int | None
-    lost: tuple[Lost, ...]
+    lost: tuple[LostUnit, ...]
     more: int
     accepted: str = ""
     """The setting by which its user took it without them."""
 
 
-def missing(datasets: Mapping[str, Dataset]) -> list[Missing]:
+def missing(datasets: Mapping[str, Dataset]) -> list[MissingUnits]:
     """Every dataset that was published without some of its units, in path order."""
     return [found for name in STAGE_NAMES if name in datasets and (found := _missing(datasets[name])) is not None]
 
@@ -74,7 +74,7 @@ def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
         yield f"warning: {stage}: {sentence}"
 
 
-def extent(lost: Missing) -> str:
+def extent(lost: MissingUnits) -> str:
     """``1 of 120 units, 1,834 bytes, records unknown``."""
     size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
     held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
@@ -86,16 +86,16 @@ def refused_steps(dataset: Dataset) -> int:
     return int(dataset.manifest.stats.get("held_steps") or 0)
 
 
-def _missing(dataset: Dataset) -> Missing | None:
+def _missing(dataset: Dataset) -> MissingUnits | None:
     units = dataset.manifest.units
     if not units.failed:
         return None
     sizes, records = [unit.bytes for unit in units.failed], [unit.records for unit in units.failed]
     lost = [
-        Lost(", ".join(unit.files) or f"unit {unit.unit}", unit.bytes, unit.records, unit.error)
+        LostUnit(", ".join(unit.files) or f"unit {unit.unit}", unit.bytes, unit.records, unit.error)
         for unit in units.failed[:FILES]
     ]
-    return Missing(
+    return MissingUnits(
         dataset.name,
         dataset.manifest.fingerprint,
         len(units.failed),

@@ -20,7 +20,7 @@ _RUN = re.compile(r"(?P<label>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
-class Beside:
+class OtherRun:
     """Another run, shown beside the one that the report is about."""
 
     name: str
@@ -36,7 +36,7 @@ def store_of(datasets: Mapping[str, Dataset]) -> Store | None:
     return None
 
 
-def run_before(store: Store, datasets: Mapping[str, Dataset]) -> Beside | None:
+def run_before(store: Store, datasets: Mapping[str, Dataset]) -> OtherRun | None:
     """The last completed run of the same recipe before the one that made the newest of these datasets.
 
     One that took the same stages is preferred to a later one that took some of them.
@@ -45,15 +45,15 @@ def run_before(store: Store, datasets: Mapping[str, Dataset]) -> Beside | None:
         return None
     made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
     recipe = _recipe_of(store, made.run)
-    part: Beside | None = None
+    part: OtherRun | None = None
     for name in _runs_before(store, made.run):
         if _recipe_of(store, name) != recipe or not _completed(store, name):
             continue
         found = {stage: each for stage, each in datasets_of_run(store, name).items() if stage in datasets}
         if datasets.keys() - {"report"} <= found.keys():
-            return Beside(name, found)
+            return OtherRun(name, found)
         if found and part is None:
-            part = Beside(name, found)
+            part = OtherRun(name, found)
     return part
 
 

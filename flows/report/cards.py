@@ -6,14 +6,14 @@ from typing import Any
 from markupsafe import Markup
 
 from flows.provenance.notices import refused_steps
-from flows.provenance.run_history import Beside
+from flows.provenance.run_history import OtherRun
 from flows.report import learning
 from infra.store.dataset import Dataset
 
 Card = dict[str, Any]
 
 
-def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[Beside] = ()) -> list[Card]:
+def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[OtherRun] = ()) -> list[Card]:
     """Cards in path order; ``beside`` are other runs whose curves share the axes."""
     cards = [
         _sft(datasets.get("sft"), others_of("sft", datasets, beside)),
@@ -25,7 +25,7 @@ def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[Be
     return [card for card in cards if card is not None]
 
 
-def others_of(stage: str, datasets: Mapping[str, Dataset], beside: Sequence[Beside]) -> learning.Others:
+def others_of(stage: str, datasets: Mapping[str, Dataset], beside: Sequence[OtherRun]) -> learning.Others:
     """Other runs' datasets of a stage, those that are not this run's own."""
     own = datasets[stage].root if stage in datasets else ""
     return [

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flows.provenance.run_history import Beside
+from flows.provenance.run_history import OtherRun
 from flows.report.learning import read_json_if
 from flows.stages import DOCUMENT_STAGES, STAGE_NAMES
 from infra.fingerprint import describe_change
@@ -17,7 +17,7 @@ LEAST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
-class Moved:
+class ChangedFigure:
     """A figure that is not what it was. ``tone`` says whether that is for the better, where one can say so."""
 
     stage: str
@@ -29,7 +29,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Remade:
+class RebuiltDataset:
     """A dataset that the other run did not have."""
 
     stage: str
@@ -44,15 +44,15 @@ class Changes:
     """Everything that differs from the other run."""
 
     run: str
-    remade: tuple[Remade, ...]
-    figures: tuple[Moved, ...]
+    remade: tuple[RebuiltDataset, ...]
+    figures: tuple[ChangedFigure, ...]
     kept: tuple[str, ...]
     """Stages whose datasets are the other run's own."""
     added: tuple[str, ...]
     missing: tuple[str, ...]
 
 
-def changes(datasets: Mapping[str, Dataset], beside: Beside | None) -> Changes | None:
+def changes(datasets: Mapping[str, Dataset], beside: OtherRun | None) -> Changes | None:
     """None where there is no other run."""
     if beside is None:
         return None
@@ -71,13 +71,13 @@ def changes(datasets: Mapping[str, Dataset], beside: Beside | None) -> Changes |
     )
 
 
-def _remade(before: Dataset, now: Dataset) -> Remade:
+def _remade(before: Dataset, now: Dataset) -> RebuiltDataset:
     reason = describe_change(before.manifest.payload, now.manifest.payload)
     same = before.digest == now.digest
-    return Remade(now.name, before.manifest.fingerprint, now.manifest.fingerprint, reason, same)
+    return RebuiltDataset(now.name, before.manifest.fingerprint, now.manifest.fingerprint, reason, same)
 
 
-def _figures(name: str, before: Dataset, now: Dataset) -> Iterator[Moved]:
+def _figures(name: str, before: Dataset, now: Dataset) -> Iterator[ChangedFigure]:
     if name in DOCUMENT_STAGES:
         yield from _counts(name, before, now)
     if name == "shards":
@@ -101,7 +101,7 @@ _STATS: dict[str, Sequence[tuple[str, str]]] = {
 }
 
 
-def _counts(name: str, before: Dataset, now: Dataset) -> Iterator[Moved]:
+def _counts(name: str, before: Dataset, now: Dataset) -> Iterator[ChangedFigure]:
     old, new = before.manifest.counts, now.manifest.counts
     yield from _number(name, "documents in", old.incoming, new.incoming)
     yield from _number(name, "documents kept", old.kept, new.kept)
@@ -115,14 +115,14 @@ def _counts(name: str, before: Dataset, now: Dataset) -> Iterator[Moved]:
     for rule in ranked[:RULES]:
         first, second = shares[rule]
         if abs(second - first) >= LEAST_SHARE:
-            yield Moved(
+            yield ChangedFigure(
                 name, f"dropped by {rule}", f"{first:.1%}", f"{second:.1%}", f"{100 * (second - first):+.1f} points"
             )
     if old.failed != new.failed:
         yield from _number(name, "documents failed", old.failed, new.failed)
 
 
-def _evaluated(before: Dataset, now: Dataset) -> Iterator[Moved]:
+def _evaluated(before: Dataset, now: Dataset) -> Iterator[ChangedFigure]:
     """Figures whose intervals lie apart; the others may have moved by chance."""
     old, new = (_tasks(each) for each in (before, now))
     for key, row in new.items():
@@ -135,7 +135,7 @@ def _evaluated(before: Dataset, now: Dataset) -> Iterator[Moved]:
         label = f"{model} on {task}, {metric.replace('_', ' ')}"
         shift = f"{row['value'] - past['value']:+.3f}"
         tone: Tone = "better" if better else "worse"
-        yield Moved("evaluate", label, f"{past['value']:.3f}", f"{row['value']:.3f}", shift, tone)
+        yield ChangedFigure("evaluate", label, f"{past['value']:.3f}", f"{row['value']:.3f}", shift, tone)
 
 
 def _tasks(evaluate: Dataset) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -143,13 +143,13 @@ def _tasks(evaluate: Dataset) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(row["model"], row["task"], row["metric"]): row for row in rows}
 
 
-def _number(stage: str, name: str, before: float, now: float) -> Iterator[Moved]:
+def _number(stage: str, name: str, before: float, now: float) -> Iterator[ChangedFigure]:
     if before != now:
         share = f" ({(now - before) / before:+.1%})" if before else ""
-        yield Moved(stage, name, f"{before:,.0f}", f"{now:,.0f}", f"{now - before:+,.0f}{share}")
+        yield ChangedFigure(stage, name, f"{before:,.0f}", f"{now:,.0f}", f"{now - before:+,.0f}{share}")
 
 
-def _lower_is_better(stage: str, name: str, before: float, now: float) -> Iterator[Moved]:
+def _lower_is_better(stage: str, name: str, before: float, now: float) -> Iterator[ChangedFigure]:
     if f"{before:.3f}" != f"{now:.3f}":
         tone: Tone = "better" if now < before else "worse"
-        yield Moved(stage, name, f"{before:.3f}", f"{now:.3f}", f"{now - before:+.3f}", tone)
+        yield ChangedFigure(stage, name, f"{before:.3f}", f"{now:.3f}", f"{now - before:+.3f}", tone)

@@ -32,7 +32,7 @@ LANGUAGES = 12
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedSample:
     """A record that ended at this stage."""
 
     rule: str
@@ -47,7 +47,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptSample:
     """A document that got through everything."""
 
     url: str
@@ -69,7 +69,7 @@ class StageFates:
     kept_by_source: Counter[str]
     lost: int = 0
     """Failed records without a ledger row: those of units that failed for good."""
-    samples: list[Dropped] = field(default_factory=list)
+    samples: list[DroppedSample] = field(default_factory=list)
 
     @property
     def gone(self) -> int:
@@ -160,10 +160,12 @@ def by_language(datasets: Mapping[str, Dataset]) -> Languages | None:
     return Languages(stages, tuple(rows[:LANGUAGES]), max(0, len(rows) - LANGUAGES))
 
 
-def kept_samples(dataset: Dataset, number: int) -> list[Kept]:
+def kept_samples(dataset: Dataset, number: int) -> list[KeptSample]:
     """Documents of each source, drawn at random."""
     return [
-        Kept(row["url"] or row["id"].hex(), row["source"], row["title"] or "", row["quality"], excerpt(row["text"]))
+        KeptSample(
+            row["url"] or row["id"].hex(), row["source"], row["title"] or "", row["quality"], excerpt(row["text"])
+        )
         for source in _rows_by_source(dataset)
         for row in kept_rows(dataset, number, f"data/{source}/")
     ]
@@ -201,7 +203,7 @@ def _rows_by_source(dataset: Dataset) -> Counter[str]:
     return rows
 
 
-def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[Dropped]:
+def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[DroppedSample]:
     """Up to ``number`` records of each rule, with the text they came with where a file of the same name holds it."""
     before = _before(dataset, datasets)
     chosen: list[dict[str, Any]] = []
@@ -214,7 +216,7 @@ def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: 
         texts |= _texts(before, path, ids)
     survivors = _survivors(dataset, [row["survivor_id"] for row in chosen if row["survivor_id"]])
     for row in chosen:
-        yield Dropped(
+        yield DroppedSample(
             row["rule"],
             row["verdict"],
             row["url"] or row["id"].hex(),

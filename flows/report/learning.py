@@ -147,7 +147,7 @@ def training_chart(
 
 
 @dataclass(frozen=True)
-class Exchange:
+class PairSample:
     """A prompt with the human's reply and the model's own."""
 
     prompt: str
@@ -155,10 +155,10 @@ class Exchange:
     rejected: str
 
 
-def preference_samples(preferences: Dataset, number: int) -> list[Exchange]:
+def preference_samples(preferences: Dataset, number: int) -> list[PairSample]:
     """Pairs drawn at random, always the same ones."""
     rows = kept_samples(preferences, number, PAIRS)
-    return [Exchange(_last_words(row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
+    return [PairSample(_last_words(row["prompt"]), row["chosen"], row["rejected"]) for row in rows]
 
 
 def _last_words(prompt: str) -> str:
@@ -170,7 +170,7 @@ def _last_words(prompt: str) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TaskRow:
     """One row of the evaluation, with its drawing."""
 
     model: str
@@ -187,7 +187,7 @@ class TaskTable:
 
     task: str
     metric: str
-    rows: list[Measured]
+    rows: list[TaskRow]
 
 
 METRICS = {
@@ -214,7 +214,7 @@ def _task_table(task: str, metric: str, group: Sequence[Mapping[str, Any]], mark
         gap = (max(ends) - min(ends)) * 0.08 or abs(max(ends)) * 0.1 or 1.0
         span = (min(ends) - gap, max(ends) + gap)
     measured = [
-        Measured(
+        TaskRow(
             row["model"], row["value"], row["low"], row["high"], row["n"],
             interval_bar(row["value"], row["low"], row["high"], span, mark),
         )

@@ -75,7 +75,7 @@ def seconds_of(dataset: Dataset) -> float:
 
 
 @dataclass(frozen=True)
-class Making:
+class RunFacts:
     """With what the newest of the datasets was made."""
 
     recipe: str
@@ -88,13 +88,13 @@ class Making:
     packages: dict[str, str]
 
 
-def making(datasets: Mapping[str, Dataset]) -> Making | None:
+def run_facts(datasets: Mapping[str, Dataset]) -> RunFacts | None:
     if not datasets:
         return None
     made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
     # A run's id is <recipe>-<date>-<time>-<random>.
     recipe = made.run.rsplit("-", 3)[0] if made.run.count("-") >= 3 else made.run
     finished = datetime.fromtimestamp(made.ended, UTC).strftime("%Y-%m-%d %H:%M UTC") if made.ended else ""
-    return Making(
+    return RunFacts(
         recipe, made.run, finished, made.git_commit, made.git_dirty, made.host, made.python, dict(made.packages)
     )

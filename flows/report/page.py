@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.provenance import notices
-from flows.provenance.run_history import Beside, notices_of_run, run_before, store_of
+from flows.provenance.run_history import OtherRun, notices_of_run, run_before, store_of
 from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.charts import Line, colours_of, line_chart
@@ -44,7 +44,7 @@ def write_page(
     replies: Sequence[Reply] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
     samples: int = 3,
-    beside: Sequence[Beside] = (),
+    beside: Sequence[OtherRun] = (),
 ) -> None:
     """Write the report on these datasets (by stage name; any subset) as one self-contained file.
 
@@ -59,7 +59,7 @@ def as_bytes(page: str) -> bytes:
     return _UNFIT.sub("\ufffd", page).encode()
 
 
-def leave_page(store: Store, datasets: Datasets, name: str, beside: Sequence[Beside] = ()) -> str:
+def leave_page(store: Store, datasets: Datasets, name: str, beside: Sequence[OtherRun] = ()) -> str:
     """Write the report on these datasets into the workspace, where its server shows it; returns the page's address."""
     address = f"{store.address}/{FOLDER}/{name}.html"
     write_bytes(address, as_bytes(render(datasets, beside=beside)))
@@ -71,7 +71,7 @@ def render(
     replies: Sequence[Reply] = (),
     samples: int = 3,
     comparisons: Sequence[Mapping[str, Any]] = (),
-    beside: Sequence[Beside] = (),
+    beside: Sequence[OtherRun] = (),
 ) -> str:
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
@@ -85,7 +85,7 @@ def render(
     return environment.get_template("report.html.j2").render(**shown)
 
 
-def _last_run(datasets: Datasets) -> list[Beside]:
+def _last_run(datasets: Datasets) -> list[OtherRun]:
     store = store_of(datasets)
     before = run_before(store, datasets) if store is not None else None
     return [before] if before is not None else []
@@ -96,14 +96,14 @@ def sections(
     replies: Sequence[Reply],
     samples: int,
     comparisons: Sequence[Mapping[str, Any]],
-    beside: Sequence[Beside],
+    beside: Sequence[OtherRun],
 ) -> dict[str, Any]:
     """Everything the template shows; a section without its datasets is None or empty.
 
     A section that cannot be made is left out and named on the page: figures that one stage has written in an unexpected
     form must not cost the report on all the others.
     """
-    made = _Maker()
+    made = _Sections()
     fates: list[documents.StageFates] = made("documents", lambda: documents.stage_fates(datasets, samples), [])
     shards = made("tokens", lambda: learning.read_json_if(datasets.get("shards"), "data/stats.json"), None)
     order = documents.source_order(fates)
@@ -112,7 +112,7 @@ def sections(
     losing = [stage for stage in fates if stage.gone]
     cards_made = made("alignment", lambda: cards.alignment(datasets, samples, beside), [])
     shown = {
-        "made": origin.making(datasets),
+        "made": origin.run_facts(datasets),
         "said": made("settings", lambda: recipe_notices(datasets), []),
         "missing": notices.missing(datasets),
         "changes": made("since the last run", lambda: changes(datasets, beside[0] if beside else None), None),
@@ -145,7 +145,7 @@ def sections(
 
 
 @dataclass
-class _Maker:
+class _Sections:
     """Makes sections, and remembers those that could not be made, as warnings."""
 
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -161,7 +161,7 @@ class _Maker:
 
 def recipe_notices(datasets: Datasets) -> list[str]:
     """What the plan of the run said of the recipe's settings: a language that alone is kept, a source without rules."""
-    store, run = store_of(datasets), origin.making(datasets)
+    store, run = store_of(datasets), origin.run_facts(datasets)
     return notices_of_run(store, run.run) if store is not None and run is not None and run.run else []
 
 
@@ -242,7 +242,7 @@ def decontaminate(datasets: Datasets, samples: int) -> dict[str, Any] | None:
     return {"evaluations": dataset.manifest.stats.get("evaluations") or {}, "evidence": evidence}
 
 
-def pretrain(datasets: Datasets, colours: Mapping[str, str], beside: Sequence[Beside] = ()) -> dict[str, Any] | None:
+def pretrain(datasets: Datasets, colours: Mapping[str, str], beside: Sequence[OtherRun] = ()) -> dict[str, Any] | None:
     dataset = datasets.get("pretrain")
     if dataset is None:
         return None

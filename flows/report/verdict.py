@@ -20,7 +20,7 @@ MANY_REFUSED = 0.02
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """A promise, whether it was kept, and the figures that say so."""
 
     state: State
@@ -28,7 +28,7 @@ class Check:
     figures: str
 
 
-def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list[Check]:
+def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list[Finding]:
     """Every promise that the datasets at hand can speak to; those that were not kept, and the doubtful ones, first."""
     found = [
         *_conservation(datasets, fates),
@@ -45,57 +45,59 @@ def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list
     return sorted(found, key=lambda check: ("bad", "doubtful", "good").index(check.state))
 
 
-def _conservation(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> Iterator[Check]:
+def _conservation(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> Iterator[Finding]:
     if not fates:
         return
     balanced = all(stage.incoming == stage.kept + stage.accounted for stage in fates)
     joined = all(after.incoming == before.kept for before, after in pairwise(fates))
     total = fates[0].incoming
     if not (balanced and joined):
-        yield Check("bad", "Documents are unaccounted for", "in ≠ kept + dropped + failed at some stage")
+        yield Finding("bad", "Documents are unaccounted for", "in ≠ kept + dropped + failed at some stage")
     elif any(not datasets[stage.name].manifest.complete for stage in fates):
         figures = (
             f"{total:,} were read, and each was kept or is in a ledger; the files that are missing are named above"
         )
-        yield Check("bad", "Not every document was read", figures)
+        yield Finding("bad", "Not every document was read", figures)
     else:
-        yield Check("good", "Every document has a fate", f"{total:,} came in; each was kept or is in a ledger")
+        yield Finding("good", "Every document has a fate", f"{total:,} came in; each was kept or is in a ledger")
 
 
-def _units(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+def _units(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     lost = missing(datasets)
     total = sum(dataset.manifest.units.total for dataset in datasets.values())
     if lost:
-        yield Check("bad", "Data is missing", "; ".join(f"{each.stage}: {extent(each)}" for each in lost))
+        yield Finding("bad", "Data is missing", "; ".join(f"{each.stage}: {extent(each)}" for each in lost))
     elif total:
-        yield Check("good", "No unit failed", f"{total:,} units of work")
+        yield Finding("good", "No unit failed", f"{total:,} units of work")
 
 
-def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     """What stages warn of, beside the losses that have a check of their own."""
     told = warnings(datasets)
     if told:
         stages = ", ".join(dict.fromkeys(stage for stage, _ in told))
-        yield Check("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
+        yield Finding("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
 
 
-def _lossless(tokenizer: Dataset | None) -> Iterator[Check]:
+def _lossless(tokenizer: Dataset | None) -> Iterator[Finding]:
     report = read_json_if(tokenizer, "data/report.json")
     if report:
         sources = report["sources"].values()
         lossy, texts = sum(s["lossy"] for s in sources), sum(s["documents"] for s in sources)
         differs = sum(s["hub_differs"] for s in sources)
         figures = f"{texts:,} texts come back unchanged; Hugging Face ids differ on {differs}"
-        yield Check("bad" if lossy else "good", "The tokenizer loses nothing", figures)
+        yield Finding("bad" if lossy else "good", "The tokenizer loses nothing", figures)
 
 
-def _learnt(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+def _learnt(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     """Held-out loss where it was evaluated, the last training loss otherwise, against the unigram entropy."""
     found = _evaluated(datasets.get("evaluate")) or _trained(datasets)
     if found is not None:
         loss, entropy, what = found
         state: State = "good" if loss < entropy else "bad"
-        yield Check(state, "The model beats word frequencies", f"{what} {loss:.3f} nats a token, unigram {entropy:.3f}")
+        yield Finding(
+            state, "The model beats word frequencies", f"{what} {loss:.3f} nats a token, unigram {entropy:.3f}"
+        )
 
 
 def _evaluated(evaluate: Dataset | None) -> tuple[float, float, str] | None:
@@ -112,7 +114,7 @@ def _trained(datasets: Mapping[str, Dataset]) -> tuple[float, float, str] | None
     return (loss, stats["unigram_entropy_nats"], "last training loss") if stats and loss is not None else None
 
 
-def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
+def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     """Steps that a guard held back: a few in many are what it is for, one in fifty is a setting to look at."""
     refused = {name: refused_steps(dataset) for name, dataset in datasets.items()}
     refused = {name: number for name, number in refused.items() if number}
@@ -120,10 +122,10 @@ def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Check]:
         steps = {name: max((line["step"] for line in metrics_of(datasets[name])), default=0) for name in refused}
         many = any(number > 1 and number >= MANY_REFUSED * steps[name] for name, number in refused.items())
         figures = ", ".join(f"{number:,} of {name}" for name, number in refused.items())
-        yield Check("doubtful" if many else "good", "Some steps were not applied", figures)
+        yield Finding("doubtful" if many else "good", "Some steps were not applied", figures)
 
 
-def _remembered(evaluate: Dataset | None) -> Iterator[Check]:
+def _remembered(evaluate: Dataset | None) -> Iterator[Finding]:
     """Whether a model still predicts held-out text as well as the one it was made from."""
     figures = read_json_if(evaluate, "data/evaluation.json") or {}
     rows = [row for row in figures.get("tasks", []) if row["metric"] in TEXT_METRICS]
@@ -133,9 +135,9 @@ def _remembered(evaluate: Dataset | None) -> Iterator[Check]:
     steps = [step for group in _by_task(rows) for step in _steps(group, paired)]
     worse = [step for step in steps if step.worse]
     if worse:
-        yield Check("doubtful", "Later stages make held-out text worse", _sentence(worse))
+        yield Finding("doubtful", "Later stages make held-out text worse", _sentence(worse))
     elif steps:
-        yield Check("good", "Held-out text is no worse after alignment", _sentence(steps))
+        yield Finding("good", "Held-out text is no worse after alignment", _sentence(steps))
 
 
 @dataclass(frozen=True)
@@ -170,26 +172,26 @@ def _sentence(steps: Sequence[_Step]) -> str:
     return f"{'; '.join(step.change for step in steps)} ({', '.join(dict.fromkeys(step.unit for step in steps))})"
 
 
-def _reward(reward: Dataset | None) -> Iterator[Check]:
+def _reward(reward: Dataset | None) -> Iterator[Finding]:
     figures = read_json_if(reward, "data/reward.json")
     if figures:
         accuracy = figures["accuracy"]
-        yield Check(_against(accuracy, 0.5), "The reward model is better than chance", _percent(accuracy))
+        yield Finding(_against(accuracy, 0.5), "The reward model is better than chance", _percent(accuracy))
 
 
-def _ppo(ppo: Dataset | None) -> Iterator[Check]:
+def _ppo(ppo: Dataset | None) -> Iterator[Finding]:
     figures = read_json_if(ppo, "data/reward_eval.json")
     if figures:
         gain = figures["reward"]["gain"]
         text = f"reward {gain['value']:+.3f} over SFT ({gain['low']:+.3f} to {gain['high']:+.3f})"
-        yield Check(_against(gain, 0.0), "PPO raises the reward", text)
+        yield Finding(_against(gain, 0.0), "PPO raises the reward", text)
 
 
-def _dpo(dpo: Dataset | None) -> Iterator[Check]:
+def _dpo(dpo: Dataset | None) -> Iterator[Finding]:
     figures = read_json_if(dpo, "data/dpo.json")
     if figures:
         accuracy = figures["accuracy"]
-        yield Check(_against(accuracy, 0.5), "DPO prefers the chosen replies", _percent(accuracy))
+        yield Finding(_against(accuracy, 0.5), "DPO prefers the chosen replies", _percent(accuracy))
 
 
 def _against(estimate: Mapping[str, Any], bar: float) -> State:

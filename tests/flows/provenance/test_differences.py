@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from flows.provenance.differences import difference_of
-from flows.provenance.fates import Fate, Verdict
+from flows.provenance.fates import DocumentFate, StageVerdict
 from infra.store.dataset import Dataset
 from pipeline.dedup import STAGE, DedupConfig
 from tests.pipeline.dedup.corpora import document, edited, ledger, publish, sentence_words
@@ -34,7 +34,7 @@ def test_the_survivor_of_an_earlier_snapshot_is_shown_while_its_text_is_there(tm
     assert difference_of(fate, [quality, second]) is None
 
 
-def _fate(dataset: Dataset, identity: bytes) -> Fate:
+def _fate(dataset: Dataset, identity: bytes) -> DocumentFate:
     row = ledger(dataset)[identity]
-    verdict = Verdict("dedup", "dropped", row["rule"], row["score"], row["threshold"], row["survivor_id"].hex())
-    return Fate(identity.hex(), None, (verdict,))
+    verdict = StageVerdict("dedup", "dropped", row["rule"], row["score"], row["threshold"], row["survivor_id"].hex())
+    return DocumentFate(identity.hex(), None, (verdict,))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.provenance.run_history import Beside
+from flows.provenance.run_history import OtherRun
 from flows.report.changes import changes
 from flows.report.charts import (
     REST,
@@ -512,7 +512,7 @@ def test_what_changed_stands_first_with_its_reason(datasets, tmp_path: Path) -> 
     )  # fmt: skip
     old = with_manifest(old, payload=payload(10), output_digest="1" * 64)
     new = with_manifest(datasets["quality"], payload=payload(50))
-    beside = Beside("demo-20261126-120000-abcd", {"ingest": datasets["ingest"], "quality": old})
+    beside = OtherRun("demo-20261126-120000-abcd", {"ingest": datasets["ingest"], "quality": old})
     found = changes({"ingest": datasets["ingest"], "quality": new}, beside)
     assert found is not None and found.kept == ("ingest",)
     assert [each.stage for each in found.remade] == ["quality"] and "least" in found.remade[0].reason
@@ -522,14 +522,14 @@ def test_what_changed_stands_first_with_its_reason(datasets, tmp_path: Path) -> 
     page = render({"ingest": datasets["ingest"], "quality": new}, beside=[beside])
     assert page.index("Since the last run") < page.index("records read") and "demo-20261126-120000-abcd" in page
     assert parse(page).wrong == []
-    same = render({"ingest": datasets["ingest"]}, beside=[Beside("r", {"ingest": datasets["ingest"]})])
+    same = render({"ingest": datasets["ingest"]}, beside=[OtherRun("r", {"ingest": datasets["ingest"]})])
     assert "Every dataset is the one of that run" in same
 
 
 def test_a_difference_within_the_intervals_is_not_called_one(tmp_path: Path) -> None:
     now = evaluated(tmp_path / "now", {"pretrain": 5.0, "sft": 6.0})
     before = evaluated(tmp_path / "before", {"pretrain": 5.05, "sft": 5.5})
-    found = changes({"evaluate": now}, Beside("r", {"evaluate": before}))
+    found = changes({"evaluate": now}, OtherRun("r", {"evaluate": before}))
     assert found is not None
     assert [(figure.name, figure.tone) for figure in found.figures] == [("sft on heldout, nats per token", "worse")]
 
@@ -537,10 +537,10 @@ def test_a_difference_within_the_intervals_is_not_called_one(tmp_path: Path) -> 
 def test_runs_share_the_axes(datasets, tmp_path: Path) -> None:
     content = lines(*({"loss": 7 - step * 0.05, "lr": 0.1, "grad_norm": 1.0} for step in range(40)))
     other = write_dataset(tmp_path / "other", "pretrain", {"data/metrics.jsonl": content})
-    page = render({"pretrain": datasets["pretrain"]}, beside=[Beside("the-run-before", {"pretrain": other})])
+    page = render({"pretrain": datasets["pretrain"]}, beside=[OtherRun("the-run-before", {"pretrain": other})])
     assert re.search(r'<path class="line dashed m2" d="M[^"]*L', page)
     assert "the-run-before: 7" in page, "the other run's values are in the words of the chart"
-    own = render({"pretrain": datasets["pretrain"]}, beside=[Beside("r", {"pretrain": datasets["pretrain"]})])
+    own = render({"pretrain": datasets["pretrain"]}, beside=[OtherRun("r", {"pretrain": datasets["pretrain"]})])
     assert "line dashed" not in own.split("</style>")[1]
 
 
