@@ -12,8 +12,11 @@ Positions are not reset at document boundaries of a packed row: rotary attention
 only, so the mask alone makes a packed document equal to the same document on its own (tested).
 """
 
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +124,8 @@ class Visibility:
     """``[B, 1, T, S]``, True = visible."""
     documents: Tensor | None = None
     """Where the documents begin when all rows stand one behind the other, and the end of the last (int32)."""
+    grouped: bool = False
+    """Tell the documents' kernel of grouped heads. Found out here, because a compiler does not look into signatures."""
 
 
 def visibility(hidden: Tensor, segments: Tensor | None, cache: KVCache | None) -> Visibility:
@@ -131,7 +136,7 @@ def visibility(hidden: Tensor, segments: Tensor | None, cache: KVCache | None) -
     if segments is None or (device.type == "cpu" and bool((segments == segments[:, :1]).all())):
         return Visibility(causal=tokens > 1)
     if has_document_kernel(hidden):
-        return Visibility(documents=document_starts(segments))
+        return Visibility(documents=document_starts(segments), grouped=asks_for_groups())
     return Visibility(mask=document_mask(segments))
 
 
@@ -178,6 +183,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * head_dim, hidden, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None
         self.k_norm = nn.RMSNorm(head_dim, norm_eps) if qk_norm else None
+        self.joined = False
+        """Multiply by the three input matrices as by one. On a GPU the backward pass then makes one gradient of the input
+        instead of three that must be added; on a CPU, whose products are slow, it changes only the last bits."""
 
     def forward(
         self,
@@ -189,14 +197,13 @@ class Attention(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         batch, tokens, _ = hidden.shape
-        queries = self.q_proj(hidden).view(batch, tokens, self.heads, self.head_dim)
-        keys = self.k_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim)
-        values = self.v_proj(hidden).view(batch, tokens, self.kv_heads, self.head_dim)
+        flat = self._joined(hidden) if self.joined else (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
+        queries, keys, values = (part.view(batch, tokens, -1, self.head_dim) for part in flat)
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
         if seen.documents is not None:
-            mixed = attend_documents(queries, keys, values, seen.documents)
+            mixed = attend_documents(queries, keys, values, seen.documents, seen.grouped)
         else:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             if cache is not None:
@@ -212,12 +219,19 @@ class Attention(nn.Module):
         output: Tensor = self.o_proj(mixed.reshape(batch, tokens, self.heads * self.head_dim))
         return output
 
+    def _joined(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        bias = None if self.q_proj.bias is None else torch.cat([layer.bias for layer in layers])
+        product = F.linear(hidden, torch.cat([layer.weight for layer in layers]), bias)
+        return torch.split(product, [layer.out_features for layer in layers], -1)
 
-def attend_documents(queries: Tensor, keys: Tensor, values: Tensor, documents: Tensor) -> Tensor:
+
+def attend_documents(queries: Tensor, keys: Tensor, values: Tensor, documents: Tensor, grouped: bool) -> Tensor:
     """Causal attention of ``[B, T, H, D]`` inside each document, by FlashAttention's kernel of variable lengths."""
     from torch.nn.attention.varlen import varlen_attn  # needs a CUDA build
 
     batch, tokens, heads, width = queries.shape
+    told: dict[str, Any] = {"enable_gqa": heads != keys.shape[2]} if grouped else {}
     mixed = varlen_attn(
         queries.reshape(-1, heads, width),
         keys.reshape(-1, keys.shape[2], width),
@@ -227,10 +241,18 @@ def attend_documents(queries: Tensor, keys: Tensor, values: Tensor, documents: T
         tokens,  # no document is longer than its row
         tokens,
         window_size=(-1, 0),  # nothing later than itself
-        enable_gqa=heads != keys.shape[2],
+        **told,
     )
     assert isinstance(mixed, Tensor)  # it returns more only when asked
     return mixed.view(batch, tokens, heads, width)
+
+
+@functools.cache
+def asks_for_groups() -> bool:
+    """Whether the documents' kernel must be told of grouped heads: before PyTorch 2.12 it took them without a word."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def has_document_kernel(hidden: Tensor) -> bool:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from infra.config import Config
+from training.attention import Attention
 from training.muon import layouts_of
 from training.optimizer import HeldOptimizer, OptimizerConfig, create_optimizer
 from training.schedule import learning_rate_factor
@@ -296,6 +297,10 @@ def create_engine(
     ranks = ranks or init_distributed()
     model.to(ranks.device)
     if parallel.compile:
+        for module in model.modules():
+            # ZeRO-3 gathers weights when their own module is called.
+            if isinstance(module, Attention) and ranks.device.type == "cuda" and parallel.zero_stage < 3:
+                module.joined = True
         model.compile()
     watched = _Watched(model)
     torch_optimizer = create_optimizer(watched, optimizer)

@@ -5,10 +5,15 @@ Here the output projection is applied to a chunk of tokens at a time. The gradie
 respect to each chunk's logits is known as soon as they are (softmax minus one-hot), so the gradients of the hidden
 states and of the weight are made in the forward pass and only scaled in the backward: no logits kept, none recomputed.
 
+On an accelerator a compiled form of the same formulas reads a chunk's logits twice and writes their gradient once, in
+the logits' own precision: written out operation by operation, the float32 copies cost more than the matrix products.
+
 All reductions are in float32. Sums are returned with their counts: the caller divides once by the number of tokens of
 the whole optimizer step, on all ranks.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +25,15 @@ CPU_TOKENS = 512
 """Tokens in a chunk on a CPU: enough to make up for adding to the weight's gradient once a chunk."""
 GPU_LOGITS = 1 << 26
 """Logits held at a time on an accelerator: 256 MB in float32, large enough that the matrix products fill it."""
+FUSED_LOGITS = 1 << 28
+"""The same for the compiled form, which holds them and their gradient in half precision only: 512 MB each. Fewer chunks
+add to the weight's float32 gradient less often."""
 
 
-def chunk_tokens(vocabulary: int, device: torch.device) -> int:
+def chunk_tokens(vocabulary: int, device: torch.device, fused: bool = False) -> int:
     """Tokens in a chunk for a vocabulary of this size."""
-    return CPU_TOKENS if device.type == "cpu" else max(1024, GPU_LOGITS // vocabulary)
+    logits = FUSED_LOGITS if fused else GPU_LOGITS
+    return CPU_TOKENS if device.type == "cpu" else max(1024, logits // vocabulary)
 
 
 def chunked_cross_entropy(
@@ -33,62 +42,109 @@ def chunked_cross_entropy(
     targets: Tensor,
     mask: Tensor | None = None,
     z_loss: float = 0.0,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Summed next-token loss and the number of tokens in it.
 
     ``hidden [..., D]`` predicts ``targets [...]`` (already shifted by the caller) where ``mask`` (bool, or weights)
     is not zero; the count is the mask's sum. ``z_loss`` adds that multiple of the squared log-partition of each token,
-    which keeps logits from drifting; 1e-5 to 1e-4 is usual.
+    which keeps logits from drifting; 1e-5 to 1e-4 is usual. ``fused`` takes the compiled form where the tensors are on an
+    accelerator: the same values within rounding.
     """
     width = hidden.shape[-1]
     flat_mask = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.to(torch.float32)
-    arguments = (hidden.reshape(-1, width), weight, targets.reshape(-1), flat_mask.reshape(-1), z_loss)
+    arguments = (
+        hidden.reshape(-1, width),
+        weight,
+        targets.reshape(-1),
+        flat_mask.reshape(-1),
+        z_loss,
+        fused and weight.is_cuda,
+    )
     total: Tensor = _SummedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, flat_mask.sum()
 
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z_loss: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z_loss: float, fused: bool
+    ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         # Accumulated in float32: hundreds of chunks summed in bf16 would lose the small ones.
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = chunk_tokens(weight.shape[0], weight.device)
+        size = chunk_tokens(weight.shape[0], weight.device, fused)
+        loss_of = _compiled() if fused else _loss_of_chunk
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
-            logits = F.linear(hidden[part], weight).float()
-            chosen = logits.gather(-1, targets[part].unsqueeze(-1)).squeeze(-1)
-            # One pass of exponentials serves both the partition function and the gradient.
-            highest = logits.amax(-1, keepdim=True)
-            exponentials = logits.sub_(highest).exp_()
-            partition = exponentials.sum(-1, keepdim=True)
-            log_partition = (highest + partition.log()).squeeze(-1)
-            losses = log_partition - chosen + z_loss * log_partition.square()
-            total += (losses * mask[part]).sum()
-            if wants_hidden or wants_weight:
-                scale = mask[part] * (1 + 2 * z_loss * log_partition)
-                grad = exponentials.mul_(scale.unsqueeze(-1) / partition)
-                grad.scatter_add_(-1, targets[part].unsqueeze(-1), -mask[part].unsqueeze(-1))
-                grad = grad.to(hidden.dtype)
-                if hidden_grad is not None:
-                    torch.mm(grad, weight, out=hidden_grad[part])
-                if weight_grad is not None:
-                    if grad.dtype == torch.float32:
-                        weight_grad.addmm_(grad.t(), hidden[part])
-                    else:
-                        weight_grad += grad.t() @ hidden[part]
+            logits = F.linear(hidden[part], weight)
+            loss, grad = loss_of(logits, targets[part], mask[part], z_loss, wants_hidden or wants_weight)
+            total += loss
+            if grad is None:
+                continue
+            if hidden_grad is not None:
+                torch.mm(grad, weight, out=hidden_grad[part])
+            if weight_grad is not None:
+                if grad.dtype == torch.float32:
+                    weight_grad.addmm_(grad.t(), hidden[part])
+                else:
+                    weight_grad += grad.t() @ hidden[part]
         ctx.hidden_grad, ctx.weight_grad, ctx.weight_dtype = hidden_grad, weight_grad, weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         (scale,) = grads
         hidden_grad = None if ctx.hidden_grad is None else ctx.hidden_grad.mul_(scale.to(ctx.hidden_grad.dtype))
         weight_grad = None if ctx.weight_grad is None else ctx.weight_grad.mul_(scale).to(ctx.weight_dtype)
         ctx.hidden_grad = ctx.weight_grad = None
-        return hidden_grad, weight_grad, None, None, None
+        return hidden_grad, weight_grad, None, None, None, None
+
+
+def _loss_of_chunk(
+    logits: Tensor, targets: Tensor, mask: Tensor, z_loss: float, wants_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Summed loss of ``logits [T, V]``, and its gradient with respect to them. Float32 logits are overwritten."""
+    dtype = logits.dtype
+    logits = logits.float()
+    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    # One pass of exponentials serves both the partition function and the gradient.
+    highest = logits.amax(-1, keepdim=True)
+    exponentials = logits.sub_(highest).exp_()
+    partition = exponentials.sum(-1, keepdim=True)
+    log_partition = (highest + partition.log()).squeeze(-1)
+    losses = log_partition - chosen + z_loss * log_partition.square()
+    total = (losses * mask).sum()
+    if not wants_grad:
+        return total, None
+    scale = mask * (1 + 2 * z_loss * log_partition)
+    grad = exponentials.mul_(scale.unsqueeze(-1) / partition)
+    grad.scatter_add_(-1, targets.unsqueeze(-1), -mask.unsqueeze(-1))
+    return total, grad.to(dtype)
+
+
+@functools.cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor | None]]:
+    return torch.compile(fusable_loss)
+
+
+def fusable_loss(
+    logits: Tensor, targets: Tensor, mask: Tensor, z_loss: float, wants_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As ``_loss_of_chunk``, written for a compiler: nothing is changed in place, so that all of it is one kernel."""
+    exact = logits.float()
+    log_partition = exact.logsumexp(-1)
+    chosen = exact.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    total = ((log_partition - chosen + z_loss * log_partition.square()) * mask).sum()
+    if not wants_grad:
+        return total, None
+    scale = mask * (1 + 2 * z_loss * log_partition)
+    probabilities = (exact - log_partition.unsqueeze(-1)).exp()
+    hit = torch.arange(logits.shape[-1], device=logits.device) == targets.unsqueeze(-1)
+    grad = probabilities * scale.unsqueeze(-1) - torch.where(hit, mask.unsqueeze(-1), 0.0)
+    return total, grad.to(logits.dtype)
 
 
 def token_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:

@@ -125,6 +125,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.checkpoint_activations = checkpoint_activations
+        self.compiled = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
@@ -176,6 +177,7 @@ class Decoder(nn.Module):
 
     def compile(self, *arguments: Any, **settings: Any) -> None:
         """Compile the blocks, which share one piece of code; masks depend on the data and stay outside."""
+        self.compiled = True
         for block in self.layers:
             block.compile(*arguments, **settings)
 

@@ -22,7 +22,7 @@ from training.model import Decoder
 def summed_loss(model: Decoder, batch: MicroBatch, z_loss: float = 0.0) -> dict[str, Tensor]:
     """Summed next-token loss of a micro batch."""
     hidden = model(batch.input_ids, segments=batch.segments)
-    total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.targets, batch.mask, z_loss)
+    total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.targets, batch.mask, z_loss, model.compiled)
     return {"loss": total}
 
 

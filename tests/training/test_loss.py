@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training import loss
-from training.loss import chunked_cross_entropy, token_log_probs, token_log_probs_and_entropy
+from training.loss import chunked_cross_entropy, fusable_loss, token_log_probs, token_log_probs_and_entropy
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven tokens a chunk: chunk edges fall inside rows, and the last chunk is short."""
-    monkeypatch.setattr(loss, "chunk_tokens", lambda vocabulary, device: 7)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda vocabulary, device, fused=False: 7)
 
 
 def material(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -58,6 +58,16 @@ def test_only_the_wanted_gradients_are_made() -> None:
     assert hidden.grad is not None
     with torch.no_grad():
         assert not chunked_cross_entropy(hidden, weight, targets, mask)[0].requires_grad
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_the_form_for_a_compiler_says_the_same(z_loss: float) -> None:
+    hidden, weight, targets, mask = material()
+    logits = (hidden @ weight.t()).detach().flatten(0, 1)
+    arguments = (targets.flatten(), mask.flatten().float(), z_loss, True)
+    for found, wanted in zip(fusable_loss(logits, *arguments), loss._loss_of_chunk(logits, *arguments), strict=True):
+        assert found is not None and wanted is not None
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_two_halves_add_up_to_the_whole() -> None:
