@@ -13,21 +13,24 @@ PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HEAD = "# Benchmarks\n\nEach section is written by the command it names, at its last run with all peers.\n"
 
 
-def write_section(name: str, command: str, tables: Iterable[str], page: Path = PAGE) -> None:
-    """Replace the benchmark's section, or add it."""
+def write_section(name: str, command: str, tables: Iterable[str], page: Path = PAGE, machine: str = "") -> None:
+    """Replace the benchmark's section, or add it. ``machine``: when and where it was measured, if not here and now."""
     begin, end = f"<!-- bench {name} -->", f"<!-- end of bench {name} -->"
-    cores = len(os.sched_getaffinity(0))
-    load = os.getloadavg()[1]
-    made = (
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, {cores} cores ({platform.machine()}), Python {platform.python_version()}; "
-        f"the machine's load over the last five minutes was {load:.1f}."
-    )
+    made = f"`{command}`, {machine or this_machine()}."
     section = "\n\n".join([begin, f"## {name}", made, *tables, end]) + "\n"
     text = page.read_text(encoding="utf-8") if page.exists() else HEAD
     before, found, rest = text.partition(begin)
     after = rest.partition(end)[2].lstrip("\n") if found else ""
     parts = [before.rstrip("\n") + "\n", section, after]
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def this_machine() -> str:
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[1]
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {cores} cores ({platform.machine()}), Python {platform.python_version()}; "
+        f"the machine's load over the last five minutes was {load:.1f}"
+    )
 
 
 def table(headings: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

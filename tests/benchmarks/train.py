@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +30,13 @@ SMALL = {"vocab_size": 4096, "hidden_size": 256, "layers": 4, "heads": 4, "kv_he
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its precision, and sequences of a micro batch."""
+    """A model, its precision, and sequences of a micro batch and of a step."""
 
     name: str
     model: dict[str, int]
     dtype: str
     micro: int
+    batch: int = 16
 
 
 def _large(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, int]:
@@ -51,9 +52,9 @@ def _large(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str,
 
 ON_CPU = (Case("4M bf16", SMALL, "bf16", 8), Case("4M fp32", SMALL, "fp32", 8))
 ON_GPU = (
-    Case("125M", _large(768, 12, 12, 2048), "bf16", 16),
-    Case("350M", _large(1024, 24, 16, 2816), "bf16", 16),
-    Case("1B", _large(2048, 18, 16, 5632), "bf16", 8),
+    Case("125M", _large(768, 12, 12, 2048), "bf16", 32, 256),
+    Case("350M", _large(1024, 24, 16, 2816), "bf16", 32, 256),
+    Case("1B", _large(2048, 18, 16, 5632), "bf16", 16, 128),
 )
 CADENCE_S = 60.0
 """A checkpoint a minute, for the fraction of time they cost."""
@@ -76,7 +77,7 @@ def run(turns: int = 9, steps: int = 2, threads: int = 0, skip_peers: bool = Fal
                 inputs={role: str(dataset.root) for role, dataset in inputs.items()},
                 model=case.model,
                 dtype=case.dtype,
-                batch=64 if gpu else 16,
+                batch=case.batch,
                 micro=case.micro,
                 turns=turns,
                 steps=steps,
@@ -86,7 +87,9 @@ def run(turns: int = 9, steps: int = 2, threads: int = 0, skip_peers: bool = Fal
             )
             # A GPU is rarely shared, and its memory holds one of them.
             for group in [[name] for name in names] if gpu else [names]:
-                with _contenders(spec, group, folder / case.name) as running:
+                # The peers hold full logits, and have a GPU's memory for half as many rows.
+                micro = case.micro // 2 if gpu and group != ["ours"] else case.micro
+                with _contenders(replace(spec, micro=micro), group, folder / case.name) as running:
                     rows += [{"case": case.name} | row for row in _turns(running, turns)]
                     answers += [{"case": case.name, "contender": name} | running[name].next("ANSWER") for name in group]
     return {"figures": _figures(rows, answers, names), "rows": rows, "contenders": answers}

@@ -7,11 +7,13 @@ a turn's steps, prints ``TURN {...}`` and waits again; at the end it prints ``AN
 the one before it to its own end, so that reading data, reporting and whatever a framework does between steps counts.
 """
 
+import contextlib
+import io
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,11 @@ class Spec:
     threads: int
     compile: bool
     folder: str
+    zero_stage: int = 1
+    mask_documents: bool = False
+    """Ours only: the peers let documents of a row see each other."""
+    checkpoint: bool = True
+    """Ours only: measure what one costs."""
 
     @property
     def shape(self) -> ModelConfig:
@@ -111,9 +118,14 @@ def ours(spec: Spec) -> dict[str, float | None]:
             "model": spec.model,
             "steps": 10 * spec.total_steps,
             "batch_sequences": spec.batch,
-            "parallel": {"dtype": spec.dtype, "micro_batch": spec.micro, "compile": spec.compile},
+            "parallel": {
+                "dtype": spec.dtype,
+                "micro_batch": spec.micro,
+                "compile": spec.compile,
+                "zero_stage": spec.zero_stage,
+            },
             "optimizer": {"lr": 1e-4},
-            "mask_documents": False,
+            "mask_documents": spec.mask_documents,
             "ranks": 1,
             "checkpoint_every": 1_000_000,
         }
@@ -146,24 +158,31 @@ def ours(spec: Spec) -> dict[str, float | None]:
 
         advance(spec.total_steps)
         answer = clock.result()
-        began = time.perf_counter()
-        loop.checkpoints.save({})
-        answer["checkpoint_call_s"] = time.perf_counter() - began
-        taken = 0
-        while loop.checkpoints.busy:
-            advance(1)
-            taken += 1
-        # What one checkpoint costs the training: the time until it is written, less the work done meanwhile.
-        answer["checkpoint_lost_s"] = max(0.0, time.perf_counter() - began - taken * clock.step_seconds)
+        if spec.checkpoint:
+            answer |= _checkpoint(loop, advance, clock.step_seconds)
         batches.close()
     return answer
+
+
+def _checkpoint(loop: Any, advance: Callable[[int], None], step_seconds: float) -> dict[str, float | None]:
+    """What one checkpoint costs the training: the time until it is written, less the work done meanwhile."""
+    began = time.perf_counter()
+    loop.checkpoints.save({})
+    call = time.perf_counter() - began
+    taken = 0
+    while loop.checkpoints.busy:
+        advance(1)
+        taken += 1
+    lost = time.perf_counter() - began - taken * step_seconds
+    return {"checkpoint_call_s": call, "checkpoint_lost_s": max(0.0, lost)}
 
 
 def plain(spec: Spec) -> dict[str, float | None]:
     """What one writes by hand: autocast, fused AdamW, clipping, a DataLoader, full logits."""
     shards = spec.shards()
     model: nn.Module = build_model(spec.shape, 0, device=spec.device)
-    decoder = torch.compile(model) if spec.compile else model
+    if spec.compile:
+        model.compile()  # block by block: the whole model takes a compiler minutes
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     batches, clock, waited = iter(_batches(spec, shards)), Clock(spec, shards.seq_len), 0.0
     model.train()
@@ -173,7 +192,7 @@ def plain(spec: Spec) -> dict[str, float | None]:
             tokens = next(batches).to(spec.device)
             waited += time.perf_counter() - before
             with torch.autocast(spec.device.type, torch.bfloat16, enabled=spec.dtype == "bf16"):
-                logits = decoder(tokens[:, :-1]) @ model.output_weight.T
+                logits = model(tokens[:, :-1]) @ model.output_weight.T
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
             (loss * spec.micro / spec.batch).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -225,13 +244,14 @@ def trainer(spec: Spec) -> dict[str, float | None]:
         optim="adamw_torch_fused",
         bf16=spec.dtype == "bf16",
         use_cpu=spec.device.type == "cpu",
-        torch_compile=spec.compile,
         report_to="none",
         logging_strategy="no",
         save_strategy="no",
         disable_tqdm=True,
     )
     timer = Timer()
+    for layer in model.model.layers if spec.compile else []:
+        layer.compile()  # as in the plain loop; torch_compile would take the whole model
     Trainer(model=model, args=arguments, train_dataset=Rows(), callbacks=[timer]).train()
     return timer.clock.result()
 
@@ -253,8 +273,24 @@ def _batches(spec: Spec, shards: ShardSet) -> Iterator[Tensor]:
     return iter(torch.utils.data.DataLoader(Rows(), batch_size=spec.micro))
 
 
-if __name__ == "__main__":
-    wanted = Spec(**json.loads(Path(sys.argv[2]).read_text()))
-    torch.set_num_threads(wanted.threads)
+def contend(name: str, spec: Spec) -> dict[str, float | None]:
+    torch.set_num_threads(spec.threads)
     torch.manual_seed(0)
-    print("ANSWER " + json.dumps({"ours": ours, "plain": plain, "trainer": trainer}[sys.argv[1]](wanted)))
+    return {"ours": ours, "plain": plain, "trainer": trainer}[name](spec)
+
+
+def alone(name: str, spec: Spec) -> tuple[list[dict[str, float]], dict[str, float | None]]:
+    """All turns of a contender that has the machine to itself, in this process: each turn but the first, and its answer."""
+    said, standing = io.StringIO(), sys.stdin
+    sys.stdin = io.StringIO("go\n" * (2 + spec.turns))
+    try:
+        with contextlib.redirect_stdout(said):
+            answer = contend(name, spec)
+    finally:
+        sys.stdin = standing
+    lines = [line.removeprefix("TURN ") for line in said.getvalue().splitlines() if line.startswith("TURN ")]
+    return [json.loads(line) for line in lines[1:]], answer
+
+
+if __name__ == "__main__":
+    print("ANSWER " + json.dumps(contend(sys.argv[1], Spec(**json.loads(Path(sys.argv[2]).read_text())))))
