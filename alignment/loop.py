@@ -48,8 +48,8 @@ def optimise(job: Job[Any], engine: Engine, plan: Plan[Batch]) -> None:
     while engine.step < steps:
         result = engine.train_step(_batches(job, engine, plan), _losses(plan), _weight(plan))
         figures = {**result.losses, "grad_norm": result.grad_norm, "lr": result.lr}
-        if result.held:
-            job.emit("warning", message=f"step {result.step} was not applied: {result.held}")
+        if result.skipped:
+            job.emit("warning", message=f"step {result.step} was not applied: {result.skipped}")
         kept = False
         if engine.step % plan.validate_every == 0 or engine.step == steps:
             measured = plan.validate()
@@ -65,7 +65,7 @@ def optimise(job: Job[Any], engine: Engine, plan: Plan[Batch]) -> None:
         elif engine.step % plan.checkpoint_every == 0 and engine.step < steps:
             checkpoints.save(state())
     checkpoints.save(state(), wait=True)
-    job.stats |= {"steps": steps, "held_steps": engine.held_steps, **validation}
+    job.stats |= {"steps": steps, "held_steps": engine.skipped_steps, **validation}
     conclude(job, best)
 
 
@@ -77,8 +77,8 @@ def conclude(job: Job[Any], best: Best) -> None:
     """The model to publish is in the engine from here on; what is to be said of the training is said."""
     best.take()
     job.stats |= best.stats
-    if best.engine.held_steps:
-        number, steps = best.engine.held_steps, best.engine.step
+    if best.engine.skipped_steps:
+        number, steps = best.engine.skipped_steps, best.engine.step
         job.warn(f"{number} of {steps} updates were not applied: their loss or gradient was not finite")
     if complaint := best.complaint(job.request.stage):
         job.warn(complaint)

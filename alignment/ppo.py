@@ -183,7 +183,7 @@ def train(job: Job[PpoConfig]) -> None:
             checkpoints.save(state, wait=kept or done == config.rounds)
         if kept:
             best.forget_older()
-    job.stats |= {"rounds": config.rounds, "steps": engine.step, "held_steps": engine.held_steps}
+    job.stats |= {"rounds": config.rounds, "steps": engine.step, "held_steps": engine.skipped_steps}
     conclude(job, best)
     evaluate(job, models, held_out, settings)
     save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})

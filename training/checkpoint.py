@@ -92,7 +92,7 @@ class Checkpoints:
         description = {
             "format": FORMAT,
             "step": self.engine.step,
-            "held_steps": self.engine.held_steps,
+            "held_steps": self.engine.skipped_steps,
             "ranks": self.engine.ranks.world_size,
             "zero_stage": self.engine.parallel.zero_stage,
             "model": _describe_model(self.engine.model),
@@ -329,7 +329,7 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
     else:
         with _universal(engine, path) as (folder, tag):
             _load_universal(engine, folder, tag, applied=manifest["step"] - manifest["held_steps"])
-    engine.step, engine.held_steps = manifest["step"], manifest["held_steps"]
+    engine.step, engine.skipped_steps = manifest["step"], manifest["held_steps"]
     rank_state: dict[str, Any] = {}
     if same_ranks:
         mine = torch.load(path / f"rank-{engine.ranks.rank}.pt", weights_only=True)

@@ -29,7 +29,7 @@ from torch._C._distributed_c10d import HashStore
 from infra.config import Config
 from training.attention import Attention
 from training.muon import layouts_of
-from training.optimizer import HeldOptimizer, OptimizerConfig, create_optimizer
+from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer
 from training.schedule import learning_rate_factor
 
 Batch = TypeVar("Batch")
@@ -84,7 +84,7 @@ class StepResult:
     weight: float
     grad_norm: float
     lr: float
-    held: str | None
+    skipped: str | None
     """Why the update was not applied; None: it was."""
 
     @property
@@ -147,17 +147,17 @@ class _Watched(nn.Module):
 
 @dataclass
 class Engine:
-    """A model under DeepSpeed. ``step`` counts optimizer steps, applied or held; ``held_steps`` those held."""
+    """A model under DeepSpeed. ``step`` counts optimizer steps, applied or skipped; ``skipped_steps`` those skipped."""
 
     model: nn.Module
     deepspeed: Any
-    torch_optimizer: HeldOptimizer
+    torch_optimizer: SkippingOptimizer
     optimizer: OptimizerConfig
     parallel: ParallelConfig
     ranks: Ranks
     total_steps: int
     step: int = 0
-    held_steps: int = 0
+    skipped_steps: int = 0
     veto: Veto | None = None
     _norm: float | None = field(default=None, repr=False)
 
@@ -239,16 +239,16 @@ class Engine:
         if _unsharded(self.parallel):
             self._norm = _clip(self.model, self.optimizer.clip)
         gate = _Gate(lambda: self._judge(means["loss"], self.grad_norm(), weight))
-        self.torch_optimizer.hold = gate
+        self.torch_optimizer.skip = gate
         try:
             self.deepspeed.step()
         finally:
-            self.torch_optimizer.hold = None
+            self.torch_optimizer.skip = None
         # Never asked: DeepSpeed met a gradient that is not finite and skipped the update itself.
         norm = self.grad_norm() if gate.asked else math.inf
-        held = gate.verdict if gate.asked else self._judge(means["loss"], norm, weight)
-        result = StepResult(self.step, means, weight, norm, self.optimizer.lr * factor, held)
-        self.held_steps += held is not None
+        skipped = gate.verdict if gate.asked else self._judge(means["loss"], norm, weight)
+        result = StepResult(self.step, means, weight, norm, self.optimizer.lr * factor, skipped)
+        self.skipped_steps += skipped is not None
         self.step += 1
         return result
 

@@ -1,11 +1,11 @@
 """Steps that would do harm are recognised before the update.
 
 A loss or gradient norm that is not finite, or far outside what the last steps showed (six standard deviations, as a
-rule, and a multiple of their mean), holds the update back: weights and moments stay as they were, the batch's documents
-are reported, training goes on with the next batch. Several held steps in a row mean bad weights or a bad stretch of
+rule, and a multiple of their mean), skips the update: weights and moments stay as they were, the batch's documents
+are reported, training goes on with the next batch. Several skipped steps in a row mean bad weights or a bad stretch of
 data: the run goes back to a checkpoint and continues *behind* the data that led there.
 
-    held again at once     the weights are those of the checkpoint and the data is other data: the data is harder from
+    skipped again at once  the weights are those of the checkpoint and the data is other data: the data is harder from
                            here on. The new level is accepted, the past is scaled to it
     not finite again       one more rollback, and the run is given up when there are no more of them
     a new curriculum phase the past says nothing about other data: it is forgotten, and gathered anew
@@ -26,7 +26,7 @@ from infra.config import Config
 
 
 class FaultConfig(Config):
-    """When an update is held back and when the run goes back."""
+    """When an update is skipped and when the run goes back."""
 
     sigmas: float = Field(default=6.0, ge=0)
     """Standard deviations above the recent mean from which a loss or gradient norm is a spike; 0: never."""
@@ -39,14 +39,14 @@ class FaultConfig(Config):
     """Accepted steps that make up the recent past; nothing is a spike before half of them are there. The deviation of
     fewer steps is too small: one batch of rare rows is six of them away, and good data would be gone around."""
     patience: int = Field(default=3, ge=1)
-    """Held steps in a row after which the run goes back to a checkpoint; as many again right behind that, all of them
+    """Skipped steps in a row after which the run goes back to a checkpoint; as many again right behind that, all of them
     finite, are a new level of the data and accepted."""
     rollbacks: int = Field(default=2, ge=0)
     """How many times a run may go back, without a whole window of applied steps in between, before it is given up."""
 
 
 class SpikeGuard:
-    """Remembers the recent past; says why a step must be held, and whether a rise has come to stay."""
+    """Remembers the recent past; says why a step must be skipped, and whether a rise has come to stay."""
 
     def __init__(self, config: FaultConfig) -> None:
         self.config = config
@@ -60,8 +60,8 @@ class SpikeGuard:
         """Whether the last thing that happened to the run was a rollback, not the acceptance of a level."""
         self.applied = 0
         """Applied steps since then."""
-        self.held: list[_Held] = []
-        """The held steps in a row. In no checkpoint: none is made among them."""
+        self.skipped: list[_SkippedStep] = []
+        """The skipped steps in a row. In no checkpoint: none is made among them."""
 
     def enter(self, phase: int) -> None:
         """The next step's data is of this phase."""
@@ -84,13 +84,13 @@ class SpikeGuard:
                     return f"the {name} is {value:.4g} after a mean of {mean:.4g} ± {deviation:.2g}"
         return None
 
-    def record(self, loss: float, norm: float, held: bool) -> None:
-        """Remember a step. Held ones leave no trace in the past they were measured against."""
-        if held:
+    def record(self, loss: float, norm: float, skipped: bool) -> None:
+        """Remember a step. Skipped ones leave no trace in the past they were measured against."""
+        if skipped:
             finite = math.isfinite(loss) and math.isfinite(norm)
-            self.held.append(_Held(loss, norm, spike=finite and self.veto(loss, norm) is not None))
+            self.skipped.append(_SkippedStep(loss, norm, spike=finite and self.veto(loss, norm) is not None))
             return
-        self.held.clear()
+        self.skipped.clear()
         self.losses.append(loss)
         self.norms.append(norm)
         self.applied += 1
@@ -99,12 +99,12 @@ class SpikeGuard:
 
     @property
     def exhausted(self) -> bool:
-        return len(self.held) >= self.config.patience
+        return len(self.skipped) >= self.config.patience
 
     @property
     def only_spikes(self) -> bool:
-        """Whether nothing but high figures held the last steps: training could go on with them."""
-        return all(step.spike for step in self.held)
+        """Whether nothing but high figures made the last steps be skipped: training could go on with them."""
+        return all(step.spike for step in self.skipped)
 
     @property
     def new_level(self) -> bool:
@@ -115,16 +115,16 @@ class SpikeGuard:
         return self.only_spikes and self.behind_rollback and self.applied < self.config.patience
 
     def accept(self) -> str:
-        """Take the held steps for the level from here on; says so in a sentence.
+        """Take the skipped steps for the level from here on; says so in a sentence.
 
         The past is scaled to the new level instead of forgotten, so that a spike above it is still seen.
         """
-        losses, norms = [step.loss for step in self.held], [step.norm for step in self.held]
+        losses, norms = [step.loss for step in self.skipped], [step.norm for step in self.skipped]
         said = f"the loss stays at {_mean(losses):.4g} after a mean of {_mean(self.losses):.4g}"
         said += f", the gradient norm at {_mean(norms):.4g} after {_mean(self.norms):.4g}"
         self.losses = _scaled(self.losses, losses)
         self.norms = _scaled(self.norms, norms)
-        self.held.clear()
+        self.skipped.clear()
         self.behind_rollback, self.applied = False, 0
         return said
 
@@ -143,7 +143,7 @@ class SpikeGuard:
         self.norms = deque(state["norms"], self.config.window)
         self.phase, self.rollbacks = state["phase"], state["rollbacks"]
         self.behind_rollback, self.applied = state["behind_rollback"], state["applied"]
-        self.held = []
+        self.skipped = []
 
     def roll_back(self, state: dict[str, Any]) -> None:
         """Restore what a checkpoint remembers, but for the fact that the run has come back to it."""
@@ -153,11 +153,11 @@ class SpikeGuard:
 
 
 @dataclass(frozen=True)
-class _Held:
+class _SkippedStep:
     loss: float
     norm: float
     spike: bool
-    """Finite, and held for its height alone."""
+    """Finite, and skipped for its height alone."""
 
 
 def _mean(values: Collection[float]) -> float:

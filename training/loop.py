@@ -3,16 +3,16 @@
 Everything that decides the result is in ``Progress`` (where in the data the run is, what the guard remembers) and in
 the engine; both are in every checkpoint. A kill costs the steps since the last checkpoint and changes no byte.
 
-    held step        its update was not applied; its documents are reported
-    rollback         too many held steps in a row: back to a checkpoint, on with the data *behind* the bad stretch
+    skipped step     its update was not applied; its documents are reported
+    rollback         too many skipped steps in a row: back to a checkpoint, on with the data *behind* the bad stretch
     new level        the same rise again right behind a rollback: it is the data; the guard accepts it
-    preemption       SIGTERM: the ranks agree at the end of a step that was not held, save, and leave
+    preemption       SIGTERM: the ranks agree at the end of a step that was not skipped, save, and leave
 """
 
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Progress:
     batch: int
     jumps: list[list[int]] = field(default_factory=lambda: [[0, 0]])
     """[step, consumed]: from this step on, counting starts at this position. Ascending."""
-    held: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     """Steps whose update was not applied."""
     rollbacks: int = 0
 
@@ -45,11 +45,14 @@ class Progress:
     def roll_back(self, step: int, consumed: int) -> None:
         """Continue at ``step`` with the data from ``consumed`` on."""
         self.jumps = [jump for jump in self.jumps if jump[0] < step] + [[step, consumed]]
-        self.held = [index for index in self.held if index < step]
+        self.skipped = [index for index in self.skipped if index < step]
         self.rollbacks += 1
 
     def state(self) -> dict[str, Any]:
-        return {"jumps": self.jumps, "held": self.held, "rollbacks": self.rollbacks}
+        return {"jumps": self.jumps, "held": self.skipped, "rollbacks": self.rollbacks}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.jumps, self.skipped, self.rollbacks = state["jumps"], state["held"], state["rollbacks"]
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Events:
 
     step: Callable[[StepResult, float], None]
     """After each step, with its seconds."""
-    held: Callable[[StepResult, StepData], None]
+    skipped: Callable[[StepResult, StepData], None]
     warning: Callable[[str], None]
     evaluate: Callable[[int], None]
     """Run the validation; ``step`` steps are done."""
@@ -84,7 +87,7 @@ class Loop:
         if loaded is None:
             return False
         self.guard.restore(loaded.state["guard"])
-        self.progress = Progress(self.progress.batch, **loaded.state["progress"])
+        self.progress.restore(loaded.state["progress"])
         if not loaded.exact:
             self.events.warning(
                 f"the checkpoint of step {loaded.step} was made by another number of ranks or ZeRO stage; "
@@ -110,10 +113,10 @@ class Loop:
         began = time.perf_counter()
         self.guard.enter(self.phase(data.consumed + self.progress.batch - 1))
         result = self.engine.train_step(data.batches, self.losses, lambda batch: batch.tokens)
-        self.guard.record(result.loss, result.grad_norm, result.held is not None)
-        if result.held is not None:
-            self.progress.held.append(result.step)
-            self.events.held(result, data)
+        self.guard.record(result.loss, result.grad_norm, result.skipped is not None)
+        if result.skipped is not None:
+            self.progress.skipped.append(result.step)
+            self.events.skipped(result, data)
         self.events.step(result, time.perf_counter() - began)
         if self.guard.exhausted:
             if self.guard.new_level:
@@ -121,11 +124,11 @@ class Loop:
             elif self._roll_back(data):
                 return True
         done = self.engine.step
-        # Nothing is saved among held steps: a rollback must find a checkpoint from before the trouble.
-        if not self.guard.held and self.engine.any_rank(stop()):
+        # Nothing is saved among skipped steps: a rollback must find a checkpoint from before the trouble.
+        if not self.guard.skipped and self.engine.any_rank(stop()):
             self._save(wait=True)
             raise Preempted(f"stopped by a signal after step {done}")
-        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.held:
+        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.skipped:
             self._save()
         if self.eval_every and done % self.eval_every == 0 and done < self.engine.total_steps:
             self.events.evaluate(done)
@@ -140,14 +143,14 @@ class Loop:
 
     def _roll_back(self, data: StepData) -> bool:
         """Go back and around the data; False where there is nothing to go back to and no need, either."""
-        reached, held = self.engine.step, len(self.guard.held)
+        reached, number = self.engine.step, len(self.guard.skipped)
         if self.guard.rollbacks >= self.guard.config.rollbacks:
             raise HeadwaterError(
-                f"training does not recover: {held} steps in a row were held back at step {reached}, after "
+                f"training does not recover: {number} steps in a row were skipped at step {reached}, after "
                 f"{self.guard.rollbacks} rollbacks",
                 where=f"step {reached}",
                 remedy="Look at the reasons and documents in the warnings, lower the learning rate, or set "
-                "faults.sigmas to 0, which holds back only what is not finite.",
+                "faults.sigmas to 0, which skips only what is not finite.",
             )
         self.checkpoints.wait()
         # A checkpoint that a signal left is passed over, so that with and without the signal the run goes on alike.
@@ -157,7 +160,7 @@ class Loop:
             return False
         if loaded is None:
             raise HeadwaterError(
-                f"{held} steps in a row were held back and there is no checkpoint to go back to",
+                f"{number} steps in a row were skipped and there is no checkpoint to go back to",
                 where=f"step {reached}",
                 remedy="Lower the learning rate or lengthen the warm-up.",
             )

@@ -1,10 +1,10 @@
-"""The optimizer's configuration, its parameter groups, and an update that can be held back.
+"""The optimizer's configuration, its parameter groups, and an update that can be skipped.
 
 Weight decay acts on weight matrices only: not on embeddings, norms and biases, whose scale is the model's own. With
 ``muon``, the matrices inside the blocks are updated by Muon (see ``training.muon``), everything else by AdamW.
 
 DeepSpeed computes the gradient norm inside ``step`` and updates at once, which leaves no moment to look at the norm
-and decline. So the optimizer handed to DeepSpeed asks a *hold* before it touches anything: when the answer is yes,
+and decline. So the optimizer handed to DeepSpeed asks ``skip`` before it touches anything: when the answer is yes,
 ``step`` does nothing, neither to weights nor to moments. The answer must be the same on every rank.
 """
 
@@ -69,16 +69,16 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
-class HeldOptimizer(torch.optim.AdamW):
-    """AdamW, and Muon for the groups marked so, whose ``step`` does nothing while ``hold()`` says so."""
+class SkippingOptimizer(torch.optim.AdamW):
+    """AdamW, and Muon for the groups marked so, whose ``step`` does nothing while ``skip()`` says so."""
 
-    hold: Callable[[], bool] | None = None
+    skip: Callable[[], bool] | None = None
     momentum: float = 0.0
     layouts: dict[int, Layout] | None = None
     """Where Muon's matrices lie, by ``id`` of the flat parameter; known once DeepSpeed has cut them."""
 
     def step(self, closure: Any = None) -> Any:
-        if self.hold is not None and self.hold():
+        if self.skip is not None and self.skip():
             return None
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["muon"]]
@@ -100,9 +100,9 @@ class HeldOptimizer(torch.optim.AdamW):
         return None
 
 
-def create_optimizer(module: nn.Module, config: OptimizerConfig) -> HeldOptimizer:
+def create_optimizer(module: nn.Module, config: OptimizerConfig) -> SkippingOptimizer:
     # One fused pass over DeepSpeed's flat partitions; a torch optimizer also spares DeepSpeed's compiled ones.
-    optimizer = HeldOptimizer(
+    optimizer = SkippingOptimizer(
         parameter_groups(module, config),
         lr=config.lr,
         betas=(config.beta1, config.beta2),

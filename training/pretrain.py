@@ -55,7 +55,7 @@ STEPS_SCHEMA = pa.schema(
     ]
 )
 """``step`` is counted from 1. ``first`` to ``last`` (inclusive) are running numbers of consumed sequences, from 0 on;
-``epoch`` is that of the first; ``applied`` is false where the update was held back."""
+``epoch`` is that of the first; ``applied`` is false where the update was skipped."""
 
 
 class PretrainConfig(Config):
@@ -74,7 +74,7 @@ class PretrainConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     """Precision, sharding and memory."""
     faults: FaultConfig = FaultConfig()
-    """When an update is held back, and when the run goes back to a checkpoint."""
+    """When an update is skipped, and when the run goes back to a checkpoint."""
     ranks: int = Field(default=2, ge=1)
     """Processes, one a device."""
     nodes: int = Field(default=1, ge=1)
@@ -223,7 +223,7 @@ def build_loop(
 
     events = Events(
         step=lambda result, seconds: reporter.step(result, seconds, loader.wait_seconds, engine.total_steps),
-        held=lambda result, batch: reporter.warning(describe_held(config, data, result, batch)),
+        skipped=lambda result, batch: reporter.warning(describe_skipped(config, data, result, batch)),
         warning=reporter.warning,
         evaluate=evaluate,
     )
@@ -251,13 +251,13 @@ def validate(engine: Engine, data: Data, config: PretrainConfig) -> dict[str, fl
     )
 
 
-def describe_held(config: PretrainConfig, data: Data, result: StepResult, batch: StepData) -> str:
+def describe_skipped(config: PretrainConfig, data: Data, result: StepResult, batch: StepData) -> str:
     """A sentence that names the documents of a batch whose update was not applied."""
     consumed = np.arange(batch.consumed, batch.consumed + config.batch_sequences)
     rows = rows_of(config.seed, consumed, data.train.phases)
     names = sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"step {result.step + 1} was not applied: {result.held}; its batch held {', '.join(names[:20])}{more}"
+    return f"step {result.step + 1} was not applied: {result.skipped}; its batch held {', '.join(names[:20])}{more}"
 
 
 def publish(request: JobRequest, loop: Loop, reporter: Reporter, sequences: int) -> None:
@@ -273,24 +273,24 @@ def publish(request: JobRequest, loop: Loop, reporter: Reporter, sequences: int)
     outputs |= dict.fromkeys(reporter.close(), False)
     stats = reporter.summary() | {
         "steps": loop.engine.total_steps,
-        "held_steps": loop.engine.held_steps,
+        "held_steps": loop.engine.skipped_steps,
         "rollbacks": loop.progress.rollbacks,
     }
-    finish(request, outputs, stats, warnings=held_warnings(loop))
+    finish(request, outputs, stats, warnings=skipped_warnings(loop))
 
 
-def held_warnings(loop: Loop) -> list[str]:
+def skipped_warnings(loop: Loop) -> list[str]:
     """What a user of the model must know of updates that were refused."""
-    held, rollbacks, steps = loop.engine.held_steps, loop.progress.rollbacks, loop.engine.total_steps
-    if not held:
+    skipped, rollbacks, steps = loop.engine.skipped_steps, loop.progress.rollbacks, loop.engine.total_steps
+    if not skipped:
         return []
     went_back = f", and training went back to an earlier checkpoint (rollbacks: {rollbacks})" if rollbacks else ""
-    return [f"{held} of {steps} updates were not applied{went_back}: the run's warnings name reasons and documents"]
+    return [f"{skipped} of {steps} updates were not applied{went_back}: the run's warnings name reasons and documents"]
 
 
 def write_steps(path: Path, loop: Loop, sequences: int) -> None:
     """Which running numbers of sequences each step consumed, and whether its update was applied."""
-    held = set(loop.progress.held)
+    skipped = set(loop.progress.skipped)
     steps = range(loop.engine.total_steps)
     first = [loop.progress.consumed(step) for step in steps]
     table = pa.table(
@@ -299,7 +299,7 @@ def write_steps(path: Path, loop: Loop, sequences: int) -> None:
             "epoch": [position // sequences for position in first],
             "first": first,
             "last": [position + loop.progress.batch - 1 for position in first],
-            "applied": [step not in held for step in steps],
+            "applied": [step not in skipped for step in steps],
         },
         schema=STEPS_SCHEMA,
     )

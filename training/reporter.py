@@ -66,8 +66,8 @@ class Reporter:
             "tokens_per_s": round(speed, 1),
             "mfu": utilisation(self.shape, self.seq_len, speed, self.ranks.world_size),
         }
-        if result.held:
-            figures["held"] = result.held
+        if result.skipped:
+            figures["held"] = result.skipped
         done = result.step + 1
         self.log.write(done, figures)
         self._tokens += result.weight

@@ -82,7 +82,7 @@ def extent(lost: MissingUnits) -> str:
 
 
 def refused_steps(dataset: Dataset) -> int:
-    """Steps of a training whose update was held back."""
+    """Steps of a training whose update was skipped."""
     return int(dataset.manifest.stats.get("held_steps") or 0)
 
 

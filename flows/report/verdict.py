@@ -115,7 +115,7 @@ def _trained(datasets: Mapping[str, Dataset]) -> tuple[float, float, str] | None
 
 
 def _applied(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
-    """Steps that a guard held back: a few in many are what it is for, one in fifty is a setting to look at."""
+    """Steps that a guard skipped: a few in many are what it is for, one in fifty is a setting to look at."""
     refused = {name: refused_steps(dataset) for name, dataset in datasets.items()}
     refused = {name: number for name, number in refused.items() if number}
     if refused:

@@ -1,4 +1,4 @@
-"""Harmful steps are held back without a trace in the weights; a run that got lost goes back and around the data."""
+"""Harmful steps are skipped without a trace in the weights; a run that got lost goes back and around the data."""
 
 import math
 import signal
@@ -21,7 +21,7 @@ from training.optimizer import OptimizerConfig
 def primed(losses, **settings):
     guard = SpikeGuard(FaultConfig(window=32, **settings))
     for loss in losses:
-        guard.record(loss, 1.0, held=False)
+        guard.record(loss, 1.0, skipped=False)
     return guard
 
 
@@ -43,7 +43,7 @@ def test_a_steady_past_does_not_make_an_ordinary_batch_a_spike():
     assert primed([4.0] * 16).veto(4.2, 1.05) is None
     guard = SpikeGuard(FaultConfig())
     for norm in [0.695, 0.745, 0.795] * 40:  # .745 ± .04: 1.21 is eleven deviations away
-        guard.record(2.5, norm, held=False)
+        guard.record(2.5, norm, skipped=False)
     assert guard.veto(2.6, 1.21) is None and guard.veto(3.0, 0.745) is None
     assert "gradient norm is 1.6" in guard.veto(2.5, 1.6) and "loss is 3.2" in guard.veto(3.2, 0.745)
     strict = SpikeGuard(FaultConfig(norm_factor=1.1))
@@ -51,14 +51,14 @@ def test_a_steady_past_does_not_make_an_ordinary_batch_a_spike():
     assert strict.veto(2.5, 1.21) is not None
 
 
-def test_held_steps_leave_no_trace_in_the_past_and_survive_a_restart():
+def test_skipped_steps_leave_no_trace_in_the_past_and_survive_a_restart():
     guard = primed([4.0] * 16, patience=2)
-    guard.record(1000.0, 1.0, held=True)
+    guard.record(1000.0, 1.0, skipped=True)
     assert guard.veto(9.0, 1.0) is not None and not guard.exhausted
     other = SpikeGuard(guard.config)
     other.restore(guard.state())
     assert other.veto(9.0, 1.0) == guard.veto(9.0, 1.0)
-    guard.record(1000.0, 1.0, held=True)
+    guard.record(1000.0, 1.0, skipped=True)
     assert guard.exhausted and not other.exhausted
 
 
@@ -67,26 +67,26 @@ def test_a_rise_is_a_new_level_only_where_the_checkpoint_meets_it_at_once():
         guard = primed([4.0] * 16, patience=2)
         guard.roll_back(guard.state())
         for _ in range(applied):
-            guard.record(4.0, 1.0, held=False)
+            guard.record(4.0, 1.0, skipped=False)
         for _ in range(2):
-            guard.record(height, 1.0, held=True)
+            guard.record(height, 1.0, skipped=True)
         assert guard.exhausted
         return guard.new_level
 
     assert returned(0) and returned(1)
     assert not returned(2), "updates were made before: the weights may be what is bad"
     assert not returned(0, math.nan) and not returned(0, math.inf)
-    assert not returned(0, height=4.0), "held for another reason than its height"
+    assert not returned(0, height=4.0), "skipped for another reason than its height"
 
 
 def test_an_accepted_level_is_the_past_at_another_height():
     guard = primed([3.9, 4.1] * 8)
     for _ in range(3):
-        guard.record(8.0, 3.0, held=True)
+        guard.record(8.0, 3.0, skipped=True)
     said = guard.accept()
     assert "loss stays at 8 after a mean of 4" in said and "gradient norm at 3 after 1" in said
     assert guard.veto(8.4, 3.2) is None and "loss" in guard.veto(12.0, 3.0) and "norm" in guard.veto(8.0, 9.0)
-    assert not guard.held
+    assert not guard.skipped
 
 
 def test_another_phase_of_the_curriculum_starts_a_past_of_its_own():
@@ -96,7 +96,7 @@ def test_another_phase_of_the_curriculum_starts_a_past_of_its_own():
     guard.enter(1)
     assert guard.veto(9.0, 1.0) is None
     for _ in range(16):
-        guard.record(9.0, 1.0, held=False)
+        guard.record(9.0, 1.0, skipped=False)
     guard.enter(1)
     assert guard.veto(9.2, 1.0) is None and guard.veto(20.0, 1.0)
 
@@ -105,9 +105,9 @@ def test_rollbacks_are_forgiven_after_a_window_of_applied_steps():
     guard = primed([4.0] * 16)
     guard.roll_back(guard.state())
     for _ in range(31):
-        guard.record(4.0, 1.0, held=False)
+        guard.record(4.0, 1.0, skipped=False)
     assert guard.rollbacks == 1
-    guard.record(4.0, 1.0, held=False)
+    guard.record(4.0, 1.0, skipped=False)
     assert guard.rollbacks == 0
 
 
@@ -156,7 +156,7 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
     heard = []
     events = Events(
         step=lambda result, seconds: None,
-        held=lambda result, data: heard.append(("held", result.step, data.consumed)),
+        skipped=lambda result, data: heard.append(("skipped", result.step, data.consumed)),
         warning=lambda message: heard.append(("warning", message)),
         evaluate=lambda step: None,
     )
@@ -165,26 +165,26 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e4])
-def test_a_bad_batch_is_held_reported_and_stepped_over(ranks, tmp_path, bad):
+def test_a_bad_batch_is_skipped_reported_and_stepped_over(ranks, tmp_path, bad):
     loop, heard = build(ranks, tmp_path, {18: bad})
     before = []
     loop.events.step = lambda result, seconds: before.append(loop.engine.model.weight.weight.item())
     loop.run()
-    assert heard == [("held", 18, 18)]
+    assert heard == [("skipped", 18, 18)]
     assert before[18] == before[17] and before[19] > before[18]
-    assert loop.progress.held == [18] and loop.engine.held_steps == 1 and loop.engine.step == 30
+    assert loop.progress.skipped == [18] and loop.engine.skipped_steps == 1 and loop.engine.step == 30
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_repeated_held_steps_roll_back_and_go_around_the_data(ranks, tmp_path, stage):
+def test_repeated_skipped_steps_roll_back_and_go_around_the_data(ranks, tmp_path, stage):
     script = dict.fromkeys((12, 13, 14), math.nan)
     loop, heard = build(ranks, tmp_path, script, stage=stage, patience=3)
     loop.run()
-    assert [entry for entry in heard if entry[0] == "held"] == [("held", step, step) for step in (12, 13, 14)]
+    assert [entry for entry in heard if entry[0] == "skipped"] == [("skipped", step, step) for step in (12, 13, 14)]
     assert any("back to the checkpoint of step 10 from step 15" in entry[1] for entry in heard if entry[0] == "warning")
     assert loop.progress.jumps == [[0, 0], [10, 15]]
     assert [loop.progress.consumed(step) for step in (9, 10, 29)] == [9, 15, 34]
-    assert loop.engine.step == 30 and loop.progress.held == [] and loop.progress.rollbacks == 1
+    assert loop.engine.step == 30 and loop.progress.skipped == [] and loop.progress.rollbacks == 1
     clean, _ = build(ranks, tmp_path / "clean", {}, stage=stage)
     clean.run()  # all good batches are alike, so going back must end where nothing ever happened
     with loop.engine.whole_model() as ours, clean.engine.whole_model() as theirs:
@@ -192,7 +192,7 @@ def test_repeated_held_steps_roll_back_and_go_around_the_data(ranks, tmp_path, s
 
 
 def test_a_rollback_goes_back_to_before_the_trouble(ranks, tmp_path):
-    """A checkpoint is due at step 15, between the held steps."""
+    """A checkpoint is due at step 15, between the skipped steps."""
     loop, heard = build(ranks, tmp_path, dict.fromkeys((13, 14, 15), math.nan), patience=3)
     loop.run()
     assert any("back to the checkpoint of step 10 from step 16" in entry[1] for entry in heard if entry[0] == "warning")
@@ -223,7 +223,7 @@ def rise(n):
 def test_a_rise_that_stays_is_accepted_after_one_rollback(ranks, tmp_path):
     loop, heard = build(ranks, tmp_path, rise, steps=45)
     loop.run()
-    assert [entry[1:] for entry in heard if entry[0] == "held"] == [
+    assert [entry[1:] for entry in heard if entry[0] == "skipped"] == [
         *((22, 22), (23, 23), (24, 24)),  # the rise
         *((20, 25), (21, 26), (22, 27)),  # again, at once behind the rollback
         (33, 38),  # the spike above it
@@ -231,7 +231,7 @@ def test_a_rise_that_stays_is_accepted_after_one_rollback(ranks, tmp_path):
     back, level = warnings(heard)
     assert "back to the checkpoint of step 20 from step 25" in back
     assert "a new level at step 23" in level and "the loss stays at" in level
-    assert loop.progress.held == [20, 21, 22, 33] and loop.progress.rollbacks == 1
+    assert loop.progress.skipped == [20, 21, 22, 33] and loop.progress.rollbacks == 1
     assert loop.engine.step == 45
 
 
@@ -269,7 +269,7 @@ def test_a_rise_before_the_first_checkpoint_is_accepted(ranks, tmp_path):
     loop, heard = build(ranks, tmp_path, rise, steps=30)
     loop.checkpoint_every = 100
     loop.run()
-    assert loop.progress.held == [22, 23, 24] and loop.progress.rollbacks == 0
+    assert loop.progress.skipped == [22, 23, 24] and loop.progress.rollbacks == 0
     assert ["a new level at step 25" in message for message in warnings(heard)] == [True]
 
 
@@ -277,7 +277,7 @@ def test_a_switch_of_phase_is_no_rise(ranks, tmp_path):
     loop, heard = build(ranks, tmp_path, rise, steps=45)
     loop.phase = lambda position: int(position >= 22)
     loop.run()
-    assert heard == [("held", 38, 38)]
+    assert heard == [("skipped", 38, 38)]
 
 
 def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path):
@@ -288,7 +288,7 @@ def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path
     with pytest.raises(Preempted):
         loop.run()
     resumed, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
-    assert resumed.resume() and resumed.engine.step == 13 and resumed.progress.held == [7]
+    assert resumed.resume() and resumed.engine.step == 13 and resumed.progress.skipped == [7]
     resumed.run()
     assert torch.equal(resumed.engine.model.weight.weight, expected.engine.model.weight.weight)
     assert resumed.progress == expected.progress
