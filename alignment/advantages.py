@@ -1,6 +1,6 @@
 """From the score of a reply to a signal for each of its tokens.
 
-The reward model speaks once, at the reply's last token; the price of moving away from the reference policy (KL) is paid at
+The reward model speaks once, at the reply's last token; the penalty for distance from the reference policy (KL) is paid at
 every token. Generalised advantage estimation (arXiv 1506.02438) turns both into advantages, which are whitened over
 the whole batch of all ranks: whitening each rank's part alone would make the update depend on how the batch was cut.
 """
@@ -16,7 +16,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:
-    """[B, T]: minus the KL price at each reply token, plus the score at the last one."""
+    """[B, T]: minus the KL penalty at each reply token, plus the score at the last one."""
     rewards = torch.where(mask, -kl_coefficient * kl, 0.0)
     rows = torch.arange(mask.shape[0], device=mask.device)
     rewards[rows, last_index(mask)] += scores
@@ -69,7 +69,8 @@ def group_advantages(rewards: Tensor, group: int, scale: bool) -> Tensor:
 
 @dataclass
 class KlController:
-    """The price of KL. With a target it rises while the policy strays further and falls while it stays closer."""
+    """The coefficient of the KL penalty. With a target it rises while the policy is further away than
+    that, and falls while it is closer."""
 
     coefficient: float
     target: float | None = None

@@ -174,8 +174,8 @@ def render_messages(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> It
     # One call for all: the tokenizer's cost a call exceeds that of a short message.
     encoded = tokenizer.encode_batch([message.content.strip() for message in messages])
     for message, words in zip(messages, encoded, strict=True):
-        taught = message.role == "assistant"
-        yield Rendered([tokenizer.token_id(f"<|{message.role}|>"), *words, end], [False] + [taught] * (len(words) + 1))
+        counts = message.role == "assistant"
+        yield Rendered([tokenizer.token_id(f"<|{message.role}|>"), *words, end], [False] + [counts] * (len(words) + 1))
 
 
 def render_prompt(tokenizer: AnyTokenizer, messages: Sequence[Message]) -> list[int]:
@@ -310,11 +310,11 @@ class _OwnTurns:
         return 1 + sum(len(self._turns[place].ids) for place in piece)
 
     def finished(self, piece: Mapping[int, bool]) -> list[Rendered]:
-        ids, taught = [self._opening], [False]
+        ids, loss_mask = [self._opening], [False]
         for place, teaches in piece.items():
             ids += self._turns[place].ids
-            taught += [teaches and learn for learn in self._turns[place].taught]
-        return _up_to_the_last_taught(Rendered(ids, taught))
+            loss_mask += [teaches and learn for learn in self._turns[place].loss_mask]
+        return _up_to_the_last_counted(Rendered(ids, loss_mask))
 
 
 class _TemplatedTurns:
@@ -327,7 +327,7 @@ class _TemplatedTurns:
         return len(self._chat(piece).ids)
 
     def finished(self, piece: Mapping[int, bool]) -> list[Rendered]:
-        return _up_to_the_last_taught(self._chat(piece)) if piece else []
+        return _up_to_the_last_counted(self._chat(piece)) if piece else []
 
     def _chat(self, piece: Mapping[int, bool]) -> Rendered:
         return self._tokenizer.chat([self._messages[place] for place in piece], list(piece.values()))
@@ -339,10 +339,10 @@ def _turns_of(tokenizer: AnyTokenizer, messages: Sequence[Message]) -> _Turns:
     return _OwnTurns(tokenizer, messages)
 
 
-def _up_to_the_last_taught(piece: Rendered) -> list[Rendered]:
-    """The piece up to its last taught token, if it has one."""
-    last = max((index for index, learn in enumerate(piece.taught) if learn), default=-1)
-    return [Rendered(piece.ids[: last + 1], piece.taught[: last + 1])] if last > 0 else []
+def _up_to_the_last_counted(piece: Rendered) -> list[Rendered]:
+    """The piece up to the last token that the loss counts, if it has one."""
+    last = max((index for index, learn in enumerate(piece.loss_mask) if learn), default=-1)
+    return [Rendered(piece.ids[: last + 1], piece.loss_mask[: last + 1])] if last > 0 else []
 
 
 @dataclass(frozen=True)

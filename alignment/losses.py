@@ -47,11 +47,11 @@ def dpo(
 
 @dataclass(frozen=True)
 class PolicyTerms:
-    """Sums over the masked tokens: the loss, how many ratios were clipped, the KL moved since the rollout (k3)."""
+    """Sums over the masked tokens: the loss, how many ratios were clipped, the KL from the policy that sampled (k3)."""
 
     loss: Tensor
     clipped: Tensor
-    moved: Tensor
+    approx_kl: Tensor
 
 
 def clipped_policy(
@@ -70,8 +70,8 @@ def clipped_policy(
     plain = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     loss = -torch.where(mask, torch.minimum(plain, clipped), 0.0).sum()
-    moved = torch.where(mask, ratio - 1 - difference, 0.0).detach().sum()
-    return PolicyTerms(loss, ((clipped < plain) & mask).sum(), moved)
+    approx_kl = torch.where(mask, ratio - 1 - difference, 0.0).detach().sum()
+    return PolicyTerms(loss, ((clipped < plain) & mask).sum(), approx_kl)
 
 
 def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:

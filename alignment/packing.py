@@ -17,7 +17,7 @@ class PackedRows:
     """Rows of ``length`` tokens. ``segments`` is 0 on padding and 1, 2, … for the pieces of a row."""
 
     input_ids: np.ndarray
-    taught: np.ndarray
+    loss_mask: np.ndarray
     segments: np.ndarray
     positions: np.ndarray
 
@@ -31,7 +31,7 @@ class PackedRows:
 
     def select(self, indices: np.ndarray) -> "PackedRows":
         return PackedRows(
-            self.input_ids[indices], self.taught[indices], self.segments[indices], self.positions[indices]
+            self.input_ids[indices], self.loss_mask[indices], self.segments[indices], self.positions[indices]
         )
 
 
@@ -66,7 +66,7 @@ def _lay_out(pieces: Sequence[Rendered], rows: list[list[int]], length: int, pad
             piece = pieces[index]
             span = slice(start, start + len(piece.ids))
             packed.input_ids[row, span] = piece.ids
-            packed.taught[row, span] = piece.taught
+            packed.loss_mask[row, span] = piece.loss_mask
             packed.segments[row, span] = number
             packed.positions[row, span] = np.arange(len(piece.ids))
             start = span.stop

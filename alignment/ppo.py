@@ -1,6 +1,6 @@
 """PPO: the policy tries replies, the reward model scores them, and what scored well becomes likelier.
 
-Each round samples replies to training prompts, prices their distance from the fine-tuned model (KL) and takes a few
+Each round samples replies to training prompts, penalises their distance from the fine-tuned model (KL) and takes a few
 clipped steps (``alignment.ppo_update``). At the end policy and fine-tuned model answer the same held-out prompts with the
 same random numbers, and their mean rewards are compared pair by pair: the stage's figure, beside whether replies end, how
 long they are and how much they repeat themselves. Between sampling, judging and learning go tokens, never text.
@@ -66,11 +66,11 @@ class PpoConfig(TrainingConfig):
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the policy."""
     kl_coefficient: float = Field(default=0.05, ge=0)
-    """Price of one nat of KL from the fine-tuned model, in standard deviations of the reward."""
+    """Penalty of one nat of KL from the fine-tuned model, in standard deviations of the reward."""
     kl_target: float | None = Field(default=None, gt=0)
-    """KL of a whole reply to steer towards by moving the price; none keeps the price fixed."""
+    """KL of a whole reply to steer towards by changing kl_coefficient; none keeps it fixed."""
     kl_horizon: float = Field(default=1000.0, gt=0)
-    """Replies over which the price follows the target."""
+    """Replies over which kl_coefficient follows the target."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount from token to token."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)

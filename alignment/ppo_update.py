@@ -1,6 +1,6 @@
 """One round of PPO (arXiv 1707.06347) for language models (arXiv 1909.08593), without files or processes.
 
-    sample replies -> score them -> price of KL, advantages -> a few clipped updates of policy and critic
+    sample replies -> score them -> penalty for KL, advantages -> a few clipped updates of policy and critic
 
 Policy and critic are separate networks under one engine, so that one checkpoint holds both or neither. All
 log-probabilities that are compared come from the same kind of forward pass, never from the sampler, whose cached
@@ -132,7 +132,7 @@ def ppo_losses(
             "policy_loss": terms.loss,
             "value_loss": value,
             "clipped": terms.clipped.float(),
-            "moved": terms.moved,
+            "approx_kl": terms.approx_kl,
         }
 
     return losses

@@ -83,7 +83,7 @@ class RewardModel(nn.Module):
 
     The score at a reply's last token judges the reply; the scores at its earlier tokens serve as a value function.
     ``mean`` and ``std`` (measured on the training pairs) bring raw scores to zero mean and unit variance, so that the
-    price of KL and the clipping of values mean the same for every reward model.
+    coefficient of KL and the clipping of values mean the same for every reward model.
     """
 
     def __init__(self, decoder: Decoder, score: Tensor | None = None, mean: float = 0.0, std: float = 1.0) -> None:

@@ -89,26 +89,26 @@ STAGE = JobStage(
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows as tensors. ``taught`` is aligned with ``input_ids``: a token's loss is paid at the position before it."""
+    """Rows as tensors ``[B, T]``. ``loss_mask`` is aligned with ``input_ids``: a token's loss is paid at the position before."""
 
     input_ids: Tensor
-    taught: Tensor
+    loss_mask: Tensor
     segments: Tensor
     positions: Tensor
 
     @classmethod
     def of(cls, rows: PackedRows, device: torch.device) -> "PackedBatch":
-        arrays = (rows.input_ids, rows.taught, rows.segments, rows.positions)
+        arrays = (rows.input_ids, rows.loss_mask, rows.segments, rows.positions)
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
     @property
     def tokens(self) -> int:
-        return int(self.taught[:, 1:].sum())
+        return int(self.loss_mask[:, 1:].sum())
 
 
 def sft_losses(model: Decoder, batch: PackedBatch) -> dict[str, Tensor]:
-    """Summed loss of the taught tokens. The first token of a piece is never taught, so none is predicted across pieces."""
-    mask = batch.taught[:, 1:]
+    """Summed loss of the masked-in tokens. The first token of a piece never counts, so none is predicted across pieces."""
+    mask = batch.loss_mask[:, 1:]
     hidden = model(batch.input_ids, batch.positions, batch.segments)[:, :-1][mask]
     total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.input_ids[:, 1:][mask])
     return {"loss": total}
@@ -193,7 +193,7 @@ def read_material(job: Job[SftConfig], positions: int) -> Material:
         "conversations": reading.read,
         "refused": dict(reading.refused),
         "untaught": dict(sorted(ledger.lost.items())),
-        "reply_tokens": int(training.taught.sum()),
+        "reply_tokens": int(training.loss_mask.sum()),
         "rows": len(training),
         "rows_filled": round(training.filled, 4),
     }
@@ -228,7 +228,7 @@ def listening(job: Job[SftConfig], answers: list[Exchange], positions: int) -> L
 
 
 def held_out_loss(job: Job[SftConfig], engine: Any, rows: PackedRows) -> float:
-    """Mean loss of the taught tokens of all rows, shared among the ranks."""
+    """Mean loss in nats of the tokens of all rows that count, shared among the ranks."""
     total = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
     mine = np.arange(len(rows))[job.ranks.rank :: job.ranks.world_size]
     for start in range(0, len(mine), job.config.micro_batch):

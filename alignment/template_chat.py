@@ -60,13 +60,13 @@ class FolderTokenizer:
 
     def reply(self, text: str) -> list[int]:
         chat = self.chat([Message("user", "?"), Message("assistant", text)], [False, True])
-        return [token for token, taught in zip(chat.ids, chat.taught, strict=True) if taught]
+        return [token for token, counts in zip(chat.ids, chat.loss_mask, strict=True) if counts]
 
-    def chat(self, messages: Sequence[Message], taught: Sequence[bool]) -> Rendered:
+    def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
         stripped = [Message(message.role, message.content.strip()) for message in messages]
-        chat = self._format.taught(messages_to_json(stripped))
-        replies = [teaches for message, teaches in zip(messages, taught, strict=True) if message.role == "assistant"]
-        runs = [list(run) for marked, run in groupby(range(len(chat.ids)), key=chat.taught.__getitem__) if marked]
+        chat = self._format.with_loss_mask(messages_to_json(stripped))
+        replies = [teaches for message, teaches in zip(messages, learnt, strict=True) if message.role == "assistant"]
+        runs = [list(run) for marked, run in groupby(range(len(chat.ids)), key=chat.loss_mask.__getitem__) if marked]
         if len(runs) != len(replies):
             raise InputError(
                 f"the chat template marks {len(runs)} replies in a chat of {len(replies)}",

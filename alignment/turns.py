@@ -29,10 +29,15 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids, and for each whether the model is taught to produce it."""
+    """Token ids, and for each whether the loss counts it: whether the model must learn to produce it."""
 
     ids: list[int]
-    taught: list[bool]
+    loss_mask: list[bool]
+
+    @property
+    def taught(self) -> list[bool]:
+        """The loss mask, by the name that programs outside this repository read."""
+        return self.loss_mask
 
 
 class ChatTokenizer(Protocol):
@@ -68,8 +73,8 @@ class Templated(Protocol):
     @property
     def stop_ids(self) -> list[int]: ...
 
-    def chat(self, messages: Sequence[Message], taught: Sequence[bool]) -> Rendered:
-        """A whole chat; the words and the end of the ``taught`` messages are taught."""
+    def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
+        """A whole chat; the loss counts the words and the end of the ``learnt`` messages."""
         ...
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:

@@ -51,10 +51,10 @@ def chat_template(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """A conversation's ids, and for each whether the model is taught to say it."""
+    """A conversation's ids, and for each whether it is what the assistant says, which a loss counts."""
 
     ids: list[int]
-    taught: list[bool]
+    loss_mask: list[bool]
 
 
 class ChatFormat:
@@ -80,15 +80,15 @@ class ChatFormat:
         """The ids of sealed text, or of any text: control tokens are only where a template put them."""
         return encode(self._sealed_tokenizer, sealed)
 
-    def taught(self, messages: Sequence[Message]) -> EncodedChat:
+    def with_loss_mask(self, messages: Sequence[Message]) -> EncodedChat:
         """A whole conversation with what the assistant says marked: the template's ``{% generation %}`` blocks, or,
         where it has none, what each assistant message adds to the prompt before it."""
         text, spans = self._seal(self._render(messages, prompt=False))
         if not spans:
             spans = self._added_spans(messages, text)
         ids, places = encode_places(self._sealed_tokenizer, text)
-        taught = [any(max(first, start) < min(last, end) for start, end in spans) for first, last in places]
-        return EncodedChat(ids, taught)
+        loss_mask = [any(max(first, start) < min(last, end) for start, end in spans) for first, last in places]
+        return EncodedChat(ids, loss_mask)
 
     def _added_spans(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
         spans = []

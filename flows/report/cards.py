@@ -106,8 +106,8 @@ def _ppo(dataset: Dataset | None, others: learning.Others) -> Card | None:
     ]  # fmt: skip
     facts.append(("KL to SFT", _estimate(figures["kl"], "{:.3f}")))
     reward = learning.training_chart(dataset, [("reward", "mean reward")], "reward", "Mean reward by round", others)
-    moved = [("kl", "KL to the fine-tuned model")]
-    kl = learning.training_chart(dataset, moved, "nats per reply", "KL by round", others)
+    curves = [("kl", "KL to the fine-tuned model")]
+    kl = learning.training_chart(dataset, curves, "nats per reply", "KL by round", others)
     note = "Reinforcement learning from the reward model, held back by KL."
     return _card("PPO", note, facts, [reward, kl], dataset, others)
 

@@ -83,7 +83,7 @@ def test_group_advantages_sum_to_zero_in_each_group(groups, scale) -> None:
             assert row.abs().max() < 1e-3
 
 
-def test_the_price_of_kl_follows_its_target() -> None:
+def test_the_coefficient_of_kl_follows_its_target() -> None:
     fixed, adaptive = KlController(0.1), KlController(0.1, target=1.0, horizon=100)
     for _ in range(10):
         fixed.update(5.0, 10)

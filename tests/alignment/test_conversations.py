@@ -44,7 +44,7 @@ talks = st.lists(st.text("abc ", min_size=1, max_size=12), min_size=2, max_size=
 
 def test_only_the_assistant_and_its_end_are_taught() -> None:
     (piece,) = render_pieces(TOKENIZER, talk("hi", "yo", "ok", "bye"), 100)
-    learnt = [token for token, taught in zip(piece.ids, piece.taught, strict=True) if taught]
+    learnt = [token for token, taught in zip(piece.ids, piece.loss_mask, strict=True) if taught]
     assert learnt == [*render_reply(TOKENIZER, "yo"), *render_reply(TOKENIZER, "bye")]
     assert piece.ids[0] == TOKENIZER.bos_id and learnt.count(END) == 2
 
@@ -53,10 +53,10 @@ def test_only_the_assistant_and_its_end_are_taught() -> None:
 @given(talks, st.integers(8, 60))
 def test_pieces_fit_begin_in_context_and_end_with_something_learnt(conversation, length) -> None:
     for piece in render_pieces(TOKENIZER, conversation, length):
-        assert len(piece.ids) == len(piece.taught) <= length
+        assert len(piece.ids) == len(piece.loss_mask) <= length
         assert piece.ids[:2] == [TOKENIZER.bos_id, USER]
-        assert piece.taught[-1] and piece.ids[-1] == END
-        assert not piece.taught[0], "the first token of a piece would be predicted from the piece before it"
+        assert piece.loss_mask[-1] and piece.ids[-1] == END
+        assert not piece.loss_mask[0], "the first token of a piece would be predicted from the piece before it"
 
 
 def roles(*turns: str) -> Conversation:
@@ -68,7 +68,7 @@ def roles(*turns: str) -> Conversation:
 def taught_lengths(piece: Rendered) -> list[int]:
     """Letters of each reply that a piece teaches."""
     text = "".join(
-        "." if not taught else "|" if id == END else "x" for id, taught in zip(piece.ids, piece.taught, strict=True)
+        "." if not taught else "|" if id == END else "x" for id, taught in zip(piece.ids, piece.loss_mask, strict=True)
     )
     return [len(run) for run in text.replace(".", "").split("|")[:-1]]
 
@@ -119,7 +119,7 @@ def test_every_reply_that_fits_a_row_with_its_question_is_taught_once(letters, l
         elif index not in found.untaught:
             expected.append(len(message.content))
     assert [n for piece in found.pieces for n in taught_lengths(piece)] == expected
-    assert all(len(piece.ids) <= length and piece.taught[-1] for piece in found.pieces)
+    assert all(len(piece.ids) <= length and piece.loss_mask[-1] for piece in found.pieces)
 
 
 def test_a_prompt_and_its_reply_are_the_training_text() -> None:
@@ -164,9 +164,9 @@ def test_packing_keeps_every_token_once(lengths) -> None:
         for segment in range(1, rows.segments[row].max() + 1):
             where = rows.segments[row] == segment
             assert rows.positions[row][where].tolist() == list(range(where.sum()))
-            found.append((rows.input_ids[row][where].tolist(), rows.taught[row][where].tolist()))
-    assert sorted(found) == sorted((piece.ids, piece.taught) for piece in pieces)
-    assert not rows.taught[rows.segments == 0].any()
+            found.append((rows.input_ids[row][where].tolist(), rows.loss_mask[row][where].tolist()))
+    assert sorted(found) == sorted((piece.ids, piece.loss_mask) for piece in pieces)
+    assert not rows.loss_mask[rows.segments == 0].any()
     assert (rows.input_ids[rows.segments == 0] == TOKENIZER.pad_id).all()
 
 

@@ -86,15 +86,15 @@ def test_ppo_finds_what_is_rewarded(ranks: Ranks) -> None:
     assert kl[-1] > 0.5
 
 
-def test_a_high_price_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
-    def run(price: float) -> float:
+def test_a_high_coefficient_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
+    def run(kl_coefficient: float) -> float:
         both = ActorCritic(tiny_decoder(5), RewardModel(tiny_decoder(6)), critic_lr_scale=1.0)
         engine = engine_of(both, ranks, lr=3e-3, steps=16)
         models = PpoModels(engine, tiny_decoder(5), CountsA())
         rules = PpoRules()
         for number in range(8):
             chunk = collect(models, PROMPTS * 8, SETTINGS, rules, seed_of("price", number))
-            update(engine, [chunk], rules, 1.0, price, lambda total: total)
+            update(engine, [chunk], rules, 1.0, kl_coefficient, lambda total: total)
         return chunk.kl.mean().item()
 
     assert run(2.0) < 0.5 * run(0.0)

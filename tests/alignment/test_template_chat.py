@@ -27,7 +27,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def taught_runs(piece: Rendered) -> list[list[int]]:
     runs: list[list[int]] = [[]]
-    for token, taught in zip(piece.ids, piece.taught, strict=True):
+    for token, taught in zip(piece.ids, piece.loss_mask, strict=True):
         if taught:
             runs[-1].append(token)
         elif runs[-1]:
@@ -45,7 +45,7 @@ def test_a_chat_has_the_ids_of_transformers_and_teaches_replies_with_their_end(f
     assert piece.ids == whole[: len(piece.ids)] and not theirs.decode(whole[len(piece.ids) :]).strip()
     runs = taught_runs(piece)
     assert [tokenizer.decode(run).strip() for run in runs] == ["the river", "by the town"]
-    assert all(run[-1] in stop_ids(tokenizer) for run in runs) and piece.taught[-1]
+    assert all(run[-1] in stop_ids(tokenizer) for run in runs) and piece.loss_mask[-1]
 
 
 def test_a_prompt_and_its_reply_are_the_training_text(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_marks_of_our_own_template_are_what_we_teach(own: Path) -> None:
         messages_to_json(talk), return_dict=True, return_assistant_tokens_mask=True
     )
     assert theirs["input_ids"] == piece.ids
-    assert [bool(mask) for mask in theirs["assistant_masks"]] == piece.taught
+    assert [bool(mask) for mask in theirs["assistant_masks"]] == piece.loss_mask
 
 
 def test_our_own_folder_keeps_our_own_tokenizer_and_a_folder_without_a_template_is_refused(

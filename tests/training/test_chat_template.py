@@ -38,9 +38,9 @@ def test_ids_are_those_of_training(tokenizer: tuple[Tokenizer, ChatFormat], chat
     messages = [Message(*turn) for turn in chat]
     raw = [{"role": message.role, "content": message.content} for message in messages]
     assert form.ids(raw) == render_prompt(ours, messages)
-    told = form.taught(raw)
+    told = form.with_loss_mask(raw)
     assert told.ids == form.ids(raw, prompt=False)
-    ends = [token for token, taught in zip(told.ids, told.taught, strict=True) if taught and token < len(SPECIALS)]
+    ends = [token for token, taught in zip(told.ids, told.loss_mask, strict=True) if taught and token < len(SPECIALS)]
     assert ends == [ours.token_id("<|end|>")] * sum(message.role == "assistant" for message in messages)
 
 

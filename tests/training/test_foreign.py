@@ -217,9 +217,9 @@ def test_what_anybody_says_is_text_and_words_stay_as_they_are(folder: Path) -> N
 def test_what_is_taught_is_what_the_assistant_says(folder: Path) -> None:
     model = load_text_model(folder, "cpu")
     chat = model.chat_format(chat_template(folder) or "")
-    encoded = chat.taught(CHAT)
+    encoded = chat.with_loss_mask(CHAT)
     assert encoded.ids == chat.ids(CHAT, prompt=False)
-    taught = [token for token, mark in zip(encoded.ids, encoded.taught, strict=True) if mark]
+    taught = [token for token, mark in zip(encoded.ids, encoded.loss_mask, strict=True) if mark]
     assert model.decode(taught).strip() == "the river"
     assert taught[-1] in model.special.stops or taught[-2] in model.special.stops
 
