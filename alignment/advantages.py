@@ -5,11 +5,14 @@ every token. Generalised advantage estimation (arXiv 1506.02438) turns both into
 the whole batch of all ranks: whitening each rank's part alone would make the update depend on how the batch was cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from infra.config import Json
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all ranks; the identity for one rank."""
@@ -75,6 +78,12 @@ class KlController:
     coefficient: float
     target: float | None = None
     horizon: float = 1000.0
+
+    def state(self) -> dict[str, Json]:
+        return {"coefficient": self.coefficient}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.coefficient = state["coefficient"]
 
     def update(self, kl: float, samples: int) -> None:
         """Proportional control on the KL of whole replies (arXiv 1909.08593), at most 20 % of error at a time."""

@@ -4,7 +4,7 @@ The weights lie beside the checkpoints, by their step. A checkpoint is made righ
 step in its state: whatever is killed, the weights that a checkpoint names are there.
 """
 
-import shutil
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,26 +46,32 @@ class Best:
     value: float | None = None
     last: float | None = field(default=None)
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        if state:
-            self.step, self.value, self.last = state["step"], state["value"], state["last"]
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint. Weights of later steps are of no more use."""
+        self.step, self.value, self.last = state["step"], state["value"], state["last"]
+        if self.engine.ranks.first:
+            for path in self.folder.glob("*.safetensors"):
+                if path > self._path:
+                    path.unlink()
 
     def state(self) -> dict[str, Json]:
-        return {"step": self.step, "value": self.value, "last": self.last}
+        last = self.last if self.last is not None and math.isfinite(self.last) else None
+        return {"step": self.step, "value": self.value, "last": last}
 
     def see(self, figures: Mapping[str, float]) -> bool:
         """Note the figure of the engine's step; True if weights were kept that a checkpoint must name."""
         self.last = figures[self.figure.name]
-        if self.value is not None and not self.figure.better(self.last, self.value):
+        if not math.isfinite(self.last) or (self.value is not None and not self.figure.better(self.last, self.value)):
             return False
         self.step, self.value = self.engine.step, self.last
         if self.keep:
+            self._forget()
             self._write()
         return self.keep
 
-    def forget_older(self) -> None:
-        """Once a checkpoint names these weights only those before them are still of use, should it be damaged."""
-        if self.engine.ranks.first and self.folder.is_dir():
+    def _forget(self) -> None:
+        """Of what checkpoints name, only the newest and the one before it are still of use, should one be damaged."""
+        if self.engine.ranks.first:
             for path in sorted(self.folder.glob("*.safetensors"))[:-2]:
                 path.unlink()
 
@@ -73,11 +79,6 @@ class Best:
         """Put the weights of the best step into the model, to be measured and published."""
         if self.keep and self.step != self.engine.step:
             self.engine.put_weights(load_file(self._path))
-
-    def done(self) -> None:
-        """They are published, or not wanted."""
-        if self.engine.ranks.first:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def stats(self) -> dict[str, Json]:

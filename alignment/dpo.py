@@ -18,19 +18,28 @@ from torch import Tensor
 
 from alignment.best import Figure
 from alignment.data import outside_digests
-from alignment.job import Job, run_job
+from alignment.job import ModelJob, SpeakingConfig, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.losses import dpo
-from alignment.models import base_model, position_limit, save_policy
+from alignment.models import base_model, position_limit
 from alignment.order import Order
-from alignment.pairs import PairBatch, PairTokens, halves, held_out_questions, pair_batch, pair_lengths, training_pairs
+from alignment.pairs import (
+    PairBatch,
+    PairTokens,
+    halves,
+    held_out_questions,
+    pair_batch,
+    pair_figures,
+    pair_lengths,
+    training_pairs,
+)
 from alignment.replies import reply_log_probs
-from alignment.settings import SpeakingConfig
 from alignment.speech import reply_limit
-from alignment.statistics import mean_interval, wilson
 from infra.stage import JobStage
 from infra.store.files import write_json
 from training.engine import Engine, create_engine
+from training.intervals import mean_interval, wilson
+from training.loop import publish_model
 from training.model import Decoder
 
 
@@ -97,12 +106,11 @@ def dpo_losses(policy: Decoder, batch: PairBatch, known: Tensor, config: DpoConf
     }
 
 
-def train(job: Job[DpoConfig]) -> None:
+def train(job: ModelJob[DpoConfig]) -> None:
     config, device = job.config, job.ranks.device
     training, held_out = training_pairs(job)
-    order = Order(
-        len(training), config.batch_size, config.epochs, config.seed, config.max_steps, pair_lengths(training)
-    )
+    lengths = pair_lengths(training)
+    order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
     model, steps = base_model(job), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     # Before a checkpoint is loaded: the engine still holds the reference.
@@ -118,8 +126,8 @@ def train(job: Job[DpoConfig]) -> None:
         return dpo_losses(policy, batch, known, config)
 
     def margins() -> np.ndarray:
-        moved = config.beta * (log_probs_of(job, engine, held_out) - reference_held_out)
-        return np.asarray(moved[:, 0] - moved[:, 1])
+        rewards = config.beta * (pair_figures(job, engine, held_out, reply_totals) - reference_held_out)
+        return np.asarray(rewards[:, 0] - rewards[:, 1])
 
     def validate() -> dict[str, float]:
         margin = margins()
@@ -127,51 +135,40 @@ def train(job: Job[DpoConfig]) -> None:
 
     plan: Plan[PairBatch] = Plan(
         order,
+        2 * lengths,
         lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
         losses,
         lambda batch: batch.pairs,
         validate,
         config.validate_every,
-        config.checkpoint_every,
         Figure("held_out_accuracy", noise=0.03),
     )
     optimise(job, engine, plan)
     margin = margins()
     figures: dict[str, Any] = {
-        "accuracy": wilson(int((margin > 0).sum()), len(margin)),
-        "margin": mean_interval(margin, config.seed),
+        "accuracy": wilson(int((margin > 0).sum()), len(margin)).as_dict(),
+        "margin": mean_interval(margin, config.seed).as_dict(),
         **listening.report(job, spoken, listening.hear(job, engine)),
     }
     job.stats |= figures | {"training_pairs": len(training)}
     if job.ranks.first:
         write_json(job.request.data_dir / "dpo.json", figures)
-    save_policy(job, engine, lambda whole: whole, **{"data/dpo.json": True})
+    publish_model(job, engine, job.model_folder)
+    job.outputs["data/dpo.json"] = True
+    job.finish()
 
 
-def reference_log_probs(job: Job[DpoConfig], engine: Engine, pairs: list[PairTokens], name: str) -> np.ndarray:
+def reference_log_probs(job: ModelJob[DpoConfig], engine: Engine, pairs: list[PairTokens], name: str) -> np.ndarray:
     """[pairs, 2] under the model as it came, from the work folder if an earlier attempt left it there."""
     path = job.request.work_dir / f"reference-{name}.npy"
     there = path.exists()
     dist.barrier()  # all ranks have looked before the first writes
     if there:
         return np.asarray(np.load(path, allow_pickle=False))
-    values = log_probs_of(job, engine, pairs)
+    values = pair_figures(job, engine, pairs, reply_totals)
     if job.ranks.first:
         _save_whole(path, values)
     return values
-
-
-def log_probs_of(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.ndarray:
-    """Log-probability [pairs, 2] of chosen and rejected replies, shared among the ranks and known to all."""
-    mine: dict[int, float] = {}
-    indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
-    for start in range(0, len(indices), job.config.micro_batch):
-        part = indices[start : start + job.config.micro_batch]
-        batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
-        chosen, rejected = halves(engine.evaluate(reply_totals, batch))
-        for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
-            mine[2 * index], mine[2 * index + 1] = better, worse
-    return job.together(mine, 2 * len(pairs)).reshape(-1, 2)
 
 
 def _save_whole(path: Path, values: np.ndarray) -> None:
@@ -182,4 +179,4 @@ def _save_whole(path: Path, values: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    run_job(train, DpoConfig)
+    run_model_job(train, DpoConfig)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignment.conversations import Refusal, Untaught
-from alignment.job import Job
+from alignment.job import ModelJob
 from alignment.turns import Conversation
 from pipeline.document import RowWriter, document_id
 from pipeline.ledger import ledger_writer
@@ -62,7 +62,7 @@ class FateLedger:
 
 
 @contextlib.contextmanager
-def fate_ledger(job: Job[Any], name: str) -> Iterator[FateLedger]:
+def fate_ledger(job: ModelJob[Any], name: str) -> Iterator[FateLedger]:
     """The ledger ``ledger/<name>.parquet`` of the job's dataset, to be published with it."""
     if not job.ranks.first:
         yield FateLedger(job.request.stage, None)

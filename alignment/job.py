@@ -1,66 +1,110 @@
-"""The frame of every alignment job: one rank's view of its request, its peers and its end.
+"""The jobs of alignment: those that start from a model and write in its tokenizer (``training.job`` is the frame).
 
-    python -m alignment.sft --request FILE          (started by torchrun, one process a rank)
-
-A job ends in one of three ways: its result is written; it was told to stop (SIGTERM) and leaves a checkpoint, to be
-started again at once; or it fails with one sentence (``infra.job_main``). All ranks stop at the same step, because they
-ask each other.
+ModelJobConfig      the process group and the model to start from     preference pairs
+  TuningConfig      those that update weights                         reward model, PPO
+    SpeakingConfig  those whose model also answers prompts            fine-tuning, DPO
 """
 
-import json
-import signal
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-import numpy as np
-import torch
-import torch.distributed as dist
+from pydantic import Field
 
 from alignment.conversations import check_special_tokens, stop_ids
-from alignment.settings import JobConfig
 from alignment.template_chat import chat_tokenizer
 from alignment.turns import AnyTokenizer, Templated
-from infra.job import JobRequest, emit, finish
-from infra.job_main import Preempted, job_main
+from infra.config import Execution
 from infra.store.files import sha256_file
-from training.engine import Ranks, distributed
-
-Settings = TypeVar("Settings", bound=JobConfig)
-
-
-class StopSignal:
-    """Set by SIGTERM; looked at between steps."""
-
-    def __init__(self) -> None:
-        self.received = False
-        signal.signal(signal.SIGTERM, self._receive)
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self.received = True
+from training.engine import ParallelConfig
+from training.job import Job, JobConfig, TrainingJobConfig, run_job
+from training.optimizer import OptimizerConfig
+from training.schedule import ScheduleConfig
 
 
-@dataclass
-class Job(Generic[Settings]):
-    """One rank of a running stage."""
+class ModelJobConfig(JobConfig):
+    """A stage that starts from a model."""
 
-    request: JobRequest
-    config: Settings
-    ranks: Ranks
-    tokenizer: AnyTokenizer
-    stop: StopSignal
-    stats: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    """What a user of the published dataset must know, a sentence each."""
-    started: float = field(default_factory=time.monotonic)
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Precision of weights in forward and backward; master weights are always fp32."""
+    base_model: str = ""
+    """A model folder from elsewhere to start from, instead of the model of the stage before: a path to safetensors with
+    tokenizer and chat template, which the data is then written in. Empty: the stage before."""
+
+    def starts_from(self, stage: str) -> dict[str, str]:
+        """The input that brings the model, as role and stage name."""
+        return {} if self.base_model else {stage: stage}
+
+
+class TuningConfig(ModelJobConfig, TrainingJobConfig):
+    """A stage that updates a model's weights."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
+    warmup_fraction: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps over which the rate rises."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Lowest rate as a fraction of the peak; a cosine leads there."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of weight matrices."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest gradient norm; 0: no clipping."""
+    batch_size: int = Field(default=32, ge=1)
+    """Rows, pairs or prompts of one step, over all ranks."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Rows a rank takes through one forward and backward pass."""
+    zero_stage: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage of the optimizer."""
+    publish: Literal["last", "best"] = "last"
+    """The model of the last step, or of the step whose held-out figure was best of those measured."""
+    checkpoint_every: Annotated[int, Execution()] = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+
+    def optimizer(self, total_steps: int) -> OptimizerConfig:
+        warmup = round(self.warmup_fraction * total_steps)
+        return OptimizerConfig(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            schedule=ScheduleConfig(shape="cosine", warmup_steps=warmup, min_lr_ratio=self.min_lr_ratio),
+        )
+
+    def parallel(self) -> ParallelConfig:
+        return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
+
+
+class SpeakingConfig(TuningConfig):
+    """A stage whose model is also measured by what it says."""
+
+    generation_prompts: int = Field(default=64, ge=0)
+    """Held-out prompts that the model answers before and after, to see whether its replies end, how long they are and
+    how much they repeat themselves; 0: none."""
+    generation_tokens: int = Field(default=128, ge=4)
+    """Longest of these replies, at most half of the model's positions."""
+
+
+Settings = TypeVar("Settings", bound=ModelJobConfig)
+
+
+class ModelJob(Job[Settings]):
+    """One rank of a stage that starts from a model."""
 
     @property
     def model_folder(self) -> Path:
         """The model that the stage starts from; its tokenizer is the one all text is written in."""
-        return model_folder(self.request, self.config)
+        if self.config.base_model:
+            return Path(self.config.base_model)
+        return self.data("sft" if "sft" in self.request.inputs else "pretrain") / "model"
+
+    @cached_property
+    def tokenizer(self) -> AnyTokenizer:
+        """Raises InputError for one that pads with the token that ends a turn."""
+        tokenizer = chat_tokenizer(self.model_folder)
+        # What pads is known from lengths; a model from elsewhere may share an id.
+        if not isinstance(tokenizer, Templated):
+            check_special_tokens(tokenizer)
+        return tokenizer
 
     @property
     def tokenizer_digest(self) -> str:
@@ -72,101 +116,7 @@ class Job(Generic[Settings]):
         """The tokens that end a reply."""
         return tuple(stop_ids(self.tokenizer))
 
-    def data(self, role: str) -> Path:
-        """The ``data`` folder of an input."""
-        return self.request.inputs[role].local("data")
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        if self.ranks.first:
-            emit(self.request, kind, **fields)
-
-    def progress(self, done: int, total: int, **figures: float) -> None:
-        self.emit("progress", done=done, total=total, **figures)
-
-    def warn(self, sentence: str) -> None:
-        """Say it now, and to everybody who uses the dataset."""
-        self.warnings.append(sentence)
-        self.emit("warning", message=sentence)
-
-    def phase(self, name: str) -> None:
-        self.emit("phase", name=name)
-
-    def leave_if_told(self, save: Callable[[], None]) -> None:
-        """Save and leave, on every rank at once, if any of them was told to stop."""
-        told = torch.tensor(float(self.stop.received), device=self.ranks.device)
-        dist.all_reduce(told)
-        if told.item() > 0:
-            save()
-            raise Preempted
-
-    def together(self, values: Mapping[int, float], number: int) -> np.ndarray:
-        """``number`` figures, each known to one rank, completed on all of them."""
-        total = torch.zeros(number, dtype=torch.float64, device=self.ranks.device)
-        for index, value in values.items():
-            total[index] = value
-        dist.all_reduce(total)
-        return total.cpu().numpy()
-
-    def reduce(self, total: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all ranks."""
-        dist.all_reduce(total)
-        return total
-
-    def finish(self, outputs: Mapping[str, bool], rows: Mapping[str, int] | None = None) -> None:
-        """Publish the result (rank 0); the other ranks wait for it."""
-        if self.ranks.first:
-            self.stats["seconds"] = round(time.monotonic() - self.started, 1)
-            finish(self.request, outputs, self.stats, rows, warnings=self.warnings)
-        dist.barrier()
-
-
-def run_job(work: Callable[[Job[Settings]], None], config: type[Settings]) -> None:
-    """A job's main."""
-    job_main(lambda request: _run(work, config, request))
-
-
-def _run(work: Callable[[Job[Settings]], None], config: type[Settings], request: JobRequest) -> None:
-    settings = config.model_validate(request.config)
-    torch.set_num_threads(settings.threads_per_rank)
-    stop = StopSignal()
-    tokenizer = chat_tokenizer(model_folder(request, settings))
-    if not isinstance(tokenizer, Templated):  # what pads is told from lengths; a model from elsewhere may share an id
-        check_special_tokens(tokenizer)
-    with distributed() as ranks:
-        work(Job(request, settings, ranks, tokenizer, stop))
-
-
-def model_folder(request: JobRequest, config: JobConfig) -> Path:
-    if config.base_model:
-        return Path(config.base_model)
-    role = "sft" if "sft" in request.inputs else "pretrain"
-    return request.inputs[role].local("data/model")
-
-
-class MetricsLog:
-    """One JSON object a step. After a resume the steps that will be taken again are forgotten."""
-
-    def __init__(self, path: Path, first: bool, next_step: int) -> None:
-        self._path, self._first = path, first
-        if first and path.exists():
-            rows = [row for row in _whole_lines(path) if row["step"] < next_step]
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def append(self, step: int, figures: Mapping[str, float]) -> None:
-        if self._first:
-            with self._path.open("a") as stream:
-                stream.write(json.dumps({"step": step, **figures}) + "\n")
-
-    def rows(self) -> list[dict[str, Any]]:
-        return list(_whole_lines(self._path)) if self._path.exists() else []
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole: a kill may have torn the last."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+def run_model_job(work: Callable[[ModelJob[Settings]], None], config: type[Settings]) -> None:
+    """The main of a stage that starts from a model."""
+    run_job(work, config, ModelJob)

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alignment.statistics import mean_interval
 from infra.errors import ConfigError, InputError
+from training.intervals import mean_interval
 
 KEY = "HEADWATER_JUDGE_KEY"
 RETRIES = 4
@@ -141,7 +141,7 @@ def judge(duels: Sequence[Duel], ask: Ask, parallel: int = 4) -> dict[str, Any]:
         "losses": outcomes.count("right"),
         "ties": outcomes.count("tie"),
         "flipped": outcomes.count("flipped"),
-        "win_rate": mean_interval(points, 0),
+        "win_rate": mean_interval(points, 0).as_dict(),
         "longer_won": sum(decided) / len(decided) if decided else None,
         "outcomes": outcomes,
     }

@@ -17,10 +17,11 @@ def seed_of(*parts: int | str) -> int:
 def step_indices(number: int, batch: int, seed: int, step: int, examples: int | None = None) -> np.ndarray:
     """The ``batch`` examples of one step: each epoch is a fresh permutation, and steps run across its end.
 
-    Of ``examples`` in all the last step takes what is left.
+    Of ``examples`` in all the last step takes what is left; steps behind it, where a rollback went around some data, are
+    whole again.
     """
     start = step * batch
-    stop = start + batch if examples is None else min(start + batch, examples)
+    stop = start + batch if examples is None or start >= examples else min(start + batch, examples)
     epochs = range(start // number, (stop - 1) // number + 1)
     order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(number) for epoch in epochs])
     offset = start - epochs.start * number
@@ -59,9 +60,13 @@ class Order:
         steps = ceil(self.examples / self.batch)
         return min(steps, self.max_steps) if self.max_steps else steps
 
+    def indices(self, step: int) -> np.ndarray:
+        """The examples of a step."""
+        return step_indices(self.number, self.batch, self.seed, step, self.examples)
+
     def parts(self, step: int, size: int, rank: int, world_size: int) -> list[Part]:
         """A rank's share of a step in micro batches of ``size``; every rank gets the same number of them."""
-        indices = step_indices(self.number, self.batch, self.seed, step, self.examples)
+        indices = self.indices(step)
         if self.lengths is not None:
             indices = indices[np.argsort(self.lengths[indices], kind="stable")]
         mine = indices[rank::world_size]

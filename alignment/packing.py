@@ -25,6 +25,11 @@ class PackedRows:
         return len(self.input_ids)
 
     @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, its padding left out."""
+        return np.asarray((self.segments > 0).sum(axis=1))
+
+    @property
     def filled(self) -> float:
         """The share of the rows that is not padding."""
         return float((self.segments > 0).mean()) if self.segments.size else 0.0

@@ -1,6 +1,6 @@
 """Preference pairs as token batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from alignment.conversations import render_prompt, render_reply
-from alignment.job import Job
+from alignment.job import ModelJob
 from alignment.models import position_limit
 from alignment.pair_files import Pair
 from alignment.preferences import pairs_tokenizer, read_pairs
@@ -16,6 +16,7 @@ from alignment.replies import Replies, collate
 from alignment.speech import Listening
 from alignment.turns import AnyTokenizer
 from infra.errors import InputError
+from training.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def tokenize_pairs(tokenizer: AnyTokenizer, pairs: Sequence[Pair]) -> list[PairT
     ]
 
 
-def pairs_of(job: Job[Any], split: str) -> list[Pair]:
+def pairs_of(job: ModelJob[Any], split: str) -> list[Pair]:
     """The pairs of the job's preferences. Tokens of another tokenizer than the job's are left out."""
     path = job.data("preferences") / "pairs.parquet"
     pairs = read_pairs(path, split)
@@ -65,7 +66,7 @@ def pairs_of(job: Job[Any], split: str) -> list[Pair]:
     return [replace(pair, chosen_ids=None, rejected_ids=None) for pair in pairs]
 
 
-def training_pairs(job: Job[Any]) -> tuple[list[PairTokens], list[PairTokens]]:
+def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairTokens]]:
     """What to train on and what to measure on. Raises InputError where the model has no room for the longest."""
     both = (
         tokenize_pairs(job.tokenizer, pairs_of(job, "train")),
@@ -81,7 +82,7 @@ def training_pairs(job: Job[Any]) -> tuple[list[PairTokens], list[PairTokens]]:
     return both
 
 
-def held_out_questions(job: Job[Any], reply_tokens: int, most: int) -> Listening:
+def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> Listening:
     """Prompts of held-out pairs, each once, after which the model has room for so many tokens."""
     prompts: dict[tuple[int, ...], int] = {}
     room = position_limit(job) - reply_tokens
@@ -107,3 +108,19 @@ def halves(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What belongs to the chosen and what to the rejected replies."""
     chosen, rejected = values.chunk(2)
     return chosen, rejected
+
+
+def pair_figures(
+    job: ModelJob[Any], engine: Engine, pairs: Sequence[PairTokens], figure: Callable[[Any, PairBatch], torch.Tensor]
+) -> np.ndarray:
+    """A figure of the chosen and the rejected reply of each pair ``[pairs, 2]``, float64, shared among the ranks and
+    known to all. ``figure(model, batch)`` is ``[2 * pairs]``, chosen replies first."""
+    mine: dict[int, float] = {}
+    indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
+    for start in range(0, len(indices), job.config.micro_batch):
+        part = indices[start : start + job.config.micro_batch]
+        batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
+        chosen, rejected = halves(engine.evaluate(figure, batch))
+        for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
+            mine[2 * index], mine[2 * index + 1] = better, worse
+    return job.gather(mine, 2 * len(pairs)).reshape(-1, 2)

@@ -23,26 +23,28 @@ from alignment.advantages import KlController
 from alignment.best import Figure
 from alignment.conversations import render_prompt
 from alignment.data import outside_digests
-from alignment.job import Job, MetricsLog, run_job
-from alignment.loop import best_of, conclude, open_checkpoints
+from alignment.job import ModelJob, TuningConfig, run_model_job
+from alignment.loop import tune
 from alignment.losses import kl_k1
-from alignment.models import base_model, frozen, position_limit, reward_model, save_policy
+from alignment.models import base_model, frozen, position_limit, reward_model
 from alignment.order import chunks, seed_of, share, step_indices
 from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
 from alignment.replies import reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
-from alignment.settings import TrainingConfig
 from alignment.speech import Apply, Listening, Spoken, speak, speech_settings
-from alignment.statistics import mean_interval
-from infra.config import Execution, Json
+from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from infra.store.files import sha256_file, write_json
 from training.engine import Engine, StepResult, create_engine
+from training.intervals import mean_interval
+from training.loader import StepData
+from training.loop import Batches, Task, TrainStep, publish_model, whole
+from training.reporter import Outcome
 
 
-class PpoConfig(TrainingConfig):
+class PpoConfig(TuningConfig):
     """Reinforcement learning from the reward model."""
 
     rounds: int = Field(default=100, ge=1)
@@ -132,7 +134,11 @@ STAGE = JobStage(
 )
 
 
-def train(job: Job[PpoConfig]) -> None:
+PromptChunk = tuple[int, Sequence[Prompt]]
+"""Its number within the round, and prompts that are sampled together."""
+
+
+def train(job: ModelJob[PpoConfig]) -> None:
     config, rules = job.config, job.config.rules()
     check_judge(job)
     prompts = training_prompts(job)
@@ -141,59 +147,64 @@ def train(job: Job[PpoConfig]) -> None:
     check_shares(config, job.ranks.world_size)
     reference, judge = frozen(base_model(job)), frozen(reward_model(job))
     both = ActorCritic(base_model(job), reward_model(job), config.critic_lr / config.lr)
+    mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
     steps = config.rounds * steps_of_round(len(mine), rules)
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
-    price = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
+    kl = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
     settings = speech_settings(job, config.max_reply_tokens, config.temperature)
 
-    checkpoints, best = open_checkpoints(job, engine), best_of(job, engine, Figure("held_out_reward", noise=0.1))
-    loaded = checkpoints.load_newest()
-    begin = loaded.state["round"] if loaded else 0
-    price.coefficient = loaded.state["kl_coefficient"] if loaded else price.coefficient
-    best.restore(loaded.state["best"] if loaded else None)
-    metrics = MetricsLog(job.request.work_dir / "metrics.jsonl", job.ranks.first, begin)
-    for number in range(begin, config.rounds):
+    def load(number: int) -> list[PromptChunk]:
         chosen = step_indices(len(prompts), config.batch_size, config.seed, number)
-        experiences = [
-            collect(
-                models,
-                [prompts[chosen[index]] for index in part],
-                settings,
-                rules,
-                seed_of(config.seed, "ppo", number, chunk),
-            )
-            for chunk, part in mine
-        ]
-        learns = number >= config.critic_rounds
-        result = update(engine, experiences, rules, config.temperature, price.coefficient, job.reduce, learns)
-        figures = round_figures(job, experiences, result, price.coefficient)
-        price.update(figures["kl"], config.batch_size)
-        done = number + 1
-        kept = False
-        if done % config.validate_every == 0 or done == config.rounds:
-            said = answers(job, models, held_out.prompts, settings, policy_of(engine))
-            figures["held_out_reward"] = float(said.rewards.mean())
-            kept = best.see(figures)
-        metrics.append(number, figures)
-        job.progress(done, config.rounds, **figures)
-        state: dict[str, Json] = {"round": done, "kl_coefficient": price.coefficient, "best": best.state()}
-        job.leave_if_told(partial(checkpoints.save, state, wait=True))
-        if kept or done % config.checkpoint_every == 0 or done == config.rounds:
-            checkpoints.save(state, wait=kept or done == config.rounds)
-        if kept:
-            best.forget_older()
-    job.stats |= {"rounds": config.rounds, "steps": engine.step, "held_steps": engine.skipped_steps}
-    conclude(job, best)
+        return [(chunk, [prompts[chosen[index]] for index in part]) for chunk, part in mine]
+
+    def validate() -> dict[str, float]:
+        found = answers(job, models, held_out.prompts, settings, policy_of(engine))
+        return {"held_out_reward": float(found.rewards.mean())}
+
+    task = Task(
+        Batches(load, config.batch_size),
+        partial(play, job, models, settings, kl),
+        validate,
+        config.validate_every,
+        seq_len=max(map(len, prompts)) + config.max_reply_tokens,
+        steps=steps // config.rounds,
+        remembers={"kl": kl},
+    )
+    tune(job, engine, task, Figure("held_out_reward", noise=0.1))
+    job.stats["rounds"] = config.rounds
     evaluate(job, models, held_out, settings)
-    save_policy(job, engine, lambda whole: whole.policy, **{"data/reward_eval.json": True})
+    publish_model(job, engine, job.model_folder, lambda both: whole(both.policy))
+    job.outputs["data/reward_eval.json"] = True
+    job.finish()
+
+
+def play(
+    job: ModelJob[PpoConfig],
+    models: PpoModels,
+    settings: ReplySettings,
+    kl: KlController,
+    step: TrainStep,
+    data: StepData[PromptChunk],
+) -> Outcome:
+    """One round: sample and judge replies to its prompts, then a few optimizer steps on them."""
+    config, rules, number = job.config, job.config.rules(), data.consumed // job.config.batch_size
+    experiences = [
+        collect(models, chunk, settings, rules, seed_of(config.seed, "ppo", number, index))
+        for index, chunk in data.batches
+    ]
+    learns = number >= config.critic_rounds
+    result = update(step, experiences, rules, config.temperature, kl.coefficient, job.reduce, learns)
+    figures, tokens = round_figures(job, experiences, result, kl.coefficient)
+    kl.update(figures["kl"], config.batch_size)
+    return Outcome(result, tokens * rules.epochs, figures)
 
 
 def policy_of(engine: Engine) -> Apply:
     return lambda use: engine.evaluate(lambda both: use(both.policy))
 
 
-def check_judge(job: Job[Any]) -> None:
+def check_judge(job: ModelJob[Any]) -> None:
     """The reward model must read the tokens that the policy writes."""
     own = job.data("reward") / "model" / "tokenizer.json"
     if sha256_file(own) != job.tokenizer_digest:
@@ -216,7 +227,7 @@ def check_shares(config: PpoConfig, world_size: int) -> None:
         )
 
 
-def training_prompts(job: Job[PpoConfig]) -> list[Prompt]:
+def training_prompts(job: ModelJob[PpoConfig]) -> list[Prompt]:
     """Prompts to train on, each once: those after which the model has room for a reply."""
     room = position_limit(job) - job.config.max_reply_tokens
     prompts = list(dict.fromkeys(tuple(render_prompt(job.tokenizer, pair.prompt)) for pair in pairs_of(job, "train")))
@@ -232,7 +243,7 @@ def training_prompts(job: Job[PpoConfig]) -> list[Prompt]:
     return fit
 
 
-def evaluation_prompts(job: Job[PpoConfig]) -> Listening:
+def evaluation_prompts(job: ModelJob[PpoConfig]) -> Listening:
     """Held-out prompts after which the model has room for a reply."""
     held_out = held_out_questions(job, job.config.max_reply_tokens, job.config.evaluation_prompts)
     if not held_out.prompts:
@@ -245,9 +256,9 @@ def evaluation_prompts(job: Job[PpoConfig]) -> Listening:
 
 
 def round_figures(
-    job: Job[Any], experiences: list[Experience], result: StepResult, kl_coefficient: float
-) -> dict[str, float]:
-    """Means over the replies of all ranks, and the last update's losses."""
+    job: ModelJob[Any], experiences: list[Experience], result: StepResult, kl_coefficient: float
+) -> tuple[dict[str, float], float]:
+    """Means over the replies of all ranks and the last update's losses; and the tokens of all prompts with replies."""
     sums = sum(
         torch.stack(
             [
@@ -258,13 +269,14 @@ def round_figures(
                 experience.sampled.finished.double().sum(),
                 torch.tensor(float(experience.batch.tokens), device=job.ranks.device).double(),
                 (experience.values - experience.returns)[experience.batch.mask].double().square().sum(),
+                experience.batch.lengths.double().sum(),
             ]
         )
         for experience in experiences
     )
     assert isinstance(sums, torch.Tensor)
-    count, scores, rewards, kl, finished, tokens, error = job.reduce(sums).tolist()
-    return {
+    count, scores, rewards, kl, finished, tokens, error, everything = job.reduce(sums).tolist()
+    figures = {
         "reward": scores / count,
         "reward_with_penalty": rewards / count,
         "kl": kl / count,
@@ -274,9 +286,8 @@ def round_figures(
         "value_error": error / tokens,
         "kl_coefficient": kl_coefficient,
         **{name: value for name, value in result.losses.items() if name != "loss"},
-        "grad_norm": result.grad_norm,
-        "lr": result.lr,
     }
+    return figures, everything
 
 
 @dataclass(frozen=True)
@@ -288,7 +299,7 @@ class Answers:
     kl: np.ndarray
 
 
-def evaluate(job: Job[PpoConfig], models: PpoModels, held_out: Listening, settings: ReplySettings) -> None:
+def evaluate(job: ModelJob[PpoConfig], models: PpoModels, held_out: Listening, settings: ReplySettings) -> None:
     """Both models answer the held-out prompts; the difference of their mean rewards with its interval."""
     job.phase("evaluating")
     trained = answers(job, models, held_out.prompts, settings, policy_of(models.engine))
@@ -298,11 +309,11 @@ def evaluate(job: Job[PpoConfig], models: PpoModels, held_out: Listening, settin
     before, after = original.spoken, trained.spoken
     figures: dict[str, Any] = {
         "reward": {
-            "sft": mean_interval(original.rewards, seed),
-            "ppo": mean_interval(trained.rewards, seed),
-            "gain": mean_interval(gain, seed),
+            "sft": mean_interval(original.rewards, seed).as_dict(),
+            "ppo": mean_interval(trained.rewards, seed).as_dict(),
+            "gain": mean_interval(gain, seed).as_dict(),
         },
-        "kl": mean_interval(trained.kl, seed),
+        "kl": mean_interval(trained.kl, seed).as_dict(),
         "reply_tokens": {"sft": float(np.mean(before.tokens)), "ppo": float(np.mean(after.tokens))},
         "finished": {"sft": float(np.mean(before.finished)), "ppo": float(np.mean(after.finished))},
         **held_out.report(job, before, after),
@@ -317,7 +328,7 @@ def evaluate(job: Job[PpoConfig], models: PpoModels, held_out: Listening, settin
 
 @torch.no_grad()
 def answers(
-    job: Job[Any], models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings, apply: Apply
+    job: ModelJob[Any], models: PpoModels, prompts: Sequence[Prompt], settings: ReplySettings, apply: Apply
 ) -> Answers:
     """Sampled replies to the prompts and what the reward model says of their tokens."""
 
@@ -332,4 +343,4 @@ def answers(
 
 
 if __name__ == "__main__":
-    run_job(train, PpoConfig)
+    run_model_job(train, PpoConfig)

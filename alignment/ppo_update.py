@@ -18,6 +18,7 @@ from alignment.losses import clipped_policy, clipped_value
 from alignment.replies import Replies, RewardModel, reply_log_probs, reply_log_probs_and_entropy
 from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
 from training.engine import Engine, StepResult
+from training.loop import TrainStep
 from training.model import Decoder
 
 
@@ -84,7 +85,7 @@ def collect(
 
 
 def update(
-    engine: Engine,
+    step: TrainStep,
     experiences: Sequence[Experience],
     rules: PpoRules,
     temperature: float,
@@ -92,7 +93,7 @@ def update(
     reduce: Callable[[Tensor], Tensor],
     policy_learns: bool = True,
 ) -> StepResult:
-    """A few passes over the experiences of a round. Returns the last step's figures."""
+    """A few passes over the experiences of a round, an optimizer step a minibatch. Returns the last step's figures."""
     for experience in experiences:
         estimate(experience, kl_coefficient, rules.gamma, rules.lam)
     whiten_together(experiences, reduce)
@@ -100,7 +101,7 @@ def update(
     size = -(-len(experiences) // rules.minibatches)
     for _ in range(rules.epochs):
         for start in range(0, len(experiences), size):
-            result = engine.train_step(experiences[start : start + size], losses, _tokens)
+            result = step(experiences[start : start + size], losses, _tokens)
     return result
 
 

@@ -38,12 +38,11 @@ from alignment.conversations import (
 )
 from alignment.data import commonest, data_file, dataset_inputs, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
-from alignment.job import Job, run_job
+from alignment.job import ModelJob, ModelJobConfig, run_model_job
 from alignment.models import base_model, frozen, position_limit
 from alignment.order import chunks, seed_of, share
 from alignment.pair_files import Pair, read_comparisons
 from alignment.rollouts import ReplySettings, sample
-from alignment.settings import JobConfig
 from alignment.turns import AnyTokenizer, Conversation, Message
 from infra.errors import InputError
 from infra.job_main import Preempted
@@ -69,7 +68,7 @@ PAIR_SCHEMA = pa.schema(
 the file's metadata names; null in files of version 1."""
 
 
-class PreferencesConfig(JobConfig):
+class PreferencesConfig(ModelJobConfig):
     """Pairs of a human reply and the model's own, or comparisons of one's own."""
 
     conversations: str = "dataset://sample/conversations.jsonl"
@@ -215,11 +214,10 @@ def _rank(exchange: Exchange, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{exchange.conversation.id}/{exchange.turn}".encode(), digest_size=8).digest()
 
 
-def run(job: Job[PreferencesConfig]) -> None:
+def run(job: ModelJob[PreferencesConfig]) -> None:
     with fate_ledger(job, "pairs") as ledger:
         pairs = own_pairs(job, ledger) if job.config.pairs else sampled_pairs(job, ledger)
         found = list(pairs) if job.ranks.first else []
-    outputs: dict[str, bool] = {}
     if job.ranks.first:
         counts = {split: sum(pair.split == split for pair in found) for split in ("train", "held_out")}
         if not all(counts.values()):
@@ -233,12 +231,12 @@ def run(job: Job[PreferencesConfig]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = PAIR_SCHEMA.with_metadata({**PAIR_SCHEMA.metadata, TOKENIZER_KEY: job.tokenizer_digest})
         pq.write_table(pa.Table.from_pylist([_row(pair) for pair in found], schema=schema), path, compression="zstd")
-        outputs = {"data/pairs.parquet": True, ledger_path("pairs"): False}
+        job.outputs |= {"data/pairs.parquet": True, ledger_path("pairs"): False}
         job.stats |= {"pairs": counts, "refused": dict(sorted(ledger.lost.items()))}
-    job.finish(outputs)
+    job.finish()
 
 
-def sampled_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
+def sampled_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     """Pairs of what people said and what the model says."""
     config, path = job.config, data_file(job.request, job.config.conversations)
     job.phase("choosing prompts")
@@ -257,7 +255,7 @@ def sampled_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[P
     return judge_pairs(job, chosen, sampled, ledger)
 
 
-def own_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
+def own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     """Comparisons from files, each once."""
     job.phase("reading comparisons")
     if not job.ranks.first:
@@ -265,7 +263,7 @@ def own_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]
     return _own_pairs(job, ledger)
 
 
-def _own_pairs(job: Job[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
+def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     config, seen = job.config, set[bytes]()
     limit = min(config.max_pair_tokens or position_limit(job), position_limit(job))
     reading = Reading()
@@ -309,7 +307,7 @@ def _own_split(found: Pair, config: PreferencesConfig) -> str:
     return "held_out" if is_held_out(Conversation(opening, found.prompt), config.held_out_fraction) else "train"
 
 
-def sample_missing(job: Job[PreferencesConfig], chosen: list[Candidate]) -> None:
+def sample_missing(job: ModelJob[PreferencesConfig], chosen: list[Candidate]) -> None:
     """Sample every chunk whose file is not there yet, shared among the ranks."""
     config = job.config
     missing = [part for part in chunks(len(chosen), config.chunk) if not _file(job, part[0]).exists()]
@@ -326,11 +324,13 @@ def sample_missing(job: Job[PreferencesConfig], chosen: list[Candidate]) -> None
             raise Preempted
 
 
-def _file(job: Job[Any], number: int) -> Path:
+def _file(job: ModelJob[Any], number: int) -> Path:
     return job.request.work_dir / "chunks" / f"chunk-{number:06d}.json"
 
 
-def judge_pairs(job: Job[Any], chosen: list[Candidate], sampled: list[list[int]], ledger: FateLedger) -> Iterator[Pair]:
+def judge_pairs(
+    job: ModelJob[Any], chosen: list[Candidate], sampled: list[list[int]], ledger: FateLedger
+) -> Iterator[Pair]:
     """The pairs that can teach something; of the others the ledger says why not."""
     for candidate, ids in zip(chosen, sampled, strict=True):
         words = job.tokenizer.decode(ids[:-1]).strip()
@@ -353,4 +353,4 @@ def _row(pair: Pair) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_job(run, PreferencesConfig)
+    run_model_job(run, PreferencesConfig)

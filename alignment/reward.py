@@ -13,21 +13,21 @@ from torch import Tensor
 
 from alignment.best import Figure
 from alignment.data import outside_digests
-from alignment.job import Job, run_job
+from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.losses import pairwise_logistic
-from alignment.models import base_model, save_reward
+from alignment.models import base_model
 from alignment.order import Order
-from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_lengths, training_pairs
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_figures, pair_lengths, training_pairs
 from alignment.replies import RewardModel
-from alignment.settings import TrainingConfig
-from alignment.statistics import wilson
 from infra.stage import JobStage
 from infra.store.files import write_json
-from training.engine import Engine, create_engine
+from training.engine import create_engine
+from training.intervals import wilson
+from training.loop import publish_model
 
 
-class RewardConfig(TrainingConfig):
+class RewardConfig(TuningConfig):
     """A reward model from preference pairs."""
 
     epochs: float = Field(default=2.0, gt=0)
@@ -66,33 +66,32 @@ def reward_losses(model: RewardModel, batch: PairBatch) -> dict[str, Tensor]:
     return {"loss": pairwise_logistic(chosen, rejected), "accuracy": (chosen > rejected).float().sum()}
 
 
-def train(job: Job[RewardConfig]) -> None:
+def train(job: ModelJob[RewardConfig]) -> None:
     config, device = job.config, job.ranks.device
     training, held_out = training_pairs(job)
-    order = Order(
-        len(training), config.batch_size, config.epochs, config.seed, config.max_steps, pair_lengths(training)
-    )
+    lengths = pair_lengths(training)
+    order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
     model, steps = RewardModel(base_model(job)), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
 
     def validate() -> dict[str, float]:
-        scores = pair_scores(job, engine, held_out)
+        scores = pair_figures(job, engine, held_out, score)
         return {"held_out_accuracy": float((scores[:, 0] > scores[:, 1]).mean())}
 
     plan: Plan[PairBatch] = Plan(
         order,
+        2 * lengths,
         lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
         reward_losses,
         lambda batch: batch.pairs,
         validate,
         config.validate_every,
-        config.checkpoint_every,
         Figure("held_out_accuracy", noise=0.03),
     )
     optimise(job, engine, plan)
     job.phase("measuring")
-    seen = pair_scores(job, engine, training[: len(held_out)])
-    figures = report(pair_scores(job, engine, held_out), held_out, seen)
+    seen = pair_figures(job, engine, training[: len(held_out)], score)
+    figures = report(pair_figures(job, engine, held_out, score), held_out, seen)
     if figures["accuracy"]["low"] <= 0.5:
         job.warn(
             f"the reward model is not surely better than chance: it ranks {figures['accuracy']['value']:.1%} of "
@@ -102,20 +101,14 @@ def train(job: Job[RewardConfig]) -> None:
     job.stats |= figures | {"training_pairs": len(training)}
     if job.ranks.first:
         write_json(job.request.data_dir / "reward.json", figures)
-    save_reward(job, engine, **{"data/reward.json": True})
+    publish_model(job, engine, job.model_folder, lambda model: (model.decoder, model.score.weight))
+    job.outputs["data/reward.json"] = True
+    job.finish()
 
 
-def pair_scores(job: Job[Any], engine: Engine, pairs: list[PairTokens]) -> np.ndarray:
-    """Scores [pairs, 2] of chosen and rejected replies, shared among the ranks and known to all."""
-    mine: dict[int, float] = {}
-    indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
-    for start in range(0, len(indices), job.config.micro_batch):
-        part = indices[start : start + job.config.micro_batch]
-        batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
-        chosen, rejected = halves(engine.evaluate(lambda model, batch=batch: model.judge(batch.replies)))
-        for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
-            mine[2 * index], mine[2 * index + 1] = better, worse
-    return job.together(mine, 2 * len(pairs)).reshape(-1, 2)
+def score(model: RewardModel, batch: PairBatch) -> Tensor:
+    """Normalised score of each reply ``[2 * pairs]``: chosen ones first, then rejected."""
+    return model.judge(batch.replies)
 
 
 def report(scores: np.ndarray, pairs: list[PairTokens], seen: np.ndarray) -> dict[str, Any]:
@@ -124,7 +117,7 @@ def report(scores: np.ndarray, pairs: list[PairTokens], seen: np.ndarray) -> dic
     lengths = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs])
     longer, shorter = lengths[:, 0] > lengths[:, 1], lengths[:, 0] < lengths[:, 1]
     return {
-        "accuracy": wilson(int(right.sum()), len(right)),
+        "accuracy": wilson(int(right.sum()), len(right)).as_dict(),
         "margin": float((scores[:, 0] - scores[:, 1]).mean()),
         "mean": float(seen.mean()),
         "std": max(float(seen.std()), 1e-6),
@@ -148,4 +141,4 @@ def _correlation(scores: np.ndarray, lengths: np.ndarray) -> float | None:
 
 
 if __name__ == "__main__":
-    run_job(train, RewardConfig)
+    run_model_job(train, RewardConfig)

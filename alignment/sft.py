@@ -28,19 +28,19 @@ from alignment.conversations import (
 )
 from alignment.data import commonest, data_file, dataset_inputs, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
-from alignment.job import Job, run_job
+from alignment.job import ModelJob, SpeakingConfig, run_model_job
 from alignment.loop import Plan, optimise
-from alignment.models import base_model, save_policy
+from alignment.models import base_model
 from alignment.order import Order
 from alignment.packing import PackedRows, pack
 from alignment.rollouts import Prompt
-from alignment.settings import SpeakingConfig
 from alignment.speech import Listening, reply_limit
 from alignment.turns import Rendered
 from infra.config import Json
 from infra.errors import InputError
 from infra.stage import JobStage
 from training.engine import create_engine
+from training.loop import publish_model
 from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
 
@@ -124,7 +124,7 @@ class Material:
     stats: dict[str, Json]
 
 
-def train(job: Job[SftConfig]) -> None:
+def train(job: ModelJob[SftConfig]) -> None:
     config = job.config
     job.phase("reading conversations")
     model = base_model(job)
@@ -141,12 +141,12 @@ def train(job: Job[SftConfig]) -> None:
 
     plan: Plan[PackedBatch] = Plan(
         order,
+        training.lengths,
         lambda indices: PackedBatch.of(training.select(indices), job.ranks.device),
         sft_losses,
         lambda batch: batch.tokens,
         validate,
         config.validate_every,
-        config.checkpoint_every,
         Figure("validation_loss", lower_is_better=True, noise=0.01),
     )
     before = validate()
@@ -155,10 +155,12 @@ def train(job: Job[SftConfig]) -> None:
     job.stats |= validate()
     job.stats |= material.listening.report(job, spoken, material.listening.hear(job, engine))
     job.stats |= {"validation_loss_before": before["validation_loss"], **material.stats}
-    save_policy(job, engine, lambda whole: whole, **{ledger_path("conversations"): False})
+    publish_model(job, engine, job.model_folder)
+    job.outputs[ledger_path("conversations")] = False
+    job.finish()
 
 
-def read_material(job: Job[SftConfig], positions: int) -> Material:
+def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
     """Read, cut and pack the conversations; the ledger tells what became of them."""
     config, path = job.config, data_file(job.request, job.config.conversations)
     pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
@@ -200,7 +202,7 @@ def read_material(job: Job[SftConfig], positions: int) -> Material:
     return Material(training, held_out.select(np.sort(chosen)), listening(job, answers, positions), stats)
 
 
-def say_what_is_lost(job: Job[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:
+def say_what_is_lost(job: ModelJob[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:
     """Losses that a user must know of: lines that are no conversations, and replies too long for a row."""
     if reading.refused:
         job.warn(
@@ -214,7 +216,7 @@ def say_what_is_lost(job: Job[SftConfig], path: Path, reading: Reading, ledger: 
         )
 
 
-def listening(job: Job[SftConfig], answers: list[Exchange], positions: int) -> Listening:
+def listening(job: ModelJob[SftConfig], answers: list[Exchange], positions: int) -> Listening:
     """Questions of held-out conversations for which the model has room, and the length of people's answers."""
     limit = reply_limit(job.config.generation_tokens, positions)
     prompts: list[Prompt] = []
@@ -227,7 +229,7 @@ def listening(job: Job[SftConfig], answers: list[Exchange], positions: int) -> L
     return Listening(prompts, np.array(tokens), limit)
 
 
-def held_out_loss(job: Job[SftConfig], engine: Any, rows: PackedRows) -> float:
+def held_out_loss(job: ModelJob[SftConfig], engine: Any, rows: PackedRows) -> float:
     """Mean loss in nats of the tokens of all rows that count, shared among the ranks."""
     total = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
     mine = np.arange(len(rows))[job.ranks.rank :: job.ranks.world_size]
@@ -240,4 +242,4 @@ def held_out_loss(job: Job[SftConfig], engine: Any, rows: PackedRows) -> float:
 
 
 if __name__ == "__main__":
-    run_job(train, SftConfig)
+    run_model_job(train, SftConfig)

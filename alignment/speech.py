@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.job import Job
+from alignment.job import ModelJob
 from alignment.order import chunks, seed_of, share
 from alignment.rollouts import Prompt, ReplySettings, Sampled, sample
-from alignment.statistics import Record, mean_interval, wilson
 from infra.config import Json
 from infra.store.files import read_json, write_json
 from training.engine import Engine
+from training.intervals import Interval, mean_interval, wilson
 from training.model import Decoder
 
 Apply = Callable[[Callable[[Decoder], Any]], Any]
@@ -46,11 +46,11 @@ class Spoken:
     """Share of its runs of four tokens that it had before."""
     more: tuple[np.ndarray, ...] = ()
 
-    def figures(self, seed: int) -> dict[str, Record]:
+    def figures(self, seed: int) -> dict[str, dict[str, float | int]]:
         return {
-            "finished": wilson(int(self.finished.sum()), len(self.finished)),
-            "reply_tokens": mean_interval(self.tokens, seed),
-            "repeated": mean_interval(self.repeated, seed),
+            "finished": wilson(int(self.finished.sum()), len(self.finished)).as_dict(),
+            "reply_tokens": mean_interval(self.tokens, seed).as_dict(),
+            "repeated": mean_interval(self.repeated, seed).as_dict(),
         }
 
 
@@ -61,7 +61,7 @@ def repeated_share(reply: Sequence[int]) -> float:
 
 @torch.no_grad()
 def speak(
-    job: Job[Any],
+    job: ModelJob[Any],
     apply: Apply,
     prompts: Sequence[Prompt],
     settings: ReplySettings,
@@ -81,7 +81,7 @@ def speak(
                 found[column * number + index] = float(value)
     # A rank without a chunk does not know how many figures there are.
     width = int(job.reduce(torch.tensor(float(width) * job.ranks.first, device=job.ranks.device)).item())
-    finished, tokens, repeated_all, *more = np.split(job.together(found, width * number), width)
+    finished, tokens, repeated_all, *more = np.split(job.gather(found, width * number), width)
     return Spoken(finished, tokens, repeated_all, tuple(more))
 
 
@@ -93,7 +93,7 @@ class Listening:
     human_tokens: np.ndarray
     limit: int
 
-    def before(self, job: Job[Any], engine: Engine) -> Spoken | None:
+    def before(self, job: ModelJob[Any], engine: Engine) -> Spoken | None:
         """What the model says as it came. From the work folder if an earlier attempt left it there."""
         path = job.request.work_dir / "spoken-before.json"
         there = path.exists()
@@ -106,14 +106,14 @@ class Listening:
             write_json(path, [column.tolist() for column in (spoken.finished, spoken.tokens, spoken.repeated)])
         return spoken
 
-    def hear(self, job: Job[Any], engine: Engine) -> Spoken | None:
+    def hear(self, job: ModelJob[Any], engine: Engine) -> Spoken | None:
         """What the engine's model says now; None where there is nothing to answer."""
         if not self.prompts:
             return None
         job.phase("answering held-out prompts")
         return speak(job, engine.evaluate, self.prompts, speech_settings(job, self.limit, 1.0))
 
-    def report(self, job: Job[Any], before: Spoken | None, after: Spoken | None) -> dict[str, Json]:
+    def report(self, job: ModelJob[Any], before: Spoken | None, after: Spoken | None) -> dict[str, Json]:
         """The figures of both, and the job's warnings where the second promises less."""
         if before is None or after is None:
             return {}
@@ -130,7 +130,7 @@ def reply_limit(tokens: int, positions: int) -> int:
     return min(tokens, positions // 2)
 
 
-def speech_settings(job: Job[Any], tokens: int, temperature: float) -> ReplySettings:
+def speech_settings(job: ModelJob[Any], tokens: int, temperature: float) -> ReplySettings:
     return ReplySettings(tokens, temperature, tuple(job.stop_ids), job.tokenizer.pad_id)
 
 
@@ -139,28 +139,28 @@ def complaints(before: Spoken, after: Spoken, human_tokens: np.ndarray, limit: i
     replied; the models were stopped after ``limit`` tokens."""
     found, human = [], float((human_tokens <= limit).mean())
     ended, ends = float(before.finished.mean()), float(after.finished.mean())
-    if _sure(after.finished - before.finished, seed)["high"] < 0 and ends < ended - FEWER_END:
+    if _difference(after.finished - before.finished, seed).high < 0 and ends < ended - FEWER_END:
         found.append(
             f"the model unlearns to stop: {ended:.0%} of its replies to held-out prompts ended within {limit} tokens "
             f"before, {ends:.0%} after; lower the learning rate or train for fewer steps"
         )
-    elif wilson(int(after.finished.sum()), len(after.finished))["high"] < human - FEWER_END:
+    elif wilson(int(after.finished.sum()), len(after.finished)).high < human - FEWER_END:
         found.append(
             f"the model has not learnt to stop: {ends:.0%} of its replies to held-out prompts end within {limit} "
             f"tokens, {human:.0%} of people's; train for more steps"
         )
-    longer = _sure(after.tokens - before.tokens, seed)
+    longer = _difference(after.tokens - before.tokens, seed)
     was, tokens, people = (float(lengths.mean()) for lengths in (before.tokens, after.tokens, human_tokens))
-    grows = ends >= ended - FEWER_END and longer["low"] > 0 and tokens > OTHER_LENGTH * was
+    grows = ends >= ended - FEWER_END and longer.low > 0 and tokens > OTHER_LENGTH * was
     # Where most replies were cut off before, they are shorter because the model learns to stop.
-    shrinks = ended > 0.5 and longer["high"] < 0 and tokens < was / OTHER_LENGTH
+    shrinks = ended > 0.5 and longer.high < 0 and tokens < was / OTHER_LENGTH
     if grows or shrinks:
         found.append(
             f"the model's replies {'grow' if grows else 'shrink'} from {was:.0f} to {tokens:.0f} tokens (people's: "
             f"{people:.0f}): look whether length is all that was learnt"
         )
-    repeats = _sure(after.repeated - before.repeated, seed)
-    if repeats["low"] > 0 and repeats["value"] > MORE_REPEATED:
+    repeats = _difference(after.repeated - before.repeated, seed)
+    if repeats.low > 0 and repeats.value > MORE_REPEATED:
         found.append(
             f"the model repeats itself: {after.repeated.mean():.0%} of the runs of {RUN} tokens in a reply were there "
             f"before, {before.repeated.mean():.0%} when it came; lower the learning rate"
@@ -168,5 +168,5 @@ def complaints(before: Spoken, after: Spoken, human_tokens: np.ndarray, limit: i
     return found
 
 
-def _sure(values: np.ndarray, seed: int) -> Record:
+def _difference(values: np.ndarray, seed: int) -> Interval:
     return mean_interval(values.astype(float), seed)

@@ -1,10 +1,11 @@
-"""Bootstrap intervals: how far a figure would move on another sample of the same size.
+"""Intervals: how far a figure would move on another sample of the same size.
 
 Ratios (bits per byte) are resampled as ratios of sums, so that long rows weigh as they do in the figure itself. Two
 models are compared on the same resampled rows: what is hard for both cancels out, and small differences show.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -17,6 +18,9 @@ class Interval:
     low: float
     high: float
     n: int
+
+    def as_dict(self) -> dict[str, float | int]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -41,3 +45,18 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, how: Resamp
 def paired_difference(left: np.ndarray, right: np.ndarray, denominators: np.ndarray, how: Resampling) -> Interval:
     """``(sum(left) - sum(right)) / sum(denominators)`` with both models on the same resampled rows."""
     return ratio_interval(left - right, denominators, how)
+
+
+def mean_interval(values: np.ndarray, seed: int) -> Interval:
+    """A mean with its bootstrap interval; the same values and seed give the same interval."""
+    return ratio_interval(values, np.ones(len(values)), Resampling(seed=seed))
+
+
+def wilson(successes: int, n: int, z: float = 1.959964) -> Interval:
+    """A proportion with Wilson's 95 % interval, which stays inside [0, 1] and is right for small n too."""
+    if n < 1:
+        raise ValueError("a proportion of nothing")
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), n)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -59,13 +59,17 @@ class MicroBatch:
     """Sum of the mask, taken where it was made: asking an accelerator for it would stall the step."""
 
 
+Batch = TypeVar("Batch")
+
+
 @dataclass(frozen=True)
-class StepData:
-    """One rank's share of an optimizer step."""
+class StepData(Generic[Batch]):
+    """One rank's share of an iteration of training."""
 
     consumed: int
-    """Sequences consumed by the run before this step."""
-    batches: list[MicroBatch]
+    """Examples consumed by the run before it."""
+    batches: list[Batch]
+    """Micro batches, as many on every rank."""
 
 
 def micro_batch(rows: Rows, device: torch.device, mask_documents: bool) -> MicroBatch:
@@ -133,9 +137,9 @@ class Loader:
         self.device, self.mask_documents, self.ahead = device, mask_documents, ahead
         self.wait_seconds = 0.0
 
-    def steps(self, consumed: int) -> Generator[StepData, None, None]:
+    def steps(self, consumed: int) -> Generator[StepData[MicroBatch], None, None]:
         """Endless steps from ``consumed`` on. Close the iterator (or leave its loop) to end the reading thread."""
-        ready: queue.Queue[StepData | BaseException] = queue.Queue(self.ahead)
+        ready: queue.Queue[StepData[MicroBatch] | BaseException] = queue.Queue(self.ahead)
         stop = threading.Event()
         reader = threading.Thread(target=self._read, args=(consumed, ready, stop), daemon=True)
         reader.start()
@@ -155,7 +159,9 @@ class Loader:
                     ready.get_nowait()
                 reader.join(0.05)
 
-    def _read(self, consumed: int, ready: queue.Queue[StepData | BaseException], stop: threading.Event) -> None:
+    def _read(
+        self, consumed: int, ready: queue.Queue[StepData[MicroBatch] | BaseException], stop: threading.Event
+    ) -> None:
         try:
             while not stop.is_set():
                 ready.put(self.load(consumed))
@@ -163,7 +169,7 @@ class Loader:
         except BaseException as error:  # raised again in the training loop
             ready.put(error)
 
-    def load(self, consumed: int) -> StepData:
+    def load(self, consumed: int) -> StepData[MicroBatch]:
         """This rank's share of the step that starts at ``consumed``."""
         rows = self.order(np.arange(consumed, consumed + self.batch))[self.slice]
         pieces = [rows[start : start + self.micro] for start in range(0, len(rows), self.micro)]

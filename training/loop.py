@@ -1,51 +1,128 @@
-"""The training loop: step after step until the last, whatever happens in between.
+"""The training loop of pretraining and of every alignment stage: iteration after iteration until the last.
 
-Everything that decides the result is in ``Progress`` (where in the data the run is, what the guard remembers) and in
-the engine; both are in every checkpoint. A kill costs the steps since the last checkpoint and changes no byte.
+An iteration takes one batch of examples and makes one optimizer step of it; PPO's samples replies and makes several. What
+a stage brings is its ``Task``. Everything that decides the result is in ``Progress`` (where in the data the run is), in
+the guard, in what the task remembers and in the engine; all are in every checkpoint. A kill costs the iterations since the
+last checkpoint and changes no byte.
 
-    skipped step     its update was not applied; its documents are reported
+    skipped step     its update was not applied; the documents of its batch are reported
     rollback         too many skipped steps in a row: back to a checkpoint, on with the data *behind* the bad stretch
     new level        the same rise again right behind a rollback: it is the data; the guard accepts it
-    preemption       SIGTERM: the ranks agree at the end of a step that was not skipped, save, and leave
+    preemption       SIGTERM: the ranks agree at the end of an iteration that was not skipped, save, and leave
 """
 
-import signal
-import threading
+import itertools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
+from torch import Tensor
+
+from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.job_main import Preempted
 from training.checkpoint import Checkpoints
-from training.engine import Engine, StepResult
+from training.engine import Engine, Losses, StepResult
 from training.faults import SpikeGuard
-from training.loader import Loader, MicroBatch, StepData
+from training.hub_format import save_model
+from training.job import Job, StopSignal
+from training.loader import StepData
+from training.metrics import flops_per_token
+from training.model import Decoder, parameter_count
+from training.reporter import Outcome, Reporter
 
-Losses = Callable[[Any, MicroBatch], dict[str, Any]]
+Batch = TypeVar("Batch")
+Figures = Mapping[str, float]
+TrainStep = Callable[[Sequence[Any], Losses[Any], Callable[[Any], float]], StepResult]
+"""``Engine.train_step`` under the eyes of the guard: (micro batches, losses, weight) -> what came of it."""
+
+
+class Source(Protocol[Batch]):
+    """Batches of examples in an order that depends on nothing but the configuration."""
+
+    batch: int
+    """Examples of an iteration, on all ranks together."""
+    wait_seconds: float
+    """Spent on getting them so far."""
+
+    def steps(self, consumed: int) -> Generator[StepData[Batch], None, None]:
+        """Endless iterations, the first one behind so many examples."""
+        ...
+
+
+@dataclass
+class Batches(Generic[Batch]):
+    """A source that loads an iteration when it is asked for: ``load(n)`` are this rank's micro batches of the n-th."""
+
+    load: Callable[[int], list[Batch]]
+    batch: int
+    wait_seconds: float = 0.0
+
+    def steps(self, consumed: int) -> Generator[StepData[Batch], None, None]:
+        for iteration in itertools.count(consumed // self.batch):
+            began = time.perf_counter()
+            batches = self.load(iteration)
+            self.wait_seconds += time.perf_counter() - began
+            yield StepData(iteration * self.batch, batches)
+
+
+class Stateful(Protocol):
+    """Something that decides the result, and therefore is in every checkpoint."""
+
+    def state(self) -> dict[str, Json]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task(Generic[Batch]):
+    """What a stage trains on, how, and what it measures."""
+
+    source: Source[Batch]
+    iterate: Callable[[TrainStep, StepData[Batch]], Outcome]
+    """Make one iteration's optimizer steps, each by the given function."""
+    evaluate: Callable[[], Figures]
+    """Figures on held-out data, equal on all ranks; after the last iteration, and every ``evaluate_every``."""
+    evaluate_every: int = 0
+    seq_len: int = 0
+    """Tokens of a usual sequence: what a token costs in attention."""
+    steps: int = 1
+    """Optimizer steps of an iteration."""
+    phase: Callable[[int], int] = lambda position: 0
+    """The curriculum's phase to which the example consumed at this position belongs."""
+    names: Callable[[StepData[Batch]], Sequence[str]] = lambda data: ()
+    """The documents of an iteration, to name those of a skipped step."""
+    keep: Callable[[Figures], bool] = lambda figures: False
+    """Told what was measured. True: it has written something that a checkpoint must name, and one is made at once."""
+    remembers: Mapping[str, Stateful] = field(default_factory=dict)
+    """By the name it has in a checkpoint."""
 
 
 @dataclass
 class Progress:
-    """Which data each step saw. Consumption is ``batch`` sequences a step, except where a rollback skipped some."""
+    """Which data each iteration saw: ``batch`` examples each, except where a rollback skipped some."""
 
     batch: int
+    steps: int = 1
+    """Optimizer steps of an iteration."""
     jumps: list[list[int]] = field(default_factory=lambda: [[0, 0]])
-    """[step, consumed]: from this step on, counting starts at this position. Ascending."""
+    """[iteration, consumed]: from this one on, counting starts at this position. Ascending."""
     skipped: list[int] = field(default_factory=list)
-    """Steps whose update was not applied."""
+    """Optimizer steps whose update was not applied."""
     rollbacks: int = 0
 
-    def consumed(self, step: int) -> int:
-        """Sequences consumed before ``step``."""
-        start, position = [jump for jump in self.jumps if jump[0] <= step][-1]
-        return position + (step - start) * self.batch
+    def consumed(self, iteration: int) -> int:
+        """Examples consumed before ``iteration``."""
+        start, position = [jump for jump in self.jumps if jump[0] <= iteration][-1]
+        return position + (iteration - start) * self.batch
 
-    def roll_back(self, step: int, consumed: int) -> None:
-        """Continue at ``step`` with the data from ``consumed`` on."""
-        self.jumps = [jump for jump in self.jumps if jump[0] < step] + [[step, consumed]]
-        self.skipped = [index for index in self.skipped if index < step]
+    def roll_back(self, iteration: int, consumed: int) -> None:
+        """Continue at ``iteration`` with the data from ``consumed`` on."""
+        self.jumps = [jump for jump in self.jumps if jump[0] < iteration] + [[iteration, consumed]]
+        self.skipped = [step for step in self.skipped if step < iteration * self.steps]
         self.rollbacks += 1
 
     def state(self) -> dict[str, Any]:
@@ -55,31 +132,42 @@ class Progress:
         self.jumps, self.skipped, self.rollbacks = state["jumps"], state["held"], state["rollbacks"]
 
 
-@dataclass
-class Events:
+class Events(Protocol):
     """What the loop tells the outside; every one is called on all ranks."""
 
-    step: Callable[[StepResult, float], None]
-    """After each step, with its seconds."""
-    skipped: Callable[[StepResult, StepData], None]
-    warning: Callable[[str], None]
-    evaluate: Callable[[int], None]
-    """Run the validation; ``step`` steps are done."""
+    def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+        """After each iteration, ``done`` of which are now made."""
+
+    def skipped(self, result: StepResult, names: Sequence[str]) -> None:
+        """After each optimizer step that was not applied, with the documents of its batch."""
+
+    def warning(self, message: str) -> None: ...
+
+    def measuring(self) -> None: ...
+
+    def measured(self, done: int, figures: Figures) -> None: ...
 
 
 @dataclass
-class Loop:
+class Loop(Generic[Batch]):
     engine: Engine
-    loader: Loader
-    losses: Losses
+    task: Task[Batch]
     guard: SpikeGuard
     checkpoints: Checkpoints
-    progress: Progress
     events: Events
     checkpoint_every: int
-    eval_every: int
-    phase: Callable[[int], int] = lambda position: 0
-    """The curriculum's phase to which the sequence consumed at this position belongs."""
+    stop: StopSignal = field(default_factory=StopSignal)
+    figures: dict[str, float] = field(default_factory=dict)
+    """What was measured last."""
+
+    def __post_init__(self) -> None:
+        self.engine.veto = self.guard.veto
+        self.progress = Progress(self.task.source.batch, self.task.steps)
+
+    @property
+    def done(self) -> int:
+        """Iterations made."""
+        return self.engine.step // self.task.steps
 
     def resume(self) -> bool:
         """Take up the newest checkpoint that verifies; False where there is none."""
@@ -87,7 +175,7 @@ class Loop:
         if loaded is None:
             return False
         self.guard.restore(loaded.state["guard"])
-        self.progress.restore(loaded.state["progress"])
+        self._restore(loaded.state)
         if not loaded.exact:
             self.events.warning(
                 f"the checkpoint of step {loaded.step} was made by another number of ranks or ZeRO stage; "
@@ -97,51 +185,93 @@ class Loop:
 
     def run(self) -> None:
         """Train to the engine's last step. Raises ``Preempted`` after SIGTERM, with a checkpoint left behind."""
-        with _Termination() as termination:
-            while self.engine.step < self.engine.total_steps:
-                steps = self.loader.steps(self.progress.consumed(self.engine.step))
-                try:
-                    for data in steps:
-                        if self.take(data, lambda: termination.asked):
-                            break
-                finally:
-                    steps.close()
+        while self.engine.step < self.engine.total_steps:
+            steps = self.task.source.steps(self.progress.consumed(self.done))
+            try:
+                for data in steps:
+                    if self.take(data):
+                        break
+            finally:
+                steps.close()
         self.checkpoints.wait()
 
-    def take(self, data: StepData, stop: Callable[[], bool]) -> bool:
-        """One step and what follows from it; True when the data does not simply go on. ``stop()``: leave after it?"""
+    def take(self, data: StepData[Batch]) -> bool:
+        """One iteration and what follows from it; True when the data does not simply go on."""
         began = time.perf_counter()
-        self.guard.enter(self.phase(data.consumed + self.progress.batch - 1))
-        result = self.engine.train_step(data.batches, self.losses, lambda batch: batch.tokens)
-        self.guard.record(result.loss, result.grad_norm, result.skipped is not None)
-        if result.skipped is not None:
-            self.progress.skipped.append(result.step)
-            self.events.skipped(result, data)
-        self.events.step(result, time.perf_counter() - began)
+        self.guard.enter(self.task.phase(data.consumed + self.task.source.batch - 1))
+        outcome = self.task.iterate(partial(self._train_step, data), data)
+        self.events.step(self.done, outcome, time.perf_counter() - began)
         if self.guard.exhausted:
             if self.guard.new_level:
                 self._accept()
             elif self._roll_back(data):
                 return True
-        done = self.engine.step
+        last = self.engine.step >= self.engine.total_steps
+        kept = self._evaluate() if last or self._due(self.task.evaluate_every) else False
         # Nothing is saved among skipped steps: a rollback must find a checkpoint from before the trouble.
-        if not self.guard.skipped and self.engine.any_rank(stop()):
+        skipping = bool(self.guard.skipped)
+        if not skipping and self.engine.any_rank(self.stop.received):
             self._save(wait=True)
-            raise Preempted(f"stopped by a signal after step {done}")
-        if done % self.checkpoint_every == 0 and done < self.engine.total_steps and not self.guard.skipped:
-            self._save()
-        if self.eval_every and done % self.eval_every == 0 and done < self.engine.total_steps:
-            self.events.evaluate(done)
-        return done >= self.engine.total_steps
+            raise Preempted(f"stopped by a signal after step {self.done}")
+        if last or (not skipping and (kept or self._due(self.checkpoint_every))):
+            self._save(wait=last or kept)
+        return last
 
-    def _save(self, wait: bool = False) -> None:
-        self.checkpoints.save({"progress": self.progress.state(), "guard": self.guard.state()}, wait=wait)
+    def stats(self) -> dict[str, Json]:
+        return {
+            "steps": self.engine.total_steps,
+            "held_steps": self.engine.skipped_steps,
+            "rollbacks": self.progress.rollbacks,
+        }
+
+    def warnings(self) -> list[str]:
+        """What a user of the model must know of updates that were refused."""
+        skipped, rollbacks = self.engine.skipped_steps, self.progress.rollbacks
+        if not skipped:
+            return []
+        back = f", and training went back to an earlier checkpoint (rollbacks: {rollbacks})" if rollbacks else ""
+        return [
+            f"{skipped} of {self.engine.total_steps} updates were not applied{back}: the run's warnings name reasons and "
+            "documents"
+        ]
+
+    def _train_step(
+        self, data: StepData[Batch], batches: Sequence[Any], losses: Losses[Any], weight: Callable[[Any], float]
+    ) -> StepResult:
+        result = self.engine.train_step(batches, losses, weight)
+        self.guard.record(result.loss, result.grad_norm, result.skipped is not None)
+        if result.skipped is not None:
+            self.progress.skipped.append(result.step)
+            self.events.skipped(result, self.task.names(data))
+        return result
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.done % every == 0
+
+    def _evaluate(self) -> bool:
+        """Measure; whether a checkpoint must be made of it."""
+        self.events.measuring()
+        self.figures = dict(self.task.evaluate())
+        self.events.measured(self.done, self.figures)
+        return self.task.keep(self.figures)
+
+    def _save(self, wait: bool) -> None:
+        state: dict[str, Json] = {name: part.state() for name, part in self.task.remembers.items()}
+        finite: dict[str, Json] = {name: value for name, value in self.figures.items() if math.isfinite(value)}
+        state |= {"progress": self.progress.state(), "guard": self.guard.state(), "figures": finite}
+        self.checkpoints.save(state, wait=wait)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.progress.restore(state["progress"])
+        self.figures = dict(state.get("figures", {}))
+        for name, part in self.task.remembers.items():
+            part.restore(state[name])
 
     def _accept(self) -> None:
-        said = self.guard.accept()
-        self.events.warning(f"a new level at step {self.engine.step}: {said}; training goes on with it")
+        levels = self.guard.accept()
+        self.events.warning(f"a new level at step {self.engine.step}: {levels}; training goes on with it")
 
-    def _roll_back(self, data: StepData) -> bool:
+    def _roll_back(self, data: StepData[Batch]) -> bool:
         """Go back and around the data; False where there is nothing to go back to and no need, either."""
         reached, number = self.engine.step, len(self.guard.skipped)
         if self.guard.rollbacks >= self.guard.config.rollbacks:
@@ -154,7 +284,8 @@ class Loop:
             )
         self.checkpoints.wait()
         # A checkpoint that a signal left is passed over, so that with and without the signal the run goes on alike.
-        loaded = self.checkpoints.load_newest(lambda step: step % self.checkpoint_every == 0)
+        regular = self.checkpoint_every * self.task.steps
+        loaded = self.checkpoints.load_newest(lambda step: step % regular == 0)
         if loaded is None and self.guard.only_spikes:
             self._accept()
             return False
@@ -164,31 +295,61 @@ class Loop:
                 where=f"step {reached}",
                 remedy="Lower the learning rate or lengthen the warm-up.",
             )
+        behind, rollbacks = data.consumed + self.task.source.batch, self.progress.rollbacks
         self.guard.roll_back(loaded.state["guard"])
-        self.progress.roll_back(loaded.step, data.consumed + self.progress.batch)
+        self._restore(loaded.state)
+        self.progress.rollbacks = rollbacks
+        self.progress.roll_back(self.done, behind)
         self.events.warning(
-            f"back to the checkpoint of step {loaded.step} from step {reached}; "
-            f"training goes on with sequence {data.consumed + self.progress.batch}"
+            f"back to the checkpoint of step {loaded.step} from step {reached}; training goes on with sequence {behind}"
         )
         return True
 
 
-class _Termination:
-    """Remembers SIGTERM and SIGINT instead of dying of them, while training runs."""
+def open_loop(job: Job[Any], engine: Engine, task: Task[Batch], reporter: Reporter) -> Loop[Batch]:
+    """The loop of a job, before its first iteration."""
+    config = job.config
+    folder, keep_every = job.request.checkpoint_dir, config.keep_every * task.steps
+    checkpoints = Checkpoints(engine, folder, reporter.warning, config.keep_last, keep_every)
+    guard = SpikeGuard(config.faults)
+    return Loop(engine, task, guard, checkpoints, reporter, config.checkpoint_every, job.stop)
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Termination":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
+def train(job: Job[Any], engine: Engine, task: Task[Batch]) -> Loop[Batch]:
+    """Train from wherever the last checkpoint stands; figures, files and warnings are put into the job."""
+    decoders = [module.config for module in engine.model.modules() if isinstance(module, Decoder)]
+    flops = sum(flops_per_token(shape, task.seq_len) for shape in decoders)
+    reporter = Reporter(job, engine.total_steps // task.steps, flops, lambda: task.source.wait_seconds)
+    loop = open_loop(job, engine, task, reporter)
+    loop.resume()
+    reporter.begin(loop.done)
+    loop.run()
+    job.outputs |= dict.fromkeys(reporter.close(), False)
+    job.stats |= reporter.summary() | loop.stats()
+    for sentence in loop.warnings():
+        job.warn(sentence)
+    return loop
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.asked = True
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+def whole(model: Any) -> tuple[Decoder, Tensor | None]:
+    """The model is a decoder and all that is published."""
+    return model, None
+
+
+def publish_model(
+    job: Job[Any],
+    engine: Engine,
+    tokenizer: Path,
+    parts: Callable[[Any], tuple[Decoder, Tensor | None]] = whole,
+) -> None:
+    """Write ``data/model`` with the tokenizer's files from a folder. Collective: gathering the weights takes all ranks.
+
+    ``parts`` finds the decoder in the engine's model, and the score's weight ``[1, hidden]`` of a reward model.
+    """
+    job.phase("publishing")
+    with engine.whole_model() as model:
+        if job.ranks.first:
+            decoder, score = parts(model)
+            names = save_model(decoder, job.request.data_dir / "model", tokenizer, score=score)
+            job.outputs |= {f"data/model/{name}": True for name in names}
+            job.stats["parameters"] = parameter_count(decoder.config)

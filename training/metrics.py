@@ -57,10 +57,10 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     return 6.0 * weights + 12.0 * config.layers * config.heads * config.width_of_head * seq_len
 
 
-def utilisation(config: ModelConfig, seq_len: int, tokens_per_second: float, ranks: int) -> float | None:
+def utilisation(flops_per_token: float, tokens_per_second: float, ranks: int) -> float | None:
     """Model FLOPs utilisation of the whole group; None where the device's peak is not known."""
     peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return flops_per_token(config, seq_len) * tokens_per_second / (peak * ranks) if peak else None
+    return flops_per_token * tokens_per_second / (peak * ranks) if peak else None
 
 
 def memory_gb() -> float:

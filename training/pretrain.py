@@ -13,35 +13,28 @@ batches and losses equal within rounding.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-import torch.distributed as dist
 from pydantic import Field
+from torch import Tensor
 
-from infra.config import Config, Execution
+from infra.config import Execution
 from infra.errors import InputError
-from infra.job import JobRequest, finish
-from infra.job_main import job_main
-from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from pipeline.shards.format import TRAIN
 from pipeline.shards.order import phase_of, rows_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
-from training.checkpoint import Checkpoints
-from training.engine import Engine, ParallelConfig, Ranks, StepResult, create_engine, distributed
-from training.faults import FaultConfig, SpikeGuard
-from training.hub_format import save_model
-from training.loader import Loader, StepData, rank_slice
-from training.loop import Events, Loop, Progress
-from training.metrics import require_wandb
-from training.model import Decoder, ModelConfig
+from training.engine import Engine, ParallelConfig, Ranks, create_engine
+from training.job import Job, TrainingJobConfig, run_job
+from training.loader import Loader, MicroBatch, StepData, rank_slice
+from training.loop import Loop, Task, TrainStep, publish_model, train
+from training.model import ModelConfig
 from training.optimizer import OptimizerConfig
-from training.reporter import Reporter
+from training.reporter import Outcome
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
 
@@ -58,7 +51,7 @@ STEPS_SCHEMA = pa.schema(
 ``epoch`` is that of the first; ``applied`` is false where the update was skipped."""
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainingJobConfig):
     """Pretraining of a decoder from scratch."""
 
     model: ModelConfig = ModelConfig()
@@ -73,49 +66,14 @@ class PretrainConfig(Config):
     """Optimizer, learning rate and schedule."""
     parallel: ParallelConfig = ParallelConfig()
     """Precision, sharding and memory."""
-    faults: FaultConfig = FaultConfig()
-    """When an update is skipped, and when the run goes back to a checkpoint."""
-    ranks: int = Field(default=2, ge=1)
-    """Processes, one a device."""
-    nodes: int = Field(default=1, ge=1)
-    """Machines with ``ranks`` processes each."""
-    threads_per_rank: int = Field(default=1, ge=1)
-    """CPU threads of a process."""
-    elastic_ranks: Annotated[int, Execution()] = Field(default=0, ge=0)
-    """Run on this many processes instead of ``ranks`` × ``nodes``; results then agree within rounding. 0: do not."""
     mask_documents: bool = True
     """Keep the documents packed into one row from seeing each other."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared log-partition, which keeps logits from drifting."""
-    seed: int = 0
-    """Seed of the first weights and of the data's order."""
     eval_every: Annotated[int, Execution()] = Field(default=0, ge=0)
     """Steps between validations; there is always one at the end. 0: only that one."""
     eval_sequences: Annotated[int, Execution()] = Field(default=64, ge=1)
     """Sequences per domain in a validation."""
-    checkpoint_every: Annotated[int, Execution()] = Field(default=100, ge=1)
-    """Steps between checkpoints."""
-    keep_last: Annotated[int, Execution()] = Field(default=2, ge=1)
-    """Newest checkpoints to keep."""
-    keep_every: Annotated[int, Execution()] = Field(default=0, ge=0)
-    """Keep every checkpoint whose step is a multiple of this as well. 0: none."""
-    wandb_project: Annotated[str, Execution()] = ""
-    """Weights & Biases project; empty: none."""
-    time_limit_s: Annotated[int, Execution()] = Field(default=0, ge=0)
-    """Wall-clock limit of one attempt in seconds; 0: none."""
-    stall_limit_s: Annotated[int, Execution()] = Field(default=1800, ge=10)
-    """Silence after which the ranks' stacks are dumped and the job is restarted."""
-
-
-def job(config: PretrainConfig) -> JobSpec:
-    return JobSpec(
-        module="training.pretrain",
-        ranks=config.elastic_ranks or config.ranks,
-        nodes=1 if config.elastic_ranks else config.nodes,
-        threads_per_rank=config.threads_per_rank,
-        time_limit_s=config.time_limit_s or None,
-        stall_limit_s=config.stall_limit_s,
-    )
 
 
 STAGE = JobStage(
@@ -123,7 +81,7 @@ STAGE = JobStage(
     code_version=4,  # 4: the rate ends at its floor; validation leaves out tokens that stand for no bytes
     config=PretrainConfig,
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},
-    job=job,
+    job=lambda config: config.job_spec("training.pretrain"),
     code=("training.pretrain", "training.loop", "training.loader", "training.engine", "training.optimizer",
           "training.schedule", "training.faults", "training.model", "training.attention", "training.rope",
           "training.loss", "training.hub_format", "training.muon", "training.sharded", "pipeline.shards.order"),
@@ -171,39 +129,33 @@ def model_shape(config: PretrainConfig, data: Data) -> ModelConfig:
     )
 
 
-def run(request: JobRequest) -> None:
-    config = PretrainConfig.model_validate(request.config)
-    require_wandb(config.wandb_project)
-    with distributed() as ranks:
-        torch.set_num_threads(config.threads_per_rank)
-        torch.manual_seed(config.seed)
-        data = open_data(request.inputs["shards"].local("data"), request.inputs["tokenizer"].local("data"))
-        shape = model_shape(config, data)
-        reporter = Reporter(request, ranks, shape, data.train.seq_len, config.wandb_project)
-        loop = build_loop(request, config, ranks, data, shape, reporter)
-        loop.resume()
-        reporter.begin(loop.engine.step)
-        loop.run()
-        loop.events.evaluate(loop.engine.step)
-        publish(request, loop, reporter, len(data.train))
-        dist.barrier()
+def run(job: Job[PretrainConfig]) -> None:
+    config = job.config
+    rank_slice(config.batch_sequences, job.ranks.rank, job.ranks.world_size)  # refused before anything is built
+    data = open_data(job.data("shards"), job.data("tokenizer"))
+    engine = build_engine(config, data, model_shape(config, data), job.ranks)
+    loop = train(job, engine, task_of(config, data, engine))
+    job.stats["bits_per_byte"] = {name.partition("/")[2]: value for name, value in loop.figures.items()}
+    publish_model(job, engine, job.data("tokenizer"))
+    if job.ranks.first:
+        write_steps(job.request.data_dir / "steps.parquet", loop, len(data.train))
+        job.outputs["data/steps.parquet"] = True
+    job.finish()
 
 
-def build_loop(
-    request: JobRequest, config: PretrainConfig, ranks: Ranks, data: Data, shape: ModelConfig, reporter: Reporter
-) -> Loop:
-    """Model, engine, loader and what they report, wired together."""
-    guard = SpikeGuard(config.faults)
-    rank_slice(config.batch_sequences, ranks.rank, ranks.world_size)  # refused before anything is built
-    engine = create_engine(
+def build_engine(config: PretrainConfig, data: Data, shape: ModelConfig, ranks: Ranks) -> Engine:
+    return create_engine(
         build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks),
         config.optimizer,
         config.parallel,
         total_steps=total_steps(config, data),
         ranks=ranks,
-        veto=guard.veto,
     )
-    phases = data.train.phases
+
+
+def task_of(config: PretrainConfig, data: Data, engine: Engine) -> Task[MicroBatch]:
+    """The shards' rows in their order, the loss on them, and bits per byte of the domains held out."""
+    phases, ranks = data.train.phases, engine.ranks
     loader = Loader(
         data.train,
         lambda consumed: rows_of(config.seed, consumed, phases),
@@ -215,80 +167,44 @@ def build_loop(
         mask_documents=config.mask_documents,
     )
 
-    def evaluate(step: int) -> None:
-        if data.validation:
-            reporter.phase("validation")
-            reporter.validation(step, validate(engine, data, config))
-            reporter.phase("training")
+    def losses(model: Any, batch: MicroBatch) -> dict[str, Tensor]:
+        return summed_loss(model, batch, config.z_loss)
 
-    events = Events(
-        step=lambda result, seconds: reporter.step(result, seconds, loader.wait_seconds, engine.total_steps),
-        skipped=lambda result, batch: reporter.warning(describe_skipped(config, data, result, batch)),
-        warning=reporter.warning,
-        evaluate=evaluate,
-    )
-    return Loop(
-        engine=engine,
-        loader=loader,
-        losses=lambda model, batch: summed_loss(model, batch, config.z_loss),
-        guard=guard,
-        checkpoints=Checkpoints(engine, request.checkpoint_dir, reporter.warning, config.keep_last, config.keep_every),
-        progress=Progress(config.batch_sequences),
-        events=events,
-        checkpoint_every=config.checkpoint_every,
-        eval_every=config.eval_every,
+    def iterate(step: TrainStep, batch: StepData[MicroBatch]) -> Outcome:
+        result = step(batch.batches, losses, lambda micro: micro.tokens)
+        return Outcome(result, result.weight)
+
+    return Task(
+        loader,
+        iterate,
+        evaluate=lambda: validate(engine, data, config),
+        evaluate_every=config.eval_every,
+        seq_len=data.train.seq_len,
         phase=lambda position: phase_of(position, phases),
+        names=lambda batch: documents_of(config, data, batch),
     )
 
 
 def validate(engine: Engine, data: Data, config: PretrainConfig) -> dict[str, float]:
-    return bits_per_byte(
+    """Bits per byte of the held-out rows, by domain."""
+    found = bits_per_byte(
         engine,
         data.validation,
         limit=config.eval_sequences,
         micro=config.parallel.micro_batch,
         mask_documents=config.mask_documents,
     )
+    return {f"bits_per_byte/{name}": value for name, value in found.items()}
 
 
-def describe_skipped(config: PretrainConfig, data: Data, result: StepResult, batch: StepData) -> str:
-    """A sentence that names the documents of a batch whose update was not applied."""
+def documents_of(config: PretrainConfig, data: Data, batch: StepData[MicroBatch]) -> list[str]:
+    """The documents in the rows of a batch, of all ranks."""
     consumed = np.arange(batch.consumed, batch.consumed + config.batch_sequences)
     rows = rows_of(config.seed, consumed, data.train.phases)
-    names = sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"step {result.step + 1} was not applied: {result.skipped}; its batch held {', '.join(names[:20])}{more}"
+    return sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
 
 
-def publish(request: JobRequest, loop: Loop, reporter: Reporter, sequences: int) -> None:
-    """Write the dataset's files and answer the request (rank 0; gathering the weights takes all ranks)."""
-    reporter.phase("publishing")
-    with loop.engine.whole_model() as model:
-        if not loop.engine.ranks.first:
-            return
-        assert isinstance(model, Decoder)
-        names = save_model(model, request.data_dir / "model", request.inputs["tokenizer"].local("data"))
-    write_steps(request.data_dir / "steps.parquet", loop, sequences)
-    outputs = {f"data/model/{name}": True for name in names} | {"data/steps.parquet": True}
-    outputs |= dict.fromkeys(reporter.close(), False)
-    stats = reporter.summary() | {
-        "steps": loop.engine.total_steps,
-        "held_steps": loop.engine.skipped_steps,
-        "rollbacks": loop.progress.rollbacks,
-    }
-    finish(request, outputs, stats, warnings=skipped_warnings(loop))
-
-
-def skipped_warnings(loop: Loop) -> list[str]:
-    """What a user of the model must know of updates that were refused."""
-    skipped, rollbacks, steps = loop.engine.skipped_steps, loop.progress.rollbacks, loop.engine.total_steps
-    if not skipped:
-        return []
-    went_back = f", and training went back to an earlier checkpoint (rollbacks: {rollbacks})" if rollbacks else ""
-    return [f"{skipped} of {steps} updates were not applied{went_back}: the run's warnings name reasons and documents"]
-
-
-def write_steps(path: Path, loop: Loop, sequences: int) -> None:
+def write_steps(path: Path, loop: Loop[MicroBatch], sequences: int) -> None:
     """Which running numbers of sequences each step consumed, and whether its update was applied."""
     skipped = set(loop.progress.skipped)
     steps = range(loop.engine.total_steps)
@@ -308,7 +224,7 @@ def write_steps(path: Path, loop: Loop, sequences: int) -> None:
 
 
 def main() -> None:
-    job_main(run)
+    run_job(run, PretrainConfig, Job)
 
 
 if __name__ == "__main__":

@@ -1,123 +1,141 @@
-"""What a run says while it trains: events for the runner, a line of figures a step, and the summary at the end.
+"""What a run says while it trains: events for the runner, a line of figures an iteration, and the summary at the end.
 
 Rank 0 speaks; on the other ranks every method does nothing. Steps are counted from 1, as everywhere outside the engine.
 """
 
 import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from infra.job import JobRequest, emit
-from training.engine import Ranks, StepResult
+from training.engine import StepResult
+from training.job import Job
 from training.metrics import MetricsLog, memory_gb, utilisation
-from training.model import ModelConfig, parameter_count
 
 INTERVAL_S = 1.0
 METRICS = "data/metrics.jsonl"
 BOARD = "data/tensorboard"
+NAMES = 20
+"""Documents that are named of the batch of a skipped step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an iteration."""
+
+    result: StepResult
+    """Of its last optimizer step."""
+    tokens: float
+    """Tokens that went forward and backward through the model, on all ranks together."""
+    figures: Mapping[str, float] | None = None
+    """What is written down of it; None: the step's mean losses."""
 
 
 class Reporter:
-    def __init__(self, request: JobRequest, ranks: Ranks, shape: ModelConfig, seq_len: int, wandb: str) -> None:
-        self.request, self.ranks, self.shape, self.seq_len, self.wandb = request, ranks, shape, seq_len, wandb
+    """``training.loop.Events`` for a job. ``waited()`` is the running total of seconds spent waiting for data."""
+
+    def __init__(
+        self, job: Job[Any], total: int, flops_per_token: float, waited: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.job, self.total, self.flops, self.waited = job, total, flops_per_token, waited
         self.log: MetricsLog | None = None
-        self.validation_figures: dict[str, float] = {}
-        self._open_window(0.0)
+        self._reasons: list[str] = []
+        self._open_window()
 
-    def begin(self, step: int) -> None:
-        """The run starts, or resumes behind ``step`` steps."""
-        if self.ranks.first:
-            root = self.request.dataset_root
+    def begin(self, done: int) -> None:
+        """The run starts, or resumes behind ``done`` iterations."""
+        if self.job.ranks.first:
+            request = self.job.request
             self.log = MetricsLog(
-                root / METRICS,
-                step,
-                tensorboard=root / BOARD,
-                wandb_project=self.wandb,
-                wandb_folder=self.request.work_dir,
-                run=f"{self.request.stage}-{self.request.fingerprint}",
+                request.dataset_root / METRICS,
+                done,
+                tensorboard=request.dataset_root / BOARD,
+                wandb_project=self.job.config.wandb_project,
+                wandb_folder=request.work_dir,
+                run=f"{request.stage}-{request.fingerprint}",
             )
-        self.phase("training")
-
-    def emit(self, kind: str, **fields: Any) -> None:
-        if self.ranks.first:
-            emit(self.request, kind, **fields)
-
-    def phase(self, name: str) -> None:
-        self.emit("phase", name=name)
-        self._opened = time.perf_counter()
+        self._resume()
 
     def warning(self, message: str) -> None:
-        self.emit("warning", message=message)
+        self.job.notice(message)
 
-    def step(self, result: StepResult, seconds: float, waited: float, total: int) -> None:
-        """After each step: ``waited`` is the loader's running total."""
+    def skipped(self, result: StepResult, names: Sequence[str]) -> None:
+        """Says why an update was not applied, and which documents its batch held."""
+        self._reasons.append(result.skipped or "")
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        batch = f"; its batch held {', '.join(names[:NAMES])}{more}" if names else ""
+        self.warning(f"step {result.step + 1} was not applied: {result.skipped}{batch}")
+
+    def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+        reasons, self._reasons = self._reasons, []
         if self.log is None:
             return
-        speed = result.weight / seconds
+        result, tokens = outcome.result, outcome.tokens
         figures: dict[str, Any] = {
-            "loss": result.loss,
+            **(result.losses if outcome.figures is None else outcome.figures),
             "lr": result.lr,
             "grad_norm": result.grad_norm,
-            "tokens": int(result.weight),
-            "tokens_per_s": round(speed, 1),
-            "mfu": utilisation(self.shape, self.seq_len, speed, self.ranks.world_size),
+            "tokens": int(tokens),
+            **self._speed(tokens / seconds),
         }
-        if result.skipped:
-            figures["held"] = result.skipped
-        done = result.step + 1
+        if reasons:
+            figures["held"] = reasons[-1]
         self.log.write(done, figures)
-        self._tokens += result.weight
+        self._tokens += tokens
         elapsed = time.perf_counter() - self._opened
-        if elapsed >= INTERVAL_S or done == total:
-            speed = self._tokens / elapsed
-            figures |= {
-                "tokens_per_s": round(speed, 1),
-                "mfu": utilisation(self.shape, self.seq_len, speed, self.ranks.world_size),
-                "data_wait": round((waited - self._waited) / elapsed, 4),
+        if elapsed >= INTERVAL_S or done == self.total:
+            figures |= self._speed(self._tokens / elapsed) | {
+                "data_wait": round((self.waited() - self._waited) / elapsed, 4),
                 "memory_gb": round(memory_gb(), 3),
             }
-            self.emit("progress", done=done, total=total, **figures)
-            self._open_window(waited)
+            self.job.progress(done, self.total, **figures)
+            self._open_window()
 
-    def validation(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
-        self.validation_figures = dict(bits_per_byte)
-        figures = {f"bits_per_byte/{name}": value for name, value in bits_per_byte.items()}
-        if self.log is not None:
-            self.log.write(step, figures)
-        self.emit("validation", step=step, **figures)
+    def measuring(self) -> None:
+        self.job.phase("validation")
+
+    def measured(self, done: int, figures: Mapping[str, float]) -> None:
+        if figures:
+            if self.log is not None:
+                self.log.write(done, dict(figures))
+            self.job.emit("validation", step=done, **figures)
+        self._resume()
 
     def close(self) -> list[str]:
         """The files written, below the dataset's root."""
         if self.log is None:
             return []
         self.log.close()
-        board = self.request.dataset_root / BOARD
+        board = self.job.request.dataset_root / BOARD
         return [METRICS, *(f"{BOARD}/{path.name}" for path in sorted(board.glob("*")))]
 
     def summary(self) -> dict[str, Any]:
-        """Figures for the manifest."""
-        lines = read_metrics(self.request.dataset_root / METRICS)
-        applied = [line for line in lines if "loss" in line and "held" not in line]
-        tail = applied[-max(1, len(applied) // 20) :]
+        """Figures for the manifest, once the log is closed."""
+        if self.log is None:
+            return {}
+        lines = map(json.loads, (self.job.request.dataset_root / METRICS).read_text().splitlines())
+        applied = [line for line in lines if "tokens" in line and "held" not in line]
+        losses = [line["loss"] for line in applied if "loss" in line]
+        tail = losses[-max(1, len(losses) // 20) :]
         return {
-            "parameters": parameter_count(self.shape),
             "tokens": sum(line["tokens"] for line in applied),
-            "loss_first": applied[0]["loss"] if applied else None,
-            "loss_last": sum(line["loss"] for line in tail) / len(tail) if tail else None,
-            "bits_per_byte": self.validation_figures,
-            "ranks": self.ranks.world_size,
+            "loss_first": losses[0] if losses else None,
+            "loss_last": sum(tail) / len(tail) if tail else None,
+            "ranks": self.job.ranks.world_size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "peak_memory_gb": round(memory_gb(), 3),
         }
 
-    def _open_window(self, waited: float) -> None:
-        self._opened, self._tokens, self._waited = time.perf_counter(), 0.0, waited
+    def _speed(self, tokens_per_s: float) -> dict[str, float | None]:
+        mfu = utilisation(self.flops, tokens_per_s, self.job.ranks.world_size)
+        return {"tokens_per_s": round(tokens_per_s, 1), "mfu": mfu}
 
+    def _resume(self) -> None:
+        self.job.phase("training")
+        self._opened = time.perf_counter()
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, in order."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    def _open_window(self) -> None:
+        self._opened, self._tokens, self._waited = time.perf_counter(), 0.0, self.waited()

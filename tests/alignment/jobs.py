@@ -106,5 +106,10 @@ class AlignmentJob:
         assert result
         return output_digest(result.outputs)
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The figures of each step so far; a line that is being written is left out."""
+        path = self.request.data_dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
     def figures(self, file: str) -> Any:
         return json.loads((self.request.data_dir / file).read_text())

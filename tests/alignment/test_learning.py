@@ -80,7 +80,7 @@ def test_ppo_finds_what_is_rewarded(ranks: Ranks) -> None:
         chunk = collect(models, PROMPTS * 16, SETTINGS, rules, seed_of("toy", number))
         rewards.append(chunk.scores.mean().item())
         kl.append(chunk.kl.mean().item())
-        update(engine, [chunk], rules, 1.0, 0.01, lambda total: total, policy_learns=number > 0)
+        update(engine.train_step, [chunk], rules, 1.0, 0.01, lambda total: total, policy_learns=number > 0)
     assert kl[0] == kl[1] == 0, "the policy moved while only the critic was to learn"
     assert np.mean(rewards[-3:]) > 3 * np.mean(rewards[:2])
     assert kl[-1] > 0.5
@@ -94,7 +94,7 @@ def test_a_high_coefficient_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
         rules = PpoRules()
         for number in range(8):
             chunk = collect(models, PROMPTS * 8, SETTINGS, rules, seed_of("price", number))
-            update(engine, [chunk], rules, 1.0, kl_coefficient, lambda total: total)
+            update(engine.train_step, [chunk], rules, 1.0, kl_coefficient, lambda total: total)
         return chunk.kl.mean().item()
 
     assert run(2.0) < 0.5 * run(0.0)

@@ -101,9 +101,9 @@ from pathlib import Path
 from infra.job import load_request
 from infra.launch.hosts import HostsLauncher, HostsSettings
 from infra.launch.restart import run_job
-from training.pretrain import PretrainConfig, job
+from training.pretrain import PretrainConfig
 work = Path(sys.argv[1])
-spec = job(PretrainConfig.model_validate(load_request(work / "request.json").config))
+spec = PretrainConfig.model_validate(load_request(work / "request.json").config).job_spec("training.pretrain")
 run_job(spec, HostsLauncher(HostsSettings.model_validate_json(sys.argv[2])), work, lambda event: None)
 """
 

@@ -184,9 +184,9 @@ from infra.job import load_request
 from infra.launch.restart import run_job
 from infra.launch.slurm import SlurmLauncher
 from tests.infra.test_slurm import SETTINGS
-from training.pretrain import PretrainConfig, job
+from training.pretrain import PretrainConfig
 work = Path(sys.argv[1])
-spec = job(PretrainConfig.model_validate(load_request(work / "request.json").config))
+spec = PretrainConfig.model_validate(load_request(work / "request.json").config).job_spec("training.pretrain")
 result = run_job(spec, SlurmLauncher(SETTINGS), work, lambda event: print(event, flush=True))
 """
 

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from training.checkpoint import Checkpoints
 from training.engine import ParallelConfig, create_engine, init_distributed
 from training.faults import FaultConfig, SpikeGuard
 from training.loader import MicroBatch, StepData
-from training.loop import Events, Loop, Progress
+from training.loop import Loop, Task
 from training.optimizer import OptimizerConfig
+from training.reporter import Outcome
 
 
 def primed(losses, **settings):
@@ -129,7 +131,8 @@ class ScriptedLoader:
     """Sequence n has target 1, except where the script (numbers, or a function of n) says otherwise."""
 
     def __init__(self, script):
-        self.script, self.wait_seconds = script if callable(script) else lambda n: script.get(n, 1.0), 0.0
+        self.script = script if callable(script) else lambda n: script.get(n, 1.0)
+        self.batch, self.wait_seconds = 1, 0.0
 
     def steps(self, consumed):
         while True:
@@ -143,32 +146,49 @@ def ranks():
     return init_distributed()
 
 
+class Heard(list):
+    """What a loop told, in order."""
+
+    def step(self, done, outcome, seconds):
+        pass
+
+    def skipped(self, result, names):
+        self.append(("skipped", result.step, *names))
+
+    def warning(self, message):
+        self.append(("warning", message))
+
+    def measuring(self):
+        pass
+
+    def measured(self, done, figures):
+        pass
+
+
 def build(ranks, folder, script, steps=30, stage=1, **faults):
-    guard = SpikeGuard(FaultConfig(window=32, **faults))
     engine = create_engine(
         Line(),
         OptimizerConfig(lr=0.01, weight_decay=0.0),
         ParallelConfig(zero_stage=stage, dtype="fp32", micro_batch=1),
         total_steps=steps,
         ranks=ranks,
-        veto=guard.veto,
     )
-    heard = []
-    events = Events(
-        step=lambda result, seconds: None,
-        skipped=lambda result, data: heard.append(("skipped", result.step, data.consumed)),
-        warning=lambda message: heard.append(("warning", message)),
-        evaluate=lambda step: None,
+    heard = Heard()
+    task = Task(
+        ScriptedLoader(script),
+        lambda step, data: Outcome(step(data.batches, squares, lambda batch: batch.tokens), 1.0),
+        evaluate=dict,
+        names=lambda data: [data.consumed],
     )
-    checkpoints = Checkpoints(engine, folder, lambda message: heard.append(("warning", message)))
-    return Loop(engine, ScriptedLoader(script), squares, guard, checkpoints, Progress(1), events, 5, 0), heard
+    checkpoints = Checkpoints(engine, folder, heard.warning)
+    return Loop(engine, task, SpikeGuard(FaultConfig(window=32, **faults)), checkpoints, heard, 5), heard
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e4])
 def test_a_bad_batch_is_skipped_reported_and_stepped_over(ranks, tmp_path, bad):
     loop, heard = build(ranks, tmp_path, {18: bad})
     before = []
-    loop.events.step = lambda result, seconds: before.append(loop.engine.model.weight.weight.item())
+    loop.events.step = lambda done, outcome, seconds: before.append(loop.engine.model.weight.weight.item())
     loop.run()
     assert heard == [("skipped", 18, 18)]
     assert before[18] == before[17] and before[19] > before[18]
@@ -243,13 +263,13 @@ def test_a_signal_around_a_rise_changes_nothing(ranks, tmp_path, signalled):
     loop, _ = build(ranks, tmp_path / "interrupted", rise, steps=45)
     seen = []
 
-    def step(result, seconds):
-        seen.append(result.step)
+    def step(done, outcome, seconds):
+        seen.append(done)
         if len(seen) == signalled:
             signal.raise_signal(signal.SIGTERM)
 
     loop.events.step = step
-    with pytest.raises(Preempted):
+    with loop.stop, pytest.raises(Preempted):
         loop.run()
     resumed, _ = build(ranks, tmp_path / "interrupted", rise, steps=45)
     assert resumed.resume()
@@ -275,7 +295,7 @@ def test_a_rise_before_the_first_checkpoint_is_accepted(ranks, tmp_path):
 
 def test_a_switch_of_phase_is_no_rise(ranks, tmp_path):
     loop, heard = build(ranks, tmp_path, rise, steps=45)
-    loop.phase = lambda position: int(position >= 22)
+    loop.task = replace(loop.task, phase=lambda position: int(position >= 22))
     loop.run()
     assert heard == [("skipped", 38, 38)]
 
@@ -284,8 +304,8 @@ def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path
     expected, _ = build(ranks, tmp_path / "straight", {7: math.nan})
     expected.run()
     loop, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
-    loop.events.step = lambda result, seconds: signal.raise_signal(signal.SIGTERM) if result.step == 12 else None
-    with pytest.raises(Preempted):
+    loop.events.step = lambda done, outcome, seconds: signal.raise_signal(signal.SIGTERM) if done == 13 else None
+    with loop.stop, pytest.raises(Preempted):
         loop.run()
     resumed, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
     assert resumed.resume() and resumed.engine.step == 13 and resumed.progress.skipped == [7]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
-from training.metrics import memory_gb, utilisation
+from training.metrics import flops_per_token, memory_gb, utilisation
 from training.model import ModelConfig, build_model
 
 
@@ -103,15 +103,18 @@ class Clock:
 
     def result(self) -> dict[str, float | None]:
         speed = statistics.median(self.speeds[1:])
-        return {"peak_memory_gb": memory_gb(), "mfu": utilisation(self.spec.shape, self.seq_len, speed, 1)}
+        mfu = utilisation(flops_per_token(self.spec.shape, self.seq_len), speed, 1)
+        return {"peak_memory_gb": memory_gb(), "mfu": mfu}
 
 
 def ours(spec: Spec) -> dict[str, float | None]:
     from infra.job import JobRequest
     from infra.store.dataset import Dataset
     from training.engine import distributed
-    from training.pretrain import PretrainConfig, build_loop, open_data
-    from training.reporter import Reporter
+    from training.job import Job, StopSignal
+    from training.loop import open_loop
+    from training.pretrain import PretrainConfig, build_engine, open_data, task_of
+    from training.reporter import Outcome, Reporter
 
     config = PretrainConfig.model_validate(
         {
@@ -139,22 +142,24 @@ def ours(spec: Spec) -> dict[str, float | None]:
         data = open_data(inputs["shards"].local("data"), inputs["tokenizer"].local("data"))
         clock = Clock(spec, data.train.seq_len)
         # Not the tokenizer's vocabulary, which is small: the output layer should weigh what it usually does.
-        reporter = Reporter(request, ranks, spec.shape, data.train.seq_len, "")
-        loop = build_loop(request, config, ranks, data, spec.shape, reporter)
+        engine = build_engine(config, data, spec.shape, ranks)
+        task = task_of(config, data, engine)
+        job, flops = Job(request, config, ranks, StopSignal()), flops_per_token(spec.shape, task.seq_len)
+
+        class Timed(Reporter):
+            def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+                super().step(done, outcome, seconds)
+                if clock.taken < spec.total_steps:
+                    clock.end(task.source.wait_seconds)
+
+        reporter = Timed(job, engine.total_steps, flops)
+        loop = open_loop(job, engine, task, reporter)
         reporter.begin(0)
-        report = loop.events.step
-
-        def step(result: Any, seconds: float) -> None:
-            report(result, seconds)
-            if clock.taken < spec.total_steps:
-                clock.end(loop.loader.wait_seconds)
-
-        loop.events.step = step
-        batches = loop.loader.steps(0)
+        batches = task.source.steps(0)
 
         def advance(steps: int) -> None:
             for _ in range(steps):
-                loop.take(next(batches), lambda: False)
+                loop.take(next(batches))
 
         advance(spec.total_steps)
         answer = clock.result()
