@@ -165,27 +165,7 @@ def hub_config(
 ) -> dict[str, Any]:
     """``config.json``. The rotary settings are in both spellings, before and since transformers 5."""
     kind = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    scaling = config.rope_scaling
-    rope: dict[str, Any] = {"rope_type": "default"}
-    if scaling.kind == "linear":
-        rope = {"rope_type": "linear", "factor": scaling.factor}
-    elif scaling.kind == "llama3":
-        rope = {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position,
-        }
-    elif scaling.kind == "yarn":
-        rope = {
-            "rope_type": "yarn",
-            "factor": scaling.factor,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "truncate": scaling.truncate,
-            "original_max_position_embeddings": scaling.original_max_position,
-        } | ({"attention_factor": scaling.attention_factor} if scaling.attention_factor else {})
+    rope = _rope(config.rope_scaling)
     fields: dict[str, Any] = {
         "architectures": [f"{ARCHITECTURES[kind]}For{'SequenceClassification' if reward else 'CausalLM'}"],
         "model_type": kind,
@@ -198,7 +178,7 @@ def hub_config(
         "head_dim": config.width_of_head,
         "max_position_embeddings": config.max_position,
         "rope_theta": config.rope_theta,
-        "rope_scaling": None if scaling.kind == "none" else rope,
+        "rope_scaling": None if config.rope_scaling.kind == "none" else rope,
         "rope_parameters": rope | {"rope_theta": config.rope_theta},
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings,
@@ -223,6 +203,30 @@ def hub_config(
             "problem_type": "regression",
         }
     return fields
+
+
+def _rope(scaling: RopeScaling) -> dict[str, Any]:
+    """``rope_scaling`` in Hugging Face's words."""
+    if scaling.kind == "linear":
+        return {"rope_type": "linear", "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        return {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_position,
+        }
+    if scaling.kind == "yarn":
+        return {
+            "rope_type": "yarn",
+            "factor": scaling.factor,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "truncate": scaling.truncate,
+            "original_max_position_embeddings": scaling.original_max_position,
+        } | ({"attention_factor": scaling.attention_factor} if scaling.attention_factor else {})
+    return {"rope_type": "default"}
 
 
 def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:

@@ -137,22 +137,16 @@ def plan_scale(
     mfu: float = MFU,
 ) -> ScalePlan:
     """Derive a run from its size, or from what may be spent on it. Exactly one of the first four is given."""
+    notes: list[Derived] = []
     given = [value for value in (parameters, budget_flops, budget_gpu_hours, budget_cost) if value is not None]
     if len(given) != 1:
         raise ConfigError(
             "give one of parameters, FLOPs, GPU hours and cost", remedy="A size in parameters will do: 125M."
         )
-    notes: list[Derived] = []
     if budget_cost is not None:
-        if not price_per_gpu_hour:
-            raise ConfigError("a budget in money needs the price of a GPU hour", remedy="Give the price as well.")
-        budget_gpu_hours = budget_cost / price_per_gpu_hour
-        rule = f"{budget_cost:,.0f} at {price_per_gpu_hour:g} an hour"
-        notes.append(Derived("budget in GPU hours", f"{budget_gpu_hours:,.0f}", rule, "-"))
+        budget_gpu_hours = _bought_hours(budget_cost, price_per_gpu_hour, notes)
     if budget_gpu_hours is not None:
-        budget_flops = budget_gpu_hours * 3600 * _peak(gpu) * mfu
-        rule = f"{budget_gpu_hours:g} h × {_peak(gpu) / 1e12:.0f} TFLOP/s × {mfu:.0%}"
-        notes.append(Derived("budget in FLOPs", f"{budget_flops:.2e}", rule, "maker's peak, dense bf16"))
+        budget_flops = _flops_in(budget_gpu_hours, gpu, mfu, notes)
     if parameters is None:
         assert budget_flops is not None
         parameters = _affordable(budget_flops, tokens_per_parameter, vocab_size, seq_len)
@@ -166,6 +160,45 @@ def plan_scale(
         tokens = budget_flops / flops_per_token(model, seq_len)
         rule = f"the budget; {tokens / size:.1f} × parameters"
     notes.append(Derived("tokens", _short(tokens), rule, "Hoffmann 2022 (Chinchilla)"))
+    schedule = _schedule(size, tokens, seq_len, gpus, notes)
+    flops = flops_per_token(model, seq_len) * tokens
+    notes.append(Derived("training FLOPs", f"{flops:.2e}", "tokens × (6 N + 12·layers·width·sequence)", "Kaplan 2020"))
+    memory = tuple(
+        memory_plan(model, stage, gpus, micro_batch, seq_len, activation_checkpointing) for stage in range(4)
+    )
+    return ScalePlan(
+        model=model,
+        parameters=size,
+        total_parameters=parameter_count(model),
+        tokens=round(tokens),
+        seq_len=seq_len,
+        **schedule,
+        weight_decay=0.1,
+        decay_fraction=0.1,
+        flops=flops,
+        memory=memory,
+        gpus=tuple(_gpu_plan(name, flops, gpus, mfu, price_per_gpu_hour, memory) for name in GPU_MEMORY_GB),
+        derivation=tuple(notes),
+    )
+
+
+def _bought_hours(cost: float, price_per_gpu_hour: float | None, notes: list[Derived]) -> float:
+    if not price_per_gpu_hour:
+        raise ConfigError("a budget in money needs the price of a GPU hour", remedy="Give the price as well.")
+    hours = cost / price_per_gpu_hour
+    notes.append(Derived("budget in GPU hours", f"{hours:,.0f}", f"{cost:,.0f} at {price_per_gpu_hour:g} an hour", "-"))
+    return hours
+
+
+def _flops_in(hours: float, gpu: str, mfu: float, notes: list[Derived]) -> float:
+    flops = hours * 3600 * _peak(gpu) * mfu
+    rule = f"{hours:g} h × {_peak(gpu) / 1e12:.0f} TFLOP/s × {mfu:.0%}"
+    notes.append(Derived("budget in FLOPs", f"{flops:.2e}", rule, "maker's peak, dense bf16"))
+    return flops
+
+
+def _schedule(size: float, tokens: float, seq_len: int, gpus: int, notes: list[Derived]) -> dict[str, Any]:
+    """Batch, steps and rate for so many parameters and tokens: fields of ``ScalePlan``."""
     batch_tokens = 2048 * 160 * (size / 108e6) ** (2 / 3)
     sequences = max(gpus, round(batch_tokens / seq_len / gpus) * gpus)
     steps = max(1, math.ceil(tokens / (sequences * seq_len)))
@@ -180,29 +213,13 @@ def plan_scale(
     notes.append(Derived("warm-up steps", f"{warmup:,}", "one token a parameter, at most a fifth", "OLMo ladder"))
     notes.append(Derived("decay", "10 %", "square-root decay over the last tenth of the steps", "OLMo ladder"))
     notes.append(Derived("weight decay", "0.1", "matrices only, not embeddings and norms", "OLMo 2"))
-    flops = flops_per_token(model, seq_len) * tokens
-    notes.append(Derived("training FLOPs", f"{flops:.2e}", "tokens × (6 N + 12·layers·width·sequence)", "Kaplan 2020"))
-    memory = tuple(
-        memory_plan(model, stage, gpus, micro_batch, seq_len, activation_checkpointing) for stage in range(4)
-    )
-    return ScalePlan(
-        model=model,
-        parameters=size,
-        total_parameters=parameter_count(model),
-        tokens=round(tokens),
-        seq_len=seq_len,
-        batch_sequences=sequences,
-        steps=steps,
-        warmup_steps=warmup,
-        lr=float(f"{lr:.3g}"),
-        beta2=beta2,
-        weight_decay=0.1,
-        decay_fraction=0.1,
-        flops=flops,
-        memory=memory,
-        gpus=tuple(_gpu_plan(name, flops, gpus, mfu, price_per_gpu_hour, memory) for name in GPU_MEMORY_GB),
-        derivation=tuple(notes),
-    )
+    return {
+        "batch_sequences": sequences,
+        "steps": steps,
+        "warmup_steps": warmup,
+        "lr": float(f"{lr:.3g}"),
+        "beta2": beta2,
+    }
 
 
 def effective_parameters(model: ModelConfig) -> int:
