@@ -57,19 +57,6 @@ def whiten(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
     return torch.where(mask, (chosen - mean) / (spread + 1e-8).sqrt(), 0.0).to(values.dtype)
 
 
-def group_advantages(rewards: Tensor, group: int, scale: bool) -> Tensor:
-    """GRPO (arXiv 2402.03300): each reply against the mean of the ``group`` replies to the same prompt.
-
-    ``rewards`` is [prompts * group], replies to one prompt next to each other. With ``scale`` the difference is divided
-    by the group's standard deviation; a group whose replies all score the same teaches nothing either way.
-    """
-    grouped = rewards.view(-1, group)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
-    if scale:
-        centred = centred / (grouped.std(dim=1, correction=0, keepdim=True) + 1e-6)
-    return centred.reshape(-1)
-
-
 @dataclass
 class KlController:
     """The coefficient of the KL penalty. With a target it rises while the policy is further away than

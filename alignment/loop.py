@@ -13,7 +13,7 @@ from alignment.order import Order
 from training.engine import Engine
 from training.loader import StepData
 from training.loop import Batches, Task, TrainStep, train
-from training.reporter import Outcome
+from training.reporter import IterationResult
 
 Batch = TypeVar("Batch")
 
@@ -49,9 +49,9 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
         # A rank without examples computes as well: every rank must reduce every tensor.
         return found if counts else {name: value * 0.0 for name, value in found.items()}
 
-    def iterate(step: TrainStep, data: StepData[tuple[Batch, bool]]) -> Outcome:
+    def iterate(step: TrainStep, data: StepData[tuple[Batch, bool]]) -> IterationResult:
         result = step(data.batches, losses, lambda item: plan.weight(item[0]) if item[1] else 0.0)
-        return Outcome(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
+        return IterationResult(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
 
     task = Task(
         Batches(load, order.batch),

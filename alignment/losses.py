@@ -59,16 +59,14 @@ def clipped_policy(
     old_log_probs: Tensor,
     advantages: Tensor,
     mask: Tensor,
-    clip_low: float,
-    clip_high: float | None = None,
+    clip: float,
 ) -> PolicyTerms:
-    """PPO's clipped surrogate (arXiv 1707.06347), token by token. ``clip_high`` may exceed ``clip_low`` (DAPO)."""
-    clip_high = clip_low if clip_high is None else clip_high
+    """PPO's clipped surrogate (arXiv 1707.06347), token by token. All tensors are ``[B, T]``."""
     # Padding holds no defined log-probability: a non-finite difference there would turn 0 * inf into NaN.
     difference = torch.where(mask, log_probs - old_log_probs, 0.0)
     ratio = difference.exp()
     plain = ratio * advantages
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
     loss = -torch.where(mask, torch.minimum(plain, clipped), 0.0).sum()
     approx_kl = torch.where(mask, ratio - 1 - difference, 0.0).detach().sum()
     return PolicyTerms(loss, ((clipped < plain) & mask).sum(), approx_kl)
@@ -84,9 +82,3 @@ def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Ten
 def kl_k1(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Unbiased per-token estimate of KL(policy ‖ reference) for sampled tokens; negative on single tokens."""
     return log_probs - reference
-
-
-def kl_k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased, never negative, lower variance: exp(d) - 1 - d with d = reference - policy. Fit for a loss term."""
-    difference = reference - log_probs
-    return difference.exp() - 1 - difference

@@ -41,7 +41,7 @@ from training.engine import Engine, StepResult, create_engine
 from training.intervals import mean_interval
 from training.loader import StepData
 from training.loop import Batches, Task, TrainStep, publish_model, whole
-from training.reporter import Outcome
+from training.reporter import IterationResult
 
 
 class PpoConfig(TuningConfig):
@@ -186,7 +186,7 @@ def play(
     kl: KlController,
     step: TrainStep,
     data: StepData[PromptChunk],
-) -> Outcome:
+) -> IterationResult:
     """One round: sample and judge replies to its prompts, then a few optimizer steps on them."""
     config, rules, number = job.config, job.config.rules(), data.consumed // job.config.batch_size
     experiences = [
@@ -197,7 +197,7 @@ def play(
     result = update(step, experiences, rules, config.temperature, kl.coefficient, job.reduce, learns)
     figures, tokens = round_figures(job, experiences, result, kl.coefficient)
     kl.update(figures["kl"], config.batch_size)
-    return Outcome(result, tokens * rules.epochs, figures)
+    return IterationResult(result, tokens * rules.epochs, figures)
 
 
 def policy_of(engine: Engine) -> Apply:

@@ -72,7 +72,6 @@ class Checkpoints:
     """Keep every checkpoint whose step is a multiple of this; 0: only the last ones."""
     _thread: threading.Thread | None = field(default=None, repr=False)
     _group: Any = field(default=None, repr=False)
-    _saved: Path | None = field(default=None, repr=False)
 
     def save(self, state: dict[str, Json], rank_state: dict[str, Any] | None = None, *, wait: bool = False) -> None:
         """Start saving the engine as it is now. ``state`` must be equal on all ranks; ``rank_state`` is this rank's.

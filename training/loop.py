@@ -33,7 +33,7 @@ from training.job import Job, StopSignal
 from training.loader import StepData
 from training.metrics import flops_per_token
 from training.model import Decoder, parameter_count
-from training.reporter import Outcome, Reporter
+from training.reporter import IterationResult, Reporter
 
 Batch = TypeVar("Batch")
 Figures = Mapping[str, float]
@@ -82,7 +82,7 @@ class Task(Generic[Batch]):
     """What a stage trains on, how, and what it measures."""
 
     source: Source[Batch]
-    iterate: Callable[[TrainStep, StepData[Batch]], Outcome]
+    iterate: Callable[[TrainStep, StepData[Batch]], IterationResult]
     """Make one iteration's optimizer steps, each by the given function."""
     evaluate: Callable[[], Figures]
     """Figures on held-out data, equal on all ranks; after the last iteration, and every ``evaluate_every``."""
@@ -135,7 +135,7 @@ class Progress:
 class Events(Protocol):
     """What the loop tells the outside; every one is called on all ranks."""
 
-    def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+    def step(self, done: int, outcome: IterationResult, seconds: float) -> None:
         """After each iteration, ``done`` of which are now made."""
 
     def skipped(self, result: StepResult, names: Sequence[str]) -> None:

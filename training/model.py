@@ -11,7 +11,7 @@ included, and call ``init_weights`` once the parameters have memory. ``build_mod
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -244,13 +244,6 @@ def parameter_count(config: ModelConfig) -> int:
     block += heads + 2 * kv if config.qkv_bias else 0
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
     return embeddings + config.layers * block + config.hidden_size
-
-
-def linear_weights(decoder: Decoder) -> Iterator[tuple[str, nn.Parameter]]:
-    """The matrices inside the blocks: what Muon orthogonalises and weight decay shrinks."""
-    for name, parameter in decoder.named_parameters():
-        if parameter.dim() == 2 and name.startswith("layers."):
-            yield name, parameter
 
 
 def check_length(config: ModelConfig, tokens: int) -> None:

@@ -34,7 +34,7 @@ from training.loader import Loader, MicroBatch, StepData, rank_slice
 from training.loop import Loop, Task, TrainStep, publish_model, train
 from training.model import ModelConfig
 from training.optimizer import OptimizerConfig
-from training.reporter import Outcome
+from training.reporter import IterationResult
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
 
@@ -170,9 +170,9 @@ def task_of(config: PretrainConfig, data: Data, engine: Engine) -> Task[MicroBat
     def losses(model: Any, batch: MicroBatch) -> dict[str, Tensor]:
         return summed_loss(model, batch, config.z_loss)
 
-    def iterate(step: TrainStep, batch: StepData[MicroBatch]) -> Outcome:
+    def iterate(step: TrainStep, batch: StepData[MicroBatch]) -> IterationResult:
         result = step(batch.batches, losses, lambda micro: micro.tokens)
-        return Outcome(result, result.weight)
+        return IterationResult(result, result.weight)
 
     return Task(
         loader,

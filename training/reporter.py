@@ -23,7 +23,7 @@ NAMES = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class IterationResult:
     """What came of an iteration."""
 
     result: StepResult
@@ -69,7 +69,7 @@ class Reporter:
         batch = f"; its batch held {', '.join(names[:NAMES])}{more}" if names else ""
         self.warning(f"step {result.step + 1} was not applied: {result.skipped}{batch}")
 
-    def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+    def step(self, done: int, outcome: IterationResult, seconds: float) -> None:
         reasons, self._reasons = self._reasons, []
         if self.log is None:
             return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignment.dpo import DpoConfig, dpo_losses
-from alignment.losses import clipped_policy, clipped_value, dpo, kl_k1, kl_k3, pairwise_logistic
+from alignment.losses import clipped_policy, clipped_value, dpo, kl_k1, pairwise_logistic
 from alignment.pairs import PairTokens, pair_batch
 from alignment.replies import Replies, RewardModel, collate, reply_log_probs, reply_log_probs_and_entropy
 from tests.alignment.toys import tiny_decoder
@@ -161,13 +161,11 @@ def test_masked_entries_may_hold_anything() -> None:
     assert terms.loss.item() == -1 and log_probs.grad is not None and log_probs.grad.tolist() == [[-1.0, 0.0]]
 
 
-def test_both_kl_estimates_agree_with_the_exact_kl_in_the_mean() -> None:
+def test_the_kl_estimate_agrees_with_the_exact_kl_in_the_mean() -> None:
     policy = torch.tensor([0.5, 0.3, 0.2])
     reference = torch.tensor([0.2, 0.3, 0.5])
     exact = (policy * (policy / reference).log()).sum()
     assert torch.isclose((policy * kl_k1(policy.log(), reference.log())).sum(), exact)
-    assert torch.isclose((policy * kl_k3(policy.log(), reference.log())).sum(), exact)
-    assert (kl_k3(policy.log(), reference.log()) >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -17,7 +17,7 @@ from training.faults import FaultConfig, SpikeGuard
 from training.loader import MicroBatch, StepData
 from training.loop import Loop, Task
 from training.optimizer import OptimizerConfig
-from training.reporter import Outcome
+from training.reporter import IterationResult
 
 
 def primed(losses, **settings):
@@ -176,7 +176,7 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
     heard = Heard()
     task = Task(
         ScriptedLoader(script),
-        lambda step, data: Outcome(step(data.batches, squares, lambda batch: batch.tokens), 1.0),
+        lambda step, data: IterationResult(step(data.batches, squares, lambda batch: batch.tokens), 1.0),
         evaluate=dict,
         names=lambda data: [data.consumed],
     )

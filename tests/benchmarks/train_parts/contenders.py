@@ -114,7 +114,7 @@ def ours(spec: Spec) -> dict[str, float | None]:
     from training.job import Job, StopSignal
     from training.loop import open_loop
     from training.pretrain import PretrainConfig, build_engine, open_data, task_of
-    from training.reporter import Outcome, Reporter
+    from training.reporter import IterationResult, Reporter
 
     config = PretrainConfig.model_validate(
         {
@@ -147,7 +147,7 @@ def ours(spec: Spec) -> dict[str, float | None]:
         job, flops = Job(request, config, ranks, StopSignal()), flops_per_token(spec.shape, task.seq_len)
 
         class Timed(Reporter):
-            def step(self, done: int, outcome: Outcome, seconds: float) -> None:
+            def step(self, done: int, outcome: IterationResult, seconds: float) -> None:
                 super().step(done, outcome, seconds)
                 if clock.taken < spec.total_steps:
                     clock.end(task.source.wait_seconds)
