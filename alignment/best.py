@@ -55,6 +55,7 @@ class Best:
                     path.unlink()
 
     def state(self) -> dict[str, Json]:
+        """What a checkpoint must hold to go on following the figure."""
         last = self.last if self.last is not None and math.isfinite(self.last) else None
         return {"step": self.step, "value": self.value, "last": last}
 
@@ -82,6 +83,7 @@ class Best:
 
     @property
     def stats(self) -> dict[str, Json]:
+        """For the manifest: the best step with its figure, and the step whose model is published."""
         chosen = self.step if self.keep else self.engine.step
         return {"best": {"step": self.step, self.figure.name: self.value}, "published_step": chosen}
 

@@ -107,6 +107,7 @@ def dpo_losses(policy: Decoder, batch: PairBatch, known: Tensor, config: DpoConf
 
 
 def train(job: ModelJob[DpoConfig]) -> None:
+    """The stage in one rank: reference, training, figures, model."""
     config, device = job.config, job.ranks.device
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)

@@ -62,6 +62,7 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
     """Steps between checkpoints."""
 
     def optimizer(self, total_steps: int) -> OptimizerConfig:
+        """AdamW under a cosine, with the warm-up in steps of so many."""
         warmup = round(self.warmup_fraction * total_steps)
         return OptimizerConfig(
             lr=self.lr,

@@ -57,6 +57,7 @@ class Order:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps: as many as all examples need, the last batch holding what is left, or ``max_steps``."""
         steps = ceil(self.examples / self.batch)
         return min(steps, self.max_steps) if self.max_steps else steps
 

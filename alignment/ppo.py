@@ -139,6 +139,7 @@ PromptChunk = tuple[int, Sequence[Prompt]]
 
 
 def train(job: ModelJob[PpoConfig]) -> None:
+    """The stage in one rank: rounds of sampling and updating, figures, model."""
     config, rules = job.config, job.config.rules()
     check_judge(job)
     prompts = training_prompts(job)

@@ -67,6 +67,7 @@ def reward_losses(model: RewardModel, batch: PairBatch) -> dict[str, Tensor]:
 
 
 def train(job: ModelJob[RewardConfig]) -> None:
+    """The stage in one rank: training, figures, model."""
     config, device = job.config, job.ranks.device
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)

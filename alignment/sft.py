@@ -98,6 +98,7 @@ class PackedBatch:
 
     @classmethod
     def of(cls, rows: PackedRows, device: torch.device) -> "PackedBatch":
+        """The rows on a device."""
         arrays = (rows.input_ids, rows.loss_mask, rows.segments, rows.positions)
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
@@ -125,6 +126,7 @@ class Material:
 
 
 def train(job: ModelJob[SftConfig]) -> None:
+    """The stage in one rank: reading, training, what the model says before and after, model."""
     config = job.config
     job.phase("reading conversations")
     model = base_model(job)

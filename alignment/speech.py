@@ -55,6 +55,7 @@ class Spoken:
 
 
 def repeated_share(reply: Sequence[int]) -> float:
+    """Share, 0 to 1, of the runs of ``RUN`` tokens in a reply that occurred in it before."""
     runs = [tuple(reply[start : start + RUN]) for start in range(len(reply) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 

@@ -59,6 +59,7 @@ class FolderTokenizer:
         return self._format.ids(messages_to_json(messages))
 
     def reply(self, text: str) -> list[int]:
+        """An assistant's words and their end, as they follow a prompt."""
         chat = self.chat([Message("user", "?"), Message("assistant", text)], [False, True])
         return [token for token, counts in zip(chat.ids, chat.loss_mask, strict=True) if counts]
 

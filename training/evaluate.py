@@ -81,6 +81,7 @@ class EvaluateConfig(Config):
 
 
 def inputs(config: EvaluateConfig) -> Mapping[str, str]:
+    """Input datasets, as role and stage name."""
     roles = {"shards", "tokenizer", *config.models}
     if "ppo" in config.models:
         roles.add("reward")
@@ -329,6 +330,7 @@ def _without_model(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(request: JobRequest) -> None:
+    """Measure every model, compare each with the one it was made from, and write ``evaluation.json``."""
     config = EvaluateConfig.model_validate(request.config)
     emit(request, "phase", name="evaluate")
     heldout = open_heldout(

@@ -58,6 +58,7 @@ STAGE = JobStage(
 
 
 def run(request: JobRequest) -> None:
+    """Write the folder, load it again, compare, and describe it."""
     config = ExportConfig.model_validate(request.config)
     emit(request, "phase", name="export")
     source = request.inputs[config.model]

@@ -139,6 +139,7 @@ class SpikeGuard:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take over what ``state`` gave."""
         self.losses = deque(state["losses"], self.config.window)
         self.norms = deque(state["norms"], self.config.window)
         self.phase, self.rollbacks = state["phase"], state["rollbacks"]

@@ -88,6 +88,7 @@ class MetricsLog:
         self._wandb = _open_wandb(wandb_project, wandb_folder, run) if wandb_project else None
 
     def write(self, step: int, figures: dict[str, Any]) -> None:
+        """A line of figures; TensorBoard and Weights & Biases get those that are numbers."""
         self._stream.write(json.dumps({"step": step, **figures}) + "\n")
         self._stream.flush()
         numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}

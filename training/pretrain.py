@@ -99,6 +99,8 @@ class Data:
 
 
 def open_data(shards: Path, tokenizer: Path) -> Data:
+    """Open the ``data`` folders of shards and tokenizer. Raises InputError where there is nothing to train on, or where the
+    shards were written with another tokenizer."""
     words = Tokenizer.load(tokenizer)
     domains = [split for split in splits(shards) if split != TRAIN]
     train = ShardSet.open(shards, "train", words.digest)
@@ -130,6 +132,7 @@ def model_shape(config: PretrainConfig, data: Data) -> ModelConfig:
 
 
 def run(job: Job[PretrainConfig]) -> None:
+    """The stage in one rank: data, training, model, steps."""
     config = job.config
     rank_slice(config.batch_sequences, job.ranks.rank, job.ranks.world_size)  # refused before anything is built
     data = open_data(job.data("shards"), job.data("tokenizer"))
