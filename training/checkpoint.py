@@ -70,6 +70,8 @@ class Checkpoints:
     keep_last: int = 2
     keep_every: int = 0
     """Keep every checkpoint whose step is a multiple of this; 0: only the last ones."""
+    regular: int = 1
+    """The newest checkpoint whose step is a multiple of this stays, too: a rollback goes to it, whatever came between."""
     _thread: threading.Thread | None = field(default=None, repr=False)
     _group: Any = field(default=None, repr=False)
 
@@ -149,8 +151,9 @@ class Checkpoints:
 
     def _rotate(self) -> None:
         whole = list_checkpoints(self.folder)
+        newest = max((step for step, _ in whole if step % self.regular == 0), default=0)
         for step, path in whole[: -self.keep_last] if self.keep_last else []:
-            if not (self.keep_every and step % self.keep_every == 0):
+            if step != newest and not (self.keep_every and step % self.keep_every == 0):
                 # Renamed first: a kill in the middle of the deletion leaves nothing that looks like a checkpoint.
                 doomed = path.with_name(path.name + ".tmp")
                 path.rename(doomed)

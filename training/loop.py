@@ -162,6 +162,7 @@ class Loop(Generic[Batch]):
 
     def __post_init__(self) -> None:
         self.engine.veto = self.guard.veto
+        self.checkpoints.regular = self.checkpoint_every * self.task.steps
         self.progress = Progress(self.task.source.batch, self.task.steps)
 
     @property
@@ -284,8 +285,7 @@ class Loop(Generic[Batch]):
             )
         self.checkpoints.wait()
         # A checkpoint that a signal left is passed over, so that with and without the signal the run goes on alike.
-        regular = self.checkpoint_every * self.task.steps
-        loaded = self.checkpoints.load_newest(lambda step: step % regular == 0)
+        loaded = self.checkpoints.load_newest(lambda step: step % self.checkpoints.regular == 0)
         if loaded is None and self.guard.only_spikes:
             self._accept()
             return False

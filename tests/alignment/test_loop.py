@@ -106,16 +106,18 @@ def test_a_bad_stretch_is_gone_around(ranks: Ranks, tmp_path: Path) -> None:
     assert any("back to the checkpoint of step 10 from step 15" in event["message"] for event in run.events("warning"))
 
 
-@pytest.mark.parametrize("stop_at", [11, 14, 16])
-def test_a_signal_around_a_bad_stretch_changes_nothing(ranks: Ranks, tmp_path: Path, stop_at: int) -> None:
+@pytest.mark.parametrize("stops", [(11, 1), (14,), (16, 1, 1)])
+def test_signals_around_a_bad_stretch_change_nothing(ranks: Ranks, tmp_path: Path, stops: tuple[int, ...]) -> None:
+    """``stops``: after how many steps of each attempt the signal comes."""
     harms = {int(indices(step)[0]): math.nan for step in (12, 13, 14)}
     straight = Run(tmp_path / "straight", ranks, dict(harms), publish="best")
     straight.go()
-    stopped = Run(tmp_path / "stopped", ranks, harms, publish="best")
-    stopped.stop_at = stop_at
-    with pytest.raises(Preempted):
-        stopped.go()
-    resumed = Run(tmp_path / "stopped", ranks, stopped.harms, publish="best")
+    for stop_at in stops:
+        stopped = Run(tmp_path / "stopped", ranks, harms, publish="best")
+        stopped.stop_at = stop_at
+        with pytest.raises(Preempted):
+            stopped.go()
+    resumed = Run(tmp_path / "stopped", ranks, harms, publish="best")
     resumed.go()
     assert torch.equal(resumed.weights, straight.weights)
     for name in ("best", "published_step", "distance", "rollbacks", "held_steps"):
