@@ -12,8 +12,8 @@ from alignment.job import ModelJob
 from alignment.order import Order
 from training.engine import Engine
 from training.loader import StepData
-from training.loop import Batches, Task, TrainStep, train
-from training.reporter import IterationResult
+from training.loop import Batches, TrainingTask, TrainStep, train
+from training.recorder import IterationResult
 
 Batch = TypeVar("Batch")
 
@@ -53,7 +53,7 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
         result = step(data.batches, losses, lambda item: plan.weight(item[0]) if item[1] else 0.0)
         return IterationResult(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
 
-    task = Task(
+    task = TrainingTask(
         Batches(load, order.batch),
         iterate,
         plan.validate,
@@ -63,7 +63,7 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
     tune(job, engine, task, plan.figure)
 
 
-def tune(job: ModelJob[Any], engine: Engine, task: Task[Batch], figure: Figure) -> None:
+def tune(job: ModelJob[Any], engine: Engine, task: TrainingTask[Batch], figure: Figure) -> None:
     """Train. The engine then holds the model to publish: that of the last step, or of the best by a held-out figure."""
     best = Best(figure, engine, job.request.work_dir / "best", job.config.publish == "best")
     loop = train(job, engine, replace(task, keep=best.see, remembers={**task.remembers, "best": best}))

@@ -40,8 +40,8 @@ from infra.store.files import sha256_file, write_json
 from training.engine import Engine, StepResult, create_engine
 from training.intervals import mean_interval
 from training.loader import StepData
-from training.loop import Batches, Task, TrainStep, publish_model, whole
-from training.reporter import IterationResult
+from training.loop import Batches, TrainingTask, TrainStep, publish_model, whole
+from training.recorder import IterationResult
 
 
 class PpoConfig(TuningConfig):
@@ -148,7 +148,6 @@ def train(job: ModelJob[PpoConfig]) -> None:
     check_shares(config, job.ranks.world_size)
     reference, judge = frozen(base_model(job)), frozen(reward_model(job))
     both = ActorCritic(base_model(job), reward_model(job), config.critic_lr / config.lr)
-    mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
     steps = config.rounds * steps_of_round(len(mine), rules)
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
@@ -163,7 +162,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
         found = answers(job, models, held_out.prompts, settings, policy_of(engine))
         return {"held_out_reward": float(found.rewards.mean())}
 
-    task = Task(
+    task = TrainingTask(
         Batches(load, config.batch_size),
         partial(play, job, models, settings, kl),
         validate,

@@ -1,7 +1,7 @@
 """The training loop of pretraining and of every alignment stage: iteration after iteration until the last.
 
 An iteration takes one batch of examples and makes one optimizer step of it; PPO's samples replies and makes several. What
-a stage brings is its ``Task``. Everything that decides the result is in ``Progress`` (where in the data the run is), in
+a stage brings is its ``TrainingTask``. Everything that decides the result is in ``Progress`` (where in the data the run is), in
 the guard, in what the task remembers and in the engine; all are in every checkpoint. A kill costs the iterations since the
 last checkpoint and changes no byte.
 
@@ -33,7 +33,7 @@ from training.job import Job, StopSignal
 from training.loader import StepData
 from training.metrics import flops_per_token
 from training.model import Decoder, parameter_count
-from training.reporter import IterationResult, Reporter
+from training.recorder import IterationResult, Recorder
 
 Batch = TypeVar("Batch")
 Figures = Mapping[str, float]
@@ -41,7 +41,7 @@ TrainStep = Callable[[Sequence[Any], Losses[Any], Callable[[Any], float]], StepR
 """``Engine.train_step`` under the eyes of the guard: (micro batches, losses, weight) -> what came of it."""
 
 
-class Source(Protocol[Batch]):
+class BatchSource(Protocol[Batch]):
     """Batches of examples in an order that depends on nothing but the configuration."""
 
     batch: int
@@ -78,10 +78,10 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True)
-class Task(Generic[Batch]):
+class TrainingTask(Generic[Batch]):
     """What a stage trains on, how, and what it measures."""
 
-    source: Source[Batch]
+    source: BatchSource[Batch]
     iterate: Callable[[TrainStep, StepData[Batch]], IterationResult]
     """Make one iteration's optimizer steps, each by the given function."""
     evaluate: Callable[[], Figures]
@@ -151,7 +151,7 @@ class Events(Protocol):
 @dataclass
 class Loop(Generic[Batch]):
     engine: Engine
-    task: Task[Batch]
+    task: TrainingTask[Batch]
     guard: SpikeGuard
     checkpoints: Checkpoints
     events: Events
@@ -306,26 +306,26 @@ class Loop(Generic[Batch]):
         return True
 
 
-def open_loop(job: Job[Any], engine: Engine, task: Task[Batch], reporter: Reporter) -> Loop[Batch]:
+def open_loop(job: Job[Any], engine: Engine, task: TrainingTask[Batch], recorder: Recorder) -> Loop[Batch]:
     """The loop of a job, before its first iteration."""
     config = job.config
     folder, keep_every = job.request.checkpoint_dir, config.keep_every * task.steps
-    checkpoints = Checkpoints(engine, folder, reporter.warning, config.keep_last, keep_every)
+    checkpoints = Checkpoints(engine, folder, recorder.warning, config.keep_last, keep_every)
     guard = SpikeGuard(config.faults)
-    return Loop(engine, task, guard, checkpoints, reporter, config.checkpoint_every, job.stop)
+    return Loop(engine, task, guard, checkpoints, recorder, config.checkpoint_every, job.stop)
 
 
-def train(job: Job[Any], engine: Engine, task: Task[Batch]) -> Loop[Batch]:
+def train(job: Job[Any], engine: Engine, task: TrainingTask[Batch]) -> Loop[Batch]:
     """Train from wherever the last checkpoint stands; figures, files and warnings are put into the job."""
     decoders = [module.config for module in engine.model.modules() if isinstance(module, Decoder)]
     flops = sum(flops_per_token(shape, task.seq_len) for shape in decoders)
-    reporter = Reporter(job, engine.total_steps // task.steps, flops, lambda: task.source.wait_seconds)
-    loop = open_loop(job, engine, task, reporter)
+    recorder = Recorder(job, engine.total_steps // task.steps, flops, lambda: task.source.wait_seconds)
+    loop = open_loop(job, engine, task, recorder)
     loop.resume()
-    reporter.begin(loop.done)
+    recorder.begin(loop.done)
     loop.run()
-    job.outputs |= dict.fromkeys(reporter.close(), False)
-    job.stats |= reporter.summary() | loop.stats()
+    job.outputs |= dict.fromkeys(recorder.close(), False)
+    job.stats |= recorder.summary() | loop.stats()
     for sentence in loop.warnings():
         job.warn(sentence)
     return loop

@@ -31,10 +31,10 @@ from pipeline.tokenizer import Tokenizer
 from training.engine import Engine, ParallelConfig, Ranks, create_engine
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
-from training.loop import Loop, Task, TrainStep, publish_model, train
+from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
 from training.model import ModelConfig
 from training.optimizer import OptimizerConfig
-from training.reporter import IterationResult
+from training.recorder import IterationResult
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
 
@@ -156,7 +156,7 @@ def build_engine(config: PretrainConfig, data: Data, shape: ModelConfig, ranks: 
     )
 
 
-def task_of(config: PretrainConfig, data: Data, engine: Engine) -> Task[MicroBatch]:
+def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[MicroBatch]:
     """The shards' rows in their order, the loss on them, and bits per byte of the domains held out."""
     phases, ranks = data.train.phases, engine.ranks
     loader = Loader(
@@ -177,7 +177,7 @@ def task_of(config: PretrainConfig, data: Data, engine: Engine) -> Task[MicroBat
         result = step(batch.batches, losses, lambda micro: micro.tokens)
         return IterationResult(result, result.weight)
 
-    return Task(
+    return TrainingTask(
         loader,
         iterate,
         evaluate=lambda: validate(engine, data, config),

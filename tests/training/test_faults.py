@@ -15,9 +15,9 @@ from training.checkpoint import Checkpoints
 from training.engine import ParallelConfig, create_engine, init_distributed
 from training.faults import FaultConfig, SpikeGuard
 from training.loader import MicroBatch, StepData
-from training.loop import Loop, Task
+from training.loop import Loop, TrainingTask
 from training.optimizer import OptimizerConfig
-from training.reporter import IterationResult
+from training.recorder import IterationResult
 
 
 def primed(losses, **settings):
@@ -174,7 +174,7 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
         ranks=ranks,
     )
     heard = Heard()
-    task = Task(
+    task = TrainingTask(
         ScriptedLoader(script),
         lambda step, data: IterationResult(step(data.batches, squares, lambda batch: batch.tokens), 1.0),
         evaluate=dict,

@@ -114,7 +114,7 @@ def ours(spec: Spec) -> dict[str, float | None]:
     from training.job import Job, StopSignal
     from training.loop import open_loop
     from training.pretrain import PretrainConfig, build_engine, open_data, task_of
-    from training.reporter import IterationResult, Reporter
+    from training.recorder import IterationResult, Recorder
 
     config = PretrainConfig.model_validate(
         {
@@ -146,15 +146,15 @@ def ours(spec: Spec) -> dict[str, float | None]:
         task = task_of(config, data, engine)
         job, flops = Job(request, config, ranks, StopSignal()), flops_per_token(spec.shape, task.seq_len)
 
-        class Timed(Reporter):
+        class Timed(Recorder):
             def step(self, done: int, outcome: IterationResult, seconds: float) -> None:
                 super().step(done, outcome, seconds)
                 if clock.taken < spec.total_steps:
                     clock.end(task.source.wait_seconds)
 
-        reporter = Timed(job, engine.total_steps, flops)
-        loop = open_loop(job, engine, task, reporter)
-        reporter.begin(0)
+        recorder = Timed(job, engine.total_steps, flops)
+        loop = open_loop(job, engine, task, recorder)
+        recorder.begin(0)
         batches = task.source.steps(0)
 
         def advance(steps: int) -> None:

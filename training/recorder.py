@@ -34,7 +34,7 @@ class IterationResult:
     """What is written down of it; None: the step's mean losses."""
 
 
-class Reporter:
+class Recorder:
     """``training.loop.Events`` for a job. ``waited()`` is the running total of seconds spent waiting for data."""
 
     def __init__(
