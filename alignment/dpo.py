@@ -70,15 +70,6 @@ STAGE = JobStage(
     inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.dpo"),
-    code=(
-        "alignment.dpo",
-        "alignment.best",
-        "alignment.losses",
-        "alignment.loop",
-        "alignment.order",
-        "alignment.pairs",
-        "alignment.replies",
-    ),
     description="Direct preference optimisation of the fine-tuned model.",
 )
 

@@ -118,18 +118,6 @@ STAGE = JobStage(
     inputs=lambda config: config.starts_from("sft") | {"reward": "reward", "preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.ppo"),
-    code=(
-        "alignment.ppo",
-        "alignment.ppo_update",
-        "alignment.rollouts",
-        "alignment.advantages",
-        "alignment.best",
-        "alignment.losses",
-        "alignment.replies",
-        "alignment.order",
-        "alignment.pairs",
-        "alignment.speech",
-    ),
     description="Reinforcement learning from the reward model, held to the fine-tuned model by KL.",
 )
 

@@ -119,13 +119,6 @@ STAGE = JobStage(
     inputs=lambda config: config.starts_from("sft") | dataset_inputs(*config.addresses),
     external=lambda config: outside_digests(*config.addresses, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.preferences"),
-    code=(
-        "alignment.preferences",
-        "alignment.conversations",
-        "alignment.pair_files",
-        "alignment.rollouts",
-        "alignment.template_chat",
-    ),
     description="Preference pairs: the human reply against one sampled from the fine-tuned model, or your own.",
 )
 

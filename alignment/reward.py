@@ -47,15 +47,6 @@ STAGE = JobStage(
     inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.reward"),
-    code=(
-        "alignment.reward",
-        "alignment.best",
-        "alignment.losses",
-        "alignment.loop",
-        "alignment.order",
-        "alignment.pairs",
-        "alignment.replies",
-    ),
     description="The reward model: which of two replies would a person rather have said?",
 )
 

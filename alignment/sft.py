@@ -74,15 +74,6 @@ STAGE = JobStage(
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
     external=lambda config: outside_digests(config.conversations, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.sft"),
-    code=(
-        "alignment.sft",
-        "alignment.best",
-        "alignment.conversations",
-        "alignment.loop",
-        "alignment.order",
-        "alignment.packing",
-        "alignment.template_chat",
-    ),
     description="Supervised fine-tuning: the base model learns to answer in conversations.",
 )
 

@@ -16,10 +16,11 @@ from typing import Any
 from infra import rebuild
 from infra.config import Config
 from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
-from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint, source_digest
+from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint
 from infra.incomplete import incomplete_version
 from infra.journal import count_receipts
 from infra.stage import Stage
+from infra.stage_source import changed_files, stage_source
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.warnings import describe_loss
@@ -160,8 +161,8 @@ def _plan_stage(
         gone = store.missing_outputs(dataset)
         if not gone:
             reason = "published, and neither its configuration, code version nor inputs changed"
-            if drifted(node.stage, dataset):
-                reason += "; its source was edited since (drift)"
+            if changed := drift(node, dataset):
+                reason += f"; {changed}"
             return StagePlan(node.name, Action.SKIP, reason, fingerprint, dataset=dataset)
         return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
     if force:
@@ -182,7 +183,7 @@ def _plan_stage(
 
 
 def _plan_forced(node: StageNode, store: Store, fingerprint: str) -> StagePlan:
-    done = rebuild.units_done(store, node.stage, fingerprint)
+    done = rebuild.units_done(store, node.stage, node.config, fingerprint)
     if done:
         reason = f"forced; an earlier attempt was interrupted: {done} units done"
         return StagePlan(node.name, Action.RESUME, reason, fingerprint)
@@ -233,6 +234,7 @@ def input_digests(node: StageNode, done: Mapping[str, StagePlan]) -> dict[str, s
     return digests
 
 
-def drifted(stage: Stage, dataset: Dataset) -> bool:
-    """Same fingerprint, other source."""
-    return bool(stage.code) and dataset.manifest.source_digest != source_digest(stage.code)
+def drift(node: StageNode, dataset: Dataset) -> str:
+    """Same fingerprint, other source: a sentence that names the files; empty if there is none."""
+    before, now = dataset.manifest.source, stage_source(node.stage, node.config)
+    return "" if before == now else f"its source was edited since (drift): {changed_files(before, now)}"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import HeadwaterError, InputError
-from infra.fingerprint import short_fingerprint, source_digest
+from infra.fingerprint import short_fingerprint
 from infra.incomplete import incomplete_payload, point_at_incomplete
 from infra.rebuild import replace
 from infra.runs import provenance
 from infra.stage import Counts, ShardStage
+from infra.stage_source import stage_source
 from infra.store.address import beside
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, copy_within_store, file_sizes, remove_file, sha256_file
@@ -175,7 +176,7 @@ def _manifest(work: Work, run: RunContext, built: Built, payload: dict[str, Any]
         name=node.name,
         fingerprint=short_fingerprint(payload),
         payload=payload,
-        source_digest=source_digest(node.stage.code),
+        source=stage_source(node.stage, node.config),
         config=node.config.model_dump(mode="json"),
         inputs=_input_records(work),
         outputs=built.outputs,

@@ -14,9 +14,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.fingerprint import source_digest
+from infra.config import Config
 from infra.journal import count_receipts
 from infra.stage import Stage
+from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import (
     child_names,
@@ -46,7 +47,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 def begin(work: "Work") -> None:
     """Forget earlier work, unless it is an earlier attempt at the same rebuild."""
-    if _begun(work.work) == source_digest(work.node.stage.code):
+    source = stage_source(work.node.stage, work.node.config)
+    if _begun(work.work) == source:
         return
     for name in child_names(work.work):
         if name not in (LEASE, ".lease.lock"):
@@ -55,21 +57,21 @@ def begin(work: "Work") -> None:
     if not work.is_local:
         remove_tree(work.local_root)
         remove_tree(work.local_work)
-    write_json(f"{work.work}/{FORCED}", {"source": source_digest(work.node.stage.code)})
+    write_json(f"{work.work}/{FORCED}", {"source": source})
 
 
-def units_done(store: Store, stage: Stage, fingerprint: str) -> int:
+def units_done(store: Store, stage: Stage, config: Config, fingerprint: str) -> int:
     """How far an earlier attempt at rebuilding a dataset came, which asking again would go on with."""
     work = store.work_url(stage.name, fingerprint)
     for folder in (f"{work}/{BESIDE}", work):
-        if _begun(folder) == source_digest(stage.code):
+        if _begun(folder) == stage_source(stage, config):
             return count_receipts(f"{folder}/journal")
     return 0
 
 
-def _begun(work: str) -> str | None:
+def _begun(work: str) -> dict[str, str] | None:
     path = f"{work}/{FORCED}"
-    return str(read_json(path)["source"]) if exists(path) else None
+    return dict(read_json(path)["source"]) if exists(path) else None
 
 
 def replace(work: "Work") -> None:

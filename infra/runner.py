@@ -20,7 +20,7 @@ from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.incomplete import POINTER, incomplete_version
 from infra.job import JobRequest, write_request
 from infra.launch.restart import run_job
-from infra.planning import Action, StageNode, drifted
+from infra.planning import Action, StageNode, drift
 from infra.progress import Pace, describe_dataset
 from infra.publication import publish, sweep, verify_files
 from infra.stage import Counts, JobStage, ShardStage
@@ -92,11 +92,12 @@ def _reusable(node: StageNode, fingerprint: str, run: RunContext) -> Dataset | N
     dataset = run.store.find(node.name, fingerprint)
     if dataset is None or run.store.missing_outputs(dataset):
         return None
-    if drifted(node.stage, dataset) and run.on_drift != "warn":
+    changed = drift(node, dataset)
+    if changed and run.on_drift != "warn":
         if run.on_drift == "rerun":
             return None
         raise HeadwaterError(
-            f"the source of stage {node.name!r} was edited since its dataset was built",
+            f"stage {node.name!r} is published, but {changed}",
             where=dataset.root,
             remedy="Raise its code_version if results change, rebuild with --force STAGE, or --set execution.on_drift=warn.",
         )
@@ -105,8 +106,8 @@ def _reusable(node: StageNode, fingerprint: str, run: RunContext) -> Dataset | N
 
 def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
     reason = "published, and neither its configuration, code version nor inputs changed"
-    if drifted(node.stage, dataset):
-        reason += "; its source was edited since (drift)"
+    if changed := drift(node, dataset):
+        reason += f"; {changed}"
     run.record.event("stage_skipped", stage=node.name, fingerprint=dataset.manifest.fingerprint, reason=reason)
     run.reporter.message(node.name, f"SKIP: {reason}")
     tell_warnings(dataset, run)

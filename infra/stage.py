@@ -211,7 +211,6 @@ class ShardStage:
     (``name/fingerprint`` in the same store, or an address) that this one is built on: the manifest names them too.
     ``check(config)`` raises ConfigError or InputError for what can be known to be wrong before any input exists: files
     outside the store that are missing or lack a column. A plan asks it, so that nobody waits hours for the answer.
-    ``code`` lists the modules whose source is digested for drift detection.
     """
 
     name: str
@@ -226,7 +225,6 @@ class ShardStage:
     consumes: str | None = None
     ledgered: bool = False
     earlier: Callable[[Any], Sequence[str]] = nothing_earlier
-    code: tuple[str, ...] = ()
     description: str = ""
 
 
@@ -245,7 +243,6 @@ class JobStage:
     job: Callable[[Any], JobSpec]
     external: Callable[[Any], Json] = nothing_external
     check: Callable[[Any], None] = nothing_to_check
-    code: tuple[str, ...] = ()
     description: str = ""
 
 

@@ -274,14 +274,5 @@ STAGE = ShardStage(
     external=external,
     check=check,
     ledgered=True,
-    code=(
-        "pipeline.ingest",
-        "pipeline.document",
-        "pipeline.compression",
-        "pipeline.source_balance",
-        "pipeline.extract",
-        "pipeline.sources",
-        "pipeline.fasttext_model",
-    ),
     description="Archives become documents; what does not is in the ledger.",
 )

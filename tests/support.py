@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from infra.config import identity
-from infra.fingerprint import fingerprint_payload, short_fingerprint, source_digest
+from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.stage import Counts, Receipt, ShardStage, StageContext, UnitContext
+from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile
 from infra.store.manifest import CountsRecord, InputRecord, Manifest, UnitsRecord, output_digest, write_manifest
@@ -58,7 +59,6 @@ def adopt_dataset(root: Path, name: str, outputs: list[OutputFile], counts: Coun
         name=name,
         fingerprint="0" * 12,
         payload={},
-        source_digest="",
         config={},
         inputs=[],
         outputs=outputs,
@@ -109,7 +109,7 @@ def run_shard_stage(
         name=stage.name,
         fingerprint=short_fingerprint(payload),
         payload=payload,
-        source_digest=source_digest(stage.code),
+        source=stage_source(stage, config),
         config=dict(identity(config)),  # type: ignore[arg-type]
         inputs=[
             InputRecord(role=role, name=dataset.name, fingerprint=dataset.manifest.fingerprint, digest=dataset.digest)

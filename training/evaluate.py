@@ -112,7 +112,6 @@ STAGE = JobStage(
     inputs=inputs,
     external=external,
     job=lambda config: JobSpec("training.evaluate", ranks=1, threads_per_rank=config.threads),
-    code=("training.evaluate", "training.intervals", "training.loss", "training.model", "training.scoring"),
     description="Measures the models on held-out text with intervals, and compares them.",
 )
 

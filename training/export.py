@@ -52,7 +52,6 @@ STAGE = JobStage(
     config=ExportConfig,
     inputs=lambda config: {config.model: config.model, "tokenizer": "tokenizer"},
     job=lambda config: JobSpec("training.export", ranks=1, threads_per_rank=config.threads),
-    code=("training.export", "training.hub_format"),
     description="Writes the chosen model as a Hugging Face folder with a model card, and proves that it loads.",
 )
 

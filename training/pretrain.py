@@ -82,11 +82,8 @@ STAGE = JobStage(
     config=PretrainConfig,
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},
     job=lambda config: config.job_spec("training.pretrain"),
-    code=("training.pretrain", "training.loop", "training.loader", "training.engine", "training.optimizer",
-          "training.schedule", "training.faults", "training.model", "training.attention", "training.rope",
-          "training.loss", "training.hub_format", "training.muon", "training.sharded", "pipeline.shards.order"),
     description="Trains the decoder on the token shards.",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,5 @@ STAGE = ShardStage(
     reference="flows.report.stage:STAGE",
     inputs=lambda config: {name: name for name in config.stages},
     steps=(Step("page", _units, _process),),
-    code=("flows.report.stage",),
     description="One self-contained HTML page about everything the recipe made.",
 )

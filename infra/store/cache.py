@@ -3,7 +3,7 @@
     $HEADWATER_CACHE (default ~/.cache/headwater)/
       datasets/<name>-<fingerprint>-<digest>/data/…   published files, verified against their manifest as they arrive
       files/<digest of address and version>/…         files of work in progress, with the name of their folder
-      sources/<digest of their contents>              digests of the stages' source, see infra.fingerprint
+      sources/<digest of its contents>.json           what a source file says, see infra.stage_source
       archives/<digest of their address>.json         digests of a folder's archives, see pipeline.sources.digests
       workspaces/<bucket-prefix-digest>/              this machine's own files of a remote workspace (work, logs, server)
 

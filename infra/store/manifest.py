@@ -82,8 +82,8 @@ class Manifest(_Record):
     """First 12 hex digits of the SHA-256 of ``payload``."""
     payload: dict[str, Any]
     """What the fingerprint was computed from, kept so that a later run can say what changed."""
-    source_digest: str
-    """Digest of the stage's source: same fingerprint with other source is drift."""
+    source: dict[str, str] = {}
+    """File -> digest of what the stage is made of (``infra.stage_source``): same fingerprint with other source is drift."""
     config: dict[str, Any]
     inputs: list[InputRecord]
     outputs: list[OutputFile]

@@ -30,7 +30,6 @@ STAGE = ShardStage(
     external=lambda config: external(config.evaluations),
     consumes="dedup",
     ledgered=True,
-    code=("pipeline.decontaminate", "pipeline.ngrams", "pipeline.words", "pipeline.kernels"),
     description="Removes evaluation items from the training documents, with evidence for every hit.",
 )
 

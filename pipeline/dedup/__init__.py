@@ -67,7 +67,6 @@ STAGE = ShardStage(
     consumes="quality",
     ledgered=True,
     earlier=lambda config: config.previous if config.scope == "all" else (),
-    code=("pipeline.dedup", "pipeline.ngrams", "pipeline.words", "pipeline.kernels"),
     description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",
 )
 

@@ -153,13 +153,5 @@ STAGE = ShardStage(
     finalize=finalize,
     consumes="ingest",
     ledgered=True,
-    code=(
-        "pipeline.quality.config",
-        "pipeline.quality.histogram",
-        "pipeline.quality.languages",
-        "pipeline.quality.rules",
-        "pipeline.quality.select",
-        "pipeline.quality.stage",
-    ),
     description="Keep the documents that pass the rules of their source.",
 )

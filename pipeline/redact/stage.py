@@ -189,6 +189,5 @@ STAGE = ShardStage(
     finalize=finalize,
     consumes="decontaminate",
     ledgered=True,
-    code=("pipeline.redact",),
     description="Mask personal addresses and numbers, and secrets.",
 )

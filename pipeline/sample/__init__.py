@@ -83,6 +83,5 @@ STAGE = ShardStage(
     inputs=lambda _config: {},
     steps=(Step("make", units, process),),
     finalize=finalize,
-    code=("pipeline.sample",),
     description="The demo's real input, made from pinned packages.",
 )

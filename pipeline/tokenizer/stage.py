@@ -135,9 +135,5 @@ STAGE = ShardStage(
     inputs=lambda config: {"redact": "redact"},
     steps=(Step("draw", _draw_units, _draw),),
     finalize=_finalize,
-    code=tuple(
-        f"pipeline.tokenizer.{name}"
-        for name in ("stage", "model", "train", "sample", "fertility", "hugging_face", "chat_template")
-    ),
     description="Trains the vocabulary on a sample of the corpus and publishes it for SentencePiece and Hugging Face.",
 )

@@ -19,7 +19,6 @@ ADD = JobStage(
     config=AddConfig,
     inputs=lambda config: {"numbers": "numbers"},
     job=lambda config: JobSpec("tests.infra.adding_job"),
-    code=("tests.infra.adding_job",),
 )
 
 

@@ -34,7 +34,7 @@ def publish(
     (root / "data/x").write_text("/".join(key))
     outputs = [describe_file(root, "data/x")]
     manifest = Manifest(
-        name=key[0], fingerprint=key[1], payload={}, source_digest="", config=dict(config or {}),
+        name=key[0], fingerprint=key[1], payload={}, config=dict(config or {}),
         inputs=[InputRecord(role=f"{n}", name=other[0], fingerprint=other[1], digest="") for n, other in enumerate(inputs)],
         outputs=outputs, output_digest=output_digest(outputs), provenance=Provenance(ended=ended),
     )  # fmt: skip

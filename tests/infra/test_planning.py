@@ -9,6 +9,7 @@ from infra.errors import ConfigError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.planning import Selection, StageNode, plan
 from infra.stage import ShardStage
+from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file
 from infra.store.manifest import Manifest, output_digest, write_manifest
@@ -23,13 +24,11 @@ def publish(store: Store, stage: ShardStage, config: Config, inputs: dict[str, D
     (root / "data").mkdir(parents=True, exist_ok=True)
     (root / "data/x").write_bytes(content)
     outputs = [describe_file(root, "data/x")]
-    from infra.fingerprint import source_digest
-
     manifest = Manifest(
         name=stage.name,
         fingerprint=fingerprint,
         payload=payload,
-        source_digest=source_digest(stage.code),
+        source=stage_source(stage, config),
         config={},
         inputs=[],
         outputs=outputs,

@@ -82,7 +82,7 @@ def test_a_rebuild_that_other_code_began_starts_over(tmp_path: Path, monkeypatch
         run_stage(broken, {}, here(tmp_path), force=True)
     (journal,) = tmp_path.glob("work/numbers/*/forced/journal")
     before = {path.name for path in journal.iterdir()}
-    monkeypatch.setattr(rebuild, "source_digest", lambda modules: "edited")
+    monkeypatch.setattr(rebuild, "stage_source", lambda stage, config: {"tests/infra/toy.py": "edited"})
     with pytest.raises(HeadwaterError):
         run_stage(broken, {}, here(tmp_path), force=True)
     assert not before & {path.name for path in journal.iterdir()}

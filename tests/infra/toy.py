@@ -112,7 +112,6 @@ NUMBERS = ShardStage(
     inputs=_no_inputs,
     steps=(Step("write", _number_units, _write_numbers),),
     finalize=_warn,
-    code=("tests.infra.toy",),
 )
 
 SQUARES = ShardStage(
@@ -125,5 +124,4 @@ SQUARES = ShardStage(
     finalize=_sum_up,
     consumes="numbers",
     ledgered=True,
-    code=("tests.infra.toy",),
 )

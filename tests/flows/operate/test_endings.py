@@ -39,7 +39,7 @@ def fails(error: BaseException) -> Callable[[], Any]:
 
 def dataset(folder: Path, name: str, counts: CountsRecord, **changes: Any) -> Dataset:
     manifest = Manifest(
-        name=name, fingerprint="0123456789ab", payload={}, source_digest="", config={}, inputs=[], outputs=[],
+        name=name, fingerprint="0123456789ab", payload={}, config={}, inputs=[], outputs=[],
         output_digest="", counts=counts, **changes,
     )  # fmt: skip
     root = folder / name / "0123456789ab"
