@@ -13,7 +13,8 @@ from infra.config import Config
 from infra.errors import ConfigError
 from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
-from infra.execution.ray import RayExecutor, RaySettings
+from infra.execution.ray import RayExecutor
+from infra.execution.ray_settings import RaySettings
 from infra.launch.hosts import HostsLauncher, HostsSettings
 from infra.launch.kubernetes import KubernetesLauncher
 from infra.launch.local import LocalLauncher

@@ -1,4 +1,4 @@
-"""The two ends of a job stage's conversation: the runner writes a request, the job answers with a result.
+"""A job: what is to be started, and the conversation of its two ends: the runner writes a request, the job answers.
 
     work/<name>/<fp>/request.json    what to do: configuration, input datasets, where outputs go   (runner writes)
     work/<name>/<fp>/events.jsonl    one JSON object a line, appended by rank 0: progress, metrics  (job writes)
@@ -18,6 +18,22 @@ from typing import Any
 
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, describe_file, write_json
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A process group: ``nodes × ranks`` processes running ``python -m module --request FILE``."""
+
+    module: str
+    ranks: int = 1
+    nodes: int = 1
+    threads_per_rank: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    time_limit_s: int | None = None
+    """Wall-clock limit of one attempt, in seconds; None: no limit."""
+    stall_limit_s: int = 1800
+    """No new event for this long: the ranks' stacks are dumped and the group is ended and restarted."""
+    max_restarts: int = 3
 
 
 @dataclass(frozen=True)

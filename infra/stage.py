@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.config import Config, Json, canonical_json
-from infra.launch.spec import JobSpec
+from infra.job import JobSpec
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, publish_file
 

@@ -22,9 +22,8 @@ from pydantic import Field
 
 from infra.config import Config, Json
 from infra.errors import InputError
-from infra.job import JobRequest, emit, finish
+from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
-from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from infra.store.files import read_json, sha256_file, write_json
 from pipeline.shards.format import TRAIN, validation_split

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from infra.config import Config, Execution
 from infra.errors import ConfigError, HeadwaterError, InputError
-from infra.job import JobRequest, emit, finish
+from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
-from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset

@@ -25,9 +25,8 @@ import torch.distributed as dist
 from pydantic import Field
 
 from infra.config import Config, Execution
-from infra.job import JobRequest, emit, finish
+from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
-from infra.launch.spec import JobSpec
 from training.engine import Ranks, distributed
 from training.faults import FaultConfig
 from training.metrics import require_wandb

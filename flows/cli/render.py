@@ -11,8 +11,8 @@ import yaml
 from flows.cli.options import RecipeArgument, SetOption, WorkspaceOption, open_store
 from flows.recipe import Recipe, load_recipe
 from infra.errors import ConfigError
+from infra.job import JobSpec
 from infra.launch import hosts, manifests, slurm
-from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 
 What = Literal["slurm", "kubernetes", "hosts", "ray-cluster", "ray-job"]
@@ -42,7 +42,7 @@ def command(
         renderers: dict[str, Callable[[], str]] = {
             "slurm": lambda: slurm.render(spec, settings.slurm, work_dir, ATTEMPT),
             "kubernetes": lambda: _yaml(
-                *manifests.training_job(spec, settings.kubernetes, f"headwater-{stage}", "WORK", str(work_dir), ATTEMPT)
+                *manifests.training_job(spec, settings.kubernetes, f"headwater-{stage}", "WORK", work_dir, ATTEMPT)
             ),
             "hosts": lambda: _commands(spec, settings.hosts, work_dir),
         }

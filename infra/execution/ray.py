@@ -33,13 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import Field
 
-from infra.config import Config
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.attempts import Attempts, Death, Try, start_error
 from infra.execution.base import Failure, UnitOutcome, UnitTask
 from infra.execution.pool import Limits, PoolSettings, WorkerHandle
+from infra.execution.ray_settings import ENVIRONMENT, RaySettings
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Receipt, Unit
 from infra.store.files import is_local
@@ -53,29 +52,7 @@ STARVED_S = 600.0
 UNITS_PER_CPU = 2
 """Tasks in flight for each unit a cluster can run: one runs, one waits at its node."""
 
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A Ray of our own: its workers are the run, and with Ray's niceness of 15 they wait for everything else.
-    "RAY_worker_niceness": "0",
-    # A node whose cable is cut sends no FIN. What was sent to it must be acknowledged within 20 s instead of two minutes, in
-    # which Ray asks no other node for a worker either. Ray's servers take more than a ping a minute for an attack.
-    "RAY_grpc_client_keepalive_timeout_ms": "20000",
-    "RAY_grpc_client_keepalive_time_ms": "90000",
-}
-"""Ray's own settings, read when its library starts; values of the user stay."""
-
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): ")
-
-
-class RaySettings(Config):
-    """Where the cluster is, and what a unit takes of it."""
-
-    address: str = Field("", max_length=500)
-    """``host:port`` of the cluster's head, or ``auto`` on one of its nodes. Empty: a Ray of its own on this machine."""
-    cpus_per_unit: float = Field(1.0, gt=0, le=1024)
-    """Cores of a node that one unit takes."""
-    scratch: str = Field("", max_length=500)
-    """A folder on each node's own disk for temporary files. Empty: the node's temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +75,7 @@ class RayExecutor(PoolSettings):
 
 def connect(settings: RaySettings, workers: int) -> Any:
     """The ray module, connected. The connection is kept for the steps that follow."""
-    for name, value in SETTINGS.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray

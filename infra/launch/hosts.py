@@ -10,18 +10,18 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from infra.config import Config
-from infra.errors import ConfigError, HeadwaterError
-from infra.launch.logs import next_attempt, read_logs
-from infra.launch.node import BEAT_S, Signs
-from infra.launch.processes import TICK_S
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.errors import ConfigError
+from infra.job import JobSpec
+from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, node_command, signs_of
+from infra.launch.logs import read_logs
+from infra.launch.node import BEAT_S
+from infra.launch.spec import JobEnd, JobHandle
 from infra.store.files import read_json, write_bytes, write_json
 
 SILENT_S = 12 * BEAT_S
@@ -32,7 +32,7 @@ START_LIMIT_S = 120
 HANG_UP_S = 10
 
 
-class HostsSettings(Config):
+class HostsSettings(ClusterSettings):
     """The machines, and how a command gets there."""
 
     names: tuple[str, ...] = ()
@@ -47,29 +47,22 @@ class HostsSettings(Config):
     """Where the hosts meet, as they see it; empty: the first host's name."""
     port: int = Field(0, ge=0, le=65535)
     """Port of the meeting on the first host; 0: one chosen for each attempt."""
-    interface: str = Field("", max_length=40)
-    """Network interface of the ranks' traffic; empty: found on each host."""
     grace_s: int = Field(20, ge=5, le=3600)
     """Time the ranks get for a checkpoint when the job is ended."""
+    poll_s: float = Field(0.5, ge=0.05, le=600)
+    """How often the job is looked at, in seconds."""
 
 
 def render(spec: JobSpec, settings: HostsSettings, work_dir: Path, attempt: str, port: int) -> list[str]:
     """The command line of each host."""
-    python = settings.python or sys.executable
     host = settings.rendezvous_host or settings.names[0].rpartition("@")[2]
-    common = [
-        *(python, "-m", "infra.launch.node", "--work-dir", str(work_dir), "--attempt", attempt),
-        *("--module", spec.module, "--nodes", str(spec.nodes), "--ranks", str(spec.ranks)),
-        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s)),
-        *("--endpoint", f"{host}:{port}"),
-        *(("--interface", settings.interface) if settings.interface else ()),
-        *(part for name, value in sorted(spec.env.items()) for part in ("--env", f"{name}={value}")),
-    ]
-    return [shlex.join([*common, "--node", str(number)]) for number in range(spec.nodes)]
+    command = node_command(spec, settings, work_dir, attempt, settings.python or sys.executable, spec.env)
+    place = ("--endpoint", f"{host}:{port}")
+    return [shlex.join([*command, *place, "--node", str(number)]) for number in range(spec.nodes)]
 
 
 @dataclass
-class HostsLauncher:
+class HostsLauncher(ClusterLauncher):
     """The first ``nodes`` hosts of the list."""
 
     settings: HostsSettings
@@ -83,17 +76,17 @@ class HostsLauncher:
                 f"{spec.module} wants {spec.nodes} nodes, and execution.hosts.names lists {len(self.settings.names)}",
                 remedy="Add hosts, or lower the stage's nodes.",
             )
-        logs = work_dir / "logs"
-        attempt = next_attempt(logs)
+        signs = begin_attempt(work_dir)
+        attempt = signs.attempt
         port = self.settings.port or random.SystemRandom().randrange(20000, 32000)
         commands = render(spec, self.settings, work_dir, attempt, port)
         hosts = self.settings.names[: spec.nodes]
         told = "\n".join(f"# {host}\n{command}" for host, command in zip(hosts, commands, strict=True))
-        write_bytes(logs / f"{attempt}.commands", f"{told}\n".encode())
+        write_bytes(signs.logs / f"{attempt}.commands", f"{told}\n".encode())
         detail = {"work_dir": str(work_dir), "attempt": attempt, "nodes": spec.nodes, "submitted": time.time()}
         handle = JobHandle(self.kind, attempt, "", detail)
         write_json(work_dir / "job.json", handle.as_dict())
-        with (logs / f"{attempt}.log").open("ab") as log:
+        with (signs.logs / f"{attempt}.log").open("ab") as log:
             if self.settings.start == "ssh":
                 self._started[attempt] = [
                     subprocess.Popen(
@@ -107,55 +100,52 @@ class HostsLauncher:
                 ]
         return handle
 
-    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
-        next_tick = 0.0
-        while True:
-            states = self._states(handle)
-            codes = [state["code"] for state in states if state and state["code"] is not None]
-            if any(codes):  # one has failed: the others would wait for it
-                self._end_all(handle)
-                return self._end(handle, next(code for code in codes if code))
-            if len(codes) == len(states):
-                return self._end(handle, 0)
-            lost = self._lost(handle, states)
-            if lost:
-                self._end_all(handle)
-                end = self._end(handle, 1)
-                return JobEnd(1, lost, end.log_tail)
-            if time.monotonic() >= next_tick:
-                missing = [name for name, state in zip(self._hosts(handle), states, strict=True) if state is None]
-                on_tick(self._invitation(handle, missing) if missing else "")
-                next_tick = time.monotonic() + 1.0
-            time.sleep(TICK_S)
-
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
-        self._end_all(handle)
+    def look(self, handle: JobHandle) -> JobEnd | str:
+        states = self._states(handle)
+        codes = [state["code"] for state in states if state and state["code"] is not None]
+        if any(codes):  # one has failed: the others would wait for it
+            self.terminate(handle)
+            return self._end(handle, next(code for code in codes if code))
+        if len(codes) == len(states):
+            return self._end(handle, 0)
+        lost = self._lost(handle, states)
+        if lost:
+            self.terminate(handle)
+            return replace(self._end(handle, 1), reason=lost)
+        missing = [name for name, state in zip(self._hosts(handle), states, strict=True) if state is None]
+        return self._invitation(handle, missing) if missing else ""
 
     def attach(self, handle: JobHandle) -> bool:
-        states = self._states(handle)
-        if any(state and state["code"] is not None for state in states):
-            self._end_all(handle)
+        if any(state and state["code"] is not None for state in self._states(handle)):
+            self.terminate(handle)
             return False
-        return any(state and time.time() - state["beat"] < SILENT_S for state in states)
+        return self.is_there(handle)
 
-    def dump_stacks(self, handle: JobHandle) -> None:
-        self._signs(handle).stacks.touch()
+    def is_there(self, handle: JobHandle) -> bool:
+        """Whether any node still speaks."""
+        return any(
+            state and state["code"] is None and time.time() - state["beat"] < SILENT_S for state in self._states(handle)
+        )
 
-    def _signs(self, handle: JobHandle) -> Signs:
-        return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
+    def cancel(self, handle: JobHandle) -> None:
+        """Nothing: the nodes listen to their signs alone."""
+
+    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+        super().terminate(handle, grace_s)
+        self._hang_up(handle)
 
     def _hosts(self, handle: JobHandle) -> tuple[str, ...]:
         return self.settings.names[: int(handle.detail["nodes"])]
 
     def _states(self, handle: JobHandle) -> list[dict[str, Any] | None]:
         """What each node last wrote about itself."""
-        paths = [self._signs(handle).state(node) for node in range(int(handle.detail["nodes"]))]
+        paths = [signs_of(handle).state(node) for node in range(int(handle.detail["nodes"]))]
         return [read_json(path) if path.exists() else None for path in paths]
 
     def _invitation(self, handle: JobHandle, missing: list[str]) -> str:
         if self.settings.start == "ssh":
             return f"waiting for {', '.join(missing)} to start"
-        commands = self._signs(handle).logs / f"{handle.detail['attempt']}.commands"
+        commands = signs_of(handle).logs / f"{handle.detail['attempt']}.commands"
         return f"start the commands of {', '.join(missing)} there; they are in {commands}"
 
     def _lost(self, handle: JobHandle, states: list[dict[str, Any] | None]) -> str:
@@ -173,22 +163,6 @@ class HostsLauncher:
                     return f"host {host} did not start within {START_LIMIT_S} s"
         return ""
 
-    def _end_all(self, handle: JobHandle) -> None:
-        """Have every node end its ranks, and wait until those that still speak have."""
-        self._signs(handle).stop.touch()
-        deadline = time.monotonic() + self.settings.grace_s + SILENT_S
-        while any(
-            state and state["code"] is None and time.time() - state["beat"] < SILENT_S for state in self._states(handle)
-        ):
-            if time.monotonic() > deadline:
-                raise HeadwaterError(
-                    "a host does not end its ranks",
-                    where=", ".join(self._hosts(handle)),
-                    remedy="End them there by hand, then run again.",
-                )
-            time.sleep(TICK_S)
-        self._hang_up(handle)
-
     def _hang_up(self, handle: JobHandle) -> None:
         """The hosts have ended: let their last words arrive."""
         for process in self._started.pop(handle.detail["attempt"], []):
@@ -199,7 +173,7 @@ class HostsLauncher:
                 process.wait()
 
     def _end(self, handle: JobHandle, code: int) -> JobEnd:
-        signs = self._signs(handle)
         self._hang_up(handle)
+        signs = signs_of(handle)
         reason, end = read_logs(signs.logs, signs.attempt)
         return JobEnd(code, reason, end)

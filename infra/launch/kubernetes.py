@@ -7,7 +7,6 @@ found by its label and ended first. Pods end with the job's deletion; the ranks 
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,20 +16,19 @@ from typing import Any
 import yaml
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.launch.logs import next_attempt, read_logs
+from infra.job import JobSpec
+from infra.launch.cluster import ClusterLauncher, begin_attempt, signs_of
+from infra.launch.logs import read_logs
 from infra.launch.manifests import WORK_LABEL, KubernetesSettings, training_job
-from infra.launch.node import Signs
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.launch.spec import JobEnd, JobHandle
 from infra.store.files import write_bytes, write_json
 
 LOG_LINES = 200
-LONGEST_OUTAGE_S = 600
-"""The API may be away this long before waiting for a job is given up."""
 NOT_FOUND, CONFLICT = 404, 409
 
 
 @dataclass
-class KubernetesLauncher:
+class KubernetesLauncher(ClusterLauncher):
     """One cluster, by the kubeconfig or the pod's own service account."""
 
     settings: KubernetesSettings = field(default_factory=KubernetesSettings)
@@ -46,14 +44,12 @@ class KubernetesLauncher:
                 remedy="Mount the claim at the same path in both and set execution.kubernetes.mount_path.",
             )
         mark = hashlib.sha256(str(work_dir).encode()).hexdigest()[:10]
-        self._end_earlier(mark)
-        logs = work_dir / "logs"
-        attempt = next_attempt(logs)
-        (logs / f"{attempt}.log").touch()  # takes the attempt's number
-        name = f"headwater-{work_dir.parent.name}-{mark}-{attempt.rpartition('-')[2]}"
-        manifests = training_job(spec, self.settings, name, mark, str(work_dir), attempt)
-        write_bytes(logs / f"{attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
-        detail = {"work_dir": str(work_dir), "attempt": attempt, "namespace": self.settings.namespace}
+        self._end_earlier(work_dir, mark)
+        signs = begin_attempt(work_dir)
+        name = f"headwater-{work_dir.parent.name}-{mark}-{signs.attempt.rpartition('-')[2]}"
+        manifests = training_job(spec, self.settings, name, mark, work_dir, signs.attempt)
+        write_bytes(signs.logs / f"{signs.attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
+        detail = {"work_dir": str(work_dir), "attempt": signs.attempt, "namespace": self.settings.namespace}
         handle = JobHandle(self.kind, name, self.settings.context, detail)
         write_json(work_dir / "job.json", handle.as_dict())
         service, job = manifests
@@ -62,36 +58,23 @@ class KubernetesLauncher:
             _create(batch.create_namespaced_job, self.settings.namespace, job)
         return handle
 
-    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
-        away = 0.0
-        while True:
-            try:
-                job = self._job(handle)
-                queued = "" if job is None else self._queued(handle, job)
-                away = 0.0
-            except HeadwaterError:
-                away = away or time.monotonic()
-                if time.monotonic() - away > LONGEST_OUTAGE_S:
-                    raise
-                time.sleep(self.settings.poll_s)
-                continue
-            condition = _ended(job) if job is not None else "Deleted"
-            if condition:
-                return self._end(handle, condition, gone=job is None)
-            for _ in range(max(1, round(self.settings.poll_s))):
-                on_tick(queued)
-                time.sleep(min(1.0, self.settings.poll_s))
-
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
-        self._signs(handle).stop.touch()
-        self._delete(handle.id)
+    def look(self, handle: JobHandle) -> JobEnd | str:
+        job = self._job(handle.id)
+        condition = _ended(job) if job is not None else "Deleted"
+        return self._end(handle, condition, gone=job is None) if condition else self._queued(handle, job)
 
     def attach(self, handle: JobHandle) -> bool:
-        job = self._job(handle)
+        job = self._job(handle.id)
         return job is not None and not _ended(job)
 
-    def dump_stacks(self, handle: JobHandle) -> None:
-        self._signs(handle).stacks.touch()
+    def is_there(self, handle: JobHandle) -> bool:
+        return self._job(handle.id) is not None or bool(self._pods(handle.id))
+
+    def cancel(self, handle: JobHandle) -> None:
+        """Delete the job with its pods and service."""
+        with self._calls() as (core, batch):
+            _or_none(batch.delete_namespaced_job, handle.id, self.settings.namespace, propagation_policy="Foreground")
+            _or_none(core.delete_namespaced_service, handle.id, self.settings.namespace)
 
     # -- the API ----------------------------------------------------------------------------------------------------
 
@@ -117,9 +100,9 @@ class KubernetesLauncher:
                 raise
             raise _unreachable(error) from error
 
-    def _job(self, handle: JobHandle) -> Any:
+    def _job(self, name: str) -> Any:
         with self._calls() as (_, batch):
-            return _or_none(batch.read_namespaced_job, handle.id, self.settings.namespace)
+            return _or_none(batch.read_namespaced_job, name, self.settings.namespace)
 
     def _pods(self, name: str) -> list[Any]:
         with self._calls() as (core, _):
@@ -139,7 +122,7 @@ class KubernetesLauncher:
         return ""
 
     def _end(self, handle: JobHandle, condition: str, gone: bool) -> JobEnd:
-        signs = self._signs(handle)
+        signs = signs_of(handle)
         pods = [] if gone else self._pods(handle.id)
         with (signs.logs / f"{signs.attempt}.log").open("a") as log, self._calls() as (core, _):
             for pod in pods:
@@ -156,29 +139,11 @@ class KubernetesLauncher:
         ours = signs.stop.exists()
         return JobEnd(0 if condition == "Complete" else 1, reason or condition, end, cancelled=gone and not ours)
 
-    def _end_earlier(self, mark: str) -> None:
+    def _end_earlier(self, work_dir: Path, mark: str) -> None:
         with self._calls() as (_, batch):
             found = batch.list_namespaced_job(self.settings.namespace, label_selector=f"{WORK_LABEL}={mark}")
         for job in found.items:
-            self._delete(job.metadata.name)
-
-    def _delete(self, name: str) -> None:
-        """Delete a job with its pods and service, and wait until it is gone."""
-        deadline = time.monotonic() + self.settings.grace_s + 120
-        with self._calls() as (core, batch):
-            _or_none(batch.delete_namespaced_job, name, self.settings.namespace, propagation_policy="Foreground")
-            _or_none(core.delete_namespaced_service, name, self.settings.namespace)
-        while self._job(JobHandle(self.kind, name)) is not None or self._pods(name):
-            if time.monotonic() > deadline:
-                raise HeadwaterError(
-                    f"Kubernetes job {name} does not end",
-                    where=f"namespace {self.settings.namespace}",
-                    remedy=f"Look at it with kubectl describe job {name}, then run again.",
-                )
-            time.sleep(self.settings.poll_s)
-
-    def _signs(self, handle: JobHandle) -> Signs:
-        return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
+            self.terminate(JobHandle(self.kind, job.metadata.name, "", {"work_dir": str(work_dir), "attempt": "earlier"}))
 
 
 def _client() -> Any:

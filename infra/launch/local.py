@@ -19,9 +19,10 @@ from pathlib import Path
 import psutil
 
 from infra.errors import ConfigError
+from infra.job import JobSpec
 from infra.launch.logs import next_attempt, read_logs
 from infra.launch.processes import TICK_S, dump_stacks_of, end_processes_of
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.launch.spec import JobEnd, JobHandle, OnTick
 from infra.launch.torchrun import GRACE_S, Meeting, Ranks, environment, torchrun
 from infra.store.files import write_json
 from infra.store.lease import is_alive, process_host

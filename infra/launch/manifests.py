@@ -5,14 +5,16 @@ Common to all pods: no root, no privileges, a read-only root file system with me
 (``env_from_secrets`` names Secrets; nothing of the driver's environment is copied).
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from infra.config import Config
-from infra.execution.ray import SETTINGS as RAY_SETTINGS
-from infra.launch.spec import JobSpec
+from infra.execution import ray_settings
+from infra.job import JobSpec
+from infra.launch.cluster import ClusterSettings, node_command
 
 WORK_LABEL = "headwater.dev/work"
 RAY_WORKER_GROUP = "units"
@@ -21,7 +23,7 @@ RAY_VERSION = "2.60.0"
 Manifest = dict[str, Any]
 
 
-class KubernetesSettings(Config):
+class KubernetesSettings(ClusterSettings):
     """What pods get."""
 
     namespace: str = Field("default", max_length=63)
@@ -66,30 +68,19 @@ class KubernetesSettings(Config):
     """User and group of the processes; the workspace must be writable for it."""
     port: int = Field(29400, ge=1024, le=65535)
     """Port of the meeting on the first pod."""
-    interface: str = Field("", max_length=40)
-    """Network interface of the ranks' traffic; empty: found."""
-    grace_s: int = Field(60, ge=5, le=3600)
-    """Time the ranks get for a checkpoint when their pod is ended."""
     keep_s: int = Field(86400, ge=0)
     """How long a finished job stays, to be looked at."""
-    poll_s: float = Field(5.0, ge=0.05, le=600)
-    """How often the job is looked at."""
     ray_workers: int = Field(2, ge=1, le=10_000)
     """Worker pods of a Ray cluster for data stages."""
 
 
 def training_job(
-    spec: JobSpec, settings: KubernetesSettings, name: str, work: str, work_dir: str, attempt: str
+    spec: JobSpec, settings: KubernetesSettings, name: str, work: str, work_dir: Path, attempt: str
 ) -> list[Manifest]:
     """A headless Service, by which the pods find the first one, and the Job. ``work`` identifies the work folder."""
     labels = {"app.kubernetes.io/name": "headwater", WORK_LABEL: work}
-    command = [
-        *("python", "-m", "infra.launch.node", "--work-dir", work_dir, "--attempt", attempt),
-        *("--module", spec.module, "--nodes", str(spec.nodes), "--ranks", str(spec.ranks)),
-        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s)),
-        *("--endpoint", f"{name}-0.{name}:{settings.port}"),
-        *(("--interface", settings.interface) if settings.interface else ()),
-    ]
+    place = ("--endpoint", f"{name}-0.{name}:{settings.port}")
+    command = [*node_command(spec, settings, work_dir, attempt, "python", {}), *place]
     container = _container("ranks", settings)
     container["command"] = [*(_literal(word) for word in command), "--node", "$(JOB_COMPLETION_INDEX)"]
     container["env"] += [{"name": key, "value": _literal(value)} for key, value in sorted(spec.env.items())]
@@ -136,8 +127,6 @@ def ray_cluster(settings: KubernetesSettings, name: str) -> Manifest:
 
 def ray_job(settings: KubernetesSettings, name: str, entrypoint: Sequence[str]) -> Manifest:
     """A cluster for one command (KubeRay), which runs on the head: ``headwater run … --set execution.executor=ray``."""
-    import shlex
-
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -194,7 +183,7 @@ def _container(name: str, settings: KubernetesSettings) -> Manifest:
         "env": [
             {"name": "HOME", "value": "/tmp"},
             {"name": "HEADWATER_HOME", "value": settings.mount_path},
-            *({"name": setting, "value": value} for setting, value in RAY_SETTINGS.items()),
+            *({"name": setting, "value": value} for setting, value in ray_settings.ENVIRONMENT.items()),
         ],
         "securityContext": {
             "allowPrivilegeEscalation": False,

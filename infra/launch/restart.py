@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import DISK_FULL, HeadwaterError
-from infra.job import JobResult, load_result
+from infra.job import JobResult, JobSpec, load_result
 from infra.job_main import ERROR_FILE, read_error
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, Launcher
+from infra.launch.spec import JobEnd, JobHandle, Launcher
 from infra.store.files import read_json, sha256_file
 
 JOB_FILE = "job.json"

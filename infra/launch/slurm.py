@@ -15,17 +15,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field
 
-from infra.config import Config
 from infra.errors import ConfigError, HeadwaterError
-from infra.launch.logs import next_attempt, read_logs
-from infra.launch.node import Signs
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.job import JobSpec
+from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, node_command, signs_of
+from infra.launch.logs import read_logs
+from infra.launch.spec import JobEnd, JobHandle
 from infra.store.files import write_bytes, write_json
 
 COMMAND_LIMIT_S = 60
@@ -34,12 +33,10 @@ ENDED = {
     "TIMEOUT",
 }  # fmt: skip
 RUNNING = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT"}
-LONGEST_OUTAGE_S = 600
-"""The controller may be away this long (restarts, failover) before waiting for a job is given up."""
 FIRST_PORT, PORTS = 20000, 20000
 
 
-class SlurmSettings(Config):
+class SlurmSettings(ClusterSettings):
     """What ``sbatch`` is asked for, besides nodes and tasks, which the stage says."""
 
     partition: str = Field("", max_length=200)
@@ -60,12 +57,8 @@ class SlurmSettings(Config):
     """More options of sbatch, one each: ``--constraint=h200``."""
     rendezvous_host: str = Field("", max_length=300)
     """Where the nodes meet; empty: the first node by its name."""
-    interface: str = Field("", max_length=40)
-    """Network interface of the ranks' traffic; empty: found."""
     grace_s: int = Field(120, ge=5, le=3600)
     """Time the ranks get for a checkpoint before the time limit, and when the job is ended."""
-    poll_s: float = Field(5.0, ge=0.1, le=600)
-    """How often the queue is looked at."""
     setup: tuple[str, ...] = ()
     """Shell lines before the ranks start: ``module load cuda``."""
 
@@ -92,13 +85,7 @@ def render(spec: JobSpec, settings: SlurmSettings, work_dir: Path, attempt: str,
     head += ["#SBATCH --requeue", "#SBATCH --export=ALL", *(f"#SBATCH {option}" for option in settings.extra)]
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
     host = shlex.quote(settings.rendezvous_host) if settings.rendezvous_host else first
-    node = [
-        *(python, "-m", "infra.launch.node", "--work-dir", str(work_dir), "--attempt", attempt),
-        *("--module", spec.module, "--nodes", str(spec.nodes), "--ranks", str(spec.ranks)),
-        *("--threads", str(spec.threads_per_rank), "--grace", str(settings.grace_s), "--together"),
-        *(("--interface", settings.interface) if settings.interface else ()),
-        *(part for name, value in sorted(spec.env.items()) for part in ("--env", f"{name}={value}")),
-    ]
+    node = [*node_command(spec, settings, work_dir, attempt, python, spec.env), "--together"]
     # The node's number is known on the node only: srun hands the line to a shell there.
     line = f'exec {shlex.join(node)} --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"'
     return "\n".join(
@@ -136,7 +123,7 @@ def job_name(work_dir: Path) -> str:
 
 
 @dataclass
-class SlurmLauncher:
+class SlurmLauncher(ClusterLauncher):
     """A SLURM cluster, by its own commands on this machine."""
 
     settings: SlurmSettings = field(default_factory=SlurmSettings)
@@ -145,62 +132,26 @@ class SlurmLauncher:
     def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
         work_dir = work_dir.resolve()
         self._end_earlier(work_dir)
-        logs = work_dir / "logs"
-        attempt = next_attempt(logs)
-        (logs / f"{attempt}.log").touch()  # takes the attempt's number
-        script = logs / f"{attempt}.sbatch"
-        write_bytes(script, render(spec, self.settings, work_dir, attempt).encode())
+        signs = begin_attempt(work_dir)
+        script = signs.logs / f"{signs.attempt}.sbatch"
+        write_bytes(script, render(spec, self.settings, work_dir, signs.attempt).encode())
         number = _slurm("sbatch", "--parsable", "--chdir", str(work_dir), str(script)).split(";")[0].strip()
-        handle = JobHandle(self.kind, number, "", {"work_dir": str(work_dir), "attempt": attempt})
+        handle = JobHandle(self.kind, number, "", {"work_dir": str(work_dir), "attempt": signs.attempt})
         write_json(work_dir / "job.json", handle.as_dict())
         return handle
 
-    def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
-        next_poll, queued, away = 0.0, "", 0.0
-        while True:
-            now = time.monotonic()
-            if now >= next_poll:
-                next_poll = now + self.settings.poll_s
-                try:
-                    state, reason = self._state(handle)
-                    away = 0.0
-                except HeadwaterError:
-                    away = away or now
-                    if now - away > LONGEST_OUTAGE_S:
-                        raise
-                    continue
-                if state in ENDED or not state:
-                    return self._end(handle, state, reason)
-                queued = "" if state in RUNNING else f"job {handle.id} waits in SLURM's queue ({state}: {reason})"
-            on_tick(queued)
-            time.sleep(min(1.0, self.settings.poll_s))
-
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
-        """The ranks are asked to save and leave, through the work folder; then the job is cancelled."""
-        if not self._alive(handle):
-            return
-        self._signs(handle).stop.touch()
-        _slurm("scancel", handle.id)
-        deadline = time.monotonic() + self.settings.grace_s + 60
-        while self._alive(handle):
-            if time.monotonic() > deadline:
-                raise HeadwaterError(
-                    f"SLURM job {handle.id} does not end", remedy=f"End it by hand: scancel --signal=KILL {handle.id}."
-                )
-            time.sleep(min(1.0, self.settings.poll_s))
+    def look(self, handle: JobHandle) -> JobEnd | str:
+        state, reason = self._state(handle)
+        if state in ENDED or not state:
+            return self._end(handle, state, reason)
+        return "" if state in RUNNING else f"job {handle.id} waits in SLURM's queue ({state}: {reason})"
 
     def attach(self, handle: JobHandle) -> bool:
-        return self._alive(handle)
-
-    def dump_stacks(self, handle: JobHandle) -> None:
-        self._signs(handle).stacks.touch()
-
-    def _signs(self, handle: JobHandle) -> Signs:
-        return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
-
-    def _alive(self, handle: JobHandle) -> bool:
         state, _ = self._state(handle)
         return bool(state) and state not in ENDED
+
+    def cancel(self, handle: JobHandle) -> None:
+        _slurm("scancel", handle.id)
 
     def _state(self, handle: JobHandle) -> tuple[str, str]:
         """State and reason; empty once the controller has forgotten the job, which it does some minutes after its end."""
@@ -215,13 +166,13 @@ class SlurmLauncher:
         return state, reason
 
     def _end(self, handle: JobHandle, state: str, reason: str) -> JobEnd:
-        logs = Path(handle.detail["work_dir"]) / "logs"
-        verdict, end = read_logs(logs, handle.detail["attempt"])
+        signs = signs_of(handle)
+        verdict, end = read_logs(signs.logs, signs.attempt)
         words = {"PREEMPTED": "preempted", "NODE_FAIL": "preempted: a node failed", "TIMEOUT": "preempted: time limit"}
         if state == "OUT_OF_MEMORY":
             end += "\nSLURM: out of memory\n"
         # A job that nobody of us ended: terminate() leaves its sign before it cancels.
-        cancelled = state == "CANCELLED" and not self._signs(handle).stop.exists()
+        cancelled = state == "CANCELLED" and not signs.stop.exists()
         cause = words.get(state) or verdict or f"SLURM state {state or 'unknown'} ({reason or 'no reason'})"
         return JobEnd(0 if state == "COMPLETED" else 1, cause, end, cancelled)
 

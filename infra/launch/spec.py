@@ -5,21 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True)
-class JobSpec:
-    """A process group: ``nodes × ranks`` processes running ``python -m module --request FILE``."""
-
-    module: str
-    ranks: int = 1
-    nodes: int = 1
-    threads_per_rank: int = 1
-    env: Mapping[str, str] = field(default_factory=dict)
-    time_limit_s: int | None = None
-    """Wall-clock limit of one attempt, in seconds; None: no limit."""
-    stall_limit_s: int = 1800
-    """No new event for this long: the ranks' stacks are dumped and the group is ended and restarted."""
-    max_restarts: int = 3
+from infra.job import JobSpec
 
 
 @dataclass(frozen=True)

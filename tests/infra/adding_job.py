@@ -3,9 +3,8 @@
 import pyarrow.parquet as pq
 
 from infra.config import Config
-from infra.job import JobRequest, emit, finish
+from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
-from infra.launch.spec import JobSpec
 from infra.stage import JobStage
 
 

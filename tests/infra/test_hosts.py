@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.job import write_request
+from infra.job import JobSpec, write_request
 from infra.launch.hosts import HostsLauncher, HostsSettings, render
 from infra.launch.restart import run_job
-from infra.launch.spec import JobSpec
 from tests.infra.namespaces import Machine, available, two_machines
 from tests.infra.test_launch import request_for, steps, until
 from tests.support import REPOSITORY
@@ -28,8 +27,8 @@ def test_every_host_gets_the_same_line_but_for_its_number() -> None:
     job = JobSpec("training.pretrain", ranks=4, nodes=2, threads_per_rank=2, env={"NCCL_DEBUG": "WARN x"})
     first, second = render(job, settings, Path("/share/a work"), "try-1", 20555)
     assert first == (
-        "/opt/hw/bin/python -m infra.launch.node --work-dir '/share/a work' --attempt try-1 --module training.pretrain"
-        " --nodes 2 --ranks 4 --threads 2 --grace 20 --endpoint red:20555 --env 'NCCL_DEBUG=WARN x' --node 0"
+        "/opt/hw/bin/python -P -m infra.launch.node --work-dir '/share/a work' --attempt try-1 --module training.pretrain"
+        " --nodes 2 --ranks 4 --threads 2 --grace 20 --env 'NCCL_DEBUG=WARN x' --endpoint red:20555 --node 0"
     )
     assert second == first.removesuffix("0") + "1"
 

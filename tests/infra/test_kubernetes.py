@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from infra.errors import ConfigError, HeadwaterError
+from infra.job import JobSpec
 from infra.launch.kubernetes import KubernetesLauncher
 from infra.launch.manifests import KubernetesSettings, ray_cluster, ray_job, training_job
 from infra.launch.restart import run_job
-from infra.launch.spec import JobSpec
 from infra.store.files import read_json
 from tests.infra.fake_kubernetes import FakeKubernetes, fake_kubernetes
 from tests.infra.test_launch import request_for, steps, until
@@ -38,7 +38,7 @@ def spec(**settings: Any) -> JobSpec:
 
 
 def manifests(settings: KubernetesSettings) -> list[dict[str, Any]]:
-    return training_job(spec(ranks=8), settings, "headwater-pretrain-1", "1a2b", "/workspace/work/x", "try-1")
+    return training_job(spec(ranks=8), settings, "headwater-pretrain-1", "1a2b", Path("/workspace/work/x"), "try-1")
 
 
 # ---- manifests ------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_pods_have_no_privileges_and_secrets_only_by_reference() -> None:
 
 def test_the_pods_meet_at_the_first_one_and_dollars_stay_literal() -> None:
     job = JobSpec("m", nodes=2, env={"X": "$(HOSTNAME)"})
-    service, made = training_job(job, FULL, "name", "1a", "/workspace/$(A)", "try-1")
+    service, made = training_job(job, FULL, "name", "1a", Path("/workspace/$(A)"), "try-1")
     (container,) = made["spec"]["template"]["spec"]["containers"]
     assert service["metadata"]["name"] == made["spec"]["template"]["spec"]["subdomain"] == "name"
     assert container["command"][container["command"].index("--endpoint") + 1] == "name-0.name:29400"
@@ -182,7 +182,7 @@ def test_a_later_driver_attaches_and_a_lost_answer_makes_no_second_job(tmp_path:
     work = request_for(tmp_path / "run", {})
     first = launcher(tmp_path, cluster)
     handle = first.submit(spec(), work)
-    assert until(lambda: (work / "events.jsonl").exists() or first._job(handle).status.conditions, 60)
+    assert until(lambda: (work / "events.jsonl").exists() or first._job(handle.id).status.conditions, 60)
     events: list[Mapping[str, Any]] = []
     again = KubernetesLauncher(first.settings)
     assert run_job(spec(), again, work, events.append).stats == {"steps": 10}

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.job import JobRequest, JobResult, write_request
+from infra.job import JobRequest, JobResult, JobSpec, write_request
 from infra.launch.local import LocalLauncher
 from infra.launch.processes import end_processes_of
 from infra.launch.restart import run_job
-from infra.launch.spec import JobHandle, JobSpec
+from infra.launch.spec import JobHandle
 from infra.launch.torchrun import clear_stale_locks
 from infra.store.files import read_json
 from tests.support import REPOSITORY

@@ -17,7 +17,8 @@ import pytest
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.base import Executor, UnitOutcome, UnitTask
 from infra.execution.local import InProcessExecutor, LocalExecutor
-from infra.execution.ray import RayExecutor, RaySettings, own_scratch
+from infra.execution.ray import RayExecutor, own_scratch
+from infra.execution.ray_settings import RaySettings
 from infra.journal import read_receipts
 from infra.stage import Unit
 from tests.infra.run_toy import context, run_both
@@ -212,7 +213,8 @@ def test_duplicates_are_found_alike(tmp_path: Path, cluster: Any) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from infra.execution.ray import RayExecutor, RaySettings
+from infra.execution.ray import RayExecutor
+from infra.execution.ray_settings import RaySettings
 from tests.infra.test_execution import task, unit
 executor = RayExecutor(settings=RaySettings(address=sys.argv[2], scratch=sys.argv[1]))
 list(executor.run(task(Path(sys.argv[1])), [unit("a", "stuck"), unit("b", "stuck")]))

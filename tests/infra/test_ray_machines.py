@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.execution.ray import SETTINGS
+from infra.execution.ray_settings import ENVIRONMENT
 from tests.infra.namespaces import Machine, available, two_machines
 from tests.infra.run_toy import context, run_both
 from tests.infra.test_launch import until
@@ -30,7 +30,8 @@ GOES_ON_S, NOTICED_S = 30, 130
 DRIVER = """
 import json, sys
 from dataclasses import dataclass, replace
-from infra.execution.ray import RayExecutor, RaySettings
+from infra.execution.ray import RayExecutor
+from infra.execution.ray_settings import RaySettings
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NumbersConfig
 
@@ -61,7 +62,7 @@ def machines(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
 
 def environment() -> dict[str, str]:
     """Without our settings for Ray: the nodes are told them, as the documentation says; the driver must know them itself."""
-    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    inherited = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     return inherited | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
@@ -86,7 +87,7 @@ def start_ray(
         return subprocess.Popen(
             machine.command(f"{common} {role}"),
             cwd=REPOSITORY,
-            env=environment | SETTINGS,
+            env=environment | ENVIRONMENT,
             stdout=stream,
             stderr=stream,
             start_new_session=True,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from infra.errors import HeadwaterError
-from infra.job import JobRequest, JobResult, emit, finish, write_request
+from infra.job import JobRequest, JobResult, JobSpec, emit, finish, write_request
 from infra.launch.restart import run_job
-from infra.launch.spec import JobEnd, JobHandle, JobSpec, OnTick
+from infra.launch.spec import JobEnd, JobHandle, OnTick
 
 
 @dataclass(frozen=True)

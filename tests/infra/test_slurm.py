@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.job import write_request
+from infra.job import JobSpec, write_request
 from infra.launch.restart import run_job
 from infra.launch.slurm import SlurmLauncher, SlurmSettings, render
-from infra.launch.spec import JobSpec
 from infra.store.files import read_json
 from tests.infra.slurm_cluster import available, slurm_cluster
 from tests.infra.test_launch import request_for, steps, until
@@ -52,7 +51,7 @@ export HEADWATER_MEETING="try-1.${SLURM_RESTART_COUNT:-0}"
 again=0
 # USR1: the time limit is near. The ranks save and leave, and the job goes back into the queue.
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --together --env '"'"'NCCL_DEBUG=WARN x'"'"' --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"' &
+srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -P -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --env '"'"'NCCL_DEBUG=WARN x'"'"' --together --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"' &
 step=$!
 while :; do
   wait "$step"; code=$?

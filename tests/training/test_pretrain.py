@@ -17,11 +17,10 @@ import torch
 from flows.provenance.takedown import takedown
 from flows.provenance.trace import trace_step, trace_url
 from infra.errors import ConfigError, InputError
-from infra.job import load_result, write_request
+from infra.job import JobSpec, load_result, write_request
 from infra.job_main import PREEMPTED_EXIT
 from infra.launch.local import LocalLauncher
 from infra.launch.restart import run_job
-from infra.launch.spec import JobSpec
 from infra.store.dataset import Dataset
 from infra.store.manifest import InputRecord
 from pipeline.shards.mixing import Phase, SourceWeight

