@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infra.config import Config, Json, canonical_json, differences, identity
-from infra.garbage import collector_paused
+from infra.python_gc import python_gc_paused
 from infra.stage import Stage
 
 
@@ -25,7 +25,7 @@ def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str
         "config": identity(config),
         "inputs": dict(input_digests),
     }
-    with collector_paused():  # it may list ninety thousand archives
+    with python_gc_paused():  # it may list ninety thousand archives
         external = stage.external(config)
     if external is not None:
         payload["external"] = identity(external)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from infra.garbage import collector_paused
+from infra.python_gc import python_gc_paused
 from infra.stage import Counts, Receipt
 from infra.store.files import (
     OutputFile,
@@ -84,7 +84,7 @@ def read_receipts(folder: str | Path) -> dict[tuple[str, str], Receipt]:
     receipts: dict[tuple[str, str], Receipt] = {}
     names = _journals(folder)
     void: dict[str, list[str]] = read_json(f"{folder}/{VOID}") if exists(f"{folder}/{VOID}") else {}
-    with collector_paused():
+    with python_gc_paused():
         for name, data in zip(names, read_many([f"{folder}/{name}" for name in names]), strict=True):
             for line in data.split(b"\n"):
                 if not line:

@@ -32,7 +32,7 @@ def move_labels(
 
     ``stages`` are all of the recipe's; ``whole``: the run was one of all of them.
     """
-    told = []
+    notices = []
     with Lease(f"{store.address}/{MOVES}") as lease:
         lease.acquire()
         _finish(store)
@@ -45,11 +45,11 @@ def move_labels(
                 continue
             reason = "" if whole else _objection(store, now, made, stages)
             if reason:
-                told.append(f"label {each!r} stays where it was: {reason}")
+                notices.append(f"label {each!r} stays where it was: {reason}")
                 continue
             write_json(f"{store.address}/{MOVES}/{each}{MOVE}", {"moves": moves, "gone": gone})
             _finish(store)
-    return told
+    return notices
 
 
 def _objection(store: Store, now: Mapping[str, str], made: Mapping[str, Dataset], stages: Collection[str]) -> str:

@@ -61,7 +61,7 @@ class MetricsReporter:
     def stage_started(self, stage: str, action: str) -> None:
         self._started[stage] = time.time()
         self._set("stage_running", stage, 1.0)
-        self._told(stage, write=True)
+        self._reported(stage, write=True)
 
     def progress(self, stage: str, done: float, total: float, figures: Mapping[str, Any], eta: float | None) -> None:
         name, _, step = stage.partition("/")
@@ -72,17 +72,17 @@ class MetricsReporter:
         for figure, value in figures.items():
             if isinstance(value, (int, float)):
                 self._figure(name, figure, float(value), where)
-        self._told(name)
+        self._reported(name)
 
     def message(self, stage: str, text: str) -> None:
-        self._told(stage.partition("/")[0])
+        self._reported(stage.partition("/")[0])
 
     def stage_ended(self, stage: str, text: str) -> None:
         state = text if text in ("failed", "interrupted") else "published"
         key = ("stage_ends", stage, (("state", state),))
         self._values[key] = self._values.get(key, 0.0) + 1.0
         self._set("stage_running", stage, 0.0)
-        self._told(stage, write=True)
+        self._reported(stage, write=True)
 
     def _figure(self, stage: str, figure: str, value: float, where: Mapping[str, str]) -> None:
         if figure in DOCUMENTS:
@@ -99,7 +99,7 @@ class MetricsReporter:
     def _set(self, metric: str, stage: str, value: float, **labels: str) -> None:
         self._values[metric, stage, tuple(sorted(labels.items()))] = value
 
-    def _told(self, stage: str, write: bool = False) -> None:
+    def _reported(self, stage: str, write: bool = False) -> None:
         now = time.time()
         self._set("reported_timestamp_seconds", stage, now)
         if self._values.get(("stage_running", stage, ())) or write:

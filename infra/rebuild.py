@@ -83,7 +83,7 @@ def replace(work: "Work") -> None:
     _keep_work(work)
 
 
-def settle(work: "Work") -> bool:
+def finish_replacement(work: "Work") -> bool:
     """Finish the replacement that a kill broke off; True if there was one. Under the dataset's lease."""
     if not exists(f"{work.root}/{MANIFEST}"):
         return False

@@ -74,7 +74,7 @@ def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *
     beside = work_on(node, inputs, payload, fingerprint, run.store, True)
     with Lease(run.store.work_url(node.name, fingerprint)) as lease:
         lease.acquire(wait=run.wait_for_lease, on_wait=lambda text: run.reporter.message(node.name, text))
-        replaced = rebuild.settle(beside)
+        replaced = rebuild.finish_replacement(beside)
         # Another run may have finished while we waited; or an earlier --force ended within its last moment.
         published = _reusable(node, fingerprint, run) if replaced or not force else None
         if published is not None:
@@ -140,7 +140,7 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
     run.record.event("stage_started", stage=node.name, fingerprint=work.fingerprint, action=action)
     run.reporter.stage_started(node.name, action)
     try:
-        with _disk_full_told(work):
+        with _full_disk_explained(work):
             write_json(f"{work.work}/payload.json", work.payload)
             build = run_units if isinstance(node.stage, ShardStage) else _run_job
             built = build(node.stage, work, run)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def _build(work: Work, run: RunContext, lease: Lease) -> StageOutcome:
 
 
 @contextlib.contextmanager
-def _disk_full_told(work: Work) -> Iterator[None]:
+def _full_disk_explained(work: Work) -> Iterator[None]:
     """The cause, in whatever words the library that met it put it."""
     try:
         yield

@@ -43,8 +43,8 @@ class RunRecord:
     id: str
     root: str
     _writer: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
-    _told: list[bytes] = field(default_factory=list, compare=False)
-    """What this process has told so far, for a store that cannot append."""
+    _lines: list[bytes] = field(default_factory=list, compare=False)
+    """What this process has written so far, for a store that cannot append."""
 
     @classmethod
     def start(cls, store: Store, recipe: str) -> "RunRecord":
@@ -75,8 +75,8 @@ class RunRecord:
             with Path(self.root, "events.jsonl").open("ab") as stream:
                 stream.write(line)
         else:
-            self._told.append(line)
-            write_bytes(f"{self.root}/events/{self._writer}.jsonl", b"".join(self._told))
+            self._lines.append(line)
+            write_bytes(f"{self.root}/events/{self._writer}.jsonl", b"".join(self._lines))
 
 
 @dataclass
@@ -106,8 +106,8 @@ class ProgressNote:
         shown = {
             name: value if isinstance(value, str) or math.isfinite(value) else None for name, value in numbers.items()
         }
-        told = {"time": time.time(), "stage": stage, "done": done, "total": total, "eta": eta, "figures": shown}
-        write_json(f"{self.record.root}/{PROGRESS}", told)
+        state = {"time": time.time(), "stage": stage, "done": done, "total": total, "eta": eta, "figures": shown}
+        write_json(f"{self.record.root}/{PROGRESS}", state)
 
 
 def read_progress(root: str) -> dict[str, Any] | None:
@@ -175,8 +175,8 @@ def _lives(root: str, run: Mapping[str, Any]) -> bool:
     """Whether a run that has not ended goes on: its process here, or lately heard of from elsewhere."""
     if run["host"] == process_host():
         return is_alive(run["pid"], run["process_started"])
-    told = read_progress(root)
-    return told is not None and time.time() - told["time"] < SILENT_S
+    progress = read_progress(root)
+    return progress is not None and time.time() - progress["time"] < SILENT_S
 
 
 def provenance(run: str, started: float, recipe: str = "") -> Provenance:

@@ -84,7 +84,7 @@ def _run_step(
         else:
             losses.note(outcome, hopeless=not done)
         progress.advance(outcome.unit, outcome.receipt)
-    losses.settle()
+    losses.check_tolerated()
     return [done[unit.id] for unit in units if unit.id in done]
 
 
@@ -118,7 +118,7 @@ class _Losses:
         if hopeless and len(self.failed) == min(HOPELESS, self.total):
             self.refuse("every unit so far failed")
 
-    def settle(self) -> None:
+    def check_tolerated(self) -> None:
         """The step has ended: may the stage go on without them?"""
         if len(self.failed) > self.run.max_failed_fraction * self.total:
             self.refuse("the others are done")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from infra.errors import HeadwaterError
-from infra.garbage import collector_paused
+from infra.python_gc import python_gc_paused
 from infra.stage import Receipt, StageContext, Step, Unit
 from infra.store.files import exists, read_bytes, read_json, remove_file, write_bytes
 
@@ -42,11 +42,11 @@ def forget(step: Step, context: StageContext) -> None:
 def planned_units(step: Step, context: StageContext) -> list[Unit]:
     """The step's units as they were frozen, or planned and frozen now."""
     path = f"{context.work_root}/plan/{step.name}.json"
-    with collector_paused():
+    with python_gc_paused():
         if exists(path):
             return [Unit(**entry | {"files": tuple(entry.get("files", ()))}) for entry in read_json(path)]
         units = sorted(step.units(context), key=lambda unit: unit.id)
-        _refuse_twins(step, units)
+        _refuse_duplicates(step, units)
         write_bytes(f"{context.work_root}/plan/{step.name}.basis", basis_of(context.receipts).encode())
         write_bytes(path, _array(units))
         return units
@@ -62,7 +62,7 @@ def _array(units: Iterable[Unit]) -> bytes:
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
 
 
-def _refuse_twins(step: Step, units: list[Unit]) -> None:
+def _refuse_duplicates(step: Step, units: list[Unit]) -> None:
     for one, two in itertools.pairwise(units):
         if one.id == two.id:
             raise HeadwaterError(

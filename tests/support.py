@@ -1,9 +1,12 @@
 """Helpers shared by the tests: running a stage in-process, and finding optional real data."""
 
+import itertools
 import os
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import psutil
 import pytest
 
 from infra.config import identity
+from infra.execution.attempts import backoff
+from infra.execution.base import UnitOutcome, UnitTask, describe_failure, open_task, run_unit
 from infra.fingerprint import fingerprint_payload, short_fingerprint
-from infra.stage import Counts, Receipt, ShardStage, StageContext, UnitContext
+from infra.stage import Counts, Receipt, ShardStage, StageContext, Unit, UnitContext
 from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile
@@ -126,3 +131,27 @@ def run_shard_stage(
     )
     write_manifest(str(root), manifest)
     return Dataset.open(str(root))
+
+
+@dataclass(frozen=True)
+class InProcessExecutor:
+    """One unit after the other in this process: nothing is isolated, and nothing takes a while to start."""
+
+    attempts: int = 3
+    backoff_s: float = 1.0
+
+    def run(self, task: UnitTask, units: Iterable[Unit]) -> Iterator[UnitOutcome]:
+        opened = open_task(task)
+        for unit in units:
+            for attempt in itertools.count(1):
+                try:
+                    yield UnitOutcome(unit, run_unit(opened, unit, attempt), attempts=attempt)
+                    break
+                except Exception as error:
+                    failure = describe_failure(error)
+                if failure.fatal:
+                    raise failure.fatal
+                if not failure.transient or attempt >= self.attempts:
+                    yield UnitOutcome(unit, None, failure.text, attempt)
+                    break
+                time.sleep(backoff(self.backoff_s, attempt))

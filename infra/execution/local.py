@@ -1,19 +1,18 @@
-"""Units on this machine: in worker processes, or in this process for tests and debugging.
+"""Units on this machine, in worker processes.
 
 ``infra.execution.attempts`` says what becomes of a unit after each attempt; here is who works on what. The list of
 units is consumed as workers become free, so it may be a generator over any number of them.
 """
 
-import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
 from infra.errors import HeadwaterError
-from infra.execution.attempts import Attempts, Try, backoff, start_error
-from infra.execution.base import UnitOutcome, UnitTask, describe_failure, open_task, run_unit
-from infra.execution.pool import Limits, PoolSettings, WorkerHandle, clear_scratch
+from infra.execution.attempts import Attempts, Try, start_error
+from infra.execution.base import UnitOutcome, UnitTask
+from infra.execution.pool import PoolSettings, UnitLimits, WorkerHandle, clear_scratch
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Unit
 
@@ -31,30 +30,6 @@ class LocalExecutor(PoolSettings):
             yield from run.outcomes()
         finally:
             run.stop()
-
-
-@dataclass(frozen=True)
-class InProcessExecutor:
-    """One unit after the other in this process: a debugger works, nothing is isolated."""
-
-    attempts: int = 3
-    backoff_s: float = 1.0
-
-    def run(self, task: UnitTask, units: Iterable[Unit]) -> Iterator[UnitOutcome]:
-        opened = open_task(task)
-        for unit in units:
-            for attempt in itertools.count(1):
-                try:
-                    yield UnitOutcome(unit, run_unit(opened, unit, attempt), attempts=attempt)
-                    break
-                except Exception as error:
-                    failure = describe_failure(error)
-                if failure.fatal:
-                    raise failure.fatal
-                if not failure.transient or attempt >= self.attempts:
-                    yield UnitOutcome(unit, None, failure.text, attempt)
-                    break
-                time.sleep(backoff(self.backoff_s, attempt))
 
 
 @dataclass
@@ -75,7 +50,7 @@ class _Run:
             if not self.tries and self.attempts.finished:
                 return
             for worker in self._ready(TICK_S if self.tries else self.attempts.pause_s(TICK_S)):
-                outcome = self._hear(worker)
+                outcome = self._receive(worker)
                 if outcome is not None:
                     yield outcome
             limits = self._limits()
@@ -108,12 +83,12 @@ class _Run:
             # If it is dead already, its closed pipe is heard in the next round.
             idle.assign(Assignment(following.unit, following.attempt, following.quarantine))
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> UnitLimits:
         """A lone unit may use what all workers may use together."""
         memory = self.settings.memory_bytes
         if memory and any(attempt.alone for attempt in self.tries.values()):
             memory *= self.settings.workers
-        return Limits(memory, self.settings.unit_timeout_s)
+        return UnitLimits(memory, self.settings.unit_timeout_s)
 
     # -- listening --------------------------------------------------------------------------------------------------
 
@@ -125,10 +100,10 @@ class _Run:
         ready = wait([source for worker in self.workers for source in worker.sources], timeout)
         return [worker for worker in self.workers if any(source in ready for source in worker.sources)]
 
-    def _hear(self, worker: WorkerHandle) -> UnitOutcome | None:
+    def _receive(self, worker: WorkerHandle) -> UnitOutcome | None:
         message = worker.receive()
         if message is None:
-            return self._bury(worker)
+            return self._worker_died(worker)
         if isinstance(message, Opened):
             worker.opened, worker.since, self.start_deaths = True, time.monotonic(), 0
             return None
@@ -137,12 +112,12 @@ class _Run:
         assert worker.assignment is not None
         attempt = self.tries.pop(worker.assignment.unit.id)
         worker.assignment = None
-        if worker.worn(self.settings.memory_bytes):  # its successor starts with the next unit
+        if worker.must_be_replaced(self.settings.memory_bytes):  # its successor starts with the next unit
             self.workers.remove(worker)
             worker.stop()
         return self.attempts.answered(attempt, message)
 
-    def _bury(self, worker: WorkerHandle) -> UnitOutcome | None:
+    def _worker_died(self, worker: WorkerHandle) -> UnitOutcome | None:
         death = worker.death()
         self.workers.remove(worker)
         worker.stop()

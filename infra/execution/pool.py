@@ -54,7 +54,7 @@ class PoolSettings:
 
 
 @dataclass(frozen=True)
-class Limits:
+class UnitLimits:
     """What a worker may use for one unit."""
 
     memory_bytes: int | None = None
@@ -125,7 +125,7 @@ class WorkerHandle:
             return None
         return message
 
-    def watch(self, limits: Limits) -> None:
+    def watch(self, limits: UnitLimits) -> None:
         """Kill the worker if its document or unit is overdue or its memory is over the cap."""
         if self.assignment is None or self.verdict is not None:
             return
@@ -153,7 +153,7 @@ class WorkerHandle:
         how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         return Death("death", f"the worker process ended ({how})", current[0] if current else "")
 
-    def worn(self, memory_bytes: int | None) -> bool:
+    def must_be_replaced(self, memory_bytes: int | None) -> bool:
         """Condemned as it finished, or its libraries have kept so much memory that the next unit would pay for it."""
         kept_too_much = memory_bytes and private_memory(self.pid) > RECYCLE_FRACTION * memory_bytes
         return self.verdict is not None or bool(kept_too_much)

@@ -1,7 +1,7 @@
 """Units on the nodes of a Ray cluster: plain tasks, one attempt at a unit each.
 
     driver                                     node
-    Attempts -> bounded window of tasks  ->  Ray worker -> Bench -> worker process of infra.execution.pool
+    Attempts -> bounded window of tasks  ->  Ray worker -> NodeWorker -> worker process of infra.execution.pool
              <-      ray.wait            <-  Receipt | Failure | Death
 
 * What runs a unit on a node is the worker process of the local executor, watched from the Ray worker that was handed
@@ -37,7 +37,7 @@ import psutil
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.attempts import Attempts, Death, Try, start_error
 from infra.execution.base import Failure, UnitOutcome, UnitTask
-from infra.execution.pool import Limits, PoolSettings, WorkerHandle
+from infra.execution.pool import PoolSettings, UnitLimits, WorkerHandle
 from infra.execution.ray_settings import ENVIRONMENT, RaySettings
 from infra.execution.worker import Assignment, Opened, StartFailed
 from infra.stage import Receipt, Unit
@@ -45,9 +45,9 @@ from infra.store.files import is_local
 from infra.store.lease import is_alive, process_host
 
 TICK_S = 0.2
-LOOK_AROUND_S = 5.0
+CAPACITY_EVERY_S = 5.0
 """How often the driver asks which nodes there are."""
-STARVED_S = 600.0
+UNUSABLE_LIMIT_S = 600.0
 """No node with enough cores for this long (an autoscaler may be starting one) ends the run."""
 UNITS_PER_CPU = 2
 """Tasks in flight for each unit a cluster can run: one runs, one waits at its node."""
@@ -122,7 +122,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """What a cluster has at the moment."""
 
     nodes: int
@@ -141,13 +141,13 @@ class _Run:
     task: UnitTask
     attempts: Attempts
     running: dict[Any, Try] = field(default_factory=dict)
-    room: Room = field(init=False)
-    looked: float = 0.0
-    fed: float = field(default_factory=time.monotonic)
+    capacity: Capacity = field(init=False)
+    capacity_at: float = 0.0
+    usable_at: float = field(default_factory=time.monotonic)
     """When there was last a node that can run a unit."""
 
     def __post_init__(self) -> None:
-        self._look_around()
+        self._update_capacity()
         self.submit = self.ray.remote(max_retries=0, num_returns=1)(attempt_on_node)
 
     def outcomes(self) -> Iterator[UnitOutcome]:
@@ -160,11 +160,11 @@ class _Run:
                 continue
             ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=TICK_S)
             for reference in ready:
-                outcome = self._hear(self.running.pop(reference), reference)
+                outcome = self._outcome_of(self.running.pop(reference), reference)
                 if outcome is not None:
                     yield outcome
-            if time.monotonic() - self.looked > LOOK_AROUND_S:
-                self._look_around()
+            if time.monotonic() - self.capacity_at > CAPACITY_EVERY_S:
+                self._update_capacity()
 
     def stop(self) -> None:
         """End what still runs: its Ray worker is killed, and the worker process with it."""
@@ -173,24 +173,24 @@ class _Run:
                 self.ray.cancel(reference, force=True, recursive=False)
         self.running.clear()
 
-    def _look_around(self) -> None:
+    def _update_capacity(self) -> None:
         per_unit = self.settings.settings.cpus_per_unit
         cpus = [node["Resources"].get("CPU", 0.0) for node in self.ray.nodes() if node["Alive"]]
         useful = [number for number in cpus if number >= per_unit]
         units = sum(int(number // per_unit) for number in useful)
-        self.room = Room(len(useful), max(1, units), min(useful, default=per_unit))
-        self.looked = time.monotonic()
+        self.capacity = Capacity(len(useful), max(1, units), min(useful, default=per_unit))
+        self.capacity_at = time.monotonic()
         if useful:
-            self.fed = self.looked
-        elif self.looked - self.fed > STARVED_S:
+            self.usable_at = self.capacity_at
+        elif self.capacity_at - self.usable_at > UNUSABLE_LIMIT_S:
             raise HeadwaterError(
                 f"no node of the Ray cluster has the {per_unit:g} cores of a unit (they have {sorted(cpus)})",
                 remedy="Add nodes, or lower execution.ray.cpus_per_unit.",
             )
 
     def _hand_out(self) -> None:
-        while len(self.running) < self.room.units * UNITS_PER_CPU:
-            following = self.attempts.next(self.running.values(), lone_slots=max(1, self.room.nodes))
+        while len(self.running) < self.capacity.units * UNITS_PER_CPU:
+            following = self.attempts.next(self.running.values(), lone_slots=max(1, self.capacity.nodes))
             if following is None:
                 return
             self.running[self._submit(following)] = following
@@ -198,19 +198,19 @@ class _Run:
     def _submit(self, attempt: Try) -> Any:
         """A lone unit takes a whole node, and may use the memory of all units that would fit there."""
         per_unit = self.settings.settings.cpus_per_unit
-        cpus = self.room.cpus_alone if attempt.alone else per_unit
+        cpus = self.capacity.cpus_alone if attempt.alone else per_unit
         memory = self.settings.memory_bytes
         if memory and attempt.alone:
             memory *= max(1, int(cpus // per_unit))
         return self.submit.options(num_cpus=cpus, scheduling_strategy="SPREAD", name=attempt.unit.id).remote(
             self.task,
             Assignment(attempt.unit, attempt.attempt, attempt.quarantine),
-            Limits(memory, self.settings.unit_timeout_s),
+            UnitLimits(memory, self.settings.unit_timeout_s),
             self.settings.threads,
             self.settings.settings.scratch,
         )
 
-    def _hear(self, attempt: Try, reference: Any) -> UnitOutcome | None:
+    def _outcome_of(self, attempt: Try, reference: Any) -> UnitOutcome | None:
         errors = self.ray.exceptions
         try:
             answer: Receipt | Failure | Death | StartFailed = self.ray.get(reference)
@@ -245,7 +245,7 @@ def _last_line(error: Exception) -> str:
 
 
 def attempt_on_node(
-    task: UnitTask, assignment: Assignment, limits: Limits, threads: int, scratch: str
+    task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int, scratch: str
 ) -> Receipt | Failure | Death | StartFailed:
     """The Ray task: one attempt at one unit, on whichever node."""
     if is_local(task.work_root) and not Path(task.work_root).is_dir():
@@ -255,17 +255,17 @@ def attempt_on_node(
             remedy="Mount the workspace at the same path on every node.",
         )
         return StartFailed(Failure(str(missing), fatal=missing))
-    return bench(scratch).attempt(task, assignment, limits, threads)
+    return node_worker(scratch).attempt(task, assignment, limits, threads)
 
 
 @functools.cache
-def bench(scratch: str) -> "Bench":
-    """The one bench of this Ray worker, kept from task to task."""
-    return Bench(own_scratch(Path(scratch or tempfile.gettempdir()) / "headwater"))
+def node_worker(scratch: str) -> "NodeWorker":
+    """The one worker process of this Ray worker, kept from task to task."""
+    return NodeWorker(own_scratch(Path(scratch or tempfile.gettempdir()) / "headwater"))
 
 
 @dataclass
-class Bench:
+class NodeWorker:
     """A Ray worker's one worker process."""
 
     scratch: Path
@@ -273,17 +273,17 @@ class Bench:
     opened: UnitTask | None = None
 
     def attempt(
-        self, task: UnitTask, assignment: Assignment, limits: Limits, threads: int
+        self, task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int
     ) -> Receipt | Failure | Death | StartFailed:
         worker = self._worker(task, threads)
         worker.assign(assignment)  # if it is dead already, its closed pipe is heard at once
         try:
-            answer = self._listen(worker, limits)
+            answer = self._await_answer(worker, limits)
         except BaseException:  # the task was cancelled
             self._end()
             raise
         worker.assignment = None
-        if isinstance(answer, (Death, StartFailed)) or worker.worn(limits.memory_bytes):
+        if isinstance(answer, (Death, StartFailed)) or worker.must_be_replaced(limits.memory_bytes):
             self._end()
         return answer
 
@@ -295,7 +295,7 @@ class Bench:
             self.opened = task
         return self.worker
 
-    def _listen(self, worker: WorkerHandle, limits: Limits) -> Receipt | Failure | Death | StartFailed:
+    def _await_answer(self, worker: WorkerHandle, limits: UnitLimits) -> Receipt | Failure | Death | StartFailed:
         while True:
             if wait(list(worker.sources), TICK_S):
                 message = worker.receive()

@@ -15,7 +15,7 @@ from infra.config import Config
 from infra.errors import HeadwaterError
 from infra.job import JobSpec
 from infra.launch.logs import next_attempt
-from infra.launch.node import Signs
+from infra.launch.node import AttemptFiles
 from infra.launch.spec import JobEnd, JobHandle, OnTick
 
 LONGEST_OUTAGE_S = 600
@@ -49,16 +49,16 @@ def node_command(
     ]
 
 
-def begin_attempt(work_dir: Path) -> Signs:
+def begin_attempt(work_dir: Path) -> AttemptFiles:
     """A new attempt at the job in this work folder. Its log exists from now on: that takes the number."""
     logs = work_dir / "logs"
-    signs = Signs(logs, next_attempt(logs))
-    (logs / f"{signs.attempt}.log").touch()
-    return signs
+    files = AttemptFiles(logs, next_attempt(logs))
+    (logs / f"{files.attempt}.log").touch()
+    return files
 
 
-def signs_of(handle: JobHandle) -> Signs:
-    return Signs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
+def files_of(handle: JobHandle) -> AttemptFiles:
+    return AttemptFiles(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
 
 
 class ClusterLauncher(ABC):
@@ -104,7 +104,7 @@ class ClusterLauncher(ABC):
 
     def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
         """The ranks are asked to save and leave, through the work folder; then the cluster is asked to end the job."""
-        signs_of(handle).stop.touch()  # also for nodes that have not started yet
+        files_of(handle).stop.touch()  # also for nodes that have not started yet
         if self.is_there(handle):
             self.cancel(handle)
         deadline = time.monotonic() + self.settings.grace_s + ENDING_S
@@ -118,4 +118,4 @@ class ClusterLauncher(ABC):
             time.sleep(min(1.0, self.settings.poll_s))
 
     def dump_stacks(self, handle: JobHandle) -> None:
-        signs_of(handle).stacks.touch()
+        files_of(handle).stacks.touch()

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from infra.errors import ConfigError
 from infra.job import JobSpec
-from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, node_command, signs_of
+from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, files_of, node_command
 from infra.launch.logs import read_logs
 from infra.launch.node import BEAT_S
 from infra.launch.spec import JobEnd, JobHandle
@@ -36,7 +36,7 @@ class HostsSettings(ClusterSettings):
     """The machines, and how a command gets there."""
 
     names: tuple[str, ...] = ()
-    """Hosts in order, by the names ssh takes; the first one hosts the meeting."""
+    """Hosts in order, by the names ssh takes; the first one hosts the rendezvous."""
     start: Literal["ssh", "print"] = "ssh"
     """Run each host's command over ssh, or print the commands and wait for them to be started."""
     ssh: tuple[str, ...] = ("ssh", "-o", "BatchMode=yes")
@@ -46,7 +46,7 @@ class HostsSettings(ClusterSettings):
     rendezvous_host: str = Field("", max_length=300)
     """Where the hosts meet, as they see it; empty: the first host's name."""
     port: int = Field(0, ge=0, le=65535)
-    """Port of the meeting on the first host; 0: one chosen for each attempt."""
+    """Port of the rendezvous on the first host; 0: one chosen for each attempt."""
     grace_s: int = Field(20, ge=5, le=3600)
     """Time the ranks get for a checkpoint when the job is ended."""
     poll_s: float = Field(0.5, ge=0.05, le=600)
@@ -76,17 +76,17 @@ class HostsLauncher(ClusterLauncher):
                 f"{spec.module} wants {spec.nodes} nodes, and execution.hosts.names lists {len(self.settings.names)}",
                 remedy="Add hosts, or lower the stage's nodes.",
             )
-        signs = begin_attempt(work_dir)
-        attempt = signs.attempt
+        files = begin_attempt(work_dir)
+        attempt = files.attempt
         port = self.settings.port or random.SystemRandom().randrange(20000, 32000)
         commands = render(spec, self.settings, work_dir, attempt, port)
         hosts = self.settings.names[: spec.nodes]
-        told = "\n".join(f"# {host}\n{command}" for host, command in zip(hosts, commands, strict=True))
-        write_bytes(signs.logs / f"{attempt}.commands", f"{told}\n".encode())
+        listing = "\n".join(f"# {host}\n{command}" for host, command in zip(hosts, commands, strict=True))
+        write_bytes(files.logs / f"{attempt}.commands", f"{listing}\n".encode())
         detail = {"work_dir": str(work_dir), "attempt": attempt, "nodes": spec.nodes, "submitted": time.time()}
         handle = JobHandle(self.kind, attempt, "", detail)
         write_json(work_dir / "job.json", handle.as_dict())
-        with (signs.logs / f"{attempt}.log").open("ab") as log:
+        with (files.logs / f"{attempt}.log").open("ab") as log:
             if self.settings.start == "ssh":
                 self._started[attempt] = [
                     subprocess.Popen(
@@ -128,7 +128,7 @@ class HostsLauncher(ClusterLauncher):
         )
 
     def cancel(self, handle: JobHandle) -> None:
-        """Nothing: the nodes listen to their signs alone."""
+        """Nothing: the nodes listen to their files alone."""
 
     def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
         super().terminate(handle, grace_s)
@@ -139,13 +139,13 @@ class HostsLauncher(ClusterLauncher):
 
     def _states(self, handle: JobHandle) -> list[dict[str, Any] | None]:
         """What each node last wrote about itself."""
-        paths = [signs_of(handle).state(node) for node in range(int(handle.detail["nodes"]))]
+        paths = [files_of(handle).state(node) for node in range(int(handle.detail["nodes"]))]
         return [read_json(path) if path.exists() else None for path in paths]
 
     def _invitation(self, handle: JobHandle, missing: list[str]) -> str:
         if self.settings.start == "ssh":
             return f"waiting for {', '.join(missing)} to start"
-        commands = signs_of(handle).logs / f"{handle.detail['attempt']}.commands"
+        commands = files_of(handle).logs / f"{handle.detail['attempt']}.commands"
         return f"start the commands of {', '.join(missing)} there; they are in {commands}"
 
     def _lost(self, handle: JobHandle, states: list[dict[str, Any] | None]) -> str:
@@ -174,6 +174,6 @@ class HostsLauncher(ClusterLauncher):
 
     def _end(self, handle: JobHandle, code: int) -> JobEnd:
         self._hang_up(handle)
-        signs = signs_of(handle)
-        reason, end = read_logs(signs.logs, signs.attempt)
+        files = files_of(handle)
+        reason, end = read_logs(files.logs, files.attempt)
         return JobEnd(code, reason, end)

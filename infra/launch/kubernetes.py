@@ -17,7 +17,7 @@ import yaml
 
 from infra.errors import ConfigError, HeadwaterError
 from infra.job import JobSpec
-from infra.launch.cluster import ClusterLauncher, begin_attempt, signs_of
+from infra.launch.cluster import ClusterLauncher, begin_attempt, files_of
 from infra.launch.logs import read_logs
 from infra.launch.manifests import WORK_LABEL, KubernetesSettings, training_job
 from infra.launch.spec import JobEnd, JobHandle
@@ -45,11 +45,11 @@ class KubernetesLauncher(ClusterLauncher):
             )
         mark = hashlib.sha256(str(work_dir).encode()).hexdigest()[:10]
         self._end_earlier(work_dir, mark)
-        signs = begin_attempt(work_dir)
-        name = f"headwater-{work_dir.parent.name}-{mark}-{signs.attempt.rpartition('-')[2]}"
-        manifests = training_job(spec, self.settings, name, mark, work_dir, signs.attempt)
-        write_bytes(signs.logs / f"{signs.attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
-        detail = {"work_dir": str(work_dir), "attempt": signs.attempt, "namespace": self.settings.namespace}
+        files = begin_attempt(work_dir)
+        name = f"headwater-{work_dir.parent.name}-{mark}-{files.attempt.rpartition('-')[2]}"
+        manifests = training_job(spec, self.settings, name, mark, work_dir, files.attempt)
+        write_bytes(files.logs / f"{files.attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
+        detail = {"work_dir": str(work_dir), "attempt": files.attempt, "namespace": self.settings.namespace}
         handle = JobHandle(self.kind, name, self.settings.context, detail)
         write_json(work_dir / "job.json", handle.as_dict())
         service, job = manifests
@@ -122,21 +122,21 @@ class KubernetesLauncher(ClusterLauncher):
         return ""
 
     def _end(self, handle: JobHandle, condition: str, gone: bool) -> JobEnd:
-        signs = signs_of(handle)
+        files = files_of(handle)
         pods = [] if gone else self._pods(handle.id)
-        with (signs.logs / f"{signs.attempt}.log").open("a") as log, self._calls() as (core, _):
+        with (files.logs / f"{files.attempt}.log").open("a") as log, self._calls() as (core, _):
             for pod in pods:
                 text = _or_none(
                     core.read_namespaced_pod_log, pod.metadata.name, self.settings.namespace, tail_lines=LOG_LINES
                 )
                 log.write(text or "")
-        reason, end = read_logs(signs.logs, signs.attempt)
+        reason, end = read_logs(files.logs, files.attempt)
         fates = " ".join(_fate(pod) for pod in pods)
         if "OOMKilled" in fates:
             end += "\nKubernetes: out of memory\n"
         if "DisruptionTarget" in fates:
             reason = "preempted: a pod was evicted"
-        ours = signs.stop.exists()
+        ours = files.stop.exists()
         return JobEnd(0 if condition == "Complete" else 1, reason or condition, end, cancelled=gone and not ours)
 
     def _end_earlier(self, work_dir: Path, mark: str) -> None:

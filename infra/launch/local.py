@@ -23,7 +23,7 @@ from infra.job import JobSpec
 from infra.launch.logs import next_attempt, read_logs
 from infra.launch.processes import TICK_S, dump_stacks_of, end_processes_of
 from infra.launch.spec import JobEnd, JobHandle, OnTick
-from infra.launch.torchrun import GRACE_S, Meeting, Ranks, environment, torchrun
+from infra.launch.torchrun import GRACE_S, NodeRanks, Rendezvous, environment, torchrun
 from infra.store.files import write_json
 from infra.store.lease import is_alive, process_host
 
@@ -45,16 +45,16 @@ class LocalLauncher:
         end_processes_of(work_dir)
         logs = work_dir / "logs"
         attempt = next_attempt(logs)
-        ranks = Ranks(spec.module, spec.ranks, spec.threads_per_rank, work_dir, logs, spec.env)
-        meeting = Meeting(attempt)
+        ranks = NodeRanks(spec.module, spec.ranks, spec.threads_per_rank, work_dir, logs, spec.env)
+        rendezvous = Rendezvous(attempt)
         with (logs / f"{attempt}.log").open("wb") as log:
             guard = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "infra.launch.guard"),
                     *("--ppid", str(os.getpid()), "--grace", str(self.grace_s), "--"),
-                    *torchrun(ranks, meeting),
+                    *torchrun(ranks, rendezvous),
                 ],
-                env=environment(ranks, meeting),
+                env=environment(ranks, rendezvous),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

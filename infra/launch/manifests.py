@@ -67,7 +67,7 @@ class KubernetesSettings(ClusterSettings):
     user: int = Field(1000, ge=1)
     """User and group of the processes; the workspace must be writable for it."""
     port: int = Field(29400, ge=1024, le=65535)
-    """Port of the meeting on the first pod."""
+    """Port of the rendezvous on the first pod."""
     keep_s: int = Field(86400, ge=0)
     """How long a finished job stays, to be looked at."""
     ray_workers: int = Field(2, ge=1, le=10_000)
@@ -84,7 +84,7 @@ def training_job(
     container = _container("ranks", settings)
     container["command"] = [*(_literal(word) for word in command), "--node", "$(JOB_COMPLETION_INDEX)"]
     container["env"] += [{"name": key, "value": _literal(value)} for key, value in sorted(spec.env.items())]
-    container["ports"] = [{"name": "meeting", "containerPort": settings.port}]
+    container["ports"] = [{"name": "rendezvous", "containerPort": settings.port}]
     pod = _pod(settings, [container])
     pod |= {"restartPolicy": "Never", "subdomain": name, "terminationGracePeriodSeconds": settings.grace_s + 15}
     service = {
@@ -95,7 +95,7 @@ def training_job(
             "clusterIP": "None",
             "publishNotReadyAddresses": True,  # the pods meet before any of them is ready
             "selector": {"batch.kubernetes.io/job-name": name},
-            "ports": [{"name": "meeting", "port": settings.port}],
+            "ports": [{"name": "rendezvous", "port": settings.port}],
         },
     }
     job = {

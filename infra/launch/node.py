@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from infra.launch.processes import dump_stacks_of
-from infra.launch.torchrun import GRACE_S, Meeting, Ranks, environment, torchrun
+from infra.launch.torchrun import GRACE_S, NodeRanks, Rendezvous, environment, torchrun
 from infra.store.files import write_json
 
 BEAT_S = 5.0
@@ -35,7 +35,7 @@ MARGIN_S = 5
 
 
 @dataclass(frozen=True)
-class Signs:
+class AttemptFiles:
     """The files by which an attempt is watched and told what to do."""
 
     logs: Path
@@ -63,37 +63,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--endpoint", required=True)
-    parser.add_argument("--meeting", default="", help="the meeting's name, if one attempt is started several times")
+    parser.add_argument("--rendezvous", default="", help="the rendezvous's name, if one attempt is started several times")
     parser.add_argument("--interface", default="")
     parser.add_argument("--grace", type=float, default=GRACE_S)
     parser.add_argument("--together", action="store_true", help="who ends the job signals all its processes at once")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
-    signs = Signs(options.work_dir / "logs", options.attempt)
-    own_logs = signs.logs / f"node-{options.node}"
+    files = AttemptFiles(options.work_dir / "logs", options.attempt)
+    own_logs = files.logs / f"node-{options.node}"
     own_logs.mkdir(parents=True, exist_ok=True)
     env = dict(pair.split("=", 1) for pair in options.env)
-    ranks = Ranks(options.module, options.ranks, options.threads, options.work_dir, own_logs, env)
-    name = options.meeting or options.attempt
-    meeting = Meeting(name, options.nodes, options.node, options.endpoint, options.interface)
+    ranks = NodeRanks(options.module, options.ranks, options.threads, options.work_dir, own_logs, env)
+    name = options.rendezvous or options.attempt
+    rendezvous = Rendezvous(name, options.nodes, options.node, options.endpoint, options.interface)
     agent_grace = max(1, int(options.grace) - MARGIN_S)
     guard = [sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid()), "--grace", str(options.grace)]
     if options.together:
         guard.append("--together")
     child = subprocess.Popen(
-        [*guard, "--", *torchrun(ranks, meeting, agent_grace)], env=environment(ranks, meeting), start_new_session=True
+        [*guard, "--", *torchrun(ranks, rendezvous, agent_grace)], env=environment(ranks, rendezvous), start_new_session=True
     )
-    return _attend(child, signs, options.node, options.work_dir, options.together)
+    return _supervise(child, files, options.node, options.work_dir, options.together)
 
 
-def _attend(guard: subprocess.Popen[bytes], signs: Signs, node: int, work_dir: Path, together: bool) -> int:
-    """Wait for the end, beat, and pass on what the signs and the machine's own signals say."""
-    told = together  # then the guard has heard it already
+def _supervise(guard: subprocess.Popen[bytes], files: AttemptFiles, node: int, work_dir: Path, together: bool) -> int:
+    """Wait for the end, write the heartbeat, and pass on what the files and the machine's own signals say."""
+    forwarded = together  # then the guard has had it already
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if not told:  # a second TERM would cut the guard's grace short
-            told = True
+        nonlocal forwarded
+        if not forwarded:  # a second TERM would cut the guard's grace short
+            forwarded = True
             guard.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -102,15 +102,15 @@ def _attend(guard: subprocess.Popen[bytes], signs: Signs, node: int, work_dir: P
     next_beat = 0.0
     while (code := guard.poll()) is None:
         if time.monotonic() >= next_beat:
-            write_json(signs.state(node), {"host": socket.gethostname(), "code": None, "beat": time.time()})
+            write_json(files.state(node), {"host": socket.gethostname(), "code": None, "beat": time.time()})
             next_beat = time.monotonic() + BEAT_S
-        if signs.stacks.exists() and not dumped:
+        if files.stacks.exists() and not dumped:
             dumped = True
             dump_stacks_of(work_dir)
-        if signs.stop.exists():
+        if files.stop.exists():
             end(signal.SIGTERM, None)
         time.sleep(LOOK_S)
-    write_json(signs.state(node), {"host": socket.gethostname(), "code": code, "beat": time.time()})
+    write_json(files.state(node), {"host": socket.gethostname(), "code": code, "beat": time.time()})
     return code
 
 

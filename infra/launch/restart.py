@@ -59,14 +59,14 @@ class _Watch:
     in_phase: bool = False
     queued: str = ""
     began: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
+    last_event: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.offset = self.path.stat().st_size if self.path.exists() else 0
 
     def read(self, queued: str = "") -> None:
         for event in self._new_events():
-            self.heard = time.monotonic()
+            self.last_event = time.monotonic()
             self.in_phase = event.get("type") == "phase"
             if event.get("type") == "progress":
                 self.step = event.get("done")
@@ -76,12 +76,12 @@ class _Watch:
         self.read()
         now = time.monotonic()
         if queued:
-            self.began = self.heard = now
+            self.began = self.last_event = now
             if queued != self.queued:
                 self.on_event({"type": "warning", "message": queued})
         self.queued = queued
         patience = self.spec.stall_limit_s * (PHASE_PATIENCE if self.in_phase else 1)
-        if now - self.heard > patience:
+        if now - self.last_event > patience:
             raise _GiveUp(f"no sign of life for {patience} s")
         if self.spec.time_limit_s and now - self.began > self.spec.time_limit_s:
             raise _GiveUp(f"the time limit of {self.spec.time_limit_s} s is over")
@@ -107,14 +107,14 @@ class _History:
 
     best: float = -1.0
     last: float | None = None
-    fruitless: int = 0
+    without_progress: int = 0
     attempts: int = 0
 
     def record(self, step: float | None) -> bool:
         """True if this attempt ended exactly where the one before it did."""
         reached = -1.0 if step is None else step
         loop = self.attempts > 0 and reached == self.last
-        self.fruitless = 0 if reached > self.best else self.fruitless + 1
+        self.without_progress = 0 if reached > self.best else self.without_progress + 1
         self.best, self.last = max(self.best, reached), reached
         self.attempts += 1
         return loop
@@ -130,7 +130,7 @@ def run_job(spec: JobSpec, launcher: Launcher, work_dir: Path, on_event: OnEvent
         (work_dir / ERROR_FILE).unlink(missing_ok=True)
         watch = _Watch(spec, work_dir / "events.jsonl", on_event)
         handle = running or launcher.submit(spec, work_dir)
-        end = _attend(launcher, handle, watch)
+        end = _wait_for_end(launcher, handle, watch)
         result = verified_result(work_dir)
         if result is not None:
             return result
@@ -141,11 +141,11 @@ def run_job(spec: JobSpec, launcher: Launcher, work_dir: Path, on_event: OnEvent
                 remedy="Run again to go on from its last checkpoint.",
             )
         if running is None:
-            _judge(spec, work_dir, end, watch.step, history, on_event)
+            _raise_or_go_on(spec, work_dir, end, watch.step, history, on_event)
         running = None
 
 
-def _attend(launcher: Launcher, handle: JobHandle, watch: _Watch) -> JobEnd:
+def _wait_for_end(launcher: Launcher, handle: JobHandle, watch: _Watch) -> JobEnd:
     """Wait for an attempt's end. However we leave, the job does not go on without us."""
     try:
         try:
@@ -199,7 +199,7 @@ def verified_result(work_dir: Path) -> JobResult | None:
     return result
 
 
-def _judge(
+def _raise_or_go_on(
     spec: JobSpec, work_dir: Path, end: JobEnd, step: float | None, history: _History, on_event: OnEvent
 ) -> None:
     """Raise if another attempt makes no sense; otherwise say that there will be one."""
@@ -222,7 +222,7 @@ def _judge(
         )
     preempted = PREEMPTED.search(how) is not None
     loop = history.record(step) and not preempted
-    if loop or history.fruitless > spec.max_restarts:
+    if loop or history.without_progress > spec.max_restarts:
         for line in end.log_tail.splitlines()[-TAIL_LINES:]:
             on_event({"type": "warning", "message": line})
         where = f"twice at step {step:g}" if loop and step is not None else f"{history.attempts} times"

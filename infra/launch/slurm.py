@@ -22,7 +22,7 @@ from pydantic import Field
 
 from infra.errors import ConfigError, HeadwaterError
 from infra.job import JobSpec
-from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, node_command, signs_of
+from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, files_of, node_command
 from infra.launch.logs import read_logs
 from infra.launch.spec import JobEnd, JobHandle
 from infra.store.files import write_bytes, write_json
@@ -87,7 +87,7 @@ def render(spec: JobSpec, settings: SlurmSettings, work_dir: Path, attempt: str,
     host = shlex.quote(settings.rendezvous_host) if settings.rendezvous_host else first
     node = [*node_command(spec, settings, work_dir, attempt, python, spec.env), "--together"]
     # The node's number is known on the node only: srun hands the line to a shell there.
-    line = f'exec {shlex.join(node)} --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"'
+    line = f'exec {shlex.join(node)} --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --rendezvous "$HEADWATER_RENDEZVOUS"'
     return "\n".join(
         [
             "#!/bin/bash",
@@ -97,7 +97,7 @@ def render(spec: JobSpec, settings: SlurmSettings, work_dir: Path, attempt: str,
             *settings.setup,
             f"host={host}",
             f'export HEADWATER_ENDPOINT="$host:$(({FIRST_PORT} + SLURM_JOB_ID % {PORTS}))"',
-            f'export HEADWATER_MEETING="{attempt}.{"${SLURM_RESTART_COUNT:-0}"}"',
+            f'export HEADWATER_RENDEZVOUS="{attempt}.{"${SLURM_RESTART_COUNT:-0}"}"',
             "again=0",
             "# USR1: the time limit is near. The ranks save and leave, and the job goes back into the queue.",
             "trap 'again=1; scancel --signal=TERM \"$SLURM_JOB_ID\"' USR1",
@@ -132,11 +132,11 @@ class SlurmLauncher(ClusterLauncher):
     def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
         work_dir = work_dir.resolve()
         self._end_earlier(work_dir)
-        signs = begin_attempt(work_dir)
-        script = signs.logs / f"{signs.attempt}.sbatch"
-        write_bytes(script, render(spec, self.settings, work_dir, signs.attempt).encode())
+        files = begin_attempt(work_dir)
+        script = files.logs / f"{files.attempt}.sbatch"
+        write_bytes(script, render(spec, self.settings, work_dir, files.attempt).encode())
         number = _slurm("sbatch", "--parsable", "--chdir", str(work_dir), str(script)).split(";")[0].strip()
-        handle = JobHandle(self.kind, number, "", {"work_dir": str(work_dir), "attempt": signs.attempt})
+        handle = JobHandle(self.kind, number, "", {"work_dir": str(work_dir), "attempt": files.attempt})
         write_json(work_dir / "job.json", handle.as_dict())
         return handle
 
@@ -166,13 +166,13 @@ class SlurmLauncher(ClusterLauncher):
         return state, reason
 
     def _end(self, handle: JobHandle, state: str, reason: str) -> JobEnd:
-        signs = signs_of(handle)
-        verdict, end = read_logs(signs.logs, signs.attempt)
+        files = files_of(handle)
+        verdict, end = read_logs(files.logs, files.attempt)
         words = {"PREEMPTED": "preempted", "NODE_FAIL": "preempted: a node failed", "TIMEOUT": "preempted: time limit"}
         if state == "OUT_OF_MEMORY":
             end += "\nSLURM: out of memory\n"
         # A job that nobody of us ended: terminate() leaves its sign before it cancels.
-        cancelled = state == "CANCELLED" and not signs.stop.exists()
+        cancelled = state == "CANCELLED" and not files.stop.exists()
         cause = words.get(state) or verdict or f"SLURM state {state or 'unknown'} ({reason or 'no reason'})"
         return JobEnd(0 if state == "COMPLETED" else 1, cause, end, cancelled)
 

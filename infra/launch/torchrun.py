@@ -16,12 +16,12 @@ from infra.launch.processes import JOB_MARK, mark_of
 GRACE_S = 20.0
 AGENT_GRACE_S = 15
 """Less than the guard's, so that torchrun ends its ranks in order where it can."""
-MEETING_S = 1800
+RENDEZVOUS_S = 1800
 """How long the first node waits for the last one."""
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where the agents of a job meet. One node meets itself at a free port of the loopback interface."""
 
     id: str
@@ -33,7 +33,7 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class NodeRanks:
     """What an agent starts."""
 
     module: str
@@ -44,17 +44,17 @@ class Ranks:
     env: Mapping[str, str]
 
 
-def torchrun(ranks: Ranks, meeting: Meeting, grace_s: int = AGENT_GRACE_S) -> list[str]:
+def torchrun(ranks: NodeRanks, rendezvous: Rendezvous, grace_s: int = AGENT_GRACE_S) -> list[str]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nnodes", str(meeting.nodes), "--nproc-per-node", str(ranks.ranks), "--max-restarts", "0"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting.endpoint, "--rdzv-id", meeting.id),
-        *("--local-addr", local_address(meeting)),
+        *("--nnodes", str(rendezvous.nodes), "--nproc-per-node", str(ranks.ranks), "--max-restarts", "0"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous.endpoint, "--rdzv-id", rendezvous.id),
+        *("--local-addr", local_address(rendezvous)),
     ]
-    if meeting.nodes > 1:
-        # Who hosts the meeting is said, not guessed from host names: the guess hangs where two nodes share one.
-        host = "true" if meeting.node == 0 else "false"
-        command += ["--rdzv-conf", f"is_host={host},join_timeout={MEETING_S},read_timeout={MEETING_S}"]
+    if rendezvous.nodes > 1:
+        # Who hosts the rendezvous is said, not guessed from host names: the guess hangs where two nodes share one.
+        host = "true" if rendezvous.node == 0 else "false"
+        command += ["--rdzv-conf", f"is_host={host},join_timeout={RENDEZVOUS_S},read_timeout={RENDEZVOUS_S}"]
     return [
         *command,
         *("--log-dir", str(ranks.logs), "--redirects", "3", "--shutdown-timeout", str(grace_s)),
@@ -62,7 +62,7 @@ def torchrun(ranks: Ranks, meeting: Meeting, grace_s: int = AGENT_GRACE_S) -> li
     ]
 
 
-def environment(ranks: Ranks, meeting: Meeting) -> dict[str, str]:
+def environment(ranks: NodeRanks, rendezvous: Rendezvous) -> dict[str, str]:
     extensions = extensions_folder()
     clear_stale_locks(extensions)
     values = {
@@ -74,21 +74,21 @@ def environment(ranks: Ranks, meeting: Meeting) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "LOCAL_SIZE": str(ranks.ranks),
     }
-    interface = meeting.interface or interface_of(local_address(meeting))
+    interface = rendezvous.interface or interface_of(local_address(rendezvous))
     if interface:
         # Left to itself gloo takes the address of the host's name, which many distributions map to the loopback.
         values["GLOO_SOCKET_IFNAME"] = interface
-    if meeting.interface:
+    if rendezvous.interface:
         values["NCCL_SOCKET_IFNAME"] = interface
     if not has_gpu():
         values["DS_ACCELERATOR"] = "cpu"
     return {**values, **ranks.env}
 
 
-def local_address(meeting: Meeting) -> str:
-    """An address of this node that the others reach: the one it takes on its way to the meeting."""
-    host, _, port = meeting.endpoint.rpartition(":")
-    if meeting.node == 0:
+def local_address(rendezvous: Rendezvous) -> str:
+    """An address of this node that the others reach: the one it takes on its way to the rendezvous."""
+    host, _, port = rendezvous.endpoint.rpartition(":")
+    if rendezvous.node == 0:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
         probe.connect((host, int(port)))

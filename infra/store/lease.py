@@ -43,7 +43,7 @@ class Lease:
 
     def acquire(self, *, wait: bool = True, on_wait: Callable[[str], None] | None = None) -> None:
         """Take the lease; ``wait`` for a living holder, or raise HeadwaterError at once."""
-        told = False
+        announced = False
         while True:
             seen = self._slot.read()
             holder = _holder(seen)
@@ -58,9 +58,9 @@ class Lease:
                     where=self._slot.where,
                     remedy="Wait for it to end, or stop it.",
                 )
-            if not told and on_wait:
+            if not announced and on_wait:
                 on_wait(f"waiting for another run ({who}) that is working on this dataset")
-                told = True
+                announced = True
             time.sleep(min(1.0, self._heartbeat_s))
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
         self._thread.start()

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from infra.errors import HeadwaterError
-from infra.garbage import collector_paused
+from infra.python_gc import python_gc_paused
 from infra.store.cache import cache_root
 from infra.store.files import CHUNK, write_bytes
 
@@ -79,7 +79,7 @@ def file_digest(path: str | Path, size: int) -> str:
 
 def _read(file: Path) -> dict[str, Seen]:
     try:
-        with collector_paused():
+        with python_gc_paused():
             known = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}

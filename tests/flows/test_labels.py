@@ -11,13 +11,13 @@ from flows.recipe import Recipe
 from infra import labels
 from infra.doctor import label_folders
 from infra.errors import HeadwaterError, InputError
-from infra.execution.local import InProcessExecutor
 from infra.labels import MOVES, dangling_labels, move_labels, unfinished_moves
 from infra.planning import Selection, StageNode
 from infra.store.files import remove_tree, write_json
 from infra.store.store import Store
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
+from tests.support import InProcessExecutor
 
 WHOLE = Selection()
 

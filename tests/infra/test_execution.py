@@ -14,11 +14,11 @@ import pytest
 
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.base import Executor, UnitOutcome, UnitTask
-from infra.execution.local import InProcessExecutor, LocalExecutor
+from infra.execution.local import LocalExecutor
 from infra.journal import read_receipts
 from infra.stage import Unit
 from infra.store.files import sha256_file
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, InProcessExecutor
 
 STAGE = "tests.infra.stage_of_hazards:STAGE"
 

@@ -13,13 +13,13 @@ import pytest
 
 from infra.errors import HeadwaterError, disk_full
 from infra.execution.base import describe_failure
-from infra.execution.local import InProcessExecutor
 from infra.planning import StageNode
 from infra.runner import run_stage
 from infra.stage import Counts, StageContext, Step, Unit, UnitContext
 from pipeline.dedup.flat import write_array
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig
+from tests.support import InProcessExecutor
 
 FULL = Path("/dev/full")
 NEEDS_DEVICE = pytest.mark.skipif(not FULL.is_char_device(), reason="this system has no /dev/full")

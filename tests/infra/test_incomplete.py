@@ -13,7 +13,6 @@ import pytest
 
 from infra.errors import HeadwaterError, InputError
 from infra.execution.base import UnitOutcome, UnitTask
-from infra.execution.local import InProcessExecutor
 from infra.incomplete import complete_fingerprint, incomplete_version
 from infra.planning import Action, Selection, StageNode, plan
 from infra.runner import RunContext, run_stage
@@ -24,7 +23,7 @@ from infra.store.store import Store
 from infra.units import HOPELESS
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, InProcessExecutor
 
 
 @dataclass

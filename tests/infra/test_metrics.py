@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.errors import ConfigError
-from infra.execution.local import InProcessExecutor
 from infra.metrics import MetricsReporter, with_metrics
 from infra.progress import PlainReporter
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NumbersConfig
+from tests.support import InProcessExecutor
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:

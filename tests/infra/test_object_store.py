@@ -14,7 +14,6 @@ import s3fs
 
 import infra.journal as journals
 from infra.errors import ConfigError, HeadwaterError, LeaseLost
-from infra.execution.local import InProcessExecutor
 from infra.journal import Journal, read_receipts
 from infra.planning import StageNode
 from infra.runner import RunContext, StageOutcome, run_stage
@@ -40,7 +39,7 @@ from tests.infra.leases import second_is_refused_or_waits
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NUMBERS, NumbersConfig
 from tests.s3 import new_bucket, s3_server
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, InProcessExecutor
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 from infra.errors import ConfigError, HeadwaterError
 from infra.execution.base import Executor, UnitOutcome, UnitTask
-from infra.execution.local import InProcessExecutor, LocalExecutor
+from infra.execution.local import LocalExecutor
 from infra.execution.ray import RayExecutor, own_scratch
 from infra.execution.ray_settings import RaySettings
 from infra.journal import read_receipts
@@ -24,7 +24,7 @@ from infra.stage import Unit
 from tests.infra.run_toy import context, run_both
 from tests.infra.test_execution import digests, run, task, unit
 from tests.infra.toy import NumbersConfig, SquaresConfig
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, InProcessExecutor
 
 QUICK_HEALTH = {
     "health_check_initial_delay_ms": 500,
@@ -121,7 +121,7 @@ def test_limits_hold_on_the_nodes(tmp_path: Path, cluster: Any, monkeypatch: pyt
     with pytest.raises(ConfigError, match="threshold"):
         run(on(cluster), tmp_path / "second", [unit("bad", "config"), unit("good")])
     with monkeypatch.context() as patch, pytest.raises(HeadwaterError, match="no node .* has the 64 cores of a unit"):
-        patch.setattr("infra.execution.ray.STARVED_S", 1.0)
+        patch.setattr("infra.execution.ray.UNUSABLE_LIMIT_S", 1.0)
         run(on(cluster, settings=RaySettings(address=cluster.address, cpus_per_unit=64)), tmp_path / "big", [unit("a")])
     with pytest.raises(HeadwaterError, match="no_such_module"):
         list(on(cluster).run(task(tmp_path / "third", "tests.infra.no_such_module:STAGE"), [unit("a")]))

@@ -7,7 +7,6 @@ import pytest
 
 from infra import rebuild
 from infra.errors import HeadwaterError
-from infra.execution.local import InProcessExecutor
 from infra.planning import Action, StageNode
 from infra.runner import RunContext, run_stage
 from infra.store.dataset import Dataset
@@ -15,6 +14,7 @@ from infra.store.gc import GcSettings, collect
 from infra.store.store import Store
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig
+from tests.support import InProcessExecutor
 
 NODE = StageNode(NUMBERS, NumbersConfig())
 

@@ -47,11 +47,11 @@ set -u
 module load cuda
 host="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export HEADWATER_ENDPOINT="$host:$((20000 + SLURM_JOB_ID % 20000))"
-export HEADWATER_MEETING="try-1.${SLURM_RESTART_COUNT:-0}"
+export HEADWATER_RENDEZVOUS="try-1.${SLURM_RESTART_COUNT:-0}"
 again=0
 # USR1: the time limit is near. The ranks save and leave, and the job goes back into the queue.
 trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
-srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -P -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --env '"'"'NCCL_DEBUG=WARN x'"'"' --together --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --meeting "$HEADWATER_MEETING"' &
+srun --kill-on-bad-exit=1 --wait=120 bash -c 'exec /opt/hw/bin/python -P -m infra.launch.node --work-dir /share/work/pretrain/1a2b3c4d5e6f --attempt try-1 --module training.pretrain --nodes 2 --ranks 8 --threads 3 --grace 120 --env '"'"'NCCL_DEBUG=WARN x'"'"' --together --node "$SLURM_NODEID" --endpoint "$HEADWATER_ENDPOINT" --rendezvous "$HEADWATER_RENDEZVOUS"' &
 step=$!
 while :; do
   wait "$step"; code=$?

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from flows.cli.main import build_app
 from flows.provenance.fates import UNIT_LOST, fate_of
 from infra.errors import InputError
-from infra.execution.local import InProcessExecutor
 from infra.planning import StageNode
 from infra.runner import run_stage
 from pipeline.dedup import STAGE, DedupConfig
 from tests.infra.run_toy import context
 from tests.pipeline.dedup.corpora import document, publish
+from tests.support import InProcessExecutor
 
 TOLERANT = ("--set", "execution.max_failed_fraction=0.4")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from infra.execution.base import Executor, UnitOutcome, UnitTask
-from infra.execution.local import InProcessExecutor, LocalExecutor
+from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
 from infra.planning import StageNode
 from infra.progress import PlainReporter
@@ -23,7 +23,7 @@ from infra.store.dataset import Dataset
 from infra.store.store import Store
 from pipeline.dedup import STAGE, DedupConfig
 from tests.pipeline.dedup.corpora import document, edited, publish, sentence_words
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, InProcessExecutor
 
 CONFIG = DedupConfig(block_documents=5)
 """More blocks than any step handles in one unit."""

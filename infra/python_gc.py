@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
+def python_gc_paused() -> Iterator[None]:
     running = gc.isenabled()
     gc.disable()
     try:
