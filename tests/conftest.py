@@ -1,6 +1,12 @@
 """What all tests of one process share."""
 
+import os
 import sys
+
+from tests.support import REPOSITORY
+
+# Processes that the tests start import nothing from their working folder, and the tests are not installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 
 def pytest_sessionfinish() -> None:

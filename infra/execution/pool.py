@@ -83,7 +83,9 @@ class WorkerHandle:
         board = Board(board_path)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["infra.execution.worker", task.module])
-        environment = {name: str(threads) for name in THREAD_VARIABLES} | {"TOKENIZERS_PARALLELISM": "false"}
+        environment = {name: str(threads) for name in THREAD_VARIABLES}
+        # The fork server would import what lies in the working folder and bears a module's name.
+        environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1"}
         ours, theirs = context.Pipe()
         # The fork server keeps the environment it was started with; a worker works in that of its driver, now.
         process = context.Process(

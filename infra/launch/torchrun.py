@@ -72,6 +72,8 @@ def environment(ranks: NodeRanks, rendezvous: Rendezvous) -> dict[str, str]:
         "TORCH_EXTENSIONS_DIR": str(extensions),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONFAULTHANDLER": "1",
+        # What lies in the working folder and bears a module's name is not imported, by torchrun and ranks either.
+        "PYTHONSAFEPATH": "1",
         "LOCAL_SIZE": str(ranks.ranks),
     }
     interface = rendezvous.interface or interface_of(local_address(rendezvous))

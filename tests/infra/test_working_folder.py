@@ -1,0 +1,38 @@
+"""What lies in the user's working folder and bears the name of one of our packages does not break a run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPOSITORY
+
+RUN = """
+import sys
+from infra.planning import StageNode
+from infra.runner import run_stage
+from tests.infra.adding_job import ADD, AddConfig
+from tests.infra.run_toy import context, run_both
+
+run = context(sys.argv[1])
+inputs = {"numbers": run_both(run)["numbers"].dataset}
+print(run_stage(StageNode(ADD, AddConfig()), inputs, run).dataset.digest)
+"""
+
+
+@pytest.mark.parametrize("form", ["module", "package"])
+def test_units_and_ranks_import_nothing_from_the_working_folder(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "mine"
+    for name in ("alignment", "flows", "infra", "pipeline", "training", "tests"):
+        path = folder / f"{name}.py" if form == "module" else folder / name / "__init__.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)\nraise RuntimeError('not yours')\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", RUN, str(tmp_path / "workspace")], cwd=folder, capture_output=True, text=True,
+        env=environment | {"PYTHONPATH": str(REPOSITORY)}, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "imported").exists()
