@@ -22,7 +22,7 @@ from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt
 from infra.launch.logs import read_logs
 from infra.launch.node import BEAT_S
 from infra.launch.spec import JobEnd, JobHandle
-from infra.store.files import read_json, write_bytes, write_json
+from infra.store.files import read_json, write_bytes
 
 SILENT_S = 12 * BEAT_S
 """A node whose state is older than this is gone."""
@@ -85,7 +85,7 @@ class HostsLauncher(ClusterLauncher):
         write_bytes(files.logs / f"{attempt}.commands", f"{listing}\n".encode())
         detail = {"work_dir": str(work_dir), "attempt": attempt, "nodes": spec.nodes, "submitted": time.time()}
         handle = JobHandle(self.kind, attempt, "", detail)
-        write_json(work_dir / "job.json", handle.as_dict())
+        handle.save(work_dir)
         with (files.logs / f"{attempt}.log").open("ab") as log:
             if self.settings.start == "ssh":
                 self._started[attempt] = [

@@ -21,7 +21,7 @@ from infra.launch.cluster import ClusterLauncher, begin_attempt, files_of
 from infra.launch.logs import read_logs
 from infra.launch.manifests import WORK_LABEL, KubernetesSettings, training_job
 from infra.launch.spec import JobEnd, JobHandle
-from infra.store.files import write_bytes, write_json
+from infra.store.files import write_bytes
 
 LOG_LINES = 200
 NOT_FOUND, CONFLICT = 404, 409
@@ -51,7 +51,7 @@ class KubernetesLauncher(ClusterLauncher):
         write_bytes(files.logs / f"{files.attempt}.yaml", yaml.safe_dump_all(manifests, sort_keys=False).encode())
         detail = {"work_dir": str(work_dir), "attempt": files.attempt, "namespace": self.settings.namespace}
         handle = JobHandle(self.kind, name, self.settings.context, detail)
-        write_json(work_dir / "job.json", handle.as_dict())
+        handle.save(work_dir)
         service, job = manifests
         with self._calls() as (core, batch):
             _create(core.create_namespaced_service, self.settings.namespace, service)

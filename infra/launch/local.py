@@ -24,7 +24,6 @@ from infra.launch.logs import next_attempt, read_logs
 from infra.launch.processes import TICK_S, dump_stacks_of, end_processes_of
 from infra.launch.spec import JobEnd, JobHandle, OnTick
 from infra.launch.torchrun import GRACE_S, NodeRanks, Rendezvous, environment, torchrun
-from infra.store.files import write_json
 from infra.store.lease import is_alive, process_host
 
 
@@ -64,7 +63,7 @@ class LocalLauncher:
         detail = {"pid": guard.pid, "started": started, "work_dir": str(work_dir), "attempt": attempt}
         handle = JobHandle(self.kind, f"{guard.pid}-{started:.2f}", process_host(), detail)
         self._guards[handle.id] = guard
-        write_json(work_dir / "job.json", handle.as_dict())
+        handle.save(work_dir)
         return handle
 
     def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:

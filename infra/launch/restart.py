@@ -26,11 +26,9 @@ from typing import Any
 from infra.errors import DISK_FULL, HeadwaterError
 from infra.job import JobResult, JobSpec, load_result
 from infra.job_main import ERROR_FILE, read_error
-from infra.launch.spec import JobEnd, JobHandle, Launcher
+from infra.launch.spec import JOB_FILE, JobEnd, JobHandle, Launcher
 from infra.store.files import read_json, sha256_file
 
-JOB_FILE = "job.json"
-"""There from before anybody waits until the job has ended."""
 LOCAL = "local"
 """Jobs of this kind never outlive their driver by more than moments, and the local launcher ends what is left."""
 PHASE_PATIENCE = 4

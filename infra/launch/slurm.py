@@ -25,7 +25,7 @@ from infra.job import JobSpec
 from infra.launch.cluster import ClusterLauncher, ClusterSettings, begin_attempt, files_of, node_command
 from infra.launch.logs import read_logs
 from infra.launch.spec import JobEnd, JobHandle
-from infra.store.files import write_bytes, write_json
+from infra.store.files import write_bytes
 
 COMMAND_LIMIT_S = 60
 ENDED = {
@@ -137,7 +137,7 @@ class SlurmLauncher(ClusterLauncher):
         write_bytes(script, render(spec, self.settings, work_dir, files.attempt).encode())
         number = _slurm("sbatch", "--parsable", "--chdir", str(work_dir), str(script)).split(";")[0].strip()
         handle = JobHandle(self.kind, number, "", {"work_dir": str(work_dir), "attempt": files.attempt})
-        write_json(work_dir / "job.json", handle.as_dict())
+        handle.save(work_dir)
         return handle
 
     def look(self, handle: JobHandle) -> JobEnd | str:

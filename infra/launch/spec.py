@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from infra.job import JobSpec
+from infra.store.files import write_json
+
+JOB_FILE = "job.json"
+"""There from before anybody waits until the job has ended."""
 
 
 @dataclass(frozen=True)
 class JobHandle:
-    """How to find a submitted job again: persisted as ``job.json`` before anybody waits."""
+    """How to find a submitted job again."""
 
     kind: str
     id: str
     host: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def save(self, work_dir: Path) -> None:
+        """Before anybody waits: a later driver attaches to the job by it."""
+        write_json(work_dir / JOB_FILE, asdict(self))
 
 
 @dataclass(frozen=True)

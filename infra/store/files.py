@@ -148,19 +148,36 @@ def move_into_place(source: Path, url: str) -> None:
         return
     destination = Path(target)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as stream:
-        os.fsync(stream.fileno())
+    _fsync_file(source)
     try:
         os.replace(source, destination)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-        shutil.copyfile(source, beside)
-        with beside.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(beside, destination)
+        with _replacing(destination) as beside:
+            shutil.copyfile(source, beside)
+            _fsync_file(beside)
     fsync_folder(destination.parent)
+
+
+@contextlib.contextmanager
+def _replacing(destination: Path) -> Iterator[Path]:
+    """A path beside ``destination`` to write to, which takes its place on a clean exit and is gone after any other."""
+    beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            os.replace(beside, destination)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise _explain(error, str(destination)) from error
+
+
+def _fsync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -178,20 +195,10 @@ def write_bytes(url: str | Path, data: bytes) -> None:
         fs.pipe_file(target, data)
         return
     destination = Path(target)
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with beside.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(beside, destination)
-        finally:
-            beside.unlink(missing_ok=True)
-        fsync_folder(destination.parent)
-    except OSError as error:
-        raise _explain(error, str(destination)) from error
+    with _replacing(destination) as beside:
+        beside.write_bytes(data)
+        _fsync_file(beside)
+    fsync_folder(destination.parent)
 
 
 def write_json(url: str | Path, value: Any) -> None:
@@ -253,19 +260,11 @@ def copy_within_store(source: str, target: str) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.cp_file(here, there)
         return
-    destination = Path(there)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with _replacing(Path(there)) as beside:
         try:
             os.link(here, beside)
         except OSError:  # another file system, or one without links
             shutil.copyfile(here, beside)
-        os.replace(beside, destination)
-    except OSError as error:
-        raise _explain(error, there) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def remove_tree(url: str | Path) -> None:

@@ -82,7 +82,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptDataset:
     """One dataset, or work on one that is not published, that stays."""
 
     name: str
@@ -103,7 +103,7 @@ class Collection:
     removed: list[Removal] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     """Found unreachable, but somebody was quicker to need it."""
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[KeptDataset] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -169,10 +169,10 @@ def _drop_rebuilds(view: "_View", settings: GcSettings, now: float, found: Colle
         found.removed.append(removal)
 
 
-def _kept(key: Key, reason: str, view: "_View") -> Kept:
+def _kept(key: Key, reason: str, view: "_View") -> KeptDataset:
     dataset = view.datasets.get(key)
     size = dataset.manifest.bytes if dataset is not None else _bytes(view.store.work_url(*key))
-    return Kept(*key, dataset is not None, size, reason)
+    return KeptDataset(*key, dataset is not None, size, reason)
 
 
 # ---- what is needed -------------------------------------------------------------------------------------------------
