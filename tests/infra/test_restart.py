@@ -1,6 +1,5 @@
 """When a job is started again and when it is not, with a launcher that plays prepared attempts."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ class PreparedLauncher:
     def submit(self, spec: JobSpec, work_dir: Path) -> JobHandle:
         self.submitted += 1
         handle = JobHandle(self.kind, str(self.submitted))
-        (work_dir / "job.json").write_text(json.dumps(handle.as_dict()))
+        handle.save(work_dir)
         return handle
 
     def wait(self, handle: JobHandle, on_tick: OnTick) -> JobEnd:
