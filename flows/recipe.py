@@ -16,7 +16,6 @@ the allowed values.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -234,10 +233,9 @@ def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: s
         owner = _owner(model, path[:-1])
         remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
         return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
-    allowed = _allowed_values(model, path)
     given = str(first.get("input"))[:80]
     message = first["msg"][0].lower() + first["msg"][1:]
-    return ConfigError(f"{place} = {given!r}: {message}", where=origin, remedy=allowed)
+    return ConfigError(f"{place} = {given!r}: {message}", where=origin)
 
 
 def _owner(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
@@ -259,35 +257,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _allowed_keys(model: type[BaseModel]) -> str:
     return f"Allowed keys: {', '.join(sorted(model.model_fields))}."
-
-
-def _allowed_values(model: type[BaseModel], path: Sequence[str]) -> str:
-    """Choices or bounds of a field, as a sentence."""
-    owner = _owner(model, path[:-1])
-    field = owner.model_fields.get(path[-1]) if path else None
-    if field is None:
-        return ""
-    choices = _choices(field.annotation)
-    if choices:
-        return f"Allowed values: {', '.join(map(str, choices))}."
-    bounds = [
-        f"{sign} {getattr(mark, name)}"
-        for mark in field.metadata
-        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-        if hasattr(mark, name)
-    ]
-    kind = getattr(field.annotation, "__name__", str(field.annotation))
-    return f"Allowed values: {kind}{' ' + ', '.join(bounds) if bounds else ''}."
-
-
-def _choices(annotation: Any) -> list[str | int]:
-    """The values of a Literal or an enumeration, also inside a tuple of them."""
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return [member.value for member in annotation]
-    found: list[str | int] = []
-    for argument in get_args(annotation):
-        found += [argument] if isinstance(argument, (str, int)) else _choices(argument)
-    return found
 
 
 def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str) -> None:

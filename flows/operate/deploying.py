@@ -21,7 +21,6 @@ from flows.operate.deployments import (
     WATCH_TIMEZONE,
     DeploymentSpec,
     deployments,
-    former_name,
 )
 from flows.operate.refusals import is_open, process_template
 from flows.recipe import Recipe
@@ -40,18 +39,16 @@ def deploy(recipes: Sequence[Recipe], *, watch: bool) -> list[str]:
             _ensure_pool(client, name, description)
         _ensure_queue(client)
         kept = _schedules(client)
-        former = {spec: former_name(recipe) for recipe in recipes for spec in deployments(recipe)}
-        flows = {flow: client.create_flow_from_name(flow) for flow in {spec.flow: None for spec in former}}
-        forms = {entrypoint: _form_schema(entrypoint) for entrypoint in {spec.entrypoint: None for spec in former}}
-        for spec, before in former.items():
-            schedules = kept.get(f"{spec.flow}/{spec.name}", kept.get(f"{spec.flow}/{before}"))
+        specs = [spec for recipe in recipes for spec in deployments(recipe)]
+        flows = {flow: client.create_flow_from_name(flow) for flow in {spec.flow: None for spec in specs}}
+        forms = {entrypoint: _form_schema(entrypoint) for entrypoint in {spec.entrypoint: None for spec in specs}}
+        for spec in specs:
+            schedules = kept.get(f"{spec.flow}/{spec.name}")
             if schedules is None:
                 schedules = _first_schedules(spec, watch)
             form = own_defaults(forms[spec.entrypoint], spec.parameters["params"])
             _deploy_one(client, spec, flows[spec.flow], form, schedules)
-            if f"{spec.flow}/{before}" in kept:
-                _remove_former(client, spec, before)
-        return [f"{spec.flow}/{spec.name}" for spec in former]
+        return [f"{spec.flow}/{spec.name}" for spec in specs]
 
 
 def own_defaults(form: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,13 +60,6 @@ def own_defaults(form: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, A
         if "recipe" in model.get("properties", {}):
             model["properties"]["recipe"]["default"] = filled["recipe"]
     return schema
-
-
-def _remove_former(client: SyncPrefectClient, spec: DeploymentSpec, name: str) -> None:
-    """The same deployment under the name it had before: it would be there twice."""
-    found = client.read_deployment_by_name(f"{spec.flow}/{name}")
-    if found.entrypoint == spec.entrypoint and "headwater" in found.tags:
-        client.delete_deployment(found.id)
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None:

@@ -64,11 +64,6 @@ def deployment_name(flow: str, recipe: Recipe) -> str:
     return f"{flow.replace('_', '-')}-{recipe.name}"
 
 
-def former_name(recipe: Recipe) -> str:
-    """What all deployments of a recipe were called when their names did not say the flow."""
-    return PRESETS.get(recipe.address, recipe.name)
-
-
 def full_name(flow: str, recipe: Recipe) -> str:
     return f"{flow}/{deployment_name(flow, recipe)}"
 

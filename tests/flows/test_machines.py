@@ -24,7 +24,7 @@ def test_the_executor_is_a_setting() -> None:
     ray = executor_of(settings("execution.executor=ray", "execution.ray.address=head:6379", "execution.workers=3"))
     assert isinstance(ray, RayExecutor)
     assert (ray.settings.address, ray.workers, ray.memory_bytes) == ("head:6379", 3, 4096 << 20)
-    with pytest.raises(ConfigError, match="Allowed values: local, ray"):
+    with pytest.raises(ConfigError, match="input should be 'local' or 'ray'"):
         settings("execution.executor=spark")
 
 
