@@ -12,12 +12,12 @@ from typing import Any
 from flows.context import run_context, terminal_reporter
 from flows.execute import run_directly
 from flows.recipe import Recipe
-from flows.report.charts import Line, line_chart
 from infra.errors import InputError
 from infra.planning import StageNode
 from infra.runs import RunRecord
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from pipeline.charts import Line, line_chart
 from training.ladder import Law, Point, fit, predict, rungs
 from training.metrics import flops_per_token
 from training.model import ModelConfig
@@ -69,6 +69,7 @@ def ladder_chart(ladder: Ladder, name: str) -> str:
         x="training FLOPs",
         y=ladder.metric,
         describe="Scaling law through the rungs of the ladder, and what it predicts",
+        x_range=(begin - 0.2, end + 0.2),
         powers=True,
         alone=True,
     )

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from flows.report.charts import REST, Bars, Threshold, histogram
 from flows.report.documents import FILES_READ
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
+from pipeline.charts import REST, Bars, Threshold, histogram
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.rules import Rule
 

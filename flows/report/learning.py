@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from flows.provenance.samples import kept_samples
-from flows.report.charts import REST, Level, Line, Point, interval_bar, line_chart, smooth
 from infra.store.dataset import Dataset
+from pipeline.charts import REST, Level, Line, Point, interval_bar, line_chart, smooth
 
 Row = dict[str, Any]
 METRICS_FILE = "data/metrics.jsonl"

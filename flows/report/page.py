@@ -14,12 +14,12 @@ from flows.provenance import notices
 from flows.provenance.run_history import OtherRun, notices_of_run, run_before, store_of
 from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
-from flows.report.charts import Line, colours_of, line_chart
 from flows.report.distributions import distributions
 from flows.report.sankey import sankey
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
 from infra.store.store import Store
+from pipeline.charts import Line, colours_of, line_chart
 
 Datasets = Mapping[str, Dataset]
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipeline.charts import Line, line_chart
 from pipeline.classifier.config import ClassifierConfig, TextSet
 from pipeline.classifier.model import MODEL_FILE
 
@@ -13,7 +14,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .25rem .6rem .25rem 0;
 border-bottom: 1px solid #dde3ea; vertical-align: top } .n { text-align: right; font-variant-numeric: tabular-nums }
 .figures { display: flex; gap: 2.5rem; flex-wrap: wrap } .figures b { display: block; font-size: 1.6rem }
-p.note, figcaption { color: #5b6b7b } svg { max-width: 24rem } code { word-break: break-all }
+p.note, figcaption { color: #5b6b7b } svg { max-width: 36rem } code { word-break: break-all }
 """
 
 
@@ -62,19 +63,21 @@ def _number(value: float | None) -> str:
 
 def _calibration(bands: Sequence[Mapping[str, float]]) -> str:
     """Share of good texts against mean score: on the diagonal, scores are probabilities."""
-    size, edge = 300, 30
-    dots = "".join(
-        f'<circle cx="{edge + band["score"] * size:.1f}" cy="{size - band["good"] * size + 5:.1f}"'
-        f' r="{3 + min(9, band["documents"] ** 0.5 / 3):.1f}" fill="#2b6cb0">'
-        f"<title>{band['documents']} documents: mean score {band['score']:.3f}, {band['good']:.0%} good</title></circle>"
-        for band in bands
+    found = [(band["score"], band["good"]) for band in bands]
+    sizes = [3 + min(9, band["documents"] ** 0.5 / 3) for band in bands]
+    chart = line_chart(
+        [
+            Line("calibrated", [(0.0, 0.0), (1.0, 1.0)], faint=True, dashed=True),
+            Line("band of scores", found, dots=True, scattered=True, sizes=sizes),
+        ],
+        x="mean score",
+        y="share that is good",
+        describe="Calibration",
+        x_range=(0.0, 1.0),
+        y_range=(0.0, 1.0),
+        alone=True,
     )
-    return f"""<figure><svg viewBox="0 0 {size + edge + 10} {size + edge + 5}" role="img" aria-label="Calibration">
-<rect x="{edge}" y="5" width="{size}" height="{size}" fill="none" stroke="#b6c2cf"/>
-<line x1="{edge}" y1="{size + 5}" x2="{size + edge}" y2="5" stroke="#b6c2cf" stroke-dasharray="4"/>{dots}
-<text x="{edge}" y="{size + 22}" font-size="12">0</text><text x="{size + edge - 6}" y="{size + 22}" font-size="12">1</text>
-<text x="{edge + size / 2 - 20}" y="{size + 22}" font-size="12">score</text>
-<text x="2" y="{size / 2}" font-size="12">good</text></svg>
+    return f"""<figure>{chart}
 <figcaption>Each dot is a band of scores, its size the number of documents.</figcaption></figure>"""
 
 

@@ -132,7 +132,7 @@ def train_process(unit: Unit, context: UnitContext) -> Counts:
     }
     with context.output(REPORT_FILE) as target:
         target.write_text(json.dumps(figures, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    with context.output(PAGE_FILE) as target:
+    with context.output(PAGE_FILE, digested=False) as target:  # a drawing is no reason for another model
         target.write_text(report_page(figures), encoding="utf-8")
     with context.output(CARD_FILE) as target:
         target.write_text(model_card(figures, config, context.inputs["ingest"].digest), encoding="utf-8")
@@ -148,7 +148,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="classifier",
-    code_version=4,
+    code_version=5,
     config=ClassifierConfig,
     reference="pipeline.classifier:STAGE",
     inputs=inputs,

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 
 from flows.provenance.run_history import OtherRun
 from flows.report.changes import changes
-from flows.report.charts import (
+from flows.report.distributions import distributions
+from flows.report.documents import by_language, kept_samples, sankey_stages, source_order, stage_fates
+from flows.report.graph import Node, lineage_graph
+from flows.report.learning import read_lines
+from flows.report.page import Reply, as_bytes, columns, render, write_page
+from flows.report.sankey import SankeyStage, sankey
+from flows.report.stage import STAGE, ReportConfig
+from flows.report.verdict import checks
+from infra.stage import Counts
+from infra.store.dataset import Dataset
+from infra.store.files import describe_file
+from pipeline.charts import (
     REST,
     Bars,
     Level,
@@ -28,17 +39,6 @@ from flows.report.charts import (
     thin,
     ticks,
 )
-from flows.report.distributions import distributions
-from flows.report.documents import by_language, kept_samples, sankey_stages, source_order, stage_fates
-from flows.report.graph import Node, lineage_graph
-from flows.report.learning import read_lines
-from flows.report.page import Reply, as_bytes, columns, render, write_page
-from flows.report.sankey import SankeyStage, sankey
-from flows.report.stage import STAGE, ReportConfig
-from flows.report.verdict import checks
-from infra.stage import Counts
-from infra.store.dataset import Dataset
-from infra.store.files import describe_file
 from pipeline.document import document_writer
 from pipeline.ledger import Fate, ledger_writer
 from tests.pipeline.corpus import document

@@ -46,6 +46,8 @@ class Line:
     dashed: bool = False
     scattered: bool = False
     """Dots without a line between them."""
+    sizes: Sequence[float] = ()
+    """The dots' radii, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -285,10 +287,12 @@ def _line(series: Line, across: Scale, up: Scale) -> str:
     kind = "line" + " faint" * series.faint + " dashed" * series.dashed
     drawn = "" if series.scattered else f'<path class="{kind} {series.colour}" d="{path}"/>'
     if series.dots or len(places) == 1:
-        for (x, y), (data_x, data_y) in zip(places, thin(series.points), strict=True):
+        for index, ((x, y), (data_x, data_y)) in enumerate(zip(places, thin(series.points), strict=True)):
+            radius = series.sizes[index] if series.sizes else 3
             label = escape(f"{series.name}: {short(data_x)} → {data_y:.4g}")
             drawn += (
-                f'<circle class="dot {series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{label}</title></circle>'
+                f'<circle class="dot {series.colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.3g}">'
+                f"<title>{label}</title></circle>"
             )
     return drawn
 
