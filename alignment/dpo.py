@@ -18,7 +18,8 @@ from torch import Tensor
 
 from alignment.best import Figure
 from alignment.data import outside_digests
-from alignment.job import ModelJob, SpeakingConfig, run_model_job
+from alignment.generation import reply_limit
+from alignment.job import AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.losses import dpo
 from alignment.models import base_model, position_limit
@@ -34,7 +35,6 @@ from alignment.pairs import (
     training_pairs,
 )
 from alignment.replies import reply_log_probs
-from alignment.speech import reply_limit
 from infra.stage import JobStage
 from infra.store.files import write_json
 from training.engine import Engine, create_engine
@@ -43,7 +43,7 @@ from training.loop import publish_model
 from training.model import Decoder
 
 
-class DpoConfig(SpeakingConfig):
+class DpoConfig(AnsweringConfig):
     """Direct preference optimisation."""
 
     beta: float = Field(default=0.1, gt=0)
@@ -110,8 +110,8 @@ def train(job: ModelJob[DpoConfig]) -> None:
     reference = reference_log_probs(job, engine, training, "train")
     reference_held_out = reference_log_probs(job, engine, held_out, "held_out")
     limit = reply_limit(config.generation_tokens, position_limit(job))
-    listening = held_out_questions(job, limit, config.generation_prompts)
-    spoken = listening.before(job, engine)
+    prompts = held_out_questions(job, limit, config.generation_prompts)
+    before = prompts.answer_before(job, engine)
 
     def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
         known = torch.from_numpy(reference[batch.indices]).to(device)
@@ -140,7 +140,7 @@ def train(job: ModelJob[DpoConfig]) -> None:
     figures: dict[str, Any] = {
         "accuracy": wilson(int((margin > 0).sum()), len(margin)).as_dict(),
         "margin": mean_interval(margin, config.seed).as_dict(),
-        **listening.report(job, spoken, listening.hear(job, engine)),
+        **prompts.report(job, before, prompts.answer(job, engine)),
     }
     job.stats |= figures | {"training_pairs": len(training)}
     if job.ranks.first:

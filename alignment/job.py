@@ -2,7 +2,7 @@
 
 ModelJobConfig      the process group and the model to start from     preference pairs
   TuningConfig      those that update weights                         reward model, PPO
-    SpeakingConfig  those whose model also answers prompts            fine-tuning, DPO
+    AnsweringConfig  those whose model also answers prompts            fine-tuning, DPO
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
         return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
 
 
-class SpeakingConfig(TuningConfig):
+class AnsweringConfig(TuningConfig):
     """A stage whose model is also measured by what it says."""
 
     generation_prompts: int = Field(default=64, ge=0)

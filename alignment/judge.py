@@ -107,7 +107,7 @@ def read_answer(text: str) -> Literal["A", "B", "tie"]:
     return "B" if named == {"B"} else "tie"
 
 
-def settle(duel: Duel, ask: Ask) -> Outcome:
+def ask_in_both_orders(duel: Duel, ask: Ask) -> Outcome:
     """Ask in both orders."""
     if duel.left == duel.right:
         return "tie"
@@ -128,7 +128,7 @@ def judge(duels: Sequence[Duel], ask: Ask, parallel: int = 4) -> dict[str, Any]:
     if not duels:
         raise InputError("there are no prompts to judge replies to")
     with ThreadPoolExecutor(parallel) as pool:
-        outcomes = list(pool.map(lambda duel: settle(duel, ask), duels))
+        outcomes = list(pool.map(lambda duel: ask_in_both_orders(duel, ask), duels))
     points = np.array([{"left": 1.0, "right": 0.0}.get(outcome, 0.5) for outcome in outcomes])
     decided = [
         (outcome == "left") == (len(duel.left) > len(duel.right))

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from alignment.conversations import render_prompt, render_reply
+from alignment.generation import HeldOutPrompts
 from alignment.job import ModelJob
 from alignment.models import position_limit
 from alignment.pair_files import Pair
 from alignment.preferences import pairs_tokenizer, read_pairs
 from alignment.replies import Replies, collate
-from alignment.speech import Listening
 from alignment.turns import AnyTokenizer
 from infra.errors import InputError
 from training.engine import Engine
@@ -82,7 +82,7 @@ def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairToken
     return both
 
 
-def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> Listening:
+def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> HeldOutPrompts:
     """Prompts of held-out pairs, each once, after which the model has room for so many tokens."""
     prompts: dict[tuple[int, ...], int] = {}
     room = position_limit(job) - reply_tokens
@@ -90,7 +90,7 @@ def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> List
         if len(pair.prompt) <= room:
             prompts.setdefault(tuple(pair.prompt), len(pair.chosen))
     chosen = list(prompts)[:most]
-    return Listening(chosen, np.array([prompts[prompt] for prompt in chosen]), reply_tokens)
+    return HeldOutPrompts(chosen, np.array([prompts[prompt] for prompt in chosen]), reply_tokens)
 
 
 def pair_lengths(pairs: Sequence[PairTokens]) -> np.ndarray:

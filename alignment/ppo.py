@@ -23,6 +23,7 @@ from alignment.advantages import KlController
 from alignment.best import Figure
 from alignment.conversations import render_prompt
 from alignment.data import outside_digests
+from alignment.generation import Apply, HeldOutPrompts, ReplyFigures, answer_prompts, reply_settings
 from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import tune
 from alignment.losses import kl_k1
@@ -32,7 +33,6 @@ from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
 from alignment.replies import reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
-from alignment.speech import Apply, Listening, Spoken, speak, speech_settings
 from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
@@ -140,7 +140,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
     kl = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
-    settings = speech_settings(job, config.max_reply_tokens, config.temperature)
+    settings = reply_settings(job, config.max_reply_tokens, config.temperature)
 
     def load(number: int) -> list[PromptChunk]:
         chosen = step_indices(len(prompts), config.batch_size, config.seed, number)
@@ -231,7 +231,7 @@ def training_prompts(job: ModelJob[PpoConfig]) -> list[Prompt]:
     return fit
 
 
-def evaluation_prompts(job: ModelJob[PpoConfig]) -> Listening:
+def evaluation_prompts(job: ModelJob[PpoConfig]) -> HeldOutPrompts:
     """Held-out prompts after which the model has room for a reply."""
     held_out = held_out_questions(job, job.config.max_reply_tokens, job.config.evaluation_prompts)
     if not held_out.prompts:
@@ -282,19 +282,19 @@ def round_figures(
 class Answers:
     """How a policy did on the held-out prompts, one entry a prompt."""
 
-    spoken: Spoken
+    replies: ReplyFigures
     rewards: np.ndarray
     kl: np.ndarray
 
 
-def evaluate(job: ModelJob[PpoConfig], models: PpoModels, held_out: Listening, settings: ReplySettings) -> None:
+def evaluate(job: ModelJob[PpoConfig], models: PpoModels, held_out: HeldOutPrompts, settings: ReplySettings) -> None:
     """Both models answer the held-out prompts; the difference of their mean rewards with its interval."""
     job.phase("evaluating")
     trained = answers(job, models, held_out.prompts, settings, policy_of(models.engine))
     original = answers(job, models, held_out.prompts, settings, lambda use: use(models.reference))
     gain = trained.rewards - original.rewards
     seed = job.config.seed
-    before, after = original.spoken, trained.spoken
+    before, after = original.replies, trained.replies
     figures: dict[str, Any] = {
         "reward": {
             "sft": mean_interval(original.rewards, seed).as_dict(),
@@ -326,8 +326,8 @@ def answers(
         known = reply_log_probs(models.reference, batch, settings.temperature)
         return models.reward.judge(batch), (kl_k1(own, known) * batch.mask).sum(1)
 
-    spoken = speak(job, apply, prompts, settings, judged)
-    return Answers(spoken, *spoken.more)
+    replies = answer_prompts(job, apply, prompts, settings, judged)
+    return Answers(replies, *replies.more)
 
 
 if __name__ == "__main__":

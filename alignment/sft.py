@@ -28,13 +28,13 @@ from alignment.conversations import (
 )
 from alignment.data import commonest, data_file, dataset_inputs, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
-from alignment.job import ModelJob, SpeakingConfig, run_model_job
+from alignment.generation import HeldOutPrompts, reply_limit
+from alignment.job import AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.models import base_model
 from alignment.order import Order
 from alignment.packing import PackedRows, pack
 from alignment.rollouts import Prompt
-from alignment.speech import Listening, reply_limit
 from alignment.turns import Rendered
 from infra.config import Json
 from infra.errors import InputError
@@ -45,7 +45,7 @@ from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
 
 
-class SftConfig(SpeakingConfig):
+class SftConfig(AnsweringConfig):
     """Supervised fine-tuning on conversations."""
 
     conversations: str = "dataset://sample/conversations.jsonl"
@@ -112,7 +112,7 @@ class Material:
 
     training: PackedRows
     held_out: PackedRows
-    listening: Listening
+    prompts: HeldOutPrompts
     stats: dict[str, Json]
 
 
@@ -142,12 +142,13 @@ def train(job: ModelJob[SftConfig]) -> None:
         config.validate_every,
         Figure("validation_loss", lower_is_better=True, noise=0.01),
     )
-    before = validate()
-    spoken = material.listening.before(job, engine)
+    loss_before = validate()["validation_loss"]
+    prompts = material.prompts
+    before = prompts.answer_before(job, engine)
     optimise(job, engine, plan)
     job.stats |= validate()
-    job.stats |= material.listening.report(job, spoken, material.listening.hear(job, engine))
-    job.stats |= {"validation_loss_before": before["validation_loss"], **material.stats}
+    job.stats |= prompts.report(job, before, prompts.answer(job, engine))
+    job.stats |= {"validation_loss_before": loss_before, **material.stats}
     publish_model(job, engine, job.model_folder)
     job.outputs[ledger_path("conversations")] = False
     job.finish()
@@ -192,7 +193,7 @@ def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
         "rows": len(training),
         "rows_filled": round(training.filled, 4),
     }
-    return Material(training, held_out.select(np.sort(chosen)), listening(job, answers, positions), stats)
+    return Material(training, held_out.select(np.sort(chosen)), held_out_prompts(job, answers, positions), stats)
 
 
 def say_what_is_lost(job: ModelJob[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:
@@ -209,7 +210,7 @@ def say_what_is_lost(job: ModelJob[SftConfig], path: Path, reading: Reading, led
         )
 
 
-def listening(job: ModelJob[SftConfig], answers: list[Exchange], positions: int) -> Listening:
+def held_out_prompts(job: ModelJob[SftConfig], answers: list[Exchange], positions: int) -> HeldOutPrompts:
     """Questions of held-out conversations for which the model has room, and the length of people's answers."""
     limit = reply_limit(job.config.generation_tokens, positions)
     prompts: list[Prompt] = []
@@ -219,7 +220,7 @@ def listening(job: ModelJob[SftConfig], answers: list[Exchange], positions: int)
         if prompt is not None and len(prompts) < job.config.generation_prompts:
             prompts.append(render_prompt(job.tokenizer, prompt))
             tokens.append(len(render_reply(job.tokenizer, exchange.reply)))
-    return Listening(prompts, np.array(tokens), limit)
+    return HeldOutPrompts(prompts, np.array(tokens), limit)
 
 
 def held_out_loss(job: ModelJob[SftConfig], engine: Any, rows: PackedRows) -> float:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from alignment.best import Figure
-from alignment.speech import Spoken, complaints, repeated_share
+from alignment.generation import ReplyFigures, complaints, repeated_share
 
 PEOPLE = np.full(50, 21)
 
 
-def spoken(ended: float, tokens: float = 20, repeated: float = 0.0, number: int = 100) -> Spoken:
+def spoken(ended: float, tokens: float = 20, repeated: float = 0.0, number: int = 100) -> ReplyFigures:
     noise = np.random.default_rng(0).normal(0, 1, number)
-    return Spoken((np.arange(number) < ended * number).astype(float), tokens + noise, repeated + noise / 100)
+    return ReplyFigures((np.arange(number) < ended * number).astype(float), tokens + noise, repeated + noise / 100)
 
 
 def test_the_runs_of_a_reply_that_were_there_before() -> None:
@@ -37,7 +37,7 @@ def test_a_model_that_does_as_before_is_not_complained_of() -> None:
         (spoken(0.99), spoken(0.98, 20, 0.3), "repeats itself: 30%"),
     ],
 )
-def test_what_it_does_worse_is_a_sentence(before: Spoken, after: Spoken, words: str) -> None:
+def test_what_it_does_worse_is_a_sentence(before: ReplyFigures, after: ReplyFigures, words: str) -> None:
     (sentence,) = complaints(before, after, PEOPLE, 128, 0)
     assert re.search(words, sentence)
 

@@ -1,4 +1,4 @@
-"""What a model says: whether its replies end, how long they are, how much they repeat themselves.
+"""Replies to held-out prompts: whether they end, how long they are, how much they repeat themselves.
 
 A loss says nothing of this. Preference optimisation can rank pairs better and better while the model forgets to stop,
 and a longer reply may be all that a policy was rewarded for. So stages let the model answer held-out prompts before and
@@ -32,13 +32,13 @@ RUN = 4
 """Tokens in a row that count as repeated when they occur in a reply again."""
 FEWER_END = 0.05
 OTHER_LENGTH = 1.5
-"""A mean length that grows or shrinks by more than this factor is told."""
+"""A mean length that grows or shrinks by more than this factor is a warning."""
 MORE_REPEATED = 0.1
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """One entry a reply."""
+class ReplyFigures:
+    """Figures of sampled replies, each ``[prompts]``: 1 where a reply ended, its tokens, its repetition."""
 
     finished: np.ndarray
     tokens: np.ndarray
@@ -61,13 +61,13 @@ def repeated_share(reply: Sequence[int]) -> float:
 
 
 @torch.no_grad()
-def speak(
+def answer_prompts(
     job: ModelJob[Any],
     apply: Apply,
     prompts: Sequence[Prompt],
     settings: ReplySettings,
     columns: Columns = lambda sampled: (),
-) -> Spoken:
+) -> ReplyFigures:
     """A sampled reply to each prompt, shared among the ranks and known to all."""
     number, found, width = len(prompts), dict[int, float](), 0
     for chunk, part in share(list(chunks(number, job.config.micro_batch)), job.ranks.rank, job.ranks.world_size):
@@ -83,38 +83,38 @@ def speak(
     # A rank without a chunk does not know how many figures there are.
     width = int(job.reduce(torch.tensor(float(width) * job.ranks.first, device=job.ranks.device)).item())
     finished, tokens, repeated_all, *more = np.split(job.gather(found, width * number), width)
-    return Spoken(finished, tokens, repeated_all, tuple(more))
+    return ReplyFigures(finished, tokens, repeated_all, tuple(more))
 
 
 @dataclass(frozen=True)
-class Listening:
+class HeldOutPrompts:
     """Held-out prompts, the tokens of what people replied to them, and of the longest reply that is asked for."""
 
     prompts: Sequence[Prompt]
     human_tokens: np.ndarray
     limit: int
 
-    def before(self, job: ModelJob[Any], engine: Engine) -> Spoken | None:
+    def answer_before(self, job: ModelJob[Any], engine: Engine) -> ReplyFigures | None:
         """What the model says as it came. From the work folder if an earlier attempt left it there."""
-        path = job.request.work_dir / "spoken-before.json"
+        path = job.request.work_dir / "replies-before.json"
         there = path.exists()
         torch.distributed.barrier()  # all ranks have looked before the first writes
         if there:
             finished, tokens, repeated = (np.asarray(column) for column in read_json(path))
-            return Spoken(finished, tokens, repeated)
-        spoken = self.hear(job, engine)
-        if spoken is not None and job.ranks.first:
-            write_json(path, [column.tolist() for column in (spoken.finished, spoken.tokens, spoken.repeated)])
-        return spoken
+            return ReplyFigures(finished, tokens, repeated)
+        replies = self.answer(job, engine)
+        if replies is not None and job.ranks.first:
+            write_json(path, [column.tolist() for column in (replies.finished, replies.tokens, replies.repeated)])
+        return replies
 
-    def hear(self, job: ModelJob[Any], engine: Engine) -> Spoken | None:
+    def answer(self, job: ModelJob[Any], engine: Engine) -> ReplyFigures | None:
         """What the engine's model says now; None where there is nothing to answer."""
         if not self.prompts:
             return None
         job.phase("answering held-out prompts")
-        return speak(job, engine.evaluate, self.prompts, speech_settings(job, self.limit, 1.0))
+        return answer_prompts(job, engine.evaluate, self.prompts, reply_settings(job, self.limit, 1.0))
 
-    def report(self, job: ModelJob[Any], before: Spoken | None, after: Spoken | None) -> dict[str, Json]:
+    def report(self, job: ModelJob[Any], before: ReplyFigures | None, after: ReplyFigures | None) -> dict[str, Json]:
         """The figures of both, and the job's warnings where the second promises less."""
         if before is None or after is None:
             return {}
@@ -131,11 +131,11 @@ def reply_limit(tokens: int, positions: int) -> int:
     return min(tokens, positions // 2)
 
 
-def speech_settings(job: ModelJob[Any], tokens: int, temperature: float) -> ReplySettings:
+def reply_settings(job: ModelJob[Any], tokens: int, temperature: float) -> ReplySettings:
     return ReplySettings(tokens, temperature, tuple(job.stop_ids), job.tokenizer.pad_id)
 
 
-def complaints(before: Spoken, after: Spoken, human_tokens: np.ndarray, limit: int, seed: int) -> list[str]:
+def complaints(before: ReplyFigures, after: ReplyFigures, human_tokens: np.ndarray, limit: int, seed: int) -> list[str]:
     """What the second model does worse, beyond chance: a sentence each. ``human_tokens`` are the lengths of what people
     replied; the models were stopped after ``limit`` tokens."""
     found, human = [], float((human_tokens <= limit).mean())
