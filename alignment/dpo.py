@@ -134,6 +134,7 @@ def train(job: ModelJob[DpoConfig]) -> None:
         validate,
         config.validate_every,
         Figure("held_out_accuracy", noise=0.03),
+        names=lambda index: [training[index].id],
     )
     optimise(job, engine, plan)
     margin = margins()

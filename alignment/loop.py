@@ -1,6 +1,6 @@
 """What supervised stages train on: batches of examples in a fixed order; and which step's model a stage publishes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +32,8 @@ class Plan(Generic[Batch]):
     validate_every: int
     figure: Figure
     """Which of the figures of ``validate`` says what a step's model is worth."""
+    names: Callable[[int], Sequence[str]] = lambda index: ()
+    """The documents of an example, to name those of a skipped step."""
 
 
 def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
@@ -53,12 +55,17 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
         result = step(data.batches, losses, lambda item: plan.weight(item[0]) if item[1] else 0.0)
         return IterationResult(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
 
+    def names(data: StepData[tuple[Batch, bool]]) -> list[str]:
+        indices = order.indices(data.consumed // order.batch)
+        return sorted({name for index in indices.tolist() for name in plan.names(index)})
+
     task = TrainingTask(
         Batches(load, order.batch),
         iterate,
         plan.validate,
         plan.validate_every,
         seq_len=round(float(plan.lengths.mean())),
+        names=names,
     )
     tune(job, engine, task, plan.figure)
 

@@ -20,6 +20,8 @@ class PackedRows:
     loss_mask: np.ndarray
     segments: np.ndarray
     positions: np.ndarray
+    members: list[list[int]]
+    """By row, the places of its pieces among those that were packed."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -35,9 +37,8 @@ class PackedRows:
         return float((self.segments > 0).mean()) if self.segments.size else 0.0
 
     def select(self, indices: np.ndarray) -> "PackedRows":
-        return PackedRows(
-            self.input_ids[indices], self.loss_mask[indices], self.segments[indices], self.positions[indices]
-        )
+        ids, counted, members = self.input_ids[indices], self.loss_mask[indices], [self.members[i] for i in indices]
+        return PackedRows(ids, counted, self.segments[indices], self.positions[indices], members)
 
 
 def pack(pieces: Sequence[Rendered], length: int, pad_id: int) -> PackedRows:
@@ -62,9 +63,8 @@ def pack(pieces: Sequence[Rendered], length: int, pad_id: int) -> PackedRows:
 
 def _lay_out(pieces: Sequence[Rendered], rows: list[list[int]], length: int, pad_id: int) -> PackedRows:
     shape = (len(rows), length)
-    packed = PackedRows(
-        np.full(shape, pad_id, np.int64), np.zeros(shape, bool), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    )
+    ids, counted = np.full(shape, pad_id, np.int64), np.zeros(shape, bool)
+    packed = PackedRows(ids, counted, np.zeros(shape, np.int64), np.zeros(shape, np.int64), rows)
     for row, members in enumerate(rows):
         start = 0
         for number, index in enumerate(members, start=1):

@@ -26,6 +26,7 @@ class PairTokens:
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    id: str = ""
 
     @property
     def length(self) -> int:
@@ -52,6 +53,7 @@ def tokenize_pairs(tokenizer: AnyTokenizer, pairs: Sequence[Pair]) -> list[PairT
             render_prompt(tokenizer, pair.prompt),
             list(pair.chosen_ids or render_reply(tokenizer, pair.chosen)),
             list(pair.rejected_ids or render_reply(tokenizer, pair.rejected)),
+            pair.id,
         )
         for pair in pairs
     ]

@@ -79,6 +79,7 @@ def train(job: ModelJob[RewardConfig]) -> None:
         validate,
         config.validate_every,
         Figure("held_out_accuracy", noise=0.03),
+        names=lambda index: [training[index].id],
     )
     optimise(job, engine, plan)
     job.phase("measuring")

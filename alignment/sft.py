@@ -111,6 +111,8 @@ class Material:
     """Packed rows to train on and to measure, and what is known of the conversations they come from."""
 
     training: PackedRows
+    sources: list[str]
+    """The conversation of each piece that was packed into the rows to train on."""
     held_out: PackedRows
     prompts: HeldOutPrompts
     stats: dict[str, Json]
@@ -141,6 +143,7 @@ def train(job: ModelJob[SftConfig]) -> None:
         validate,
         config.validate_every,
         Figure("validation_loss", lower_is_better=True, noise=0.01),
+        names=lambda row: [material.sources[piece] for piece in training.members[row]],
     )
     loss_before = validate()["validation_loss"]
     prompts = material.prompts
@@ -158,6 +161,7 @@ def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
     """Read, cut and pack the conversations; the ledger tells what became of them."""
     config, path = job.config, data_file(job.request, job.config.conversations)
     pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
+    sources: list[str] = []
     answers: list[Exchange] = []
     with fate_ledger(job, "conversations") as ledger:
         reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
@@ -169,6 +173,7 @@ def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
                 ledger.record("dropped", "template_refuses", conversation.id, error.error)
                 continue
             pieces[held].extend(found.pieces)
+            sources.extend([] if held else [conversation.id] * len(found.pieces))
             replies = sum(message.role == "assistant" for message in conversation.messages)
             ledger.conversation(conversation, replies, found.untaught, held)
             if held and len(answers) < config.generation_prompts:
@@ -193,7 +198,8 @@ def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
         "rows": len(training),
         "rows_filled": round(training.filled, 4),
     }
-    return Material(training, held_out.select(np.sort(chosen)), held_out_prompts(job, answers, positions), stats)
+    prompts = held_out_prompts(job, answers, positions)
+    return Material(training, sources, held_out.select(np.sort(chosen)), prompts, stats)
 
 
 def say_what_is_lost(job: ModelJob[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:

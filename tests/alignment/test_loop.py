@@ -53,6 +53,7 @@ class Run:
             lambda: {"distance": float(self.weights.abs().sum())},
             4,
             Figure("distance", lower_is_better=True),
+            lambda index: [f"example-{index}"],
         )
         with self.job.stop:
             optimise(self.job, self.engine, plan)
@@ -88,6 +89,7 @@ def test_a_spike_is_skipped_and_told(ranks: Ranks, tmp_path: Path) -> None:
     assert run.job.warnings[0].startswith("1 of 30 updates were not applied")
     (told,) = [event for event in run.events("warning") if "step 21 was not applied" in event["message"]]
     assert "after a mean of" in told["message"]
+    assert told["message"].endswith("its batch held " + ", ".join(sorted(f"example-{index}" for index in indices(20))))
     assert [line["step"] for line in run.lines() if "held" in line] == [21]
     assert {line["tokens"] for line in run.lines() if "loss" in line} == {7 * BATCH}
     board = tmp_path / "dataset/data/tensorboard"
