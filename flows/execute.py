@@ -10,7 +10,7 @@ from flows.provenance.drop_rates import rate_changes
 from flows.recipe import Recipe
 from infra.errors import Blocked, HeadwaterError
 from infra.labels import move_labels
-from infra.planning import Action, Selection, StageNode, StagePlan, plan, refuse_blocked
+from infra.planning import Action, StageNode, StagePlan, StageSelection, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
 from infra.store.dataset import Dataset
 
@@ -33,7 +33,7 @@ class RunResult:
 
 def run_recipe(
     recipe: Recipe,
-    selection: Selection,
+    selection: StageSelection,
     run: RunContext,
     run_one: RunOne = run_directly,
     on_plan: Callable[[list[StagePlan]], None] | None = None,
@@ -91,7 +91,7 @@ def run_recipe(
     return result
 
 
-def _move_labels(recipe: Recipe, selection: Selection, result: RunResult, run: RunContext) -> None:
+def _move_labels(recipe: Recipe, selection: StageSelection, result: RunResult, run: RunContext) -> None:
     """The run is complete: what it made, and what of the recipe stood already, is what the label means from now on."""
     stages = [node.name for node in recipe.nodes]
     whole = set(stages) <= result.datasets.keys() and (not selection.only or set(stages) <= set(selection.only))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from flows.recipe import Recipe, load_recipe, replace_config
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import in_plain_words
-from infra.planning import Selection
+from infra.planning import StageSelection
 
 CRAWL_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{2,60})?$"
 StageName = Literal[*STAGE_NAMES]  # type: ignore[valid-type]
@@ -78,8 +78,8 @@ class PipelineParams(RecipeParams):
     )
 
     @property
-    def selection(self) -> Selection:
-        return Selection(self.start_at, self.stop_after, tuple(self.only), tuple(self.force))
+    def selection(self) -> StageSelection:
+        return StageSelection(self.start_at, self.stop_after, tuple(self.only), tuple(self.force))
 
 
 class StageParams(RecipeParams):
@@ -130,7 +130,7 @@ def overlaid(own: Mapping[str, Any], form: BaseModel) -> dict[str, Any]:
     return result
 
 
-def pipeline_params(recipe: Recipe, selection: Selection, workspace: str, crawl: str = "") -> PipelineParams:
+def pipeline_params(recipe: Recipe, selection: StageSelection, workspace: str, crawl: str = "") -> PipelineParams:
     """The form that says the same as a recipe given on the command line."""
     return PipelineParams(
         recipe=recipe.address,

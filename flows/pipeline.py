@@ -24,7 +24,7 @@ from flows.recipe import Recipe
 from flows.stage_flows import flow_context, run_inline
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
-from infra.planning import Action, Selection, StageNode, plan, refuse_blocked
+from infra.planning import Action, StageNode, StageSelection, plan, refuse_blocked
 from infra.runner import RunContext, StageOutcome, published_by
 from infra.runs import RunRecord
 from infra.store.dataset import Dataset
@@ -46,7 +46,7 @@ def pipeline(params: PipelineParams = PipelineParams()) -> RunResult:
     return as_flow_state("pipeline", work, run_line)
 
 
-def run_as_flow(recipe: Recipe, selection: Selection, store: Store, crawl: str = "") -> RunResult:
+def run_as_flow(recipe: Recipe, selection: StageSelection, store: Store, crawl: str = "") -> RunResult:
     """Run a recipe as this flow against the configured server; errors are raised as they are without one.
 
     The recipe is at hand: the form only shows on the server what is run.

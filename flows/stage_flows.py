@@ -29,7 +29,7 @@ from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import StageParams, stage_params
 from flows.recipe import Recipe
 from flows.stages import STAGE_NAMES, load_stage
-from infra.planning import Action, Selection, StageNode, plan
+from infra.planning import Action, StageNode, StageSelection, plan
 from infra.progress import Reporter, Reporters
 from infra.runner import RunContext, StageOutcome, run_stage
 from infra.runs import RunRecord
@@ -82,7 +82,7 @@ def run_one_stage(name: str, params: StageParams) -> StageOutcome:
     """The body of a deployed stage's flow: a run of its own, or a part of the run its form names."""
     store = open_store(params.workspace)
     recipe = planned(params.load_with_config(name), params.crawl, store)
-    selection = Selection(only=(name,), force=(name,) if params.force else ())
+    selection = StageSelection(only=(name,), force=(name,) if params.force else ())
     if params.run:
         record = RunRecord(params.run, store.run_url(params.run))
         outcome = _as_part(recipe, name, selection, flow_context(recipe, store, record))
@@ -103,7 +103,7 @@ def _shown(outcome: StageOutcome, store: Store, run: str) -> StageOutcome:
     return outcome
 
 
-def _as_part(recipe: Recipe, name: str, selection: Selection, run: RunContext) -> StageOutcome:
+def _as_part(recipe: Recipe, name: str, selection: StageSelection, run: RunContext) -> StageOutcome:
     plans = plan(recipe.nodes, run.store, selection, run.label)
     published = {entry.stage: entry.dataset for entry in plans if entry.dataset is not None and not entry.selected}
     node = recipe.node(name)

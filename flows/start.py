@@ -6,14 +6,14 @@ from flows.execute import RunResult, run_recipe
 from flows.operate.server import configure, running_server
 from flows.recipe import Recipe
 from infra.errors import HeadwaterError
-from infra.planning import Action, Selection, plan
+from infra.planning import Action, StageSelection, plan
 from infra.runs import RunRecord
 from infra.store.store import Store
 
 
 def run_in_workspace(
     recipe: Recipe,
-    selection: Selection,
+    selection: StageSelection,
     store: Store,
     *,
     crawl: str = "",
@@ -43,7 +43,7 @@ def run_in_workspace(
         return run_recipe(set_recipe, selection, context, on_outcome=note)
 
 
-def _all_published(recipe: Recipe, selection: Selection, store: Store) -> bool:
+def _all_published(recipe: Recipe, selection: StageSelection, store: Store) -> bool:
     """Whether there is nothing to do. A recipe that cannot be planned, or may mind edited source, is not so sure."""
     if recipe.execution.on_drift != "warn":
         return False

@@ -46,7 +46,7 @@ class StageNode:
 
 
 @dataclass(frozen=True)
-class Selection:
+class StageSelection:
     """Which stages of a recipe to consider. ``only`` wins over ``start_at`` and ``stop_after``."""
 
     start_at: str | None = None
@@ -118,7 +118,7 @@ def check_graph(nodes: Sequence[StageNode]) -> None:
         seen.add(node.name)
 
 
-def plan(nodes: Sequence[StageNode], store: Store, selection: Selection, label: str) -> list[StagePlan]:
+def plan(nodes: Sequence[StageNode], store: Store, selection: StageSelection, label: str) -> list[StagePlan]:
     """The plan of a run, one entry a stage, in order."""
     check_graph(nodes)
     selected = selection.stages([node.name for node in nodes])

@@ -22,7 +22,7 @@ from flows.crawls.series import LAST_STAGE, Series, select
 from flows.operate.server import require_server, running_server
 from flows.recipe import Recipe, load_recipe
 from flows.start import run_in_workspace
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.store.store import Store
 
 
@@ -80,7 +80,7 @@ def _start_on_server(recipe: Recipe, store: Store, series: Series, entry: Missed
 
 
 def _run_here(recipe: Recipe, store: Store, series: Series, entry: Missed, train: bool) -> Missed:
-    selection = Selection(stop_after=None if train else LAST_STAGE)
+    selection = StageSelection(stop_after=None if train else LAST_STAGE)
     run_in_workspace(recipe, selection, store, crawl=entry.crawl, use_prefect=False)
     return replace(entry, reason="run here")
 

@@ -27,7 +27,7 @@ from flows.crawls.incremental import planned
 from flows.forecast import Forecast, forecast
 from flows.machines import check_installed
 from flows.recipe import load_recipe
-from infra.planning import Selection, StagePlan, plan, refuse_blocked
+from infra.planning import StagePlan, StageSelection, plan, refuse_blocked
 from infra.progress import describe_seconds
 
 STYLES = {"RUN": "yellow", "RESUME": "cyan", "SKIP": "green", "BLOCKED": "red"}
@@ -49,7 +49,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     loaded = load_recipe(recipe, overrides(set_, scale))
-    selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
+    selection = StageSelection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     check_installed(loaded.execution)
     store = open_store(workspace)
     on_crawl = planned(loaded, crawl, store)

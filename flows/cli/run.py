@@ -26,7 +26,7 @@ from flows.provenance.funnel import FunnelRow, funnel
 from flows.provenance.notices import notice_lines
 from flows.recipe import load_recipe
 from flows.start import run_in_workspace
-from infra.planning import Selection
+from infra.planning import StageSelection
 
 
 def command(
@@ -54,7 +54,7 @@ def command(
     interrupt_on_term()
     stream = own_stdout() if json else None
     loaded = load_recipe(recipe, overrides(set_, scale))
-    selection = Selection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
+    selection = StageSelection(start_at, stop_after, tuple(only or ()), tuple(force or ()))
     store = open_store(workspace)
     result = run_in_workspace(loaded, selection, store, crawl=crawl, use_prefect=prefect, quiet=json)
     if json:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.recipe import load_recipe
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.store.store import Store
 from tests.docker.images import IMAGE
 from tests.docker.services import Services, eventually
@@ -49,7 +49,7 @@ def digest_here(tmp_path: Path, documents: int = 40) -> str:
 
     recipe = load_recipe(str(write_input(tmp_path, str(tmp_path), documents=documents)))
     result = run_in_workspace(
-        recipe, Selection(only=("ingest",)), Store.at(tmp_path / "ws"), use_prefect=False, quiet=True
+        recipe, StageSelection(only=("ingest",)), Store.at(tmp_path / "ws"), use_prefect=False, quiet=True
     )
     return result.datasets["ingest"].digest
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows.cli.main import build_app
 from flows.recipe import load_recipe
 from flows.start import run_in_workspace
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.store.store import Store
 from pipeline.extract.page import ExtractConfig
 from pipeline.sources import probe as probes
@@ -73,7 +73,7 @@ def test_from_a_sample_then_from_what_was_built_and_nothing_when_nothing_is_to_d
     assert sampled["bytes"] > 0
     assert not list((store.home / "work").glob("*")) if (store.home / "work").exists() else True
 
-    built = run_in_workspace(load_recipe(str(path)), Selection(), store, use_prefect=False, quiet=True)
+    built = run_in_workspace(load_recipe(str(path)), StageSelection(), store, use_prefect=False, quiet=True)
     assert planned(path, store) is None
     write_rows(archive, 180, 20)
     (ingest,) = planned(path, store)["stages"]
@@ -86,7 +86,7 @@ def test_what_was_built_of_something_else_is_no_guide(tmp_path: Path) -> None:
     store, archive = Store.at(tmp_path / "workspace"), tmp_path / "rows.jsonl"
     write_rows(archive, 2, 2)
     path = recipe(tmp_path, "jsonl", archive)
-    run_in_workspace(load_recipe(str(path)), Selection(), store, use_prefect=False, quiet=True)
+    run_in_workspace(load_recipe(str(path)), StageSelection(), store, use_prefect=False, quiet=True)
     write_rows(archive, 500, 0)
     (ingest,) = planned(path, store)["stages"]
     assert (ingest["incoming"], ingest["kept"], ingest["basis"]) == (500, 500, "sample")

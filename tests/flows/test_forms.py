@@ -25,7 +25,7 @@ from flows.recipe import load_recipe
 from flows.recipe_file import DEPLOYED
 from flows.stages import load_stage
 from infra.errors import ConfigError
-from infra.planning import Selection
+from infra.planning import StageSelection
 from tests.flows.golden_forms import FORMS, flow_of, lines_of, model_of, schema_of
 from tests.support import REPOSITORY
 
@@ -156,7 +156,7 @@ def test_partial_parameters_leave_the_rest_as_deployed(given: dict[str, Any]) ->
     expected = recipe.node("dedup").config.model_copy(update=given.get("config", {}))
     assert config == expected
     whole = PipelineParams.model_validate({"force": ["dedup"]})
-    assert completed(whole, {"recipe": "smoke", "stop_after": "dedup"}).selection == Selection(
+    assert completed(whole, {"recipe": "smoke", "stop_after": "dedup"}).selection == StageSelection(
         None, "dedup", (), ("dedup",)
     )
     assert completed(whole, {"recipe": "smoke", "of_another_version": 1}).recipe == "smoke"
@@ -190,10 +190,10 @@ def test_a_command_line_and_its_form_say_the_same(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("stages: {sample: {}}")
     recipe = load_recipe(str(path), ["execution.workers=1"])
-    form = pipeline_params(recipe, Selection("sample", None, (), ("sample",)), str(tmp_path))
+    form = pipeline_params(recipe, StageSelection("sample", None, (), ("sample",)), str(tmp_path))
     again = PipelineParams.model_validate(form.model_dump(mode="json"))
     assert again.load() == recipe
-    assert again.selection == Selection("sample", None, (), ("sample",))
+    assert again.selection == StageSelection("sample", None, (), ("sample",))
     assert load_recipe("demo").address == "demo"
 
 

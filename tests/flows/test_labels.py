@@ -12,17 +12,17 @@ from infra import labels
 from infra.doctor import label_folders
 from infra.errors import HeadwaterError, InputError
 from infra.labels import MOVES, dangling_labels, move_labels, unfinished_moves
-from infra.planning import Selection, StageNode
+from infra.planning import StageNode, StageSelection
 from infra.store.files import remove_tree, write_json
 from infra.store.store import Store
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 from tests.support import InProcessExecutor
 
-WHOLE = Selection()
+WHOLE = StageSelection()
 
 
-def run(home: Path, selection: Selection = WHOLE, *, modulus: int = 2, files: int = 4, broken: int = 0) -> RunResult:
+def run(home: Path, selection: StageSelection = WHOLE, *, modulus: int = 2, files: int = 4, broken: int = 0) -> RunResult:
     numbers = NumbersConfig(files=files, broken_units=broken)
     nodes = (StageNode(NUMBERS, numbers), StageNode(SQUARES, SquaresConfig(modulus=modulus)))
     recipe = Recipe("toy", "", ExecutionSettings(), nodes, "toy.yaml")
@@ -48,14 +48,14 @@ def test_a_run_of_the_whole_moves_the_recipes_label_and_latest_together(tmp_path
 @pytest.mark.parametrize(
     ("selection", "changed"),
     [
-        (Selection(only=("squares",)), {"modulus": 3}),
-        (Selection(only=("numbers",)), {"files": 5}),
-        (Selection(stop_after="numbers"), {"files": 5}),
-        (Selection(only=("numbers",), force=("numbers",)), {}),
+        (StageSelection(only=("squares",)), {"modulus": 3}),
+        (StageSelection(only=("numbers",)), {"files": 5}),
+        (StageSelection(stop_after="numbers"), {"files": 5}),
+        (StageSelection(only=("numbers",), force=("numbers",)), {}),
     ],
 )
 def test_a_trial_of_a_part_moves_nothing(
-    tmp_path: Path, selection: Selection, changed: dict[str, int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, selection: StageSelection, changed: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = made(run(tmp_path))
     run(tmp_path, selection, **changed)
@@ -74,17 +74,17 @@ def test_a_failed_run_moves_nothing(tmp_path: Path) -> None:
 
 
 def test_stages_run_one_after_another_are_labelled_as_they_come(tmp_path: Path) -> None:
-    first = run(tmp_path, Selection(only=("numbers",)))
+    first = run(tmp_path, StageSelection(only=("numbers",)))
     assert told(tmp_path) == {"numbers": made(first)["numbers"], "squares": None}
-    other = run(tmp_path, Selection(stop_after="numbers"), files=3)
+    other = run(tmp_path, StageSelection(stop_after="numbers"), files=3)
     assert told(tmp_path)["numbers"] == made(other)["numbers"], "nothing was ever whole: the newest part counts"
-    second = run(tmp_path, Selection(start_at="squares"), files=3)
+    second = run(tmp_path, StageSelection(start_at="squares"), files=3)
     assert told(tmp_path) == told(tmp_path, "latest") == made(second)
 
 
 def test_a_run_that_starts_in_the_middle_and_ends_at_the_end_is_whole(tmp_path: Path) -> None:
     run(tmp_path)
-    second = run(tmp_path, Selection(start_at="squares"), modulus=3)
+    second = run(tmp_path, StageSelection(start_at="squares"), modulus=3)
     assert told(tmp_path) == made(second)
 
 
@@ -123,7 +123,7 @@ def test_a_move_that_was_killed_is_finished_by_the_next_run(tmp_path: Path, monk
             run(tmp_path, files=5)
     (check,) = [check for check in label_folders(Store.at(tmp_path)) if check.state == "warn"]
     assert "toy" in check.detail
-    run(tmp_path, Selection(only=("numbers",)))
+    run(tmp_path, StageSelection(only=("numbers",)))
     assert unfinished_moves(Store.at(tmp_path)) == [] and told(tmp_path) == second != made(first)
 
 

@@ -10,7 +10,7 @@ from flows.stages import STAGES, load_stage
 from infra.config import identity
 from infra.errors import ConfigError
 from infra.fingerprint import fingerprint_payload
-from infra.planning import Action, Selection, plan
+from infra.planning import Action, StageSelection, plan
 from infra.store.store import Store
 
 
@@ -182,7 +182,7 @@ def test_a_recipe_may_start_from_a_model_and_comparisons_of_ones_own(tmp_path: P
     assert recipe.node("preferences").upstream == {"sft": "sft"}
 
     def planned() -> list[tuple[Action, str]]:
-        return [(entry.action, entry.reason) for entry in plan(recipe.nodes, Store.at(tmp_path), Selection(), "mine")]
+        return [(entry.action, entry.reason) for entry in plan(recipe.nodes, Store.at(tmp_path), StageSelection(), "mine")]
 
     blocked = planned()
     assert blocked[0][0] is Action.BLOCKED and "no such file" in blocked[0][1]

@@ -10,7 +10,7 @@ import flows.start
 from flows.execute import RunResult
 from flows.recipe import Recipe, load_recipe
 from flows.start import run_in_workspace
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.store.store import Store
 
 
@@ -40,21 +40,21 @@ def recipe(folder: Path, **execution: object) -> Recipe:
 
 def test_work_is_a_flow_run_and_a_run_without_work_is_none(tmp_path: Path, store: Store) -> None:
     with pytest.raises(FlowRun):
-        run_in_workspace(recipe(tmp_path), Selection(), store, quiet=True)
-    run_in_workspace(recipe(tmp_path), Selection(), store, use_prefect=False, quiet=True)
-    again = run_in_workspace(recipe(tmp_path), Selection(), store, quiet=True)
+        run_in_workspace(recipe(tmp_path), StageSelection(), store, quiet=True)
+    run_in_workspace(recipe(tmp_path), StageSelection(), store, use_prefect=False, quiet=True)
+    again = run_in_workspace(recipe(tmp_path), StageSelection(), store, quiet=True)
     assert [outcome.action for outcome in again.outcomes] == ["SKIP"]
     assert (store.home / "runs" / again.run / "plan.json").exists()
 
 
-@pytest.mark.parametrize("how", [{"selection": Selection(force=("ingest",))}, {"use_prefect": True}, {"crawl": "A"}])
+@pytest.mark.parametrize("how", [{"selection": StageSelection(force=("ingest",))}, {"use_prefect": True}, {"crawl": "A"}])
 def test_what_is_asked_for_is_a_flow_run(tmp_path: Path, store: Store, how: dict[str, object]) -> None:
-    run_in_workspace(recipe(tmp_path), Selection(), store, use_prefect=False, quiet=True)
+    run_in_workspace(recipe(tmp_path), StageSelection(), store, use_prefect=False, quiet=True)
     with pytest.raises(FlowRun):
-        run_in_workspace(recipe(tmp_path), **{"selection": Selection(), **how}, store=store, quiet=True)  # type: ignore[arg-type]
+        run_in_workspace(recipe(tmp_path), **{"selection": StageSelection(), **how}, store=store, quiet=True)  # type: ignore[arg-type]
 
 
 def test_a_recipe_that_minds_edited_source_is_left_to_the_flow(tmp_path: Path, store: Store) -> None:
-    run_in_workspace(recipe(tmp_path), Selection(), store, use_prefect=False, quiet=True)
+    run_in_workspace(recipe(tmp_path), StageSelection(), store, use_prefect=False, quiet=True)
     with pytest.raises(FlowRun):
-        run_in_workspace(recipe(tmp_path, on_drift="rerun"), Selection(), store, quiet=True)
+        run_in_workspace(recipe(tmp_path, on_drift="rerun"), StageSelection(), store, quiet=True)

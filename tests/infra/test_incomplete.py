@@ -14,7 +14,7 @@ import pytest
 from infra.errors import HeadwaterError, InputError
 from infra.execution.base import UnitOutcome, UnitTask
 from infra.incomplete import complete_fingerprint, incomplete_version
-from infra.planning import Action, Selection, StageNode, plan
+from infra.planning import Action, StageNode, StageSelection, plan
 from infra.runner import RunContext, run_stage
 from infra.stage import Unit
 from infra.store.dataset import Dataset
@@ -124,10 +124,10 @@ def test_later_steps_are_done_again_when_a_lost_unit_of_an_earlier_one_is_there(
 def test_a_plan_says_what_is_missing_and_a_part_that_is_not_selected_is_used_all_the_same(tmp_path: Path) -> None:
     partial = run_stage(numbers(1), {}, here(tmp_path, 0.5)).dataset
     nodes, store = [numbers(0), StageNode(SQUARES, SquaresConfig())], Store.at(tmp_path)
-    first, second = plan(nodes, store, Selection(), "toy")
+    first, second = plan(nodes, store, StageSelection(), "toy")
     assert first.action is Action.RESUME and "missing is numbers-0" in first.reason
     assert partial.manifest.fingerprint in first.reason and second.action is Action.RUN
-    first, second = plan(nodes, store, Selection(start_at="squares"), "toy")
+    first, second = plan(nodes, store, StageSelection(start_at="squares"), "toy")
     assert (first.action, first.dataset and first.dataset.root) == (Action.SKIP, partial.root)
     assert second.action is Action.RUN and second.fingerprint is not None
 
@@ -207,7 +207,7 @@ def test_a_killed_force_leaves_the_dataset_and_the_same_command_goes_on(
     store = Store.at(tmp_path)
     assert Dataset.open(old.root).manifest == old.manifest and store.missing_outputs(old) == []
     assert run_stage(numbers(0), {}, here(tmp_path)).action is Action.SKIP
-    (planned,) = plan([numbers(0)], store, Selection(force=("numbers",)), "toy")
+    (planned,) = plan([numbers(0)], store, StageSelection(force=("numbers",)), "toy")
     assert planned.action is Action.RESUME and "forced" in planned.reason
     watched = Watched()
     forced = run_stage(numbers(0), {}, here(tmp_path, watched=watched), force=True)

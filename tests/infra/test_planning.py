@@ -7,7 +7,7 @@ import pytest
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
-from infra.planning import Selection, StageNode, plan
+from infra.planning import StageNode, StageSelection, plan
 from infra.stage import ShardStage
 from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
@@ -43,8 +43,8 @@ def nodes(numbers: NumbersConfig | None = None, squares: SquaresConfig | None = 
     return [StageNode(NUMBERS, numbers or NumbersConfig()), StageNode(SQUARES, squares or SquaresConfig())]
 
 
-def actions(store: Store, wanted: list[StageNode], selection: Selection | None = None) -> list[tuple[str, str]]:
-    return [(entry.action.value, entry.reason) for entry in plan(wanted, store, selection or Selection(), "toy")]
+def actions(store: Store, wanted: list[StageNode], selection: StageSelection | None = None) -> list[tuple[str, str]]:
+    return [(entry.action.value, entry.reason) for entry in plan(wanted, store, selection or StageSelection(), "toy")]
 
 
 @pytest.fixture
@@ -84,21 +84,21 @@ def test_a_missing_file_is_rebuilt(store: Store) -> None:
 
 
 def test_selection_blocks_what_its_inputs_do_not_allow(store: Store) -> None:
-    blocked = plan(nodes(), store, Selection(only=("squares",)), "toy")
+    blocked = plan(nodes(), store, StageSelection(only=("squares",)), "toy")
     assert [entry.action.value for entry in blocked] == ["BLOCKED", "BLOCKED"]
     assert [entry.selected for entry in blocked] == [False, True]
     publish(store, NUMBERS, NumbersConfig(), {}, b"n")
-    ready = plan(nodes(), store, Selection(start_at="squares", force=("squares",)), "toy")
+    ready = plan(nodes(), store, StageSelection(start_at="squares", force=("squares",)), "toy")
     assert [(entry.action.value, entry.selected) for entry in ready] == [("SKIP", False), ("RUN", True)]
 
 
 def test_unknown_stages_and_backward_ranges_are_refused(store: Store) -> None:
     with pytest.raises(ConfigError, match="no stage 'cubes'"):
-        plan(nodes(), store, Selection(only=("cubes",)), "toy")
+        plan(nodes(), store, StageSelection(only=("cubes",)), "toy")
     with pytest.raises(ConfigError, match="comes after"):
-        plan(nodes(), store, Selection(start_at="squares", stop_after="numbers"), "toy")
+        plan(nodes(), store, StageSelection(start_at="squares", stop_after="numbers"), "toy")
     with pytest.raises(ConfigError, match="reads 'numbers'"):
-        plan(nodes()[1:], store, Selection(), "toy")
+        plan(nodes()[1:], store, StageSelection(), "toy")
 
 
 def test_planning_writes_nothing(store: Store) -> None:

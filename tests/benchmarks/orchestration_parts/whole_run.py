@@ -86,7 +86,7 @@ def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
     from flows.pipeline import run_as_flow
     from flows.recipe import load_recipe
     from infra import runner
-    from infra.planning import Selection
+    from infra.planning import StageSelection
 
     clock = Clock()
     runner.run_job = clock.timed(runner.run_job)
@@ -108,7 +108,7 @@ def measured(recipe_name: str, workspace: str) -> dict[str, Any]:
             object.__setattr__(node.stage, "steps", steps)
             object.__setattr__(node.stage, "finalize", clock.timed(node.stage.finalize))
     store = open_store(workspace)
-    result = run_as_flow(recipe, Selection(), store)
+    result = run_as_flow(recipe, StageSelection(), store)
     return {"stages": len(result.outcomes), "work": clock.work, "reporting": clock.reporting}
 
 

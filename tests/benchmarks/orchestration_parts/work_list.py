@@ -24,7 +24,7 @@ from flows.execute import run_recipe
 from flows.recipe import Recipe, load_recipe
 from infra.execution.base import UnitOutcome, UnitTask
 from infra.journal import Journal
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.progress import PlainReporter
 from infra.runs import RunRecord
 from infra.stage import Counts, Receipt, Unit
@@ -98,7 +98,7 @@ def _run_to_first(folder: Path) -> StopAtFirst:
     executor = StopAtFirst()
     context = run_context(recipe, store, RunRecord.start(store, recipe.name), PlainReporter())
     try:
-        run_recipe(recipe, Selection(), replace(context, executor=executor))
+        run_recipe(recipe, StageSelection(), replace(context, executor=executor))
     except FirstUnit:
         return executor
     raise AssertionError("the run ended without handing out a unit")

@@ -20,7 +20,7 @@ from flows.provenance.fates import find_rows
 from flows.recipe import Recipe, load_recipe
 from flows.start import run_in_workspace
 from infra.errors import ConfigError, InputError
-from infra.planning import Action, Selection
+from infra.planning import Action, StageSelection
 from infra.store.store import Store
 from pipeline.shards import ShardSet
 from tests.flows.cluster import wait_for
@@ -49,10 +49,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         mirror.add_crawl(FIRST, archives_of(records[:90]))
         recipe = load_recipe(str(write_recipe(folder, mirror)))
         store = Store.at(folder / "workspace")
-        first = run_in_workspace(recipe, Selection(), store, crawl=FIRST, use_prefect=False, quiet=True)
+        first = run_in_workspace(recipe, StageSelection(), store, crawl=FIRST, use_prefect=False, quiet=True)
         mirror.add_crawl(SECOND, archives_of(records[50:]))
         before = dict(mirror.requests)
-        second = run_in_workspace(recipe, Selection(), store, crawl=SECOND, use_prefect=False, quiet=True)
+        second = run_in_workspace(recipe, StageSelection(), store, crawl=SECOND, use_prefect=False, quiet=True)
         asked = {path: count - before.get(path, 0) for path, count in mirror.requests.items()}
         yield Ran(store, recipe, mirror, first, second, {path: count for path, count in asked.items() if count})
 
@@ -111,7 +111,7 @@ def test_nothing_of_the_first_crawl_is_read_or_made_again(ran: Ran) -> None:
 @pytest.mark.slow
 def test_a_second_run_of_either_crawl_does_nothing(ran: Ran) -> None:
     for crawl, before in ((FIRST, ran.first), (SECOND, ran.second)):
-        again = run_in_workspace(ran.recipe, Selection(), ran.store, crawl=crawl, use_prefect=False, quiet=True)
+        again = run_in_workspace(ran.recipe, StageSelection(), ran.store, crawl=crawl, use_prefect=False, quiet=True)
         assert {outcome.action for outcome in again.outcomes} == {Action.SKIP}
         assert again.datasets["shards"].digest == before.datasets["shards"].digest
     series = Series(ran.store, ran.recipe.name)
@@ -125,7 +125,7 @@ def test_a_second_run_of_either_crawl_does_nothing(ran: Ran) -> None:
 def test_shards_of_another_tokenizer_or_length_are_refused(ran: Ran) -> None:
     other = load_recipe(ran.recipe.origin, ["shards.seq_len=64"])
     with pytest.raises(ConfigError, match="seq_len is 128 there and 64 here"):
-        run_in_workspace(other, Selection(), ran.store, crawl=SECOND, use_prefect=False, quiet=True)
+        run_in_workspace(other, StageSelection(), ran.store, crawl=SECOND, use_prefect=False, quiet=True)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from flows.provenance.drop_rates import rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.recipe import load_recipe
 from flows.start import run_in_workspace
-from infra.planning import Selection
+from infra.planning import StageSelection
 from infra.runs import read_events
 from infra.store.store import Store
 from tests.support import adopt_dataset
@@ -31,7 +31,7 @@ def run(folder: Path, store: Store, archive: Path, tolerance: float = 0.05) -> R
     sources = json.dumps([{"name": "web", "kind": "jsonl", "address": str(archive)}])
     execution = json.dumps({"workers": 1, "drop_rate_tolerance": tolerance})
     recipe.write_text(f"recipe: small\nexecution: {execution}\nstages:\n  ingest: {{sources: {sources}}}\n")
-    return run_in_workspace(load_recipe(str(recipe)), Selection(), store, use_prefect=False, quiet=True)
+    return run_in_workspace(load_recipe(str(recipe)), StageSelection(), store, use_prefect=False, quiet=True)
 
 
 def told(command: str, store: Store) -> dict[str, Any]:
