@@ -44,7 +44,7 @@ from training.loop import Batches, TrainingTask, TrainStep, publish_model, whole
 from training.recorder import IterationResult
 
 
-class PpoConfig(TuningConfig):
+class PpoConfig(TuningConfig, PpoRules):
     """Reinforcement learning from the reward model."""
 
     rounds: int = Field(default=100, ge=1)
@@ -53,10 +53,6 @@ class PpoConfig(TuningConfig):
     """Prompts of one round, over all ranks; one reply each."""
     micro_batch: int = Field(default=16, ge=1)
     """Prompts sampled together and rows of one forward and backward pass."""
-    update_epochs: int = Field(default=2, ge=1)
-    """Passes over the replies of a round."""
-    minibatches: int = Field(default=1, ge=1)
-    """Optimizer steps of one pass."""
     lr: float = Field(default=2e-4, gt=0)
     """Peak learning rate of the policy. 7B models: 1e-6 to 1e-5."""
     critic_lr: float = Field(default=4e-4, gt=0)
@@ -73,42 +69,12 @@ class PpoConfig(TuningConfig):
     """KL of a whole reply to steer towards by changing kl_coefficient; none keeps it fixed."""
     kl_horizon: float = Field(default=1000.0, gt=0)
     """Replies over which kl_coefficient follows the target."""
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    """Discount from token to token."""
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """Weight of longer returns in the advantages."""
-    policy_clip: float = Field(default=0.2, gt=0)
-    """Furthest a token's probability ratio is pushed in one round."""
-    value_clip: float = Field(default=0.5, gt=0)
-    """Furthest a value is pushed in one round."""
-    value_weight: float = Field(default=0.1, gt=0)
-    """Weight of the value function's loss."""
-    reward_clip: float = Field(default=5.0, gt=0)
-    """Largest normalised reward."""
-    missing_end_penalty: float = Field(default=1.0, ge=0)
-    """Taken from the reward of a reply that reaches the length limit without ending."""
-    entropy_bonus: float = Field(default=0.0, ge=0)
-    """Reward for keeping the distribution wide."""
     evaluation_prompts: int = Field(default=256, ge=1)
     """Held-out prompts on which the policy is compared with the fine-tuned model."""
     validate_every: int = Field(default=20, ge=1)
     """Rounds between measurements on the held-out prompts; publish best chooses among them."""
     checkpoint_every: Annotated[int, Execution()] = Field(default=20, ge=1)
     """Rounds between checkpoints."""
-
-    def rules(self) -> PpoRules:
-        return PpoRules(
-            gamma=self.gamma,
-            lam=self.gae_lambda,
-            clip=self.policy_clip,
-            value_clip=self.value_clip,
-            value_weight=self.value_weight,
-            reward_clip=self.reward_clip,
-            missing_end_penalty=self.missing_end_penalty,
-            entropy_bonus=self.entropy_bonus,
-            epochs=self.update_epochs,
-            minibatches=self.minibatches,
-        )
 
 
 STAGE = JobStage(
@@ -128,7 +94,7 @@ PromptChunk = tuple[int, Sequence[Prompt]]
 
 def train(job: ModelJob[PpoConfig]) -> None:
     """The stage in one rank: rounds of sampling and updating, figures, model."""
-    config, rules = job.config, job.config.rules()
+    config = job.config
     check_judge(job)
     prompts = training_prompts(job)
     held_out = evaluation_prompts(job)
@@ -136,7 +102,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
     check_shares(config, job.ranks.world_size)
     reference, judge = frozen(base_model(job)), frozen(reward_model(job))
     both = ActorCritic(base_model(job), reward_model(job), config.critic_lr / config.lr)
-    steps = config.rounds * steps_of_round(len(mine), rules)
+    steps = config.rounds * steps_of_round(len(mine), config)
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
     kl = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
@@ -176,16 +142,16 @@ def play(
     data: StepData[PromptChunk],
 ) -> IterationResult:
     """One round: sample and judge replies to its prompts, then a few optimizer steps on them."""
-    config, rules, number = job.config, job.config.rules(), data.consumed // job.config.batch_size
+    config, number = job.config, data.consumed // job.config.batch_size
     experiences = [
-        collect(models, chunk, settings, rules, seed_of(config.seed, "ppo", number, index))
+        collect(models, chunk, settings, config, seed_of(config.seed, "ppo", number, index))
         for index, chunk in data.batches
     ]
     learns = number >= config.critic_rounds
-    result = update(step, experiences, rules, config.temperature, kl.coefficient, job.reduce, learns)
+    result = update(step, experiences, config, config.temperature, kl.coefficient, job.reduce, learns)
     figures, tokens = round_figures(job, experiences, result, kl.coefficient)
     kl.update(figures["kl"], config.batch_size)
-    return IterationResult(result, tokens * rules.epochs, figures)
+    return IterationResult(result, tokens * config.update_epochs, figures)
 
 
 def policy_of(engine: Engine) -> Apply:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from alignment.losses import clipped_policy, clipped_value
 from alignment.replies import Replies, RewardModel, reply_log_probs, reply_log_probs_and_entropy
 from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
+from infra.config import Config
 from training.engine import Engine, StepResult
 from training.loop import TrainStep
 from training.model import Decoder
@@ -32,20 +34,29 @@ class ActorCritic(nn.Module):
             parameter.lr_scale = critic_lr_scale  # type: ignore[attr-defined]  # read by training.optimizer
 
 
-@dataclass(frozen=True)
-class PpoRules:
+class PpoRules(Config):
     """The numbers of the algorithm."""
 
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    value_clip: float = 0.5
-    value_weight: float = 0.1
-    reward_clip: float = 5.0
-    missing_end_penalty: float = 1.0
-    entropy_bonus: float = 0.0
-    epochs: int = 2
-    minibatches: int = 1
+    update_epochs: int = Field(default=2, ge=1)
+    """Passes over the replies of a round."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimizer steps of one pass."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount from token to token."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Weight of longer returns in the advantages."""
+    policy_clip: float = Field(default=0.2, gt=0)
+    """Furthest a token's probability ratio is pushed in one round."""
+    value_clip: float = Field(default=0.5, gt=0)
+    """Furthest a value is pushed in one round."""
+    value_weight: float = Field(default=0.1, gt=0)
+    """Weight of the value function's loss."""
+    reward_clip: float = Field(default=5.0, gt=0)
+    """Largest normalised reward."""
+    missing_end_penalty: float = Field(default=1.0, ge=0)
+    """Taken from the reward of a reply that reaches the length limit without ending."""
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    """Reward for keeping the distribution wide."""
 
 
 class Judge(Protocol):
@@ -95,11 +106,11 @@ def update(
 ) -> StepResult:
     """A few passes over the experiences of a round, an optimizer step a minibatch. Returns the last step's figures."""
     for experience in experiences:
-        estimate(experience, kl_coefficient, rules.gamma, rules.lam)
+        estimate(experience, kl_coefficient, rules.gamma, rules.gae_lambda)
     whiten_together(experiences, reduce)
     losses = ppo_losses(rules, temperature, policy_learns)
     size = -(-len(experiences) // rules.minibatches)
-    for _ in range(rules.epochs):
+    for _ in range(rules.update_epochs):
         for start in range(0, len(experiences), size):
             result = step(experiences[start : start + size], losses, _tokens)
     return result
@@ -108,7 +119,7 @@ def update(
 def steps_of_round(chunks: int, rules: PpoRules) -> int:
     """Optimizer steps of one round with so many chunks on each rank."""
     size = -(-chunks // rules.minibatches)
-    return rules.epochs * -(-chunks // size)
+    return rules.update_epochs * -(-chunks // size)
 
 
 def ppo_losses(
@@ -122,7 +133,7 @@ def ppo_losses(
             log_probs, entropy = reply_log_probs_and_entropy(both.policy, batch, temperature)
         else:
             log_probs, entropy = reply_log_probs(both.policy, batch, temperature), torch.zeros(())
-        terms = clipped_policy(log_probs, experience.log_probs, experience.advantages, batch.mask, rules.clip)
+        terms = clipped_policy(log_probs, experience.log_probs, experience.advantages, batch.mask, rules.policy_clip)
         values = both.critic.values(batch)
         value = clipped_value(values, experience.values, experience.returns, batch.mask, rules.value_clip)
         policy = terms.loss - rules.entropy_bonus * entropy.sum().to(terms.loss.device)

@@ -132,29 +132,13 @@ class Progress:
         self.jumps, self.skipped, self.rollbacks = state["jumps"], state["held"], state["rollbacks"]
 
 
-class Events(Protocol):
-    """What the loop tells the outside; every one is called on all ranks."""
-
-    def step(self, done: int, outcome: IterationResult, seconds: float) -> None:
-        """After each iteration, ``done`` of which are now made."""
-
-    def skipped(self, result: StepResult, names: Sequence[str]) -> None:
-        """After each optimizer step that was not applied, with the documents of its batch."""
-
-    def warning(self, message: str) -> None: ...
-
-    def measuring(self) -> None: ...
-
-    def measured(self, done: int, figures: Figures) -> None: ...
-
-
 @dataclass
 class Loop(Generic[Batch]):
     engine: Engine
     task: TrainingTask[Batch]
     guard: SpikeGuard
     checkpoints: Checkpoints
-    events: Events
+    recorder: Recorder
     checkpoint_every: int
     stop: StopSignal = field(default_factory=StopSignal)
     figures: dict[str, float] = field(default_factory=dict)
@@ -178,7 +162,7 @@ class Loop(Generic[Batch]):
         self.guard.restore(loaded.state["guard"])
         self._restore(loaded.state)
         if not loaded.exact:
-            self.events.warning(
+            self.recorder.warning(
                 f"the checkpoint of step {loaded.step} was made by another number of ranks or ZeRO stage; "
                 "the run goes on with equal data and, within rounding, equal losses"
             )
@@ -201,7 +185,7 @@ class Loop(Generic[Batch]):
         began = time.perf_counter()
         self.guard.enter(self.task.phase(data.consumed + self.task.source.batch - 1))
         outcome = self.task.iterate(partial(self._train_step, data), data)
-        self.events.step(self.done, outcome, time.perf_counter() - began)
+        self.recorder.step(self.done, outcome, time.perf_counter() - began)
         if self.guard.exhausted:
             if self.guard.new_level:
                 self._accept()
@@ -243,7 +227,7 @@ class Loop(Generic[Batch]):
         self.guard.record(result.loss, result.grad_norm, result.skipped is not None)
         if result.skipped is not None:
             self.progress.skipped.append(result.step)
-            self.events.skipped(result, self.task.names(data))
+            self.recorder.skipped(result, self.task.names(data))
         return result
 
     def _due(self, every: int) -> bool:
@@ -251,9 +235,9 @@ class Loop(Generic[Batch]):
 
     def _evaluate(self) -> bool:
         """Measure; whether a checkpoint must be made of it."""
-        self.events.measuring()
+        self.recorder.measuring()
         self.figures = dict(self.task.evaluate())
-        self.events.measured(self.done, self.figures)
+        self.recorder.measured(self.done, self.figures)
         return self.task.keep(self.figures)
 
     def _save(self, wait: bool) -> None:
@@ -270,7 +254,7 @@ class Loop(Generic[Batch]):
 
     def _accept(self) -> None:
         levels = self.guard.accept()
-        self.events.warning(f"a new level at step {self.engine.step}: {levels}; training goes on with it")
+        self.recorder.warning(f"a new level at step {self.engine.step}: {levels}; training goes on with it")
 
     def _roll_back(self, data: StepData[Batch]) -> bool:
         """Go back and around the data; False where there is nothing to go back to and no need, either."""
@@ -300,7 +284,7 @@ class Loop(Generic[Batch]):
         self._restore(loaded.state)
         self.progress.rollbacks = rollbacks
         self.progress.roll_back(self.done, behind)
-        self.events.warning(
+        self.recorder.warning(
             f"back to the checkpoint of step {loaded.step} from step {reached}; training goes on with sequence {behind}"
         )
         return True

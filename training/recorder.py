@@ -35,7 +35,7 @@ class IterationResult:
 
 
 class Recorder:
-    """``training.loop.Events`` for a job. ``waited()`` is the running total of seconds spent waiting for data."""
+    """What the loop tells the outside, called on all ranks. ``waited()``: seconds spent waiting for data so far."""
 
     def __init__(
         self, job: Job[Any], total: int, flops_per_token: float, waited: Callable[[], float] = lambda: 0.0

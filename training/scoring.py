@@ -32,10 +32,6 @@ class RowScores:
     def bits_per_byte(self) -> float:
         return float(self.nats.sum() / math.log(2) / self.bytes.sum())
 
-    @property
-    def nats_per_token(self) -> float:
-        return float(self.nats.sum() / self.targets.sum())
-
 
 @torch.no_grad()
 def score_rows(model: Decoder, rows: RowBatch, batch_size: int = 8) -> RowScores:

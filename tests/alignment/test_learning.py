@@ -72,7 +72,7 @@ def test_ppo_finds_what_is_rewarded(ranks: Ranks) -> None:
         return tiny_decoder(5).requires_grad_(True)
 
     both = ActorCritic(policy(), RewardModel(tiny_decoder(6)), critic_lr_scale=2.0)  # type: ignore[arg-type]
-    rules = PpoRules(epochs=2, missing_end_penalty=0.5)
+    rules = PpoRules(update_epochs=2, missing_end_penalty=0.5)
     engine = engine_of(both, ranks, lr=3e-3, steps=40)
     models = PpoModels(engine, policy().requires_grad_(False), CountsA())  # type: ignore[arg-type]
     rewards, kl = [], []

@@ -31,7 +31,7 @@ from training.engine import Engine, ParallelConfig, Ranks, create_engine, distri
 from training.generate import generate
 from training.loader import MicroBatch
 from training.loss import chunked_cross_entropy
-from training.metrics import memory_gb, utilisation
+from training.metrics import flops_per_token, memory_gb, utilisation
 from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.validation import summed_loss
@@ -203,7 +203,8 @@ def train(setting: Setting, case: str, contender: str, **changes: Any) -> dict[s
     with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
         rows, answer = alone(contender, dataclasses.replace(spec, folder=folder, **changes))
     speeds = [row["tokens_per_s"] for row in rows]
-    best = {"tokens_per_s": max(speeds), "mfu": utilisation(setting.shape(case), setting.seq_len, max(speeds), 1)}
+    flops = flops_per_token(setting.shape(case), setting.seq_len)
+    best = {"tokens_per_s": max(speeds), "mfu": utilisation(flops, max(speeds), 1)}
     return answer | best | {"tokens_per_s_by_turn": speeds}
 
 
@@ -249,7 +250,7 @@ def _ten_steps(setting: Setting, ranks: Ranks, parallel: ParallelConfig, model: 
     return {
         "losses": losses,
         "tokens_per_s": speed,
-        "mfu": utilisation(shape, tokens, speed, 1),
+        "mfu": utilisation(flops_per_token(shape, tokens), speed, 1),
         "memory_gb": memory_gb(),
     }
 
@@ -312,7 +313,7 @@ def profile(setting: Setting, case: str = "350M") -> dict[str, Any]:
     return {
         "step_s": seconds,
         "busy_s": busy,
-        "mfu": utilisation(shape, tokens, 2 * rows * tokens / seconds, 1),
+        "mfu": utilisation(flops_per_token(shape, tokens), 2 * rows * tokens / seconds, 1),
         "kernels": [
             {"kernel": event.key[:90], "ms": getattr(event, key) / 1e3, "calls": event.count} for event in kernels[:30]
         ],
@@ -371,7 +372,7 @@ def _ppo(setting: Setting, ranks: Ranks) -> float:
 
     def one() -> None:
         experience = collect(models, prompts, settings, PpoRules(), 0)
-        update(models.engine, [experience], PpoRules(), 1.0, 0.05, lambda total: total)
+        update(models.engine.train_step, [experience], PpoRules(), 1.0, 0.05, lambda total: total)
 
     return 1 / timed(one, 2)
 

@@ -188,7 +188,7 @@ def build(ranks, folder, script, steps=30, stage=1, **faults):
 def test_a_bad_batch_is_skipped_reported_and_stepped_over(ranks, tmp_path, bad):
     loop, heard = build(ranks, tmp_path, {18: bad})
     before = []
-    loop.events.step = lambda done, outcome, seconds: before.append(loop.engine.model.weight.weight.item())
+    loop.recorder.step = lambda done, outcome, seconds: before.append(loop.engine.model.weight.weight.item())
     loop.run()
     assert heard == [("skipped", 18, 18)]
     assert before[18] == before[17] and before[19] > before[18]
@@ -268,7 +268,7 @@ def test_a_signal_around_a_rise_changes_nothing(ranks, tmp_path, signalled):
         if len(seen) == signalled:
             signal.raise_signal(signal.SIGTERM)
 
-    loop.events.step = step
+    loop.recorder.step = step
     with loop.stop, pytest.raises(Preempted):
         loop.run()
     resumed, _ = build(ranks, tmp_path / "interrupted", rise, steps=45)
@@ -304,7 +304,7 @@ def test_a_signal_leaves_a_checkpoint_that_the_next_run_takes_up(ranks, tmp_path
     expected, _ = build(ranks, tmp_path / "straight", {7: math.nan})
     expected.run()
     loop, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
-    loop.events.step = lambda done, outcome, seconds: signal.raise_signal(signal.SIGTERM) if done == 13 else None
+    loop.recorder.step = lambda done, outcome, seconds: signal.raise_signal(signal.SIGTERM) if done == 13 else None
     with loop.stop, pytest.raises(Preempted):
         loop.run()
     resumed, _ = build(ranks, tmp_path / "interrupted", {7: math.nan})
