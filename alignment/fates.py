@@ -9,15 +9,13 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alignment.conversations import Refusal, Untaught
 from alignment.job import ModelJob
 from alignment.turns import Conversation
 from pipeline.document import RowWriter, document_id
-from pipeline.ledger import ledger_writer
-
-Verdict = Literal["kept", "dropped", "failed"]
+from pipeline.ledger import Verdict, fate, ledger_writer
 
 
 class FateLedger:
@@ -57,8 +55,7 @@ class FateLedger:
         else:
             self.lost[rule] += 1
         if self._writer is not None:
-            row = {"id": key, "url": name, "stage": self._stage, "verdict": verdict, "rule": rule, "detail": detail}
-            self._writer.write(row)
+            self._writer.write(fate(self._stage, verdict, rule, key, name, None, detail=detail))
 
 
 @contextlib.contextmanager

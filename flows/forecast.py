@@ -284,7 +284,7 @@ class _Look:
         from pipeline.language import open_detector
         from pipeline.quality.config import rules_for
         from pipeline.quality.measures import Batch, as_arrow, measure
-        from pipeline.quality.select import Selection
+        from pipeline.quality.select import Criteria
 
         settings: Any = self.nodes["attributes"].config
         texts = [document["text"] for document in documents]
@@ -300,7 +300,7 @@ class _Look:
             scores = [1.0 for _ in languages]
         columns = {name: as_arrow(column) for name, column in measure(Batch(texts, languages, programming)).items()}
         table = pa.table({"language": pa.array(languages, pa.string()), "language_score": pa.array(scores), **columns})
-        passed = Selection.of(entry, None).passed(table)
+        passed = Criteria.of(entry, None).passed(table)
         share = entry.keep_fraction or 1.0
         return float(passed.sum()) * share, float(lengths[passed].sum()) * share
 

@@ -5,12 +5,10 @@ the classifier's score and every measure of ``pipeline.quality.measures``. Nothi
 kept is a matter of thresholds (stage ``quality``), and changing one never computes an attribute again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.config import Config, Json
@@ -56,7 +54,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     rows = 0
     with context.output(path) as target:
         writer: pq.ParquetWriter | None = None
-        for batch in document_slices(context.inputs["ingest"].url(path)):
+        for batch in read_batches(context.inputs["ingest"].url(path), COLUMNS, BATCH_ROWS, BATCH_BYTES):
             table = attribute_table(batch, detector, model)
             writer = writer or pq.ParquetWriter(target, table.schema, compression="zstd")
             writer.write_table(table)
@@ -65,18 +63,6 @@ def process(unit: Unit, context: UnitContext) -> Counts:
             writer = pq.ParquetWriter(target, attribute_table(_no_documents(), detector, model).schema)
         writer.close()
     return Counts(incoming=rows, kept=rows)
-
-
-def document_slices(url: str) -> Iterator[pa.RecordBatch]:
-    """The documents of a file in pieces of bounded rows and bytes."""
-    for batch in read_batches(url, COLUMNS, BATCH_ROWS):
-        ends = np.cumsum(pc.binary_length(batch.column("text")).to_numpy())
-        start = 0
-        while start < batch.num_rows:
-            before = ends[start - 1] if start else 0
-            end = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
-            yield batch.slice(start, end - start)
-            start = end
 
 
 def _no_documents() -> pa.RecordBatch:

@@ -6,12 +6,14 @@ payload digest), never from where it stood in a file or which worker read it.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ORIGIN = pa.struct(
@@ -116,11 +118,33 @@ def storable(value: Any) -> Any:
     return [storable(item) for item in value] if isinstance(value, list) else value
 
 
+def source_of(path: str) -> str:
+    """The source that a file of a dataset of documents belongs to: ``data/<source>/…``, ``ledger/<source>/…``."""
+    return path.split("/")[1]
+
+
+def identity_of(documents: pa.RecordBatch, row: int) -> dict[str, Any]:
+    """What names a document in a ledger and in tables of evidence: ``id``, ``url``, ``source``."""
+    return {name: documents.column(name)[row].as_py() for name in ("id", "url", "source")}
+
+
+def with_texts(documents: pa.RecordBatch, texts: Mapping[int, str]) -> pa.Table:
+    """The documents as they are stored, some rows (by number) with another text."""
+    table = pa.Table.from_batches([documents]).select(DOCUMENT_SCHEMA.names)
+    if texts:
+        column = [texts.get(row, text) for row, text in enumerate(table["text"].to_pylist())]
+        field = DOCUMENT_SCHEMA.field("text")
+        table = table.set_column(DOCUMENT_SCHEMA.get_field_index("text"), field, pa.array(column, field.type))
+    return table.cast(DOCUMENT_SCHEMA)
+
+
 class RowWriter:
     """Writes rows of one schema to a Parquet file in batches; memory stays at one batch."""
 
-    def __init__(self, path: Path, schema: pa.Schema, batch_rows: int = 1024, batch_bytes: int = 32 << 20) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
+    def __init__(
+        self, path: Path, schema: pa.Schema, batch_rows: int = 1024, batch_bytes: int = 32 << 20, level: int = 3
+    ) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=level)
         self._schema = schema
         self._rows: list[Any] = []
         self._bytes = 0
@@ -158,19 +182,20 @@ def document_writer(path: Path) -> RowWriter:
     return RowWriter(path, DOCUMENT_SCHEMA)
 
 
-def read_batches(url: str, columns: list[str] | None = None, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:
-    """Stream a Parquet file (any fsspec address) in batches.
+def read_batches(
+    url: str, columns: list[str] | None = None, batch_rows: int = 1024, text_bytes: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Stream a Parquet file (any fsspec address) in batches; with ``text_bytes``, of at most so much text (or one row).
 
     Documents of an earlier version, read whole, have nulls in the columns that came later.
     """
     with fsspec.open(url, "rb") as stream:
         table = pq.ParquetFile(stream)
-        batches = table.iter_batches(batch_size=batch_rows, columns=columns)
         written = (table.schema_arrow.metadata or {}).get(VERSION_KEY)
-        if columns is None and written and written != DOCUMENT_SCHEMA.metadata[VERSION_KEY]:
-            yield from (_with_later_columns(batch) for batch in batches)
-        else:
-            yield from batches
+        old = columns is None and written and written != DOCUMENT_SCHEMA.metadata[VERSION_KEY]
+        for batch in table.iter_batches(batch_size=batch_rows, columns=columns):
+            whole = _with_later_columns(batch) if old else batch
+            yield from _cut(whole, text_bytes) if text_bytes else (whole,)
 
 
 def _with_later_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -179,8 +204,11 @@ def _with_later_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=DOCUMENT_SCHEMA)
 
 
-def read_documents(urls: Iterable[str]) -> Iterator[Document]:
-    """Stream the documents of many files, in file order. For small data, tests and samples: stages use batches."""
-    for url in urls:
-        for batch in read_batches(url):
-            yield from batch.to_pylist()
+def _cut(batch: pa.RecordBatch, text_bytes: int) -> Iterator[pa.RecordBatch]:
+    ends = np.cumsum(pc.binary_length(batch.column("text")).to_numpy())
+    start = 0
+    while start < batch.num_rows:
+        before = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + text_bytes, side="right")))
+        yield batch.slice(start, end - start)
+        start = end

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.stage import Counts, Receipt
+from pipeline.document import source_of
 
 BY_SOURCE = "by_source"
 FEWEST_DOCUMENTS = 100
@@ -40,7 +41,7 @@ def counts_by_source(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
     """What became of each source's documents, from the receipts of units that wrote ``data/<source>/…``."""
     totals: dict[str, Counts] = {}
     for receipt in receipts:
-        sources = {output.path.split("/")[1] for output in receipt.outputs if output.path.startswith("data/")}
+        sources = {source_of(output.path) for output in receipt.outputs if output.path.startswith("data/")}
         for source in sources:
             totals[source] = totals.get(source, Counts()) + receipt.counts
     return {

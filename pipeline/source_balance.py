@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.errors import InputError
 from infra.stage import Receipt, StageContext
-from pipeline.document import read_batches
+from pipeline.document import read_batches, source_of
 from pipeline.sources.contract import DAMAGE, EMPTY_FILE, SourceConfig
 
 DAMAGED = "damaged"
@@ -23,7 +23,7 @@ CUT = re.compile(r"truncated|cut")
 
 
 @dataclass
-class Damage:
+class ArchiveDamage:
     """What was lost of one archive."""
 
     read: int = 0
@@ -59,7 +59,7 @@ def _empty(source: SourceConfig, why: str) -> InputError:
 
 def damage_sentences(context: StageContext) -> list[str]:
     """One sentence for each damaged archive: what was read, and what is lost."""
-    found: dict[tuple[str, str], Damage] = {}
+    found: dict[tuple[str, str], ArchiveDamage] = {}
     for receipt in context.receipts["read"]:
         if receipt.metrics.get(DAMAGED):
             _add(context, receipt, found)
@@ -68,14 +68,14 @@ def damage_sentences(context: StageContext) -> list[str]:
     return sentences if more <= 0 else [*sentences[:SHOWN], f"{more:,} more archives are damaged: see the ledger"]
 
 
-def _add(context: StageContext, receipt: Receipt, found: dict[tuple[str, str], Damage]) -> None:
-    (source,) = {path.split("/")[1] for path in _ledgers(receipt)}
+def _add(context: StageContext, receipt: Receipt, found: dict[tuple[str, str], ArchiveDamage]) -> None:
+    (source,) = {source_of(path) for path in _ledgers(receipt)}
     here: set[str] = set()
     for rule, detail in _rows(context, receipt):
         if rule in DAMAGE:
             place = PLACE.match(detail)
             archive = place["archive"] if place else detail
-            damage = found.setdefault((source, archive), Damage())
+            damage = found.setdefault((source, archive), ArchiveDamage())
             damage.rules[rule] += 1
             if place:
                 damage.places[place[0]] = int(place["length"] or 0)
@@ -84,7 +84,7 @@ def _add(context: StageContext, receipt: Receipt, found: dict[tuple[str, str], D
         found[source, archive].read += receipt.counts.incoming - int(receipt.metrics[DAMAGED])
 
 
-def _sentence(source: str, archive: str, damage: Damage) -> str:
+def _sentence(source: str, archive: str, damage: ArchiveDamage) -> str:
     if set(damage.rules) == {EMPTY_FILE}:
         return f"{source}: {archive} is empty"
     state = "is cut short" if any(CUT.search(rule) for rule in damage.rules) else "is damaged"
@@ -118,4 +118,4 @@ def _ledgers(receipt: Receipt) -> list[str]:
 
 
 def _of_source(receipts: Sequence[Receipt], source: str) -> list[Receipt]:
-    return [receipt for receipt in receipts if any(path.split("/")[1] == source for path in _ledgers(receipt))]
+    return [receipt for receipt in receipts if any(source_of(path) == source for path in _ledgers(receipt))]

@@ -6,14 +6,11 @@ Everything is read from manifests: the model's dataset names its inputs, those n
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
-
-import fsspec
-import pyarrow.parquet as pq
 
 from infra.store.dataset import Dataset
 from infra.store.files import exists, read_json
+from pipeline.document import read_batches, source_of
 from training.model import ModelConfig, parameter_count
 
 UNKNOWN = "not stated"
@@ -51,13 +48,10 @@ def corpus(datasets: Sequence[Dataset]) -> Corpus | None:
         return None
     counts: dict[str, Counter[str]] = {}
     for output in documents[-1].files("data/", ".parquet"):
-        source = PurePosixPath(output.path).parts[1]
-        with fsspec.open(documents[-1].url(output.path), "rb") as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(columns=["license"]):
-                counted = batch.column(0).value_counts().to_pylist()
-                counts.setdefault(source, Counter()).update(
-                    {entry["values"] or UNKNOWN: entry["counts"] for entry in counted}
-                )
+        counter = counts.setdefault(source_of(output.path), Counter())
+        for batch in read_batches(documents[-1].url(output.path), ["license"]):
+            counted = batch.column(0).value_counts().to_pylist()
+            counter.update({entry["values"] or UNKNOWN: entry["counts"] for entry in counted})
     return Corpus(
         {source: sum(counter.values()) for source, counter in sorted(counts.items())},
         {source: dict(counter.most_common()) for source, counter in sorted(counts.items())},

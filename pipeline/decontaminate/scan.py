@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.decontaminate.config import DecontaminateConfig
 from pipeline.decontaminate.index import Index, open_index
-from pipeline.document import DOCUMENT_SCHEMA, RowWriter, document_writer, read_batches
-from pipeline.ledger import ledger_writer
+from pipeline.document import RowWriter, identity_of, read_batches, with_texts
+from pipeline.ledger import Reasons, documents_and_fates, fate
 
 if TYPE_CHECKING:
     from pipeline.decontaminate.match import Match
@@ -67,17 +66,13 @@ def scan_unit(unit: Unit, context: UnitContext) -> Counts:
     config: DecontaminateConfig = context.config
     index = _index(context.work_root)
     analyzer = Analyzer(config.ngram, config.max_characters)
-    incoming = dropped = cuts = 0
+    cuts = 0
     with (
-        context.output(f"data/{name}.parquet") as data_path,
-        context.output(f"ledger/{name}.parquet") as ledger_path,
         context.output(f"evidence/{name}.parquet") as evidence_path,
-        document_writer(data_path) as documents,
-        ledger_writer(ledger_path) as ledger,
+        documents_and_fates(context, f"{name}.parquet") as file,
         RowWriter(evidence_path, EVIDENCE_SCHEMA) as evidence,
     ):
         for batch in read_batches(context.inputs["dedup"].url(f"data/{name}.parquet")):
-            incoming += batch.num_rows
             data, offsets = text_buffers(batch["text"])
             found_in = hits(analyzer, data, offsets, index.keys, index.values)
             keep = np.ones(batch.num_rows, np.bool_)
@@ -89,19 +84,18 @@ def scan_unit(unit: Unit, context: UnitContext) -> Counts:
                     continue
                 text = data[begin:end].tobytes()
                 action, left = _act(text, found, analyzer, config)
-                record = {column: batch[column][row].as_py() for column in ("id", "url", "source")}
+                record = identity_of(batch, row)
                 for match in found:
                     evidence.write(record | _evidence(match, text, index, action))
                 keep[row] = action != "drop"
                 if action == "drop":
-                    ledger.write(record | _fate(found[0], index, config))
+                    file.lose(fate("decontaminate", "dropped", RULE, **record, **_reasons(found[0], index, config)))
                 elif action == "cut":
                     cut[row] = left
-            dropped += int((~keep).sum())
             cuts += len(cut)
-            documents.write_table(_selected(batch, keep, cut))
+            file.keep(with_texts(batch, cut).filter(pa.array(keep)))
     context.metrics["cut"] = float(cuts)
-    return Counts(incoming, incoming - dropped, {RULE: dropped} if dropped else {})
+    return file.counts
 
 
 def _act(text: bytes, found: "list[Match]", analyzer: "Analyzer", config: DecontaminateConfig) -> tuple[str, str]:
@@ -135,24 +129,11 @@ def _evidence(match: "Match", text: bytes, index: Index, action: str) -> dict[st
     }
 
 
-def _fate(match: "Match", index: Index, config: DecontaminateConfig) -> dict[str, Any]:
+def _reasons(match: "Match", index: Index, config: DecontaminateConfig) -> Reasons:
     evaluation, item, field = index.names[match.entry]
     what = "a paragraph is in" if match.kind == "paragraph" else "the text holds"
     return {
-        "stage": "decontaminate",
-        "verdict": "dropped",
-        "rule": RULE,
         "score": match.overlap,
         "threshold": config.overlap,
         "detail": f"{what} {field} of item {item} of {evaluation}: {match.matched} of {match.total} n-grams",
     }
-
-
-def _selected(batch: pa.RecordBatch, keep: NDArray[np.bool_], cut: dict[int, str]) -> pa.Table:
-    table = pa.Table.from_batches([batch])
-    if cut:
-        texts = table["text"].to_pylist()
-        for row, text in cut.items():
-            texts[row] = text
-        table = table.set_column(table.schema.get_field_index("text"), "text", pa.array(texts, pa.large_string()))
-    return table.filter(pa.array(keep)).cast(DOCUMENT_SCHEMA)

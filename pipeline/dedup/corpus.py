@@ -30,7 +30,7 @@ of its text; the group it is compared in; where its shingles begin and how many 
 
 
 @dataclass(frozen=True)
-class Piece:
+class CorpusFile:
     """One file of documents. ``arrays`` is the address of its flat arrays less their suffix."""
 
     name: str
@@ -43,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Corpus:
-    pieces: tuple[Piece, ...]
+    pieces: tuple[CorpusFile, ...]
     new: int
     """Documents numbered below this are new."""
     total: int
@@ -63,11 +63,11 @@ class Corpus:
         """The block each document is in."""
         return (documents // np.uint64(self.block)).astype(np.int64)
 
-    def blocks_of(self, piece: Piece) -> range:
+    def blocks_of(self, piece: CorpusFile) -> range:
         """The blocks a piece reaches into."""
         return range(piece.base // self.block, (piece.base + piece.rows - 1) // self.block + 1)
 
-    def piece_of(self, unit: Unit) -> Piece:
+    def piece_of(self, unit: Unit) -> CorpusFile:
         """The piece a unit is about (``piece`` and, for earlier ones, ``snapshot`` in its payload)."""
         wanted = unit.payload["piece"], unit.payload.get("snapshot")
         return next(piece for piece in self.pieces if (piece.name, piece.snapshot) == wanted)
@@ -98,7 +98,7 @@ class Corpus:
             filled += len(found)
         return out
 
-    def _by_piece(self, documents: NDArray[np.uint64]) -> list[tuple[Piece, slice]]:
+    def _by_piece(self, documents: NDArray[np.uint64]) -> list[tuple[CorpusFile, slice]]:
         where = self.where(documents)
         cuts = np.concatenate([[0], np.flatnonzero(np.diff(where)) + 1, [len(where)]]) if len(where) else np.array([0])
         return [(self.pieces[where[low]], slice(int(low), int(high))) for low, high in itertools.pairwise(cuts)]
@@ -135,16 +135,16 @@ def corpus_of(config: DedupConfig, inputs: Mapping[str, Dataset], work_root: str
 
 @functools.lru_cache(maxsize=4)
 def _number(config: DedupConfig, root: str, work_root: str) -> Corpus:
-    pieces: list[Piece] = []
+    pieces: list[CorpusFile] = []
     total = 0
     for file in Dataset.open(root).files("data/", ".parquet"):
         name = file.path.removeprefix("data/").removesuffix(".parquet")
-        pieces.append(Piece(name, total, file.rows or 0, f"{work_root}/steps/sign/{name}", None))
+        pieces.append(CorpusFile(name, total, file.rows or 0, f"{work_root}/steps/sign/{name}", None))
         total += file.rows or 0
     new = total
     for earlier in open_previous(config, root):
         for name, rows in earlier.pieces:
-            pieces.append(Piece(name, total, rows, f"{earlier.root}/index/{name}", earlier.snapshot))
+            pieces.append(CorpusFile(name, total, rows, f"{earlier.root}/index/{name}", earlier.snapshot))
             total += rows
     # Empty pieces would share their base with the next one, which searchsorted could not tell apart.
     return Corpus(tuple(piece for piece in pieces if piece.rows), new, total, config.block_documents)

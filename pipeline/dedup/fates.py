@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
-from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
 from pipeline.dedup.levels import EXACT, NEAR, URL, URL_MEASURE, partition_files
 from pipeline.dedup.settle import DROPPED, load_state
@@ -112,7 +112,7 @@ def fates_of(context: UnitContext, begin: int, end: int, blocks: range, files: i
     return np.concatenate(parts) if parts else np.empty((0, FATE), np.uint64)
 
 
-def dropped_rows(context: UnitContext, corpus: Corpus, piece: Piece, files: int) -> NDArray[np.bool_]:
+def dropped_rows(context: UnitContext, corpus: Corpus, piece: CorpusFile, files: int) -> NDArray[np.bool_]:
     """Which documents of a piece were dropped."""
     fates = fates_of(context, piece.base, piece.base + piece.rows, corpus.blocks_of(piece), files)
     dropped = np.zeros(piece.rows, np.bool_)

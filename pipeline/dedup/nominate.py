@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
-from pipeline.dedup.corpus import Piece, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.flat import RangeReader, read_rows
 from pipeline.dedup.levels import gone_documents, key_partition_units
@@ -40,7 +40,7 @@ def band_units(context: StageContext) -> Iterable[Unit]:
             yield Unit(unit_id("bands", piece.snapshot, piece.name), payload, weight=piece.rows)
 
 
-def band_file(work_root: str, piece: Piece) -> str:
+def band_file(work_root: str, piece: CorpusFile) -> str:
     return keyed_file(work_root, "bands", piece).replace("/steps/sign/", "/steps/bands/")
 
 
@@ -70,7 +70,7 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
 
 
 def _remaining(
-    piece: Piece, gone: NDArray[np.uint64], permutations: int
+    piece: CorpusFile, gone: NDArray[np.uint64], permutations: int
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32]]]:
     """Documents, cards and signatures of those that have words and were not dropped yet."""
     with (

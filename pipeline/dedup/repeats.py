@@ -20,7 +20,7 @@ from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, partition_bytes, read_partition
 from pipeline.dedup.fates import dropped_rows
 from pipeline.dedup.flat import RangeReader, read_rows
@@ -46,7 +46,7 @@ def span_units(context: StageContext) -> Iterable[Unit]:
             yield Unit(unit_id("spans", piece.name), payload, weight=piece.rows)
 
 
-def _span_file(work_root: str, piece: Piece) -> str:
+def _span_file(work_root: str, piece: CorpusFile) -> str:
     return f"{work_root}/steps/spans/{piece.name}.spans"
 
 
@@ -173,7 +173,7 @@ class Cuts:
     staying: NDArray[np.uint64]
 
     @classmethod
-    def read(cls, context: UnitContext, corpus: Corpus, piece: Piece, partitions: int, fates: int) -> "Cuts":
+    def read(cls, context: UnitContext, corpus: Corpus, piece: CorpusFile, partitions: int, fates: int) -> "Cuts":
         cuts = partition_files(context.work_root, "repeats", "cuts", partitions)
         keepers = partition_files(context.work_root, "repeats", "keepers", partitions)
         survivors = partition_files(context.work_root, "fates", "survivors", fates)

@@ -3,6 +3,7 @@
 With ``repeats`` on, also what was cut from documents that stay: ``evidence/<file>.parquet``.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,16 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.corpus import Corpus, Piece, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
 from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
 from pipeline.dedup.levels import EXACT, NEAR, URL
 from pipeline.dedup.policy import NEW
-from pipeline.dedup.repeats import Cut, Cuts, SpanFinder, cut
-from pipeline.document import DOCUMENT_SCHEMA, RowWriter, document_writer, read_batches
-from pipeline.ledger import LEDGER_SCHEMA, ledger_writer
+from pipeline.dedup.repeats import Cuts, SpanFinder, cut
+from pipeline.document import RowWriter, identity_of, read_batches, with_texts
+from pipeline.ledger import DocumentFile, documents_and_fates, fate, fates_table
 
+STAGE_NAME = "dedup"
 _ROWS = 1 << 13
 _IDS = 1 << 16
 _EXCERPT = 200
@@ -71,116 +73,90 @@ def select_unit(unit: Unit, context: UnitContext) -> Counts:
     fates = fates_of(context, piece.base, piece.base + piece.rows, corpus.blocks_of(piece), files)
     stays = np.ones(piece.rows, np.bool_)
     stays[(fates[:, 0] - np.uint64(piece.base)).astype(np.int64)] = False
-    selection = Selection(context, corpus, piece, fates, stays)
-    if partitions:
-        selection.cuts = Cuts.read(context, corpus, piece, partitions, files)
-        with (
-            context.output(f"evidence/{piece.name}.parquet") as path,
-            RowWriter(path, EVIDENCE_SCHEMA) as selection.evidence,
-        ):
-            selection.write()
-    else:
-        selection.write()
+    with contextlib.ExitStack() as stack:
+        cutting: _Cutting | None = None
+        if partitions:
+            cuts = Cuts.read(context, corpus, piece, partitions, files)
+            path = stack.enter_context(context.output(f"evidence/{piece.name}.parquet"))
+            evidence = stack.enter_context(RowWriter(path, EVIDENCE_SCHEMA))
+            cutting = _Cutting(corpus, context.config, cuts, evidence)
+        file = stack.enter_context(documents_and_fates(context, f"{piece.name}.parquet"))
+        _write(context, corpus, piece, fates, stays, file, cutting)
     if context.config.index:
         write_index(piece, stays, context)
-    levels = {rule: int((fates[:, 3] == level).sum()) for level, rule in RULES.items()}
-    levels[f"repeated_{context.config.repeats}"] = selection.repeated
-    kept = int(stays.sum())
-    return Counts(piece.rows, kept, {rule: number for rule, number in levels.items() if number})
+    return file.counts
 
 
-@dataclass
-class Selection:
-    """Writing the documents and the ledger of one file. ``stays`` is updated where cutting leaves too little."""
+def _write(
+    context: UnitContext,
+    corpus: Corpus,
+    piece: CorpusFile,
+    fates: NDArray[np.uint64],
+    stays: NDArray[np.bool_],
+    file: DocumentFile,
+    cutting: "_Cutting | None",
+) -> None:
+    """The documents and the ledger of one file. ``stays`` is updated where cutting leaves too little."""
+    survivors = _ids(corpus, fates[:, 1])
+    row = written = 0
+    for batch in read_batches(context.inputs["quality"].url(f"data/{piece.name}.parquet")):
+        here = stays[row : row + batch.num_rows]
+        number = int((~here).sum())
+        if number:
+            gone = batch.select(["id", "url", "source"]).filter(pa.array(~here))
+            part = slice(written, written + number)
+            file.lose(_ledger_rows(gone, fates[part], survivors[part], corpus, context.config))
+        texts = cutting.cut(batch, piece.base + row, here, file) if cutting else {}
+        file.keep(with_texts(batch, texts).filter(pa.array(here)))
+        written += number
+        row += batch.num_rows
 
-    context: UnitContext
+
+@dataclass(frozen=True)
+class _Cutting:
+    """Cutting repeated spans out of the documents of one file."""
+
     corpus: Corpus
-    piece: Piece
-    fates: NDArray[np.uint64]
-    stays: NDArray[np.bool_]
-    cuts: Cuts | None = None
-    evidence: RowWriter | None = None
-    repeated: int = 0
+    config: DedupConfig
+    cuts: Cuts
+    evidence: RowWriter
 
-    def write(self) -> None:
-        source = self.context.inputs["quality"].url(f"data/{self.piece.name}.parquet")
-        row = written = 0
-        survivors = _ids(self.corpus, self.fates[:, 1])
-        with (
-            self.context.output(f"data/{self.piece.name}.parquet") as data_path,
-            self.context.output(f"ledger/{self.piece.name}.parquet") as ledger_path,
-            document_writer(data_path) as documents,
-            ledger_writer(ledger_path) as ledger,
-        ):
-            for batch in read_batches(source):
-                stays = self.stays[row : row + batch.num_rows]
-                number = int((~stays).sum())
-                if number:
-                    gone = batch.select(["id", "url", "source"]).filter(pa.array(~stays))
-                    part = slice(written, written + number)
-                    ledger.write_table(_ledger_rows(gone, self.fates[part], survivors[part], self.corpus, self.context))
-                table = self._cut(batch, row, stays, ledger) if self.cuts else pa.Table.from_batches([batch])
-                documents.write_table(table.filter(pa.array(stays)))
-                written += number
-                row += batch.num_rows
-
-    def _cut(self, batch: pa.RecordBatch, row: int, stays: NDArray[np.bool_], ledger: RowWriter) -> pa.Table:
-        """The batch with repeated spans cut out of its texts; ``stays`` turns False where too little is left."""
-        cuts, evidence, config = self.cuts, self.evidence, self.context.config
-        assert cuts is not None
-        assert evidence is not None
+    def cut(self, batch: pa.RecordBatch, first: int, stays: NDArray[np.bool_], file: DocumentFile) -> dict[int, str]:
+        """What is left of the texts of a batch, by row; ``stays`` turns False where that is too little."""
+        cuts, config = self.cuts, self.config
         finder = SpanFinder(config)
         texts: dict[int, str] = {}
         for i in np.flatnonzero(stays).tolist():
-            document = self.piece.base + row + i
+            document = first + i
             wanted = cuts.of(document)
             if len(wanted) == 0:
                 continue
             text = batch["text"][i].as_py().encode()
             found = cut(text, wanted, finder)
-            record = {name: batch[name][i].as_py() for name in ("id", "url", "source")}
-            record["survivor_id"] = _ids(self.corpus, np.array([found.keeper], np.uint64))[0]
+            keeper = _ids(self.corpus, np.array([found.keeper], np.uint64))[0]
+            record = identity_of(batch, i)
             too_little = finder.words(found.left) < config.min_words_left
             if too_little and cuts.must_stay(document):
                 continue
             for begin, end in found.spans:
-                evidence.write(record | _span_record(text, begin, end, "drop" if too_little else "cut"))
+                span = _span_record(text, begin, end, "drop" if too_little else "cut")
+                self.evidence.write(record | {"survivor_id": keeper} | span)
             if too_little:
                 stays[i] = False
-                self.repeated += 1
-                ledger.write(record | _repeat_fate(found, config))
+                why = f"less than {config.min_words_left} words are left without what other documents have too"
+                rule = f"repeated_{config.repeats}"
+                file.lose(
+                    fate(STAGE_NAME, "dropped", rule, **record, score=found.share, survivor_id=keeper, detail=why)
+                )
             else:
                 texts[i] = found.left.decode()
-        return _with_texts(batch, texts)
+        return texts
 
 
 def _span_record(text: bytes, begin: int, end: int, action: str) -> dict[str, Any]:
     start = len(text[:begin].decode())
     span = text[begin:end].decode()
     return {"start": start, "end": start + len(span), "excerpt": span[:_EXCERPT], "action": action}
-
-
-def _repeat_fate(found: Cut, config: DedupConfig) -> dict[str, Any]:
-    return {
-        "stage": "dedup",
-        "verdict": "dropped",
-        "rule": f"repeated_{config.repeats}",
-        "score": found.share,
-        "threshold": None,
-        "detail": f"less than {config.min_words_left} words are left without what other documents have too",
-    }
-
-
-def _with_texts(batch: pa.RecordBatch, texts: dict[int, str]) -> pa.Table:
-    table = pa.Table.from_batches([batch])
-    if not texts:
-        return table
-    column = batch["text"].to_pylist()
-    for row, text in texts.items():
-        column[row] = text
-    return table.set_column(
-        table.schema.get_field_index("text"), DOCUMENT_SCHEMA.field("text"), pa.array(column, pa.large_string())
-    )
 
 
 def _ids(corpus: Corpus, documents: NDArray[np.uint64]) -> list[bytes]:
@@ -195,32 +171,25 @@ def _ids(corpus: Corpus, documents: NDArray[np.uint64]) -> list[bytes]:
 
 
 def _ledger_rows(
-    gone: pa.RecordBatch, fates: NDArray[np.uint64], survivors: list[bytes], corpus: Corpus, context: UnitContext
+    gone: pa.RecordBatch, fates: NDArray[np.uint64], survivors: list[bytes], corpus: Corpus, config: DedupConfig
 ) -> pa.Table:
-    number, levels = len(fates), fates[:, 3].astype(np.int64)
+    levels = fates[:, 3].astype(np.int64)
     kinds, kind = np.unique(np.stack([levels, corpus.where(fates[:, 1])], axis=1), axis=0, return_inverse=True)
-    details = [_detail(int(level), corpus.pieces[at]) for level, at in kinds]
     kind = pa.array(kind.reshape(-1))
-    return pa.Table.from_pydict(
-        {
-            "id": gone["id"],
-            "url": gone["url"],
-            "source": gone["source"],
-            "stage": pa.repeat("dedup", number),
-            "verdict": pa.repeat("dropped", number),
-            "rule": pa.array([RULES[int(level)] for level, _ in kinds], pa.string()).take(kind),
-            "score": np.ascontiguousarray(fates[:, 2]).view(np.float64),
-            "threshold": pa.array(
-                np.where(levels == URL, context.config.url_threshold, context.config.threshold), mask=levels == EXACT
-            ),
-            "survivor_id": survivors,
-            "detail": pa.array(details, pa.string()).take(kind),
-        },
-        schema=LEDGER_SCHEMA,
+    thresholds = np.where(levels == URL, config.url_threshold, config.threshold)
+    return fates_table(
+        gone,
+        STAGE_NAME,
+        "dropped",
+        rule=pa.array([RULES[int(level)] for level, _ in kinds], pa.string()).take(kind),
+        score=np.ascontiguousarray(fates[:, 2]).view(np.float64),
+        threshold=pa.array(thresholds, mask=levels == EXACT),
+        survivor_id=survivors,
+        detail=pa.array([_detail(int(level), corpus.pieces[at]) for level, at in kinds], pa.string()).take(kind),
     )
 
 
-def _detail(level: int, piece: Piece) -> str:
+def _detail(level: int, piece: CorpusFile) -> str:
     what = {
         URL: "the survivor has the same address and much of the shorter text",
         EXACT: "the survivor has the same text",
@@ -229,7 +198,7 @@ def _detail(level: int, piece: Piece) -> str:
     return f"{what[level]}; it is in {piece.snapshot or 'this dataset'}, {piece.name}"
 
 
-def write_index(piece: Piece, stays: NDArray[np.bool_], context: UnitContext) -> None:
+def write_index(piece: CorpusFile, stays: NDArray[np.bool_], context: UnitContext) -> None:
     """The flat arrays of the documents that stay; ``FIRST`` counted anew."""
     bands, rows = context.config.shape
     kept = int(stays.sum())

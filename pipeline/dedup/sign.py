@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
 from pipeline.dedup.config import DedupConfig
-from pipeline.dedup.corpus import Corpus, Piece, corpus_of, number_in
+from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter
 from pipeline.dedup.flat import RangeReader, read_rows, write_array
 from pipeline.dedup.urls import normalise_url
@@ -48,7 +48,7 @@ def key_partitions(config: DedupConfig, total_bytes: int) -> int:
     return int(min(4096, max(2, -(-3 * total_bytes // config.budget))))
 
 
-def keyed_file(work_root: str, level: str, piece: Piece) -> str:
+def keyed_file(work_root: str, level: str, piece: CorpusFile) -> str:
     folder = f"earlier/{piece.snapshot}/{piece.name}" if piece.snapshot else piece.name
     return f"{work_root}/steps/sign/{folder}.{level}"
 
@@ -97,14 +97,14 @@ def partition_of(keys: NDArray[np.uint64], partitions: int) -> NDArray[np.int64]
     return ((keys >> np.uint64(32)) * np.uint64(partitions) >> np.uint64(32)).astype(np.int64)
 
 
-def _earlier_cards(piece: Piece, rows: int = 1 << 16) -> Iterator[NDArray[np.uint64]]:
+def _earlier_cards(piece: CorpusFile, rows: int = 1 << 16) -> Iterator[NDArray[np.uint64]]:
     with RangeReader(f"{piece.arrays}.cards") as reader:
         for begin in range(0, piece.rows, rows):
             cards = read_rows(reader, np.uint64, c.CARD, begin, min(begin + rows, piece.rows))
             yield cards.astype(np.uint64, copy=False)
 
 
-def _new_cards(piece: Piece, context: UnitContext, corpus: Corpus) -> Iterator[NDArray[np.uint64]]:
+def _new_cards(piece: CorpusFile, context: UnitContext, corpus: Corpus) -> Iterator[NDArray[np.uint64]]:
     """Compute and write the arrays of a file; yields its cards batch by batch."""
     signer = Signer.create(context.config)
     source = context.inputs["quality"].url(f"data/{piece.name}.parquet")

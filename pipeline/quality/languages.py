@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from infra.stage import Receipt
+from pipeline.document import source_of
 
 KEPT = "kept"
 CHOSEN = frozenset({"language", "language_score", "classifier"})
@@ -33,7 +34,7 @@ def lost_languages(receipts: Iterable[Receipt]) -> Iterator[str]:
     """A sentence for each language of a source that nearly all fell to one rule, from units that wrote ``data/<source>/…``."""
     totals: dict[tuple[str, str], Counter[str]] = {}
     for receipt in receipts:
-        sources = {output.path.split("/")[1] for output in receipt.outputs if output.path.startswith("data/")}
+        sources = {source_of(output.path) for output in receipt.outputs if output.path.startswith("data/")}
         for name, number in receipt.metrics.items():
             if name.startswith(_PREFIX):
                 _, language, fate = name.split(":", 2)

@@ -44,11 +44,6 @@ def measure(batch: Batch) -> Columns:
     }
 
 
-def measure_names() -> tuple[str, ...]:
-    """The columns of ``measure``, in order."""
-    return tuple(measure(Batch([], [], [])))
-
-
 def as_arrow(column: Floats | Ints) -> pa.Array:
     """A column as it is stored: NaN becomes null."""
     if column.dtype.kind == "f":

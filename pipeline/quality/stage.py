@@ -20,13 +20,13 @@ from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset
-from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.document import read_batches, source_of
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
-from pipeline.ledger import LEDGER_SCHEMA
+from pipeline.ledger import documents_and_fates
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
 from pipeline.quality.languages import lost_languages
-from pipeline.quality.select import Selection, select, unmeasured
+from pipeline.quality.select import Criteria, select, unmeasured
 
 BATCH_ROWS = 1024
 
@@ -49,10 +49,10 @@ def score_units(context: StageContext) -> Iterable[Unit]:
 
 def score_process(unit: Unit, context: UnitContext) -> Counts:
     path = str(unit.payload["path"])
-    selection = Selection.of(rules_for(context.config, source_of(path)), None)
+    criteria = Criteria.of(rules_for(context.config, source_of(path)), None)
     scores = [np.zeros(0, np.float32)]
     for attributes in read_batches(context.inputs["attributes"].url(path), batch_rows=BATCH_ROWS):
-        scores.append(attributes.column("quality").to_numpy(zero_copy_only=False)[selection.passed(attributes)])
+        scores.append(attributes.column("quality").to_numpy(zero_copy_only=False)[criteria.passed(attributes)])
     with context.intermediate(path) as target:
         pq.write_table(score_histogram(source_of(path), np.concatenate(scores)), target)
     return Counts()
@@ -88,24 +88,18 @@ def select_units(context: StageContext) -> Iterable[Unit]:
 def select_process(unit: Unit, context: UnitContext) -> Counts:
     path = str(unit.payload["path"])
     classifier = unit.payload["classifier"]
-    selection = Selection.of(
+    criteria = Criteria.of(
         rules_for(context.config, source_of(path)), classifier if isinstance(classifier, float) else None
     )
-    counts, by_language = Counts(), Counter[str]()
-    with (
-        context.output(path) as data,
-        context.output(f"ledger/{path.removeprefix('data/')}") as ledger,
-        pq.ParquetWriter(data, DOCUMENT_SCHEMA, compression="zstd") as data_writer,
-        pq.ParquetWriter(ledger, LEDGER_SCHEMA, compression="zstd") as ledger_writer,
-    ):
+    by_language = Counter[str]()
+    with documents_and_fates(context, path.removeprefix("data/"), level=1, ledger_level=1) as file:
         for documents, attributes in _side_by_side(context.inputs, path, bool(unit.payload["measured"])):
-            part = unmeasured(documents) if attributes is None else select(documents, attributes, selection)
-            data_writer.write_table(part.kept)
-            ledger_writer.write_table(part.ledger)
-            counts = counts + part.counts
+            part = unmeasured(documents) if attributes is None else select(documents, attributes, criteria)
+            file.keep(part.kept)
+            file.lose(part.fates)
             by_language += part.by_language
     context.metrics |= {name: float(number) for name, number in sorted(by_language.items())}
-    return counts
+    return file.counts
 
 
 def _side_by_side(
@@ -130,11 +124,6 @@ def _side_by_side(
         start += documents.num_rows
     if attributes is not None and start != attributes.num_rows:
         raise mismatch
-
-
-def source_of(path: str) -> str:
-    """The source of ``data/<source>/<file>``."""
-    return path.split("/")[1]
 
 
 def finalize(context: StageContext) -> None:

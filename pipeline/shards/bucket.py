@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ledger import Fate, ledger_writer
+from pipeline.ledger import Fate, fate, ledger_writer
 from pipeline.shards.format import LINEAGE_SCHEMA, Row
 from pipeline.shards.keys import STRIDE, arc, copies
 from pipeline.shards.order import row_at
@@ -95,19 +95,20 @@ def gather_held_out(files: Iterable[TokenFile], bound: int) -> Bucket:
 
 
 def _left_out(batch: pa.RecordBatch, source: str, rate: float) -> list[Fate]:
+    detail = f"the mixture takes {rate:.4f} of {source}"
     return [
-        {
-            "id": document,
-            "url": url,
-            "source": source,
-            "stage": STAGE_NAME,
-            "verdict": "dropped",
-            "rule": MIXTURE_CAP,
-            "score": choice / 2**64,
-            "threshold": rate,
-            "detail": f"the mixture takes {rate:.4f} of {source}",
-        }
-        for document, url, choice in zip(
+        fate(
+            STAGE_NAME,
+            "dropped",
+            MIXTURE_CAP,
+            document,
+            url,
+            source,
+            score=place / 2**64,
+            threshold=rate,
+            detail=detail,
+        )
+        for document, url, place in zip(
             batch.column("id").to_pylist(),
             batch.column("url").to_pylist(),
             batch.column("choice").to_pylist(),

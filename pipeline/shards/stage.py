@@ -13,7 +13,6 @@ group or one bucket at a time.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, file_sizes, write_bytes
+from pipeline.document import source_of
 from pipeline.shards.append import UNIGRAMS, Earlier, adopt, adopt_units
 from pipeline.shards.bucket import (
     MIXTURE_CAP,
@@ -108,16 +108,14 @@ def _groups(files: Sequence[OutputFile], limit: float) -> Iterator[tuple[str, li
     """Files of one source in groups of about ``limit`` bytes."""
     group: list[OutputFile] = []
     for file in files:
-        if group and (_source(file) != _source(group[0]) or sum(entry.bytes for entry in group) + file.bytes > limit):
-            yield _source(group[0]), group
+        if group and (
+            source_of(file.path) != source_of(group[0].path) or sum(entry.bytes for entry in group) + file.bytes > limit
+        ):
+            yield source_of(group[0].path), group
             group = []
         group.append(file)
     if group:
-        yield _source(group[0]), group
-
-
-def _source(file: OutputFile) -> str:
-    return PurePosixPath(file.path).parts[1]
+        yield source_of(group[0].path), group
 
 
 def _tokenise_units(context: StageContext) -> Iterator[Unit]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from infra.store.cache import local_file
 from pipeline.document import read_batches
-from pipeline.ledger import Fate
+from pipeline.ledger import Fate, fate
 from pipeline.shards.format import token_type
 from pipeline.shards.keys import held_numbers, ring_keys
 from pipeline.tokenizer.model import Tokenizer
@@ -65,9 +65,20 @@ class Tokenised:
         kept = [index for index, tokens in enumerate(encoded) if len(tokens) >= self.min_tokens]
         if kept:
             self._keep(batch.take(pa.array(kept)), [encoded[index] for index in kept], tokenizer)
+        least = self.min_tokens
         return [
-            self._too_few(ids[index], urls[index], len(encoded[index]))
-            for index in sorted(set(range(len(ids))) - set(kept))
+            fate(
+                STAGE_NAME,
+                "dropped",
+                TOO_FEW_TOKENS,
+                ids[at],
+                urls[at],
+                self.source,
+                score=len(tokens),
+                threshold=least,
+            )
+            for at, tokens in enumerate(encoded)
+            if len(tokens) < least
         ]
 
     def _keep(self, batch: pa.RecordBatch, encoded: list[list[int]], tokenizer: Tokenizer) -> None:
@@ -99,18 +110,6 @@ class Tokenised:
                 schema=schema,
             )
         )
-
-    def _too_few(self, document: bytes, url: str | None, tokens: int) -> Fate:
-        return {
-            "id": document,
-            "url": url,
-            "source": self.source,
-            "stage": STAGE_NAME,
-            "verdict": "dropped",
-            "rule": TOO_FEW_TOKENS,
-            "score": tokens,
-            "threshold": self.min_tokens,
-        }
 
 
 def tokenise(url: str, tokenizer: Tokenizer, into: Tokenised) -> list[Fate]:

@@ -7,7 +7,6 @@ not pass (404, a file that changed) is one clear sentence. Only the standard lib
 
 import http.client
 import io
-import json
 import os
 import random
 import time
@@ -17,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
-from typing import Any
 
 from infra.errors import InputError
 
@@ -51,14 +49,6 @@ def fetch(url: str, patience: Patience = Patience(), *, limit: int = 1 << 30) ->
     if len(data) > limit:
         raise InputError(f"the answer is larger than {limit} bytes", where=url)
     return data
-
-
-def fetch_json(url: str, patience: Patience = Patience()) -> Any:
-    data = fetch(url, patience)
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise InputError(f"the answer is not JSON: {error}", where=url) from error
 
 
 def download(url: str, target: Path, patience: Patience = Patience()) -> Path:

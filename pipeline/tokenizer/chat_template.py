@@ -1,4 +1,4 @@
-"""How a chat is written down, once as Jinja for Hugging Face and once in Python.
+"""How a chat is written down, as Jinja for Hugging Face.
 
     <s><|system|>…<|end|><|user|>…<|end|><|assistant|>…<|end|>
 
@@ -11,12 +11,6 @@ training programs know what to teach (``return_assistant_tokens_mask``, TRL's ``
 The written form is for people and for Hugging Face. In our own code a chat is made of ids (the words encoded, the
 special tokens added by id), so a message that spells ``<|end|>`` cannot end its own turn.
 """
-
-from collections.abc import Mapping, Sequence
-
-from pipeline.tokenizer.model import ASSISTANT, BOS, END
-
-ROLES = ("system", "user", "assistant")
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -31,12 +25,3 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
-def render_chat(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
-    """The same text as ``CHAT_TEMPLATE`` gives. Raises ValueError for an unknown role."""
-    for message in messages:
-        if message["role"] not in ROLES:
-            raise ValueError(f"a message has the role {message['role']}; known are {', '.join(ROLES)}")
-    turns = "".join(f"<|{message['role']}|>{message['content'].strip()}{END}" for message in messages)
-    return BOS + turns + (ASSISTANT if add_generation_prompt else "")

@@ -12,6 +12,7 @@ from infra.config import Config
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.files import write_bytes
+from pipeline.document import source_of
 from pipeline.tokenizer.fertility import SourceFertility, measure
 from pipeline.tokenizer.hugging_face import hub_files, hub_tokenizer
 from pipeline.tokenizer.model import MODEL_FILE, SPECIALS, Tokenizer
@@ -40,7 +41,7 @@ def _sources(context: StageContext | UnitContext) -> dict[str, int]:
     """Bytes of each source's document files."""
     sizes: dict[str, int] = {}
     for output in context.inputs["redact"].files("data/", ".parquet"):
-        source = PurePosixPath(output.path).parts[1]
+        source = source_of(output.path)
         sizes[source] = sizes.get(source, 0) + (output.bytes if output.rows != 0 else 0)
     return sizes
 
@@ -53,7 +54,7 @@ def _quotas(context: StageContext | UnitContext) -> dict[str, Quota]:
 def _draw_units(context: StageContext) -> Iterator[Unit]:
     for output in context.inputs["redact"].files("data/", ".parquet"):
         if output.rows != 0:
-            source = PurePosixPath(output.path).parts[1]
+            source = source_of(output.path)
             payload = {"path": output.path, "source": source}
             yield unit_of_files(unit_id(output.path, output.digest), payload, [output], counted=False)
 

@@ -264,7 +264,6 @@ def test_a_url_is_found_in_every_row_that_saw_it(plain, documents) -> None:
     assert span.url is not None
     found = list(shards.find_url(span.url))
     assert span in found and {entry.document_id for entry in found} == {span.document_id}
-    assert found == list(shards.find_document(span.document_id))
     assert list(shards.find_url("https://nowhere.example/")) == []
 
 

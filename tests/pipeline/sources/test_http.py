@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import InputError
-from pipeline.sources.http import HttpFile, Patience, download, fetch, fetch_json
+from pipeline.sources.http import HttpFile, Patience, download, fetch
 from tests.pipeline.sources.mirror import Mirror, serve
 
 DATA = random.Random(1).randbytes(6_000_000)
@@ -115,12 +115,6 @@ def test_a_file_that_changes_meanwhile_is_noticed(mirror: Mirror) -> None:
         mirror.tags["data"] = '"two"'
         with pytest.raises(InputError, match="changed while it was read"):
             stream.read()
-
-
-def test_what_is_no_json_is_said(mirror: Mirror) -> None:
-    mirror.files["x.json"] = b"<html>"
-    with pytest.raises(InputError, match="not JSON"):
-        fetch_json(f"{mirror.url}/x.json", QUICK)
 
 
 def test_a_download_continues_where_it_broke(mirror: Mirror, tmp_path: Path) -> None:
