@@ -1,16 +1,18 @@
 """What a recipe's stages say of each other's sources, checked before anything runs.
 
-The names of sources tie stages together: quality rules, redaction policies, the classifier's sets of texts, the order of
-survivors and the mixture all name sources of ``ingest``. A name that fits none would be refused by its stage, hours later.
+The names and profiles of sources tie stages together: quality rules, redaction policies and the classifier's sets of texts
+go by either, the order of survivors and the mixture by names. What fits no source would be refused by its stage, hours later.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from flows.recipe_file import nearest
 from infra.errors import ConfigError
 from infra.planning import StageNode
+from pipeline.profiles import BySource, SourceProfile
 
 
 def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
@@ -22,6 +24,7 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
     for name in names:
         for stage, thing in (("quality", "set of quality rules"), ("redact", "redaction policy")):
             _check_covered(name, configs.get(stage), f"stages.{stage}.sources", thing, origin)
+    _check_text_sets(configs.get("classifier"), names, origin)
     for place, pattern in _named(configs):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
@@ -51,14 +54,38 @@ def _source_names(configs: dict[str, Any]) -> list[str]:
     return [source.name for source in configs["ingest"].sources] if "ingest" in configs else []
 
 
+def with_profiles(nodes: Sequence[StageNode]) -> list[StageNode]:
+    """The nodes, those whose settings go by profiles told the profiles of the recipe's sources."""
+    sources = [source for node in nodes if node.name == "ingest" for source in node.config.sources]  # type: ignore[attr-defined]
+    said = tuple(SourceProfile(source=each.name, profile=each.profile) for each in sources if each.profile)
+    return [
+        replace(node, config=node.config.model_copy(update={"profiles": said}))
+        if isinstance(node.config, BySource) and not node.config.profiles
+        else node
+        for node in nodes
+    ]
+
+
 def _check_covered(name: str, config: Any, place: str, thing: str, origin: str) -> None:
-    if config is not None and not any(fnmatchcase(name, entry.source) for entry in config.sources):
+    if config is not None and not any(config.fits(entry, name) for entry in config.sources):
         raise ConfigError(
             f"no {thing} covers the source {name!r}: {place} has entries for "
-            f"{', '.join(entry.source for entry in config.sources) or 'nothing'}",
+            f"{'; '.join(entry.described for entry in config.sources) or 'nothing'}",
             where=origin,
-            remedy=f"Add an entry with source: {name!r}, or one for '*'.",
+            remedy=f"Add an entry with source: {name!r}, or one without a source for all others.",
         )
+
+
+def _check_text_sets(config: Any, names: Sequence[str], origin: str) -> None:
+    """Sets of texts by profile; those by name are checked with all other names."""
+    for side in ("positives", "negatives") if config is not None else ():
+        for texts in getattr(config, side):
+            if texts.profile and not any(config.covers(texts, name) for name in names):
+                raise ConfigError(
+                    f"classifier.{side} wants sources of {texts.described}, and ingest has none",
+                    where=origin,
+                    remedy=f"Give one of {', '.join(names)} that profile, or name other classifier.{side}.",
+                )
 
 
 def _named(configs: dict[str, Any]) -> Iterable[tuple[str, str]]:

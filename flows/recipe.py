@@ -8,12 +8,14 @@
       workers: 2
     stages:
       dedup: {bands: 14, rows: 8}
+      tokenizer: {use: tokenizer/0123456789ab}   # a published dataset, as it is, in the stage's place
       ...
 
 A stage's section is validated by the stage's own configuration model. A mistake is reported with the file, the key and
 the allowed values.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows.checks import check_sources
+from flows.checks import check_sources, with_profiles
 from flows.machines import ExecutionSettings
 from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.scale import apply_scale
@@ -33,9 +35,10 @@ from infra.errors import ConfigError
 from infra.planning import StageNode, check_graph
 
 if TYPE_CHECKING:
-    from pipeline.sources.contract import SourceConfig
+    from pipeline.sources.common_crawl import CommonCrawlSource
     from training.scale import ScalePlan
 
+FINGERPRINT = re.compile("[0-9a-f]{12}")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -67,7 +70,7 @@ class Recipe:
         return stem if bundled else str(Path(self.origin).resolve())
 
     @property
-    def crawl_sources(self) -> "list[SourceConfig]":
+    def crawl_sources(self) -> "list[CommonCrawlSource]":
         """The sources that are read from a crawl by its name."""
         config: Any = next((node.config for node in self.nodes if node.name == "ingest"), None)
         return [source for source in config.sources if source.kind == "common_crawl"] if config else []
@@ -103,7 +106,8 @@ def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
             where=recipe.origin,
             remedy=f"Its stages are: {', '.join(node.name for node in recipe.nodes)}.",
         )
-    nodes = tuple(StageNode(node.stage, config) if node.name == stage else node for node in recipe.nodes)
+    changed = [replace(node, config=config) if node.name == stage else node for node in recipe.nodes]
+    nodes = tuple(with_profiles(changed))
     check_graph(nodes)
     check_sources(nodes, recipe.origin)
     return replace(recipe, nodes=nodes)
@@ -128,8 +132,10 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
             # It shows what the recipe runs, unless told otherwise.
             if name == "report" and isinstance(section, Mapping):
                 section = {"stages": [each for each in sections if each != "report"], **section}
+            use, section = _used(name, section, origin)
             config = _validate(stage.config, section, f"stages.{name}", origin)
-            nodes.append(StageNode(stage, config))
+            nodes.append(StageNode(stage, config, use))
+    nodes = with_profiles(nodes)
     try:
         check_graph(nodes)
     except ConfigError as error:
@@ -216,6 +222,20 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     target[parts[-1]] = value
 
 
+def _used(stage: str, section: Any, origin: str) -> tuple[str, Any]:
+    """The published dataset that a section takes in its stage's place (none: an empty string), and the rest of it."""
+    if not isinstance(section, Mapping) or "use" not in section:
+        return "", section
+    fingerprint = str(section["use"]).removeprefix(f"{stage}/")
+    if not FINGERPRINT.fullmatch(fingerprint):
+        raise ConfigError(
+            f"stages.{stage}.use = {section['use']!r} is no dataset of stage {stage}",
+            where=origin,
+            remedy=f"Write {stage}/ and the fingerprint that `headwater status` shows.",
+        )
+    return f"{stage}/{fingerprint}", {key: value for key, value in section.items() if key != "use"}
+
+
 def _validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
     if not isinstance(section, Mapping):
         raise ConfigError(f"{key} must be a mapping", where=origin, remedy=_allowed_keys(model))
@@ -227,26 +247,39 @@ def _validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
 
 def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: str) -> ConfigError:
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    owner, path = _owner(model, first["loc"])
     place = ".".join((key, *path))
     if first["type"] == "extra_forbidden":
-        owner = _owner(model, path[:-1])
         remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
         return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
+    if first["type"] == "value_error" and isinstance(first.get("input"), (Mapping, BaseModel)):
+        return ConfigError(f"{place}: {first['ctx']['error']}", where=origin)
     given = str(first.get("input"))[:80]
     message = first["msg"][0].lower() + first["msg"][1:]
     return ConfigError(f"{place} = {given!r}: {message}", where=origin)
 
 
-def _owner(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    """The nested model in which a key stands."""
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None:
+def _owner(model: type[BaseModel], location: Sequence[str | int]) -> tuple[type[BaseModel], list[str]]:
+    """The nested model in which the last key of a location stands, and the keys to it as a recipe has them.
+
+    A location also names the kind of a model that was chosen by its kind.
+    """
+    choices: list[type[BaseModel]] = []
+    keys: list[str] = []
+    for part in location[:-1]:
+        chosen = next((each for each in choices if part in _kinds(each)), None)
+        if chosen is not None:
+            model, choices = chosen, []
             continue
-        nested = next((m for m in _models_in(field.annotation)), None)
-        model = nested or model
-    return model
+        keys.append(str(part))
+        if isinstance(part, str) and part in model.model_fields:
+            choices = _models_in(model.model_fields[part].annotation)
+            model = choices[0] if choices else model
+    return model, [*keys, *map(str, location[-1:])]
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

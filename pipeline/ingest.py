@@ -17,17 +17,17 @@ from infra.errors import ConfigError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
-from pipeline.document import document_writer
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.extract.page import ExtractConfig
 from pipeline.extract.url_rules import read_url_rules
 from pipeline.fasttext_model import digest_of, local_copy
-from pipeline.ledger import ledger_writer
+from pipeline.ledger import documents_and_fates
+from pipeline.profiles import Profile
 from pipeline.source_balance import DAMAGED, check_sources, damage_sentences
+from pipeline.sources.code import CodeSource
 from pipeline.sources.contract import (
     DAMAGE,
     EMPTY_FILE,
-    Archive,
     Outcome,
     Part,
     Reading,
@@ -37,14 +37,23 @@ from pipeline.sources.contract import (
     lost,
 )
 from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
-from pipeline.sources.registry import SOURCES
-from pipeline.sources.tables import check_columns, columns_of_file, missing_column
+from pipeline.sources.registry import SOURCES, AnySource
+from pipeline.sources.tables import JsonlSource
+from pipeline.sources.warc import WarcSource
+from pipeline.sources.wikipedia import WikipediaSource
 
 SAMPLE_SOURCES = (
-    SourceConfig(name="wikipedia", kind="wikipedia", address="dataset://sample/wikipedia/enwiki.xml.bz2"),
-    SourceConfig(name="web", kind="warc", address="dataset://sample/web/pages.warc.gz", part_bytes=2_000_000),
-    SourceConfig(name="code", kind="code", address="dataset://sample/code/stdlib.tar.gz", license="PSF-2.0"),
-    SourceConfig(name="texts", kind="jsonl", address="dataset://sample/texts/*.jsonl", id_column="id", language="en"),
+    WikipediaSource(name="wikipedia", kind="wikipedia", address="dataset://sample/wikipedia/enwiki.xml.bz2"),
+    WarcSource(name="web", kind="warc", address="dataset://sample/web/pages.warc.gz", part_bytes=2_000_000),
+    CodeSource(name="code", kind="code", address="dataset://sample/code/stdlib.tar.gz", license="PSF-2.0"),
+    JsonlSource(
+        name="texts",
+        kind="jsonl",
+        address="dataset://sample/texts/*.jsonl",
+        profile=Profile.NONE,  # excerpts of articles and pages that were cleaned before
+        id_column="id",
+        language="en",
+    ),
 )
 
 
@@ -52,12 +61,14 @@ UNSEEN = "unseen "
 """Head of the names of metrics that count what gave no text (``Reading.unseen``)."""
 MOST_UNSEEN = 300
 """So many names are counted, of a unit and in all."""
+UNKNOWN_SIZE = 64_000_000
+"""Stands for the bytes of an archive that are known only when it is read, in estimates of the remaining time."""
 
 
 class IngestConfig(Config):
     """Where documents come from and how pages become text."""
 
-    sources: tuple[SourceConfig, ...] = Field(default=SAMPLE_SOURCES, min_length=1, description="The sources to read.")
+    sources: tuple[AnySource, ...] = Field(default=SAMPLE_SOURCES, min_length=1, description="The sources to read.")
     extract: ExtractConfig = Field(default=ExtractConfig(), description="How pages become text.")
     language_model: str = Field(
         default="dataset://sample/lid.176.ftz",
@@ -93,12 +104,11 @@ def external(config: IngestConfig) -> Json:
     listing them on every plan would need the network (change the address, or run with ``--force``)."""
     found: dict[str, Json] = {}
     for source in config.sources:
-        identity = SOURCES[source.kind].identity
-        if identity is not None and (held := identity(source)) is not None:
+        reader = SOURCES[source.kind]
+        if reader.identity is not None and (held := reader.identity(source)) is not None:
             found[source.name] = held
-        found_here = SOURCES[source.kind].listed and dataset_role(source.address) is None
-        if found_here and not is_http(source.address) and is_local(source.address):
-            archives = local_archives(source.address, folders=source.kind == "code")
+        if reader.listed and _lies_here(source):
+            archives = local_archives(source.address, folders=reader.folders)
             if not archives:
                 raise no_archive(source.address)
             listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
@@ -110,41 +120,31 @@ def external(config: IngestConfig) -> Json:
     return found or None
 
 
+def _lies_here(source: SourceConfig) -> bool:
+    """Whether its address means files of this machine."""
+    return dataset_role(source.address) is None and not is_http(source.address) and is_local(source.address)
+
+
 def check(config: IngestConfig) -> None:
-    """The columns that tables are mapped by, looked up in the first file of each that lies on this machine.
-
-    Rows of JSON lines may lack a column each; that no row of a whole megabyte has the text is a mistake in the map.
-    """
+    """The first file of each source that lies on this machine, as far as its kind can be checked: the columns of tables."""
     for source in config.sources:
-        if source.kind not in ("jsonl", "parquet") or dataset_role(source.address) or not is_local(source.address):
-            continue
-        archives = local_archives(source.address)
-        names = _columns(archives[0], source) if archives else None
-        if names is not None and source.kind == "parquet":
-            check_columns(source, names, archives[0].url)
-        elif names is not None and source.text_column not in names:
-            raise missing_column(source.text_column, names, archives[0].url)
-
-
-def _columns(archive: Archive, source: SourceConfig) -> set[str] | None:
-    """None of a file that cannot be read: the run tells, and what it loses may be tolerated."""
-    try:
-        return columns_of_file(archive, source)
-    except (InputError, OSError):
-        return None
+        look = SOURCES[source.kind].check
+        archives = local_archives(source.address) if look is not None and _lies_here(source) else []
+        if look is not None and archives:
+            look(source, archives[0])
 
 
 def units(context: StageContext) -> Iterator[Unit]:
     config: IngestConfig = context.config
     for source in config.sources:
-        kind = SOURCES[source.kind]
-        archives = find_archives(source.address, context.inputs, folders=source.kind == "code") if kind.listed else []
-        for part in kind.parts(source, archives):
+        reader = SOURCES[source.kind]
+        archives = find_archives(source.address, context.inputs, folders=reader.folders) if reader.listed else []
+        for part in reader.parts(source, archives):
             archive = part.archive
             yield Unit(
                 unit_id(source.name, archive.name, archive.size, archive.digest, part.start, part.end),
                 {"source": source.name, "part": part.to_json()},
-                weight=_bytes_of(part) or source.part_bytes,
+                weight=_bytes_of(part) or UNKNOWN_SIZE,
                 files=(archive.name,),
                 bytes=_bytes_of(part) or None,
             )
@@ -162,42 +162,30 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     source = next(source for source in config.sources if source.name == unit.payload["source"])
     reading = Reading(source, config.extract, language_model_of(config, context.inputs, context.scratch))
     part = Part.from_json(unit.payload["part"])
-    path = f"{source.name}/{unit.id}.parquet"
-    kept = failed = characters = broken = 0
-    dropped: Counter[str] = Counter()
-    with (
-        context.output(f"data/{path}") as data,
-        context.output(f"ledger/{path}") as ledger,
-        document_writer(data) as documents,
-        ledger_writer(ledger) as fates,
-    ):
+    characters = broken = 0
+    with documents_and_fates(context, f"{source.name}/{unit.id}.parquet") as file:
         for outcome in _unblocked(_outcomes(part, reading), config):
-            if not is_fate(outcome):
-                documents.write(outcome)
-                kept += 1
-                characters += len(outcome["text"])
-                continue
-            fates.write(outcome)
-            broken += outcome["rule"] in DAMAGE
-            if outcome["verdict"] == "failed":
-                failed += 1
+            if is_fate(outcome):
+                file.lose(outcome)
+                broken += outcome["rule"] in DAMAGE
             else:
-                dropped[outcome["rule"]] += 1
+                file.keep(outcome)
+                characters += len(outcome["text"])
     context.metrics["bytes"] = _bytes_of(part)
     context.metrics["characters"] = characters
     context.metrics[DAMAGED] = broken
     most = sorted(reading.unseen.items(), key=lambda item: (-item[1], item[0]))[:MOST_UNSEEN]
     context.metrics |= {f"{UNSEEN}{name}": number for name, number in most if number}
-    return Counts(kept + sum(dropped.values()) + failed, kept, dict(sorted(dropped.items())), failed)
+    return file.counts
 
 
-def _outcomes(part: Part, reading: Reading) -> Iterator[Outcome]:
+def _outcomes(part: Part, reading: Reading[SourceConfig]) -> Iterator[Outcome]:
     """What the reader finds; of a file without a byte, which some programs write for a share of nothing, that it is so."""
-    kind, archive = SOURCES[reading.source.kind], part.archive
-    if kind.listed and not archive.size and not is_http(archive.url):
+    reader, archive = SOURCES[reading.source.kind], part.archive
+    if reader.listed and not archive.size and not is_http(archive.url):
         yield damaged(reading.source.name, archive.name, EMPTY_FILE, 0, 0, "the file is empty")
     else:
-        yield from kind.read(part, reading)
+        yield from reader.read(part, reading)
 
 
 def _unblocked(outcomes: Iterator[Outcome], config: IngestConfig) -> Iterator[Outcome]:

@@ -22,6 +22,8 @@ from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile
 from infra.store.manifest import CountsRecord, InputRecord, Manifest, UnitsRecord, output_digest, write_manifest
+from pipeline.ingest import IngestConfig
+from pipeline.profiles import Profile, SourceProfile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -74,6 +76,19 @@ def adopt_dataset(root: Path, name: str, outputs: list[OutputFile], counts: Coun
     )
     write_manifest(str(root), manifest)
     return Dataset.open(str(root))
+
+
+def source_config(**options: Any) -> Any:
+    """A source as a recipe gives it."""
+    return IngestConfig(sources=(options,)).sources[0]
+
+
+def profiles(**given: str) -> tuple[SourceProfile, ...]:
+    """The profiles of sources: ``profiles(web="web")``."""
+    return tuple(SourceProfile(source=source, profile=Profile(profile)) for source, profile in given.items())
+
+
+PROFILES = profiles(web="web", wikipedia="encyclopedia", code="code")
 
 
 def run_shard_stage(

@@ -1,19 +1,23 @@
 """What the quality classifier is trained on, and how."""
 
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from infra.config import Config, Execution
 from pipeline.language import LanguageConfig
+from pipeline.profiles import BySource, Profile
 from pipeline.quality.rules import Preset
 
 
 class TextSet(Config):
-    """A set of texts: the documents of a source of this run, or a file."""
+    """A set of texts: the documents of sources of this run, or a file."""
 
+    profile: Profile | None = None
+    """All sources of the ingest dataset that are of this profile."""
     source: str = ""
-    """Name of a source of the ingest dataset; * and ? stand for anything."""
+    """Or those of this name; * and ? stand for anything."""
     file: Annotated[str, Execution()] = ""
     """Or the address of a .jsonl, .jsonl.gz or .parquet file from outside; its content, not its place, is its identity."""
     column: str = "text"
@@ -22,18 +26,24 @@ class TextSet(Config):
     """Only rows of the file for which this column = value holds: label=1."""
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "TextSet":
-        if bool(self.source) == bool(self.file):
-            raise ValueError("a text set names either a source or a file")
+    def _one_of_three(self) -> "TextSet":
+        if bool(self.source) + bool(self.file) + bool(self.profile) != 1:
+            raise ValueError("a text set names a profile, a source or a file")
         return self
 
+    @property
+    def described(self) -> str:
+        if self.profile:
+            return f"profile `{self.profile}`"
+        return f"source `{self.source}`" if self.source else f"file `{self.file.rsplit('/', 1)[-1]}`"
 
-class ClassifierConfig(Config):
+
+class ClassifierConfig(BySource):
     """Sets of texts, how they are cut and balanced, and fastText's own settings."""
 
-    positives: tuple[TextSet, ...] = Field(default=(TextSet(source="wiki*"),), min_length=1)
+    positives: tuple[TextSet, ...] = Field(default=(TextSet(profile=Profile.ENCYCLOPEDIA),), min_length=1)
     """Text as it should be."""
-    negatives: tuple[TextSet, ...] = Field(default=(TextSet(source="web*"),), min_length=1)
+    negatives: tuple[TextSet, ...] = Field(default=(TextSet(profile=Profile.WEB),), min_length=1)
     """Text as it comes."""
     language: LanguageConfig = LanguageConfig()
     """Tells the languages apart: some rules hold for a language, and the report shows scores by language."""
@@ -66,3 +76,9 @@ class ClassifierConfig(Config):
     """Hash buckets of the n-grams: model size is about (words + buckets) x dimension x 4 bytes."""
     min_count: int = Field(default=1, ge=1)
     """Words that occur less often are not features."""
+
+    def covers(self, texts: TextSet, source: str) -> bool:
+        """Whether a set takes the documents of a source."""
+        if texts.profile is not None:
+            return texts.profile == self.profile_of(source)
+        return bool(texts.source) and fnmatchcase(source, texts.source)

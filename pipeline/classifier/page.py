@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipeline.charts import Line, line_chart
-from pipeline.classifier.config import ClassifierConfig, TextSet
+from pipeline.classifier.config import ClassifierConfig
 from pipeline.classifier.model import MODEL_FILE
 
 STYLE = """
@@ -114,8 +114,8 @@ probability of `good`. Texts must be prepared as `pipeline.classifier.model.prep
 | file | `{MODEL_FILE.removeprefix("data/")}` |
 | SHA-256 | `{figures["model_sha256"]}` |
 | trained on ingest | `{ingest_digest}` |
-| good | {", ".join(map(_set_name, config.positives))}: {material["good_documents"]:,} documents |
-| ordinary | {", ".join(map(_set_name, config.negatives))}: {material["ordinary_documents"]:,} documents |
+| good | {", ".join(texts.described for texts in config.positives)}: {material["good_documents"]:,} documents |
+| ordinary | {", ".join(texts.described for texts in config.negatives)}: {material["ordinary_documents"]:,} documents |
 | rules that sort the ordinary texts | {", ".join(config.rules) if material["negatives_sorted_by_rules"] else "none"} |
 | passages | {material["passages_each_side"]:,} a side, of about {config.passage_words} words |
 | fastText | dimension {config.dimension}, {config.epochs} epochs, word n-grams to {config.word_ngrams}, \
@@ -126,7 +126,3 @@ probability of `good`. Texts must be prepared as `pipeline.classifier.model.prep
 The score ranks texts of the kind it was trained on; it is no measure of truth, and what it prefers beyond quality is
 in `report.html`: look there before choosing a threshold, and choose it as a share to keep, not as a score.
 """
-
-
-def _set_name(texts: TextSet) -> str:
-    return f"source `{texts.source}`" if texts.source else f"file `{texts.file.rsplit('/', 1)[-1]}`"

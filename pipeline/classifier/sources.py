@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,10 +13,9 @@ from infra.errors import InputError
 from pipeline.classifier.config import TextSet
 from pipeline.classifier.corpus import Sample, rank_of
 from pipeline.classifier.model import LONGEST
-from pipeline.compression import read_lines
 from pipeline.document import read_batches
 from pipeline.language import LanguageDetector
-from pipeline.sources.tables import rows_of
+from pipeline.sources.tables import rows_of_file
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -50,7 +48,7 @@ def documents(url: str, good: bool, seed: int) -> Iterator[Sample]:
 
 def texts_of_file(texts: TextSet, good: bool, seed: int) -> Iterator[Sample]:
     """The texts of a file from outside. A document's id is a digest of its text."""
-    for row in _rows(texts):
+    for row in rows_of_file(texts.file):
         text = row.get(texts.column)
         if isinstance(text, bytes):  # no UTF-8, or of a column without a charset
             text = text.decode("utf-8", "replace")
@@ -68,23 +66,6 @@ def texts_of_file(texts: TextSet, good: bool, seed: int) -> Iterator[Sample]:
 def _wanted(row: dict[str, Any], where: str) -> bool:
     column, _, value = where.partition("=")
     return not where or str(row.get(column)) == value
-
-
-def _rows(texts: TextSet) -> Iterator[dict[str, Any]]:
-    if texts.file.endswith(".parquet"):
-        for batch in read_batches(texts.file, batch_rows=256):
-            yield from rows_of(batch)
-        return
-    for number, line in enumerate(read_lines(texts.file), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(
-                f"line {number} is not JSON: {error}", where=texts.file, remedy="One JSON object a line is wanted."
-            ) from error
-        yield row if isinstance(row, dict) else {}
 
 
 def with_languages(samples: list[Sample], detector: LanguageDetector) -> list[Sample]:

@@ -7,7 +7,6 @@ train    joins them, takes out what both sides share, cuts and balances passages
 
 import json
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from infra.config import Json
 from infra.errors import InputError
@@ -19,6 +18,7 @@ from pipeline.classifier.figures import Scored, report
 from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
 from pipeline.classifier.page import model_card, report_page
+from pipeline.document import source_of
 from pipeline.fasttext_model import digest_of, load_model
 from pipeline.language import language_external, language_inputs, open_detector
 
@@ -48,13 +48,13 @@ def sample_units(context: StageContext) -> Iterable[Unit]:
             found = [
                 file
                 for file in context.inputs["ingest"].files(suffix=".parquet")
-                if fnmatchcase(file.path.split("/")[1], texts.source)
+                if config.covers(texts, source_of(file.path))
             ]
             if not found:
                 raise InputError(
-                    f"the classifier wants documents of a source {texts.source!r}, and ingest has none",
+                    f"the classifier wants documents of {texts.described}, and ingest has none",
                     where=context.inputs["ingest"].root,
-                    remedy="Name other positives or negatives, or add that source.",
+                    remedy="Name other positives or negatives, or add such a source.",
                 )
             for file in found:
                 payload = {"good": good, "path": file.path}

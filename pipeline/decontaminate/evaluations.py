@@ -1,7 +1,6 @@
 """Reading evaluation sets: items with an id and some named texts."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,8 @@ import fsspec
 from infra.config import Json
 from infra.errors import ConfigError, InputError
 from infra.store.dataset import Dataset
-from pipeline.compression import read_lines
 from pipeline.decontaminate.config import EvaluationSet
-from pipeline.document import read_batches
-from pipeline.sources.tables import rows_of
+from pipeline.sources.tables import rows_of_file
 
 _DATASET = "dataset://"
 _HUB = "hf://"
@@ -92,26 +89,10 @@ def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[
     try:
         if address.startswith(_HUB):
             yield from _hugging_face(address)
-        elif address.endswith(".parquet"):
-            for batch in read_batches(address):
-                yield from rows_of(batch)
         else:
-            yield from _json_lines(address)
+            yield from rows_of_file(address)
     except FileNotFoundError:
         raise _absent(evaluation) from None
-
-
-def _json_lines(address: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(read_lines(address), start=1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"line {number} is not JSON: {error}", where=address) from None
-        if not isinstance(item, dict):
-            raise InputError(f"line {number} is not a JSON object", where=address)
-        yield item
 
 
 def _hugging_face(address: str) -> Iterator[Mapping[str, Any]]:

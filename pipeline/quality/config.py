@@ -1,19 +1,15 @@
 """The configuration of the selection: which rules hold for which source."""
 
-from fnmatch import fnmatchcase
-
 from pydantic import Field, model_validator
 
-from infra.config import Config
 from infra.errors import ConfigError
+from pipeline.profiles import CHOICES, BySource, Profile, SourceEntry, entry_for
 from pipeline.quality.rules import Preset, Rule, rules_of
 
 
-class SourceRules(Config):
+class SourceRules(SourceEntry):
     """What a source's documents must meet."""
 
-    source: str = "*"
-    """Name of the source as in the recipe; * and ? stand for anything."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes that are kept; none: all of them."""
     language_score: float = Field(default=0.65, ge=0, le=1)
@@ -42,39 +38,30 @@ class SourceRules(Config):
 WEB_PRESETS = (Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY, Preset.C4_OPEN_LINES, Preset.FINEWEB_PAPER)
 
 
-class QualityConfig(Config):
+class QualityConfig(BySource):
     """Which documents are kept."""
 
     sources: tuple[SourceRules, ...] = (
-        SourceRules(source="web*", languages=("en",), presets=WEB_PRESETS),
-        SourceRules(source="wiki*", presets=(Preset.WIKIPEDIA,)),
-        SourceRules(source="code*", presets=(Preset.CODE,)),
-        SourceRules(source="*"),
+        SourceRules(profile=Profile.WEB, languages=("en",), presets=WEB_PRESETS),
+        SourceRules(profile=Profile.ENCYCLOPEDIA, presets=(Preset.WIKIPEDIA,)),
+        SourceRules(profile=Profile.CODE, presets=(Preset.CODE,)),
+        SourceRules(),
     )
-    """Rules by source: the first entry that matches a source's name holds for it."""
+    """Rules by source: the first entry that fits a source's name and profile holds for it."""
 
 
 def rules_for(config: QualityConfig, source: str) -> SourceRules:
     """The entry that holds for a source. Raises ConfigError if there is none."""
-    for entry in config.sources:
-        if fnmatchcase(source, entry.source):
-            return entry
-    raise ConfigError(
-        f"no quality rules are given for the source {source!r}",
-        where="quality.sources",
-        remedy="Add an entry for it, or one for '*'.",
-    )
+    return entry_for(config, config.sources, source, "quality.sources")
 
 
 def describe_selection(config: QualityConfig, source: str) -> list[str]:
     """What a user should know of a source's entry before relying on it: languages that go, or that nothing is asked."""
     entry = rules_for(config, source)
-    said = []
+    where = f"quality.sources, entry {entry.described}"
     if entry.languages:
-        languages = ", ".join(entry.languages)
-        said.append(f"{source}: only documents in {languages} are kept (quality.sources, entry {entry.source!r})")
-    if not entry.presets and not entry.languages and entry.keep_fraction is None:
-        said.append(
-            f"{source}: no quality rule holds for it, all of its documents pass (quality.sources, entry {entry.source!r})"
-        )
-    return said
+        return [f"{source}: only documents in {', '.join(entry.languages)} are kept ({where})"]
+    if entry.presets or entry.keep_fraction is not None:
+        return []
+    unsaid = "" if config.profile_of(source) else f"; nothing says what it is: give the source a profile ({CHOICES})"
+    return [f"{source}: no quality rule holds for it, all of its documents pass ({where}){unsaid}"]

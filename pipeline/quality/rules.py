@@ -4,8 +4,8 @@ A document is judged by the rules in order; the first that it fails decides and 
 nothing about a document whose attribute is undefined (no stop list for its language, no spaces between its words).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -50,21 +50,80 @@ class Preset(StrEnum):
     CODE = "code"
 
 
-def preset(name: Preset) -> tuple[Rule, ...]:
-    """The rules of a preset."""
-    return _PRESETS[name]()
+_C4 = (
+    Rule("c4_lorem_ipsum", "lorem_ipsum_lines", "at_most", 0),
+    Rule("c4_curly_brackets", "curly_brackets", "at_most", 0),
+)
+"""``c4_curly_brackets`` drops every page that shows code: leave it out (``without``) where code is wanted."""
 
+_FINEWEB = (
+    Rule("fineweb_punctuated_lines", "punctuated_lines", "at_least", 0.12),
+    Rule("fineweb_short_lines", "short_lines", "at_most", 0.67),
+    Rule("fineweb_duplicate_line_characters", "duplicate_line_characters", "at_most", 0.01),
+    Rule("fineweb_newlines", "newline_ratio", "at_most", 0.3),
+)
 
-def all_rules() -> dict[str, Rule]:
-    """Every rule of every preset, by name."""
-    return {rule.name: rule for name in Preset for rule in preset(name)}
+PRESETS: Mapping[Preset, tuple[Rule, ...]] = {
+    # Rae et al. 2021, A.1.1
+    Preset.GOPHER_QUALITY: (
+        Rule("gopher_words_min", "words", "at_least", 50),
+        Rule("gopher_words_max", "words", "at_most", 100_000),
+        Rule("gopher_word_length_min", "mean_word_length", "at_least", 3),
+        Rule("gopher_word_length_max", "mean_word_length", "at_most", 10),
+        Rule("gopher_hash_signs", "hash_sign_ratio", "at_most", 0.1),
+        Rule("gopher_ellipses", "ellipsis_ratio", "at_most", 0.1),
+        Rule("gopher_bullet_lines", "bullet_lines", "at_most", 0.9),
+        Rule("gopher_ellipsis_lines", "ellipsis_lines", "at_most", 0.3),
+        Rule("gopher_alphabetic_words", "alphabetic_words", "at_least", 0.8),
+        Rule("gopher_stop_words", "stop_words", "at_least", 2),
+    ),
+    # Rae et al. 2021, table A1
+    Preset.GOPHER_REPETITION: (
+        Rule("gopher_duplicate_lines", "duplicate_lines", "at_most", 0.30),
+        Rule("gopher_duplicate_paragraphs", "duplicate_paragraphs", "at_most", 0.30),
+        Rule("gopher_duplicate_line_characters", "duplicate_line_characters", "at_most", 0.20),
+        Rule("gopher_duplicate_paragraph_characters", "duplicate_paragraph_characters", "at_most", 0.20),
+        Rule("gopher_top_2gram_characters", "top_2gram_characters", "at_most", 0.20),
+        Rule("gopher_top_3gram_characters", "top_3gram_characters", "at_most", 0.18),
+        Rule("gopher_top_4gram_characters", "top_4gram_characters", "at_most", 0.16),
+        Rule("gopher_duplicate_5gram_characters", "duplicate_5gram_characters", "at_most", 0.15),
+        Rule("gopher_duplicate_6gram_characters", "duplicate_6gram_characters", "at_most", 0.14),
+        Rule("gopher_duplicate_7gram_characters", "duplicate_7gram_characters", "at_most", 0.13),
+        Rule("gopher_duplicate_8gram_characters", "duplicate_8gram_characters", "at_most", 0.12),
+        Rule("gopher_duplicate_9gram_characters", "duplicate_9gram_characters", "at_most", 0.11),
+        Rule("gopher_duplicate_10gram_characters", "duplicate_10gram_characters", "at_most", 0.10),
+    ),
+    # Raffel et al. 2020: sentences counted in lines that end in terminal punctuation
+    Preset.C4: (*_C4, Rule("c4_sentences", "c4_sentences", "at_least", 5)),
+    # C4 as FineWeb uses it: lines need not end in terminal punctuation
+    Preset.C4_OPEN_LINES: (*_C4, Rule("c4_sentences_open_lines", "c4_sentences_open_lines", "at_least", 5)),
+    # Penedo et al. 2024: as in the published code, and as in the paper, whose bound is ten times the code's
+    Preset.FINEWEB: _FINEWEB,
+    Preset.FINEWEB_PAPER: tuple(
+        replace(rule, threshold=0.1) if rule.attribute == "duplicate_line_characters" else rule for rule in _FINEWEB
+    ),
+    # Penedo et al. 2023, G.2: too much of the page was navigation
+    Preset.REFINEDWEB: (Rule("refinedweb_navigation", "navigation_line_words", "at_most", 0.05),),
+    # Dolma (Soldaini et al. 2024): articles of fewer than 25 words are stubs
+    Preset.WIKIPEDIA: (Rule("wikipedia_words", "words", "at_least", 25),),
+    # The Stack (Kocetkov et al. 2022) and StarCoder (Li et al. 2023)
+    Preset.CODE: (
+        Rule("code_longest_line", "longest_line", "at_most", 1000),
+        Rule("code_mean_line", "mean_line_length", "at_most", 100),
+        Rule("code_alphanumeric", "alphanumeric_characters", "at_least", 0.25),
+        Rule("code_letters", "letter_characters", "at_least", 0.25),
+        Rule("code_encoded", "longest_word", "at_most", 400),
+        Rule("code_comments", "comment_characters", "at_most", 0.8),
+        Rule("code_xml_header", "xml_header", "at_most", 0),
+    ),
+}
 
 
 def rules_of(
     presets: Sequence[Preset], without: Sequence[str] = (), thresholds: Sequence[tuple[str, float]] = ()
 ) -> tuple[Rule, ...]:
     """The rules of some presets in order, less those left out, with changed thresholds. Raises ConfigError."""
-    rules = {rule.name: rule for name in presets for rule in preset(name)}
+    rules = {rule.name: rule for name in presets for rule in PRESETS[name]}
     changed = dict(thresholds)
     for unknown in [name for name in [*without, *changed] if name not in rules]:
         raise ConfigError(
@@ -73,7 +132,7 @@ def rules_of(
             remedy=f"Rules there: {', '.join(rules) or 'none'}.",
         )
     return tuple(
-        Rule(rule.name, rule.attribute, rule.bound, changed.get(rule.name, rule.threshold))
+        replace(rule, threshold=changed.get(rule.name, rule.threshold))
         for rule in rules.values()
         if rule.name not in without
     )
@@ -85,112 +144,3 @@ def first_failed(rules: Sequence[Rule], attributes: pa.RecordBatch | pa.Table) -
     for index, rule in reversed(list(enumerate(rules))):
         verdict[rule.fails(attributes)] = index
     return verdict
-
-
-def _gopher_quality() -> tuple[Rule, ...]:
-    """Rae et al. 2021, A.1.1."""
-    return (
-        Rule("gopher_words_min", "words", "at_least", 50),
-        Rule("gopher_words_max", "words", "at_most", 100_000),
-        Rule("gopher_word_length_min", "mean_word_length", "at_least", 3),
-        Rule("gopher_word_length_max", "mean_word_length", "at_most", 10),
-        Rule("gopher_hash_signs", "hash_sign_ratio", "at_most", 0.1),
-        Rule("gopher_ellipses", "ellipsis_ratio", "at_most", 0.1),
-        Rule("gopher_bullet_lines", "bullet_lines", "at_most", 0.9),
-        Rule("gopher_ellipsis_lines", "ellipsis_lines", "at_most", 0.3),
-        Rule("gopher_alphabetic_words", "alphabetic_words", "at_least", 0.8),
-        Rule("gopher_stop_words", "stop_words", "at_least", 2),
-    )
-
-
-def _gopher_repetition() -> tuple[Rule, ...]:
-    """Rae et al. 2021, table A1."""
-    bounds = {
-        "duplicate_lines": 0.30,
-        "duplicate_paragraphs": 0.30,
-        "duplicate_line_characters": 0.20,
-        "duplicate_paragraph_characters": 0.20,
-        "top_2gram_characters": 0.20,
-        "top_3gram_characters": 0.18,
-        "top_4gram_characters": 0.16,
-        "duplicate_5gram_characters": 0.15,
-        "duplicate_6gram_characters": 0.14,
-        "duplicate_7gram_characters": 0.13,
-        "duplicate_8gram_characters": 0.12,
-        "duplicate_9gram_characters": 0.11,
-        "duplicate_10gram_characters": 0.10,
-    }
-    return tuple(Rule(f"gopher_{attribute}", attribute, "at_most", bound) for attribute, bound in bounds.items())
-
-
-def _c4() -> tuple[Rule, ...]:
-    """Raffel et al. 2020: sentences counted in lines that end in terminal punctuation.
-
-    ``c4_curly_brackets`` drops every page that shows code: leave it out (``without``) where code is wanted.
-    """
-    return (
-        Rule("c4_lorem_ipsum", "lorem_ipsum_lines", "at_most", 0),
-        Rule("c4_curly_brackets", "curly_brackets", "at_most", 0),
-        Rule("c4_sentences", "c4_sentences", "at_least", 5),
-    )
-
-
-def _c4_open_lines() -> tuple[Rule, ...]:
-    """C4 as FineWeb uses it: lines need not end in terminal punctuation."""
-    *others, _ = _c4()
-    return (*others, Rule("c4_sentences_open_lines", "c4_sentences_open_lines", "at_least", 5))
-
-
-def _fineweb(duplicate_line_characters: float) -> tuple[Rule, ...]:
-    return (
-        Rule("fineweb_punctuated_lines", "punctuated_lines", "at_least", 0.12),
-        Rule("fineweb_short_lines", "short_lines", "at_most", 0.67),
-        Rule("fineweb_duplicate_line_characters", "duplicate_line_characters", "at_most", duplicate_line_characters),
-        Rule("fineweb_newlines", "newline_ratio", "at_most", 0.3),
-    )
-
-
-def _fineweb_code() -> tuple[Rule, ...]:
-    """FineWeb as in its published code: duplicate-line characters at most .01."""
-    return _fineweb(0.01)
-
-
-def _fineweb_paper() -> tuple[Rule, ...]:
-    """FineWeb as in its paper (Penedo et al. 2024): duplicate-line characters at most .1, ten times the code's."""
-    return _fineweb(0.1)
-
-
-def _refinedweb() -> tuple[Rule, ...]:
-    """Penedo et al. 2023, G.2: too much of the page was navigation."""
-    return (Rule("refinedweb_navigation", "navigation_line_words", "at_most", 0.05),)
-
-
-def _wikipedia() -> tuple[Rule, ...]:
-    """Dolma (Soldaini et al. 2024): articles of fewer than 25 words are stubs."""
-    return (Rule("wikipedia_words", "words", "at_least", 25),)
-
-
-def _code() -> tuple[Rule, ...]:
-    """The Stack (Kocetkov et al. 2022) and StarCoder (Li et al. 2023)."""
-    return (
-        Rule("code_longest_line", "longest_line", "at_most", 1000),
-        Rule("code_mean_line", "mean_line_length", "at_most", 100),
-        Rule("code_alphanumeric", "alphanumeric_characters", "at_least", 0.25),
-        Rule("code_letters", "letter_characters", "at_least", 0.25),
-        Rule("code_encoded", "longest_word", "at_most", 400),
-        Rule("code_comments", "comment_characters", "at_most", 0.8),
-        Rule("code_xml_header", "xml_header", "at_most", 0),
-    )
-
-
-_PRESETS: dict[Preset, Callable[[], tuple[Rule, ...]]] = {
-    Preset.GOPHER_QUALITY: _gopher_quality,
-    Preset.GOPHER_REPETITION: _gopher_repetition,
-    Preset.C4: _c4,
-    Preset.C4_OPEN_LINES: _c4_open_lines,
-    Preset.FINEWEB: _fineweb_code,
-    Preset.FINEWEB_PAPER: _fineweb_paper,
-    Preset.REFINEDWEB: _refinedweb,
-    Preset.WIKIPEDIA: _wikipedia,
-    Preset.CODE: _code,
-}

@@ -7,18 +7,14 @@ document, kind and place in the text as it came. The spans never hold the text i
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from infra.config import Config
-from infra.errors import ConfigError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
-from pipeline.document import DOCUMENT_SCHEMA, read_batches
+from pipeline.document import RowWriter, identity_of, read_batches, source_of, with_texts
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
-from pipeline.ledger import Fate, ledger_writer
+from pipeline.ledger import documents_and_fates, fate
+from pipeline.profiles import BySource, Profile, SourceEntry, entry_for
 from pipeline.redact.spans import KINDS, Span, find_spans, mask
 
 BATCH_ROWS = 512
@@ -41,11 +37,9 @@ class Policy(StrEnum):
     OFF = "off"
 
 
-class SourcePolicy(Config):
+class SourcePolicy(SourceEntry):
     """What is looked for in a source."""
 
-    source: str = "*"
-    """Name of the source as in the recipe; * and ? stand for anything."""
     secret: Policy = Policy.MASK
     """Keys, tokens and passwords."""
     email: Policy = Policy.MASK
@@ -64,14 +58,14 @@ class SourcePolicy(Config):
         return policy
 
 
-class RedactConfig(Config):
-    """What is redacted, by source: the first entry that matches a source's name holds for it."""
+class RedactConfig(BySource):
+    """What is redacted."""
 
     sources: tuple[SourcePolicy, ...] = (
-        SourcePolicy(source="code*", phone=Policy.OFF),  # numbers in code are rarely anybody's telephone
-        SourcePolicy(source="*"),
+        SourcePolicy(profile=Profile.CODE, phone=Policy.OFF),  # numbers in code are rarely anybody's telephone
+        SourcePolicy(),
     )
-    """Policies by source."""
+    """Policies by source: the first entry that fits a source's name and profile holds for it."""
 
 
 def inputs(config: RedactConfig) -> Mapping[str, str]:
@@ -80,58 +74,41 @@ def inputs(config: RedactConfig) -> Mapping[str, str]:
 
 def policy_for(config: RedactConfig, source: str) -> SourcePolicy:
     """The entry that holds for a source. Raises ConfigError if there is none."""
-    for entry in config.sources:
-        if fnmatchcase(source, entry.source):
-            return entry
-    raise ConfigError(
-        f"no redaction policy is given for the source {source!r}",
-        where="redact.sources",
-        remedy="Add an entry for it, or one for '*'.",
-    )
+    return entry_for(config, config.sources, source, "redact.sources")
 
 
 def units(context: StageContext) -> Iterable[Unit]:
     for file in context.inputs["decontaminate"].files(suffix=".parquet"):
-        policy_for(context.config, file.path.split("/")[1])
+        policy_for(context.config, source_of(file.path))
         yield unit_of_files(unit_id(file.path, file.digest), {"path": file.path}, [file])
 
 
 def process(unit: Unit, context: UnitContext) -> Counts:
     path = str(unit.payload["path"])
     name = path.removeprefix("data/")
-    policy = policy_for(context.config, path.split("/")[1])
+    policy = policy_for(context.config, source_of(path))
     with (
-        context.output(path) as data,
-        context.output(f"ledger/{name}") as ledger,
-        context.output(f"spans/{name}") as spans,
+        context.output(f"spans/{name}") as spans_path,
+        documents_and_fates(context, name, level=1) as file,
+        RowWriter(spans_path, SPAN_SCHEMA, level=1) as spans,
     ):
-        return _redact_file(context, context.inputs["decontaminate"].url(path), policy, data, ledger, spans)
-
-
-def _redact_file(context: UnitContext, url: str, policy: SourcePolicy, data: Path, ledger: Path, spans: Path) -> Counts:
-    kept, dropped = 0, Counter[str]()
-    with (
-        pq.ParquetWriter(data, DOCUMENT_SCHEMA, compression="zstd") as data_writer,
-        pq.ParquetWriter(spans, SPAN_SCHEMA, compression="zstd") as span_writer,
-        ledger_writer(ledger) as fates,
-    ):
-        for batch in read_batches(url, batch_rows=BATCH_ROWS):
-            masked, rows, found = [], [], []
+        for batch in read_batches(context.inputs["decontaminate"].url(path), batch_rows=BATCH_ROWS):
+            masked: dict[int, str] = {}
+            found: list[tuple[int, Span]] = []
             for row, text in enumerate(batch.column("text").to_pylist()):
-                result, spans_here, reason = redact(text, policy)
+                masked[row], here, reason = redact(text, policy)
                 if reason:
-                    dropped[f"redact_{reason}"] += 1
-                    fates.write(_fate(batch, row, reason, spans_here))
-                    continue
-                masked.append(result)
-                rows.append(row)
-                found += [(row, span) for span in spans_here]
-            kept += len(rows)
-            data_writer.write_table(_with_texts(batch, rows, masked))
-            span_writer.write_table(_span_table(batch, found))
+                    del masked[row]
+                    score = float(sum(span.kind == reason for span in here))
+                    rule = f"redact_{reason}"
+                    file.lose(fate("redact", "dropped", rule, **identity_of(batch, row), score=score, threshold=0.0))
+                else:
+                    found += [(row, span) for span in here]
+            file.keep(with_texts(batch, masked).take(pa.array(list(masked), pa.int64())))
+            spans.write_table(_span_table(batch, found))
             for _, span in found:
                 context.metrics[span.kind] = context.metrics.get(span.kind, 0) + 1
-    return Counts(incoming=kept + dropped.total(), kept=kept, dropped=dict(sorted(dropped.items())))
+    return file.counts
 
 
 def redact(text: str, policy: SourcePolicy) -> tuple[str, list[Span], str]:
@@ -142,26 +119,6 @@ def redact(text: str, policy: SourcePolicy) -> tuple[str, list[Span], str]:
         if policy.of(kind) is Policy.DROP and any(span.kind == kind for span in spans):
             return text, spans, kind
     return (mask(text, spans) if spans else text), spans, ""
-
-
-def _fate(batch: pa.RecordBatch, row: int, kind: str, spans: list[Span]) -> Fate:
-    return {
-        "id": batch.column("id")[row].as_py(),
-        "url": batch.column("url")[row].as_py(),
-        "source": batch.column("source")[row].as_py(),
-        "stage": "redact",
-        "verdict": "dropped",
-        "rule": f"redact_{kind}",
-        "score": float(sum(span.kind == kind for span in spans)),
-        "threshold": 0.0,
-    }
-
-
-def _with_texts(batch: pa.RecordBatch, rows: list[int], texts: list[str]) -> pa.Table:
-    table = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names).take(pa.array(rows, pa.int64()))
-    text = DOCUMENT_SCHEMA.field("text")
-    position = DOCUMENT_SCHEMA.get_field_index("text")
-    return table.set_column(position, text, pa.array(texts, text.type)).cast(DOCUMENT_SCHEMA)
 
 
 def _span_table(batch: pa.RecordBatch, found: list[tuple[int, Span]]) -> pa.Table:

@@ -10,14 +10,18 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import Field
 
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_code
 from pipeline.extract.decode import decode
+from pipeline.profiles import Profile
 from pipeline.sources.code_archives import ArchiveCut, Entry, read_entries
 from pipeline.sources.code_checks import MAX_ENCODED_SHARE, encoded_share, generated, minified, vendored
 from pipeline.sources.code_languages import language_of
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, damaged, lost
 from pipeline.sources.license_expressions import satisfies
 from pipeline.sources.license_tree import LicenseTree
 from pipeline.sources.notebooks import NOTEBOOK, notebook_text
@@ -31,13 +35,36 @@ Entries = Callable[[int], Iterator[Entry]]
 """The files of a repository, each with its content up to a bound."""
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+class CodeOptions(SourceConfig):
+    """Sources of code, wherever it lies."""
+
+    profile: Profile = Profile.CODE
+    programming_languages: tuple[str, ...] = Field(
+        default=(), description="Keep only these languages; empty keeps all."
+    )
+    licenses: tuple[str, ...] = Field(
+        default=(),
+        description="Keep only files that these SPDX licences permit (MIT permits a file under MIT OR GPL-3.0-only); "
+        "empty keeps all.",
+    )
+    max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="Larger files are dropped.")
+
+
+class CodeSource(CodeOptions, Salvage):
+    """Folders and archives of code."""
+
+    kind: Literal["code"]
+
+
+def read(part: Part, reading: Reading[CodeSource]) -> Iterator[Outcome]:
     """The code files of an archive as documents, or with the reason why not."""
     archive = part.archive
     yield from read_files(archive, reading, lambda bound: read_entries(archive, bound, salvage=reading.source.salvage))
 
 
-def read_files(archive: Archive, reading: Reading, entries: Entries, repository: str = "") -> Iterator[Outcome]:
+def read_files(
+    archive: Archive, reading: Reading[CodeOptions], entries: Entries, repository: str = ""
+) -> Iterator[Outcome]:
     """As ``read``, of whatever gives files; they are asked for twice."""
     source = reading.source
     try:
@@ -65,7 +92,7 @@ def _licenses(entries: Entries) -> LicenseTree:
 
 
 def _outcome(
-    entry: Entry, language: str, licenses: LicenseTree, archive: str, source: SourceConfig, repository: str
+    entry: Entry, language: str, licenses: LicenseTree, archive: str, source: CodeOptions, repository: str
 ) -> Outcome:
     digest = payload_digest(entry.content)
     address = f"{archive}/{entry.path}"

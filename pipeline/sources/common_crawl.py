@@ -17,20 +17,40 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
+from pydantic import Field
+
+from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.store.files import filesystem
 from pipeline.compression import Damaged, unpacked
 from pipeline.sources import warc
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
+from pipeline.sources.contract import Archive, Outcome, Part, Reading
 from pipeline.sources.http import HttpFile, Patience, fetch
 
 COLLECTIONS = "collinfo.json"
 CRAWL_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{2,60}$")
 CAPTURES_A_UNIT = 200
 MAX_INDEX_PAGES = 10_000
+
+
+class CommonCrawlSource(warc.CrawlOptions):
+    """One crawl of Common Crawl, by its name."""
+
+    kind: Literal["common_crawl"]
+    content: Literal["warc", "wet"] = Field(default="warc", description="Pages, or their text.")
+    paths: str = Field(default="", description="Only archives whose path matches, with * and ?.")
+    archives: int = Field(default=0, ge=0, description="At most so many archives; 0 takes all.")
+    fraction: float = Field(default=1.0, gt=0, le=1, description="The share of the archives to take.")
+    domain: str = Field(default="", description="Only captures of this domain, found by the URL index.")
+    mirror: Annotated[str, Execution()] = Field(
+        default="https://data.commoncrawl.org", description="HTTPS, s3://commoncrawl, or a folder."
+    )
+    index: Annotated[str, Execution()] = Field(
+        default="https://index.commoncrawl.org", description="The URL index's server."
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ def list_crawls(mirror: str, patience: Patience = Patience()) -> list[Crawl]:
         raise InputError("the list of crawls is not in its usual form", where=f"{mirror}/{COLLECTIONS}") from error
 
 
-def parts(config: SourceConfig, _archives: list[Archive], patience: Patience = Patience()) -> Iterable[Part]:
+def parts(config: CommonCrawlSource, _archives: list[Archive], patience: Patience = Patience()) -> Iterable[Part]:
     """The chosen archives, or the ranges of the chosen domain's captures."""
     if not CRAWL_NAME.match(config.address):
         raise ConfigError(
@@ -82,7 +102,7 @@ def choose(paths: Iterable[str], pattern: str, count: int, fraction: float) -> l
     return sorted(path for _, path in (ranked[:count] if count else ranked))
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read(part: Part, reading: Reading[CommonCrawlSource]) -> Iterator[Outcome]:
     """The documents of an archive, or of the captures of a domain."""
     if not part.spans:
         yield from warc.read(part, reading)
@@ -94,7 +114,7 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
         yield from warc.read_stream(io.BytesIO(data), Part(archive), reading, offset)
 
 
-def _captures(config: SourceConfig, patience: Patience) -> Iterator[Part]:
+def _captures(config: CommonCrawlSource, patience: Patience) -> Iterator[Part]:
     """Units of some captures each, in the order of the archives they lie in."""
     found = sorted(set(_index_lines(config, patience)))
     if not found:
@@ -106,7 +126,7 @@ def _captures(config: SourceConfig, patience: Patience) -> Iterator[Part]:
         yield Part(Archive(name, "", sum(length for *_, length in spans), digest), 0, 0, spans)
 
 
-def _index_lines(config: SourceConfig, patience: Patience) -> Iterator[tuple[str, int, int]]:
+def _index_lines(config: CommonCrawlSource, patience: Patience) -> Iterator[tuple[str, int, int]]:
     base = f"{config.index.rstrip('/')}/{config.address}-index"
     query = {"url": f"*.{config.domain}", "output": "json", "filter": "=status:200"}
     pages = _json(_read(f"{base}?{urlencode({**query, 'showNumPages': 'true'})}", patience), base)

@@ -4,23 +4,24 @@
     read(part, reading)      ->  Document or Fate, one for every record that could have become a document
 
 A reader yields a ``Fate`` for whatever does not become a document, so that nothing disappears; it raises ``InputError``
-only when the whole part cannot be read. Adding a source is one file with these two functions and one line in
-``pipeline/sources/registry.py`` (docs/adding-a-source.md).
+only when the whole part cannot be read. Adding a source is one file with these two functions and the options of its kind, and
+one line in ``pipeline/sources/registry.py`` (docs/adding-a-source.md).
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
-from typing_extensions import TypeIs
+from typing_extensions import TypeIs, Unpack
 
 from infra.config import Config, Execution, Json
 from pipeline.document import Document, document_id
 from pipeline.extract.page import ExtractConfig
-from pipeline.ledger import Fate
+from pipeline.ledger import Fate, Reasons, Verdict, fate
+from pipeline.profiles import Profile
 
 STAGE_NAME = "ingest"
 
@@ -43,70 +44,50 @@ DAMAGE = frozenset(
 """Rules of what was lost because the archive itself is cut or damaged."""
 
 Outcome = Document | Fate
-Verdict = Literal["dropped", "failed"]
-Kind = Literal["common_crawl", "warc", "wet", "wikipedia", "code", "git", "jsonl", "parquet", "hugging_face"]
 
 
 class SourceConfig(Config):
-    """One source of a recipe. Options that a kind does not use are ignored by it."""
+    """What every source has. Each kind adds its own options, beside its reader."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="The source's name in documents and folders.")
-    kind: Kind = Field(description="What the archives are.")
+    kind: str = Field(description="What the archives are.")
     address: str = Field(
         min_length=1,
         description="File, glob, fsspec URL or dataset://sample/…; a crawl's, dataset's or repository's name.",
     )
-    part_bytes: int = Field(
-        default=64_000_000, ge=100_000, description="WARC, bz2 dumps: larger archives are read as several units."
-    )
-    content: Literal["warc", "wet"] = Field(default="warc", description="common_crawl: pages, or their text.")
-    paths: str = Field(default="", description="common_crawl: only archives whose path matches, with * and ?.")
-    archives: int = Field(default=0, ge=0, description="common_crawl: at most so many archives; 0 takes all.")
-    fraction: float = Field(default=1.0, gt=0, le=1, description="common_crawl: the share of the archives to take.")
-    domain: str = Field(default="", description="common_crawl: only captures of this domain, found by the URL index.")
-    mirror: Annotated[str, Execution()] = Field(
-        default="https://data.commoncrawl.org", description="common_crawl: HTTPS, s3://commoncrawl, or a folder."
-    )
-    index: Annotated[str, Execution()] = Field(
-        default="https://index.commoncrawl.org", description="common_crawl: the URL index's server."
-    )
-    cache: Annotated[str, Execution()] = Field(
-        default="", description="Folder that keeps fetched archives; empty: none."
+    profile: Profile | None = Field(
+        default=None,
+        description="What its documents are, where the kind does not say: rules, redaction and the classifier's sets of "
+        "texts go by it.",
     )
     license: str | None = Field(default=None, description="SPDX identifier for documents that do not say their own.")
     language: str | None = Field(default=None, description="ISO 639-1 code where the whole source is in one language.")
-    subset: str = Field(default="", description="hugging_face: the dataset's configuration.")
-    split: str = Field(default="train", description="hugging_face: the split.")
-    revision: str = Field(default="", description="git, hugging_face: commit, branch or tag; empty: the newest.")
-    max_repository_bytes: int = Field(
-        default=2_000_000_000, ge=1_000, description="git: largest fetch of a repository."
-    )
-    text_column: str = Field(default="text", description="jsonl, parquet, hugging_face: the column with the text.")
-    id_column: str | None = Field(default=None, description="Tables: the record's own id; default its position.")
-    url_column: str | None = Field(default=None, description="Tables: the URL.")
-    title_column: str | None = Field(default=None, description="Tables: the title.")
-    author_column: str | None = Field(default=None, description="Tables: the author, or a list of them.")
-    date_column: str | None = Field(default=None, description="Tables: the date.")
-    license_column: str | None = Field(default=None, description="Tables: the licence.")
-    programming_languages: tuple[str, ...] = Field(
-        default=(), description="code, git: keep only these languages; empty keeps all."
-    )
-    licenses: tuple[str, ...] = Field(
-        default=(),
-        description="code, git: keep only files that these SPDX licences permit (MIT permits a file under "
-        "MIT OR GPL-3.0-only); empty keeps all.",
-    )
-    max_file_bytes: int = Field(default=1_000_000, ge=1_000, description="code, git: larger files are dropped.")
-    max_record_bytes: int = Field(
-        default=64_000_000, ge=10_000, description="WARC, dumps, tables: larger records are not taken."
-    )
-    salvage: bool = Field(
-        default=False,
-        description="Compressed files that are damaged: also take what came before the damage, though no checksum "
-        "proves it unaltered.",
-    )
     allow_empty: Annotated[bool, Execution()] = Field(
         default=False, description="Let the run go on where this source gives not one document."
+    )
+
+
+class RecordLimit(SourceConfig):
+    """Sources whose archives hold records one after another."""
+
+    max_record_bytes: int = Field(default=64_000_000, ge=10_000, description="Larger records are not taken.")
+
+
+class Salvage(SourceConfig):
+    """Sources whose archives are compressed files that may be damaged."""
+
+    salvage: bool = Field(
+        default=False,
+        description="Of damaged compressed files, also take what came before the damage, though no checksum proves it "
+        "unaltered.",
+    )
+
+
+class PartBytes(SourceConfig):
+    """Sources whose archives can be read from places within."""
+
+    part_bytes: int = Field(
+        default=64_000_000, ge=100_000, description="Larger archives are read as several units, if they can be."
     )
 
 
@@ -148,30 +129,38 @@ class Part:
         return cls(Archive(**payload["archive"]), payload["start"], payload["end"], spans)
 
 
+Kind = TypeVar("Kind", bound=SourceConfig, covariant=True)
+
+
 @dataclass(frozen=True)
-class Reading:
+class Reading(Generic[Kind]):
     """What a reader may need beside the part, and where it counts what no record's fate tells.
 
     ``unseen``: parts of kept documents that gave no text, by name (``template:infobox settlement``).
     """
 
-    source: SourceConfig
+    source: Kind
     extract: ExtractConfig
     language_model: Path | None = None
     unseen: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A kind of source. ``listed``: its archives are found by the address; otherwise ``parts`` finds them itself.
+class Reader:
+    """How a kind of source is read. ``listed``: its archives are found by the address (``folders``: and a folder is one);
+    otherwise ``parts`` finds them itself.
 
-    ``identity`` says what an address holds now, for kinds that are not listed and can tell without the network.
+    ``identity`` says what an address holds now, for kinds that are not listed and can tell without the network; ``check``
+    raises where a file on this machine cannot be what the source says.
     """
 
-    parts: Callable[[SourceConfig, list[Archive]], Iterable[Part]]
-    read: Callable[[Part, Reading], Iterator[Outcome]]
+    config: type[SourceConfig]
+    parts: Callable[[Any, list[Archive]], Iterable[Part]]
+    read: Callable[[Part, Any], Iterator[Outcome]]
     listed: bool = True
-    identity: Callable[[SourceConfig], Json] | None = None
+    folders: bool = False
+    identity: Callable[[Any], Json] | None = None
+    check: Callable[[Any, Archive], None] | None = None
 
 
 def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
@@ -190,27 +179,7 @@ def damaged(source: str, archive: str, rule: str, start: int, length: int, why: 
 
 
 def lost(
-    identity: bytes,
-    source: str,
-    verdict: Verdict,
-    rule: str,
-    *,
-    url: str | None = None,
-    detail: str | None = None,
-    score: float | None = None,
-    threshold: float | None = None,
-    survivor: bytes | None = None,
+    identity: bytes, source: str, verdict: Verdict, rule: str, *, url: str | None = None, **more: Unpack[Reasons]
 ) -> Fate:
     """The ledger row of a record that does not become a document."""
-    return Fate(
-        id=identity,
-        stage=STAGE_NAME,
-        verdict=verdict,
-        rule=rule,
-        url=url,
-        source=source,
-        score=score,
-        threshold=threshold,
-        survivor_id=survivor,
-        detail=detail or None,
-    )
+    return fate(STAGE_NAME, verdict, rule, identity, url, source, **more)

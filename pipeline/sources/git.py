@@ -16,12 +16,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
+
+from pydantic import Field
 
 from infra.errors import ConfigError, InputError
 from pipeline.sources import code
 from pipeline.sources.code_archives import ArchiveCut, Entry
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig
+from pipeline.sources.contract import Archive, Outcome, Part, Reading
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REMOTE = ("https://", "http://", "ssh://", "git://", "file://")
@@ -41,12 +43,20 @@ SETTINGS = {
 }
 
 
-def parts(config: SourceConfig, _archives: list[Archive]) -> Iterable[Part]:
+class GitSource(code.CodeOptions):
+    """A git repository at one revision."""
+
+    kind: Literal["git"]
+    revision: str = Field(default="", description="Commit, branch or tag; empty: the newest.")
+    max_repository_bytes: int = Field(default=2_000_000_000, ge=1_000, description="Largest fetch of a repository.")
+
+
+def parts(config: GitSource, _archives: list[Archive]) -> Iterable[Part]:
     """The repository at its revision: one unit."""
     return [Part(Archive(repository_name(config.address), config.address, 0, commit_of(config)))]
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read(part: Part, reading: Reading[GitSource]) -> Iterator[Outcome]:
     """The code files of the commit as documents, or with the reason why not."""
     archive, source = part.archive, reading.source
     with _objects(archive.url, archive.digest, source.max_repository_bytes) as folder:
@@ -54,7 +64,7 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
         yield from code.read_files(local, reading, lambda bound: entries(folder, archive.digest, bound), archive.name)
 
 
-def local_identity(config: SourceConfig) -> str | None:
+def local_identity(config: GitSource) -> str | None:
     """The commit of a local repository; a remote one is asked when the stage runs."""
     return None if is_remote(config.address) else commit_of(config)
 
@@ -71,7 +81,7 @@ def repository_name(address: str) -> str:
     return place.strip("/").removesuffix(".git")
 
 
-def commit_of(config: SourceConfig) -> str:
+def commit_of(config: GitSource) -> str:
     """The commit that the source's revision names now."""
     revision = config.revision or "HEAD"
     if revision.startswith("-") or ".." in revision:

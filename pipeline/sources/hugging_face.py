@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from infra.config import Json
 from infra.errors import InputError
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, damaged
 from pipeline.sources.digests import file_digest
 from pipeline.sources.files import printable
 from pipeline.sources.tables import (
     BATCH_ROWS,
+    LineOptions,
     check_columns,
     columns_of,
     document_of_row,
@@ -30,7 +33,16 @@ from pipeline.sources.tables import (
 DATA_ERRORS = (ValueError, FileNotFoundError, RuntimeError, LookupError)
 
 
-def parts(config: SourceConfig, _archives: list[Archive]) -> Iterable[Part]:
+class HuggingFaceSource(LineOptions):
+    """A dataset of the Hugging Face hub, or a folder of its layout."""
+
+    kind: Literal["hugging_face"]
+    subset: str = Field(default="", description="The dataset's configuration.")
+    split: str = Field(default="train", description="The split.")
+    revision: str = Field(default="", description="Commit, branch or tag; empty: the newest.")
+
+
+def parts(config: HuggingFaceSource, _archives: list[Archive]) -> Iterable[Part]:
     """One part a shard of the split."""
     name = "/".join(part for part in (config.address.strip("/"), config.subset, config.split) if part)
     files = local_files(config) if Path(config.address).is_dir() else []
@@ -48,14 +60,14 @@ def _file_part(name: str, file: Path) -> Part:
     return Part(Archive(f"{name}/{printable(file.name)}", str(file), size, file_digest(file, size)), 0, size)
 
 
-def local_identity(config: SourceConfig) -> Json:
+def local_identity(config: HuggingFaceSource) -> Json:
     """What the files of a local folder hold; a dataset of the hub is asked when the stage runs."""
     if not Path(config.address).is_dir():
         return None
     return [[Path(file).name, file_digest(file, Path(file).stat().st_size)] for file in local_files(config)]
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read(part: Part, reading: Reading[HuggingFaceSource]) -> Iterator[Outcome]:
     """One document a row; of columns, only the mapped ones are read."""
     if format_of([part.archive.url]) and Path(part.archive.url).is_file():
         yield from (read_parquet if format_of([part.archive.url]) == "parquet" else read_jsonl)(part, reading)
@@ -90,7 +102,7 @@ def format_of(files: Sequence[str]) -> Literal["parquet", "jsonl", ""]:
     return "jsonl" if kinds == {"jsonl"} else ""
 
 
-def local_files(config: SourceConfig) -> list[str]:
+def local_files(config: HuggingFaceSource) -> list[str]:
     """The files of a split of a local folder."""
     import datasets
 
@@ -100,7 +112,7 @@ def local_files(config: SourceConfig) -> list[str]:
         return sorted(files)
 
 
-def _open(config: SourceConfig) -> Any:
+def _open(config: HuggingFaceSource) -> Any:
     import datasets
     from tqdm.std import tqdm
 
@@ -118,7 +130,7 @@ def _open(config: SourceConfig) -> Any:
 
 
 @contextlib.contextmanager
-def _said_in_one_sentence(config: SourceConfig) -> Iterator[None]:
+def _said_in_one_sentence(config: HuggingFaceSource) -> Iterator[None]:
     """What the library raises about a dataset; errors of the network stay what they are, and are tried again."""
     try:
         yield
@@ -126,7 +138,7 @@ def _said_in_one_sentence(config: SourceConfig) -> Iterator[None]:
         raise _unreadable(config, error) from error
 
 
-def _unreadable(config: SourceConfig, error: Exception) -> InputError:
+def _unreadable(config: HuggingFaceSource, error: Exception) -> InputError:
     return InputError(
         f"the dataset cannot be read: {_sentence(error)}",
         where=config.address,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow.parquet as pq
 
@@ -25,9 +25,11 @@ from pipeline.document import Document
 from pipeline.extract.page import Page, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.sources import common_crawl, hugging_face, warc
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, is_fate
+from pipeline.sources.common_crawl import CommonCrawlSource
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, is_fate
 from pipeline.sources.files import dataset_role, find_archives, is_http, open_archive
 from pipeline.sources.http import HttpFile, Patience
+from pipeline.sources.hugging_face import HuggingFaceSource
 from pipeline.sources.multistream import is_multistream
 from pipeline.sources.records import can_start_within
 from pipeline.sources.registry import SOURCES
@@ -52,13 +54,14 @@ class Probe:
     scale: float
 
 
-def probe(reading: Reading, inputs: Mapping[str, Dataset], seconds: float) -> Probe | None:
+def probe(reading: Reading[Any], inputs: Mapping[str, Dataset], seconds: float) -> Probe | None:
     """Some of the source's records. None where they cannot be had in this time, or not without the network."""
     stored = _stored(reading.source, inputs) or _on_server(reading.source)
     if stored is None:
         return None
     # A piece has no checksum at its end.
-    reading = replace(reading, source=stored.source.model_copy(update={"salvage": True}))
+    salvage = {"salvage": True} if isinstance(stored.source, Salvage) else {}
+    reading = replace(reading, source=stored.source.model_copy(update=salvage))
     archives = stored.archives
     chosen = [_sized(archive) for archive in sorted(archives, key=lambda archive: _rank(archive.name))[:PIECES]]
     total = sum(archive.size for archive in archives)
@@ -97,21 +100,24 @@ class _Stored:
 
 def _stored(source: SourceConfig, inputs: Mapping[str, Dataset]) -> _Stored | None:
     """None where it takes the network."""
-    if source.kind == "hugging_face":
+    if isinstance(source, HuggingFaceSource):
         return _dataset_files(source) if Path(source.address).is_dir() else None
-    if source.kind == "common_crawl":
+    if isinstance(source, CommonCrawlSource):
         if source.domain or is_http(source.mirror) or not is_local(source.mirror):
             return None
         return _Stored(_as(source, source.content), [_sized(part.archive) for part in common_crawl.parts(source, [])])
     local = dataset_role(source.address) is not None or (not is_http(source.address) and is_local(source.address))
-    if not SOURCES[source.kind].listed or not local:
-        return None
-    return _Stored(source, find_archives(source.address, inputs, folders=source.kind == "code"))
+    reader = SOURCES[source.kind]
+    return (
+        _Stored(source, find_archives(source.address, inputs, folders=reader.folders))
+        if reader.listed and local
+        else None
+    )
 
 
 def _on_server(source: SourceConfig) -> _Stored | None:
     """A crawl's archives, or one archive, on a web server: their sizes are not known yet."""
-    if source.kind == "common_crawl" and not source.domain and is_http(source.mirror):
+    if isinstance(source, CommonCrawlSource) and not source.domain and is_http(source.mirror):
         parts = common_crawl.parts(source, [], BRIEF)
         return _Stored(_as(source, source.content), [part.archive for part in parts])
     if source.kind in PAGES and is_http(source.address):
@@ -119,7 +125,7 @@ def _on_server(source: SourceConfig) -> _Stored | None:
     return None
 
 
-def _dataset_files(source: SourceConfig) -> _Stored | None:
+def _dataset_files(source: HuggingFaceSource) -> _Stored | None:
     """The files of a split; None for formats other than Parquet and JSON lines."""
     files = hugging_face.local_files(source)
     kind = hugging_face.format_of(files)
@@ -128,7 +134,10 @@ def _dataset_files(source: SourceConfig) -> _Stored | None:
 
 
 def _as(source: SourceConfig, kind: str) -> SourceConfig:
-    return source.model_copy(update={"kind": kind})
+    """The source as one of another kind, with what both can be told."""
+    config = SOURCES[kind].config
+    given = {name: value for name, value in source.model_dump().items() if name in config.model_fields}
+    return config.model_validate(given | {"kind": kind})
 
 
 def _sized(archive: Archive) -> Archive:
@@ -140,7 +149,7 @@ def _sized(archive: Archive) -> Archive:
         return replace(archive, size=stream.size)
 
 
-def _piece(archive: Archive, number: int, reading: Reading, deadline: float) -> tuple[Sequence[Outcome], float]:
+def _piece(archive: Archive, number: int, reading: Reading[Any], deadline: float) -> tuple[Sequence[Outcome], float]:
     """Records of one piece of an archive, and how many of its bytes they stand for: 0 where that cannot be told."""
     read = _read_briefly if is_http(archive.url) else SOURCES[reading.source.kind].read
     part = Part(archive, 0, archive.size)
@@ -167,7 +176,7 @@ def _piece(archive: Archive, number: int, reading: Reading, deadline: float) -> 
     return _head(archive, reading, deadline)
 
 
-def _load(reading: Reading) -> None:
+def _load(reading: Reading[Any]) -> None:
     """What the first page costs once, above all compiled code, is no part of the time of the others."""
     if reading.source.kind in PAGES:
         page = Page(id=b"", url="", body=b"<p>One page.</p>", content_type="text/html")
@@ -175,12 +184,12 @@ def _load(reading: Reading) -> None:
             PageExtractor.create(reading.extract, reading.language_model).extract(page)
 
 
-def _read_briefly(part: Part, reading: Reading) -> Iterator[Outcome]:
+def _read_briefly(part: Part, reading: Reading[Any]) -> Iterator[Outcome]:
     with HttpFile(part.archive.url, BRIEF) as stream:
         yield from warc.read_stream(cast(BinaryIO, stream), part, reading)
 
 
-def _head(archive: Archive, reading: Reading, deadline: float) -> tuple[Sequence[Outcome], float]:
+def _head(archive: Archive, reading: Reading[Any], deadline: float) -> tuple[Sequence[Outcome], float]:
     with tempfile.TemporaryDirectory(prefix="headwater-probe-") as folder:
         path = Path(folder) / Path(archive.name).name
         with open_archive(archive) as stream:

@@ -8,17 +8,28 @@ import datetime
 import io
 from collections.abc import Collection, Iterator
 from json import loads
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from infra.errors import InputError
-from pipeline.compression import Damaged, Line, Lost, Overlong, foreign_format, lines, seekable, unproven_head
-from pipeline.document import Document, Origin, document_id
+from pipeline.compression import (
+    Damaged,
+    Line,
+    Lost,
+    Overlong,
+    foreign_format,
+    lines,
+    read_lines,
+    seekable,
+    unproven_head,
+)
+from pipeline.document import Document, Origin, document_id, read_batches
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.dates import iso_date
-from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
+from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, RecordLimit, Salvage, damaged, lost
 from pipeline.sources.files import open_archive
 from pipeline.sources.warc import payload_digest
 
@@ -33,7 +44,35 @@ LOOK_BYTES = 1 << 20
 Row = dict[str, Any]
 
 
-def read_jsonl(part: Part, reading: Reading) -> Iterator[Outcome]:
+class TableOptions(RecordLimit):
+    """Sources whose records are rows: the column map."""
+
+    text_column: str = Field(default="text", description="The column with the text.")
+    id_column: str | None = Field(default=None, description="The column with the record's own id; none: its position.")
+    url_column: str | None = Field(default=None, description="The column with the URL.")
+    title_column: str | None = Field(default=None, description="The column with the title.")
+    author_column: str | None = Field(default=None, description="The column with the author, or a list of them.")
+    date_column: str | None = Field(default=None, description="The column with the date.")
+    license_column: str | None = Field(default=None, description="The column with the licence.")
+
+
+class LineOptions(TableOptions, Salvage):
+    """Sources whose rows may be lines of compressed files."""
+
+
+class JsonlSource(LineOptions):
+    """JSON lines."""
+
+    kind: Literal["jsonl"]
+
+
+class ParquetSource(TableOptions):
+    """Parquet files."""
+
+    kind: Literal["parquet"]
+
+
+def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
     """One document a line. A line that is no JSON object costs that line, a damaged gzip member its lines.
 
     A single line may lack the text; a file in which no line has its column is a mistake in the column map, and one in
@@ -79,7 +118,7 @@ def _row(line: bytes) -> Row | str:
     return row if isinstance(row, dict) else "the line is not an object"
 
 
-def _unread(line: Overlong | Lost, archive: str, source: SourceConfig) -> Outcome:
+def _unread(line: Overlong | Lost, archive: str, source: TableOptions) -> Outcome:
     if isinstance(line, Lost):
         rule = "truncated_file" if line.why.endswith("ends early") else "damaged_file"
         return damaged(source.name, archive, rule, line.start, line.end - line.start, line.why)
@@ -91,7 +130,7 @@ def _unread(line: Overlong | Lost, archive: str, source: SourceConfig) -> Outcom
     )
 
 
-def _bad_line(line: Line, why: str, archive: str, source: SourceConfig) -> Outcome:
+def _bad_line(line: Line, why: str, archive: str, source: TableOptions) -> Outcome:
     """A last line without its line feed that is no JSON is what a cut file ends with."""
     rule = "bad_json" if line.data.endswith(b"\n") else "truncated_file"
     if rule == "truncated_file":
@@ -117,7 +156,7 @@ def _no_json_lines(head: bytes, archive: Archive) -> InputError:
     )
 
 
-def read_parquet(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read_parquet(part: Part, reading: Reading[TableOptions]) -> Iterator[Outcome]:
     """One document a row; only the mapped columns are read. Damage costs the rest of its row group."""
     source, archive = reading.source, part.archive
     try:
@@ -145,7 +184,7 @@ def _parquet_file(stream: BinaryIO, archive: Archive) -> pq.ParquetFile:
 
 
 def _row_group(
-    table: pq.ParquetFile, group: int, position: int, archive: str, source: SourceConfig
+    table: pq.ParquetFile, group: int, position: int, archive: str, source: TableOptions
 ) -> Iterator[Outcome]:
     done, total = 0, table.metadata.row_group(group).num_rows
     why = "rows are missing"
@@ -200,7 +239,23 @@ def _value(scalar: pa.Scalar) -> Any:
         return None  # a date no calendar has
 
 
-def check_columns(source: SourceConfig, names: Collection[str], where: str) -> None:
+def rows_of_file(address: str) -> Iterator[Row]:
+    """The rows of a Parquet file, or of JSON lines compressed or not, that is no source: labels, evaluation items."""
+    if address.endswith(".parquet"):
+        for batch in read_batches(address, batch_rows=256):
+            yield from rows_of(batch)
+        return
+    for number, line in enumerate(read_lines(address), start=1):
+        if line.strip():
+            row = _row(line)
+            if isinstance(row, str):
+                raise InputError(
+                    f"line {number} is not a JSON object: {row}", where=address, remedy="One object a line is wanted."
+                )
+            yield row
+
+
+def check_columns(source: TableOptions, names: Collection[str], where: str) -> None:
     """Every mapped column must be there: a misspelt one would leave its field empty without a word."""
     for column in columns_of(source):
         if column not in names:
@@ -212,7 +267,7 @@ def missing_column(column: str, names: Collection[str], where: str) -> InputErro
     return InputError(f"there is no column {column}", where=where, remedy=remedy)
 
 
-def columns_of(source: SourceConfig) -> list[str]:
+def columns_of(source: TableOptions) -> list[str]:
     """The columns that the source maps."""
     mapped = (
         source.id_column,
@@ -225,7 +280,7 @@ def columns_of(source: SourceConfig) -> list[str]:
     return list(dict.fromkeys([source.text_column, *(name for name in mapped if name)]))
 
 
-def document_of_row(row: Row, archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+def document_of_row(row: Row, archive: str, offset: int, length: int, source: TableOptions) -> Outcome:
     """A row as a document by the source's column map; a row that holds what nobody foresaw costs itself."""
     try:
         return _document(row, archive, offset, length, source)
@@ -235,7 +290,7 @@ def document_of_row(row: Row, archive: str, offset: int, length: int, source: So
         return lost(identity, source.name, "failed", "unreadable_record", detail=detail)
 
 
-def _document(row: Row, archive: str, offset: int, length: int, source: SourceConfig) -> Outcome:
+def _document(row: Row, archive: str, offset: int, length: int, source: TableOptions) -> Outcome:
     raw = row.get(source.text_column)
     record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
     # Every document can be asked for: what has no address of its own gets its place's.
@@ -297,12 +352,25 @@ def _date(row: Row, column: str | None) -> str | None:
     return iso_date(_text(value)) if value is not None else None
 
 
-def columns_of_file(archive: Archive, source: SourceConfig) -> set[str] | None:
-    """The columns of a file, by its schema or its first rows; None where no row can be read."""
+def check_file(source: JsonlSource | ParquetSource, archive: Archive) -> None:
+    """Raises InputError where a file has no such columns. One that cannot be read passes: what it loses may be tolerated.
+
+    Rows of JSON lines may lack a column each; that no row of a whole megabyte has the text is a mistake in the map.
+    """
+    try:
+        names = _columns_of_file(source, archive)
+    except (InputError, OSError):
+        return
+    if isinstance(source, ParquetSource):
+        check_columns(source, names, archive.url)
+    elif names and source.text_column not in names:
+        raise missing_column(source.text_column, names, archive.url)
+
+
+def _columns_of_file(source: JsonlSource | ParquetSource, archive: Archive) -> set[str]:
     with open_archive(archive) as raw:
-        if source.kind == "parquet":
+        if isinstance(source, ParquetSource):
             with seekable(raw) as stream:
                 return set(_parquet_file(stream, archive).schema_arrow.names)
         rows = [_row(line) for line in io.BytesIO(unproven_head(raw, LOOK_BYTES)) if not line.isspace()]
-    found: set[str] = set().union(*(row for row in rows if isinstance(row, dict)))
-    return found or None
+    return set().union(*(row for row in rows if isinstance(row, dict)))

@@ -12,15 +12,29 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
+from pydantic import Field
+
+from infra.config import Execution
 from infra.errors import InputError
 from pipeline.compression import foreign_format
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.page import Extracted, Page, PageExtractor
 from pipeline.extract.refusal import Refused
-from pipeline.ledger import Fate
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, Verdict, lost
+from pipeline.ledger import Fate, Verdict
+from pipeline.profiles import Profile
+from pipeline.sources.contract import (
+    Archive,
+    Outcome,
+    Part,
+    PartBytes,
+    Reading,
+    RecordLimit,
+    Salvage,
+    SourceConfig,
+    lost,
+)
 from pipeline.sources.files import open_archive
 from pipeline.sources.headers import (
     Fields,
@@ -44,6 +58,21 @@ DAMAGE_RULES: dict[Damage, str] = {
 }
 
 
+class CrawlOptions(RecordLimit, Salvage):
+    """Sources whose archives hold what a crawler fetched."""
+
+    profile: Profile = Profile.WEB
+    cache: Annotated[str, Execution()] = Field(
+        default="", description="Folder that keeps archives fetched by HTTP; empty: none."
+    )
+
+
+class WarcSource(CrawlOptions, PartBytes):
+    """WARC, ARC and WET files."""
+
+    kind: Literal["warc", "wet"]
+
+
 @dataclass(frozen=True)
 class _Record:
     """A record that could become a document: what its headers say and where it lies."""
@@ -62,7 +91,7 @@ class _Record:
     refers_to: str = ""
 
 
-def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
+def parts(config: WarcSource, archives: list[Archive]) -> Iterable[Part]:
     """Compressed archives in byte ranges of ``part_bytes``; others whole (they can only be cut from their start)."""
     for archive in archives:
         step = config.part_bytes
@@ -73,13 +102,13 @@ def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
             yield Part(archive, start, min(start + step, archive.size))
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read(part: Part, reading: Reading[CrawlOptions]) -> Iterator[Outcome]:
     """The documents of one part, and the fate of every other response in it."""
     with open_archive(part.archive, reading.source.cache) as stream:
         yield from read_stream(stream, part, reading)
 
 
-def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) -> Iterator[Outcome]:
+def read_stream(stream: BinaryIO, part: Part, reading: Reading[CrawlOptions], shift: int = 0) -> Iterator[Outcome]:
     """As ``read``, of an open stream that begins ``shift`` bytes into the archive."""
     pages = PageExtractor.create(reading.extract, reading.language_model)
     archive, source = part.archive, reading.source
@@ -104,7 +133,7 @@ def read_stream(stream: BinaryIO, part: Part, reading: Reading, shift: int = 0) 
         raise InputError(f"the archive cannot be read: {error}", where=archive.url) from error
 
 
-def _outcome(raw: RawRecord, archive: str, source: SourceConfig, pages: PageExtractor) -> Outcome | None:
+def _outcome(raw: RawRecord, archive: str, source: CrawlOptions, pages: PageExtractor) -> Outcome | None:
     place = f"{archive} bytes {raw.offset}+{raw.length}"
     if raw.damage and not _proven(raw):
         return _damaged(raw, archive, source, place)
@@ -123,7 +152,7 @@ def _outcome(raw: RawRecord, archive: str, source: SourceConfig, pages: PageExtr
     return _document(record, extracted, source)
 
 
-def _damaged(raw: RawRecord, archive: str, source: SourceConfig, place: str) -> Fate:
+def _damaged(raw: RawRecord, archive: str, source: CrawlOptions, place: str) -> Fate:
     """Records of which not even the header is certain all count: each may have been a page."""
     identity = document_id(source.name, "", f"{archive}@{raw.offset}", "")
     verdict: Verdict = "dropped" if raw.damage == "too_large" else "failed"
@@ -157,7 +186,7 @@ def _refusal(record: _Record, refused: Refused, source: str, place: str) -> Fate
         detail=detail,
         score=refused.score,
         threshold=refused.threshold,
-        survivor=refused.survivor,
+        survivor_id=refused.survivor,
     )
 
 

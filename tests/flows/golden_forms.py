@@ -54,7 +54,9 @@ def _fields(node: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator
 
 
 def model_of(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
-    """The nested form a field refers to, if it is one."""
+    """The nested form a field refers to or is, if it is one."""
+    if "properties" in field:
+        return field
     reference = field.get("$ref") or next((part["$ref"] for part in field.get("allOf", []) if "$ref" in part), None)
     if reference is None:
         return None

@@ -18,9 +18,10 @@ from infra.planning import StageSelection
 from infra.store.store import Store
 from pipeline.extract.page import ExtractConfig
 from pipeline.sources import probe as probes
-from pipeline.sources.contract import Reading, SourceConfig
+from pipeline.sources.contract import Reading
 from tests.pipeline.sources.archives import PROSE, html_page, read_source, warc_record
 from tests.pipeline.sources.mirror import serve
+from tests.support import source_config
 
 
 def recipe(folder: Path, kind: str, address: Path, *further: str) -> Path:
@@ -125,7 +126,7 @@ def test_a_large_source_is_judged_by_a_part_of_it(tmp_path: Path, kind: str) -> 
         data = "".join(json.dumps({"text": text}) + "\n" for text in noise).encode()
         archive.write_bytes(gzip.compress(data, 1) if kind.endswith("gz") else data)
     assert archive.stat().st_size > 3 * probes.PIECE_BYTES
-    source = SourceConfig(name="test", kind="warc" if kind == "warc" else "jsonl", address=str(archive))
+    source = source_config(name="test", kind="warc" if kind == "warc" else "jsonl", address=str(archive))
     seen = probes.probe(Reading(source, ExtractConfig()), {}, 20.0)
     assert seen is not None
     total = len(read_source(archive, source.kind))
@@ -173,7 +174,7 @@ def test_a_folder_of_the_datasets_library_is_looked_at_as_files(tmp_path: Path, 
             pq.write_table(pa.Table.from_pylist(rows), target)
         else:
             target.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = SourceConfig(name="rows", kind="hugging_face", address=str(tmp_path), text_column="body")
+    source = source_config(name="rows", kind="hugging_face", address=str(tmp_path), text_column="body")
     seen = probes.probe(Reading(source, ExtractConfig()), {}, 20.0)
     assert seen is not None
     assert seen.records * seen.scale == pytest.approx(10_000, rel=0.05)
@@ -190,5 +191,5 @@ def test_what_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     assert (said["documents"], said["stages"]) == (None, [])
     assert said["notes"][0].startswith("web is not in the forecast: the file could not be fetched")
     for kind, address in (("warc", "s3://b/*.gz"), ("hugging_face", "owner/name")):
-        far = SourceConfig(name="test", kind=kind, address=address)  # type: ignore[arg-type]
+        far = source_config(name="test", kind=kind, address=address)
         assert probes.probe(Reading(far, ExtractConfig()), {}, 1.0) is None

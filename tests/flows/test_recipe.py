@@ -59,6 +59,19 @@ def write(folder: Path, text: str) -> str:
             "execution: {on_drift: maybe}\nstages: {sample: {}}",
             r"on_drift = 'maybe': input should be 'warn', 'rerun' or 'fail'",
         ),
+        (
+            "stages: {ingest: {sources: [{name: a, kind: warc, address: x, split: y}]}}",
+            r"stages\.ingest\.sources\.0: 'split' is no option of kind warc, but of hugging_face",
+        ),
+        (
+            "stages: {ingest: {sources: [{name: a, kind: git, address: x, revison: y}]}}",
+            r"unknown key stages\.ingest\.sources\.0\.revison .*Did you mean 'revision'\? Allowed keys: .*max_repository",
+        ),
+        (
+            "stages: {ingest: {sources: [{name: a, kind: warc, address: x, profile: y}]}}",
+            r"stages\.ingest\.sources\.0\.profile = 'y'.*'web', 'encyclopedia', 'code'",
+        ),
+        ("stages: {sample: {use: quality/0123456789ab}}", r"stages\.sample\.use = .* is no dataset of stage sample"),
         ("stages: {dedup: {}}", r"stage 'dedup' reads 'quality'.*Add a section 'quality'"),
         ("stages: [", "not valid YAML"),
         ("stages: {}", "has no stages"),
@@ -160,8 +173,31 @@ def test_a_recipe_that_is_no_text_or_no_file_is_one_sentence(tmp_path: Path) -> 
 def test_what_a_reader_may_not_expect_is_said(tmp_path: Path) -> None:
     said = notices(load_recipe("demo").nodes)
     assert any("web: only documents in en are kept" in line for line in said)
-    assert any("texts: no quality rule holds" in line for line in said)
+    assert any("texts: no quality rule holds" in line and "give the source" not in line for line in said)
     assert not any(line.startswith(("wikipedia", "code")) for line in said)
+
+
+def test_a_source_that_does_not_say_what_it_is_is_told_with_the_choices(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: demo\nstages:\n  ingest: {sources: [{name: web, kind: jsonl, address: x.jsonl}]}\n"
+        "  classifier: {positives: [{source: web}], negatives: [{source: web}]}\n  shards: {mixture: []}\n"
+    )
+    said = notices(load_recipe(str(path)).nodes)
+    assert any(
+        line.startswith("web: no quality rule holds") and "give the source a profile (web," in line for line in said
+    )
+    with pytest.raises(ConfigError, match="classifier.positives wants sources of profile `encyclopedia`"):
+        load_recipe(str(path), ["classifier.positives=[{profile: encyclopedia}]"])
+
+
+def test_a_stage_may_take_a_published_dataset_as_it_is(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", ["tokenizer.use=tokenizer/0123456789ab"])
+    assert recipe.node("tokenizer").use == "tokenizer/0123456789ab"
+    entry = next(
+        entry for entry in plan(recipe.nodes, Store.at(tmp_path), StageSelection(), "x") if entry.stage == "tokenizer"
+    )
+    assert entry.action is Action.BLOCKED and "which is not in this workspace" in entry.reason
 
 
 FOREIGN = """

@@ -30,8 +30,7 @@ from pipeline.extract.page import ExtractConfig
 from pipeline.ingest import IngestConfig
 from pipeline.language import LanguageConfig
 from pipeline.quality.config import WEB_PRESETS, QualityConfig, SourceRules
-from pipeline.sources.contract import SourceConfig
-from tests.support import write_dataset
+from tests.support import source_config, write_dataset
 
 WORKERS = 2
 # Shorter pages cannot have the fifty words of three letters that the rules ask for.
@@ -56,7 +55,7 @@ def data_path(
     """Archives to filtered documents: seconds by stage, counts, and what was kept. ``classifier``: its model, if trained."""
     wanted = tuple(languages.split(",")) if languages else ()
     ingest = IngestConfig(
-        sources=(SourceConfig(name="web", kind="warc", address=f"{archives}/*.warc.gz"),),
+        sources=(source_config(name="web", kind="warc", address=f"{archives}/*.warc.gz"),),
         extract=ExtractConfig(languages=wanted, min_characters=LEAST_CHARACTERS),
         language_model=model,
     )

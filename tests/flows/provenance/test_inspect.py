@@ -12,9 +12,8 @@ from flows.provenance.samples import dropped_samples
 from infra.store.store import Store
 from pipeline import ingest
 from pipeline.dedup import STAGE, DedupConfig
-from pipeline.sources.contract import SourceConfig
 from tests.pipeline.dedup.corpora import document, publish
-from tests.support import run_shard_stage
+from tests.support import run_shard_stage, source_config
 
 
 def test_dedup_prints_how_likely_a_pair_was_to_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +31,7 @@ def test_dedup_prints_how_likely_a_pair_was_to_be_found(tmp_path: Path, monkeypa
 
 def test_what_could_not_be_read_has_rules_too(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "fine"}\n{"text": "caf\xe9"}\n')
-    source = SourceConfig(name="rows", kind="jsonl", address=str(tmp_path / "rows.jsonl"))
+    source = source_config(name="rows", kind="jsonl", address=str(tmp_path / "rows.jsonl"))
     dataset = run_shard_stage(ingest.STAGE, ingest.IngestConfig(sources=(source,)), {}, tmp_path / "d")
 
     def inspect(*more: str) -> Result:
@@ -53,7 +52,7 @@ def test_samples_for_the_ui_are_taken_from_the_first_files_of_a_long_ledger(
 ) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_bytes(b'{"text": "fine"}\n' + b'{"text": "caf\xe9"}\n' * 3)
-    source = SourceConfig(name="rows", kind="jsonl", address=str(tmp_path / "*.jsonl"))
+    source = source_config(name="rows", kind="jsonl", address=str(tmp_path / "*.jsonl"))
     dataset = run_shard_stage(ingest.STAGE, ingest.IngestConfig(sources=(source,)), {}, tmp_path / "d")
     store = Store.at(tmp_path / "w")
     assert len(dropped_samples(store, dataset, None, 10)) == 6

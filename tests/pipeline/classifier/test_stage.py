@@ -13,7 +13,7 @@ from pipeline.classifier.model import MARK, QualityModel, prepare
 from pipeline.classifier.tune import EPOCHS
 from tests.pipeline.classifier.language import sample_dataset
 from tests.pipeline.corpus import document, prose, publish_documents
-from tests.support import run_shard_stage
+from tests.support import PROFILES, run_shard_stage
 
 NAVIGATION = """
     home cart login share tweet subscribe newsletter click here offer buy cheap price shipping sale deal
@@ -43,7 +43,9 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(inputs, tmp_path_factory):
-    return run_shard_stage(STAGE, ClassifierConfig(**SMALL), inputs, tmp_path_factory.mktemp("trained"))
+    return run_shard_stage(
+        STAGE, ClassifierConfig(profiles=PROFILES, **SMALL), inputs, tmp_path_factory.mktemp("trained")
+    )
 
 
 def report_of(dataset):
@@ -51,7 +53,7 @@ def report_of(dataset):
 
 
 def test_same_sets_give_the_same_bytes(inputs, trained, tmp_path):
-    again = run_shard_stage(STAGE, ClassifierConfig(**SMALL), inputs, tmp_path, reverse=True)
+    again = run_shard_stage(STAGE, ClassifierConfig(profiles=PROFILES, **SMALL), inputs, tmp_path, reverse=True)
     assert again.digest == trained.digest
 
 
@@ -83,7 +85,7 @@ def test_what_both_sides_share_is_taken_out(trained):
 def test_ordinary_text_that_passes_the_rules_is_not_called_bad(inputs, trained, tmp_path):
     """Half of the web documents are articles: taken as they are, they would be on both sides."""
     assert report_of(trained)["material"]["negatives_sorted_by_rules"]
-    plain = run_shard_stage(STAGE, ClassifierConfig(rules=(), **SMALL), inputs, tmp_path / "plain")
+    plain = run_shard_stage(STAGE, ClassifierConfig(profiles=PROFILES, rules=(), **SMALL), inputs, tmp_path / "plain")
     rng = random.Random(5)
     texts = [article(rng) for _ in range(20)]
     sorted_scores = QualityModel.open(trained, tmp_path).score(texts)
@@ -93,7 +95,7 @@ def test_ordinary_text_that_passes_the_rules_is_not_called_bad(inputs, trained, 
 
 @pytest.mark.timeout(120)
 def test_autotune_finds_the_same_settings_every_time(inputs, tmp_path):
-    config = ClassifierConfig(autotune=True, **SMALL)
+    config = ClassifierConfig(profiles=PROFILES, autotune=True, **SMALL)
     first = run_shard_stage(STAGE, config, inputs, tmp_path / "a")
     second = run_shard_stage(STAGE, config, inputs, tmp_path / "b", reverse=True)
     assert first.digest == second.digest
@@ -113,7 +115,7 @@ def test_sets_from_files(inputs, tmp_path):
     file = tmp_path / "bad.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     negatives = TextSet(file=str(file), column="body", where="label=0")
-    config = ClassifierConfig(negatives=(negatives,), **SMALL)
+    config = ClassifierConfig(profiles=PROFILES, negatives=(negatives,), **SMALL)
     before = STAGE.external(config)
     trained = run_shard_stage(STAGE, config, inputs, tmp_path / "out")
     assert report_of(trained)["auc"] == 1
@@ -124,15 +126,15 @@ def test_sets_from_files(inputs, tmp_path):
 
 
 def test_bad_sets_are_refused_with_their_remedy(inputs, tmp_path):
-    with pytest.raises(ValidationError, match="either a source or a file"):
+    with pytest.raises(ValidationError, match="a profile, a source or a file"):
         TextSet(source="web", file="x.jsonl")
-    with pytest.raises(InputError, match="documents of a source 'books'"):
-        config = ClassifierConfig(positives=(TextSet(source="books"),))
+    with pytest.raises(InputError, match="documents of source `books`"):
+        config = ClassifierConfig(profiles=PROFILES, positives=(TextSet(source="books"),))
         run_shard_stage(STAGE, config, inputs, tmp_path / "a")
     file = tmp_path / "bad.jsonl"
     file.write_text('{"text": "fine"}\nnot json\n')
-    config = ClassifierConfig(negatives=(TextSet(file=str(file)),))
-    with pytest.raises(InputError, match=r"line 2 is not JSON"):
+    config = ClassifierConfig(profiles=PROFILES, negatives=(TextSet(file=str(file)),))
+    with pytest.raises(InputError, match=r"line 2 is not a JSON object"):
         run_shard_stage(STAGE, config, inputs, tmp_path / "b")
     file.write_text('{"body": "text"}\n')
     with pytest.raises(InputError, match="no text in column 'text'"):

@@ -171,7 +171,7 @@ def test_missing_sets_and_fields_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there"):
         run(tmp_path / "2", [document("d", "x")], evaluations=[{"name": "t", "address": str(tmp_path / "no.jsonl")}])
     (tmp_path / "bad.jsonl").write_text('{"prompt": 1}\n{oops\n')
-    with pytest.raises(InputError, match="line 2 is not JSON"):
+    with pytest.raises(InputError, match="line 2 is not a JSON object"):
         run(tmp_path / "3", [document("d", "x")], evaluations=[{"name": "t", "address": str(tmp_path / "bad.jsonl")}])
 
 

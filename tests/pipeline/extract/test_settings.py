@@ -10,8 +10,8 @@ from pipeline.extract.license_link import declared_license
 from pipeline.extract.page import ExtractConfig
 from pipeline.extract.url_rules import UrlRules
 from pipeline.ingest import IngestConfig, external
-from pipeline.sources.contract import SourceConfig
 from tests.pipeline.sources.archives import PROSE, documents, fates, html_page, read_source, warc_record
+from tests.support import source_config
 
 RICH = f"""<html><head><title>Rivers</title></head><body><article><h1>Rivers</h1><p>{PROSE}</p>
 <ul><li>the first of the items</li><li>the second of the items</li></ul>
@@ -60,7 +60,7 @@ def test_blocked_addresses_are_dropped_with_the_entry(tmp_path: Path) -> None:
 
 def test_a_list_is_known_by_its_content(tmp_path: Path) -> None:
     lists = tmp_path / "blocked.txt"
-    source = SourceConfig(name="web", kind="common_crawl", address="CC-MAIN-2024-10")
+    source = source_config(name="web", kind="common_crawl", address="CC-MAIN-2024-10")
     config = IngestConfig(sources=(source,), extract=ExtractConfig(blocked_urls=(str(lists),)))
     with pytest.raises(InputError):
         external(config)

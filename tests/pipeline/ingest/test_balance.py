@@ -18,7 +18,7 @@ from pipeline.extract.url_rules import UrlRules
 from pipeline.ingest import STAGE, IngestConfig
 from pipeline.sources.contract import SourceConfig
 from tests.pipeline.sources.archives import gzip_members, numbered_records, warc_record
-from tests.support import run_shard_stage
+from tests.support import run_shard_stage, source_config
 
 
 def rows(*texts: str) -> bytes:
@@ -26,7 +26,7 @@ def rows(*texts: str) -> bytes:
 
 
 def source(path: Path, kind: str = "jsonl", name: str = "own", **more: Any) -> SourceConfig:
-    return SourceConfig(name=name, kind=kind, address=str(path), **more)  # type: ignore[arg-type]
+    return source_config(name=name, kind=kind, address=str(path), **more)
 
 
 def ingest(folder: Path, *sources: SourceConfig, **more: Any) -> Dataset:

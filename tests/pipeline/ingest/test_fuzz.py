@@ -25,8 +25,9 @@ from pipeline.extract.page import ExtractConfig, Page, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.extract.url_rules import UrlRules
 from pipeline.sources import warc
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, SourceConfig, is_fate
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, is_fate
 from tests.pipeline.sources.archives import PROSE, html_page, warc_record
+from tests.support import source_config
 
 SECONDS = 5.0
 """Time limit of a page and extractor; twice (the fallback) and a margin is what one page may take."""
@@ -126,7 +127,7 @@ def lists(tmp_path: Path) -> Path:
 
 
 def read(data: bytes, lists: Path, markup: Markup = "text") -> list[Outcome]:
-    source = SourceConfig(name="fuzz", kind="warc", address="-", max_record_bytes=1_000_000)
+    source = source_config(name="fuzz", kind="warc", address="-", max_record_bytes=1_000_000)
     extract = ExtractConfig(
         seconds=SECONDS, max_page_bytes=1_000_000, markup=markup, blocked_urls=(str(lists),), metadata=True
     )

@@ -13,9 +13,8 @@ from infra.errors import InputError
 from infra.store.dataset import Dataset
 from pipeline.document import DOCUMENT_SCHEMA
 from pipeline.ingest import STAGE, IngestConfig, check, external, inputs, units
-from pipeline.sources.contract import SourceConfig
 from tests.pipeline.sources.archives import gzip_members, numbered_records, warc_record
-from tests.support import run_shard_stage, write_dataset
+from tests.support import run_shard_stage, source_config, write_dataset
 
 
 def make_sources(folder: Path) -> IngestConfig:
@@ -25,8 +24,8 @@ def make_sources(folder: Path) -> IngestConfig:
     (folder / "t.jsonl").write_text("".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(5)) + "bad\n")
     return IngestConfig(
         sources=(
-            SourceConfig(name="web", kind="warc", address=f"{folder}/*.warc.gz"),
-            SourceConfig(name="lines", kind="jsonl", address=str(folder / "t.jsonl")),
+            source_config(name="web", kind="warc", address=f"{folder}/*.warc.gz"),
+            source_config(name="lines", kind="jsonl", address=str(folder / "t.jsonl")),
         )
     )
 
@@ -59,7 +58,7 @@ def test_order_of_units_does_not_matter(tmp_path: Path) -> None:
 
 def test_units_are_named_by_content_not_by_place(tmp_path: Path) -> None:
     def unit_ids(folder: Path) -> set[str]:
-        config = IngestConfig(sources=(SourceConfig(name="web", kind="warc", address=f"{folder}/*.warc.gz"),))
+        config = IngestConfig(sources=(source_config(name="web", kind="warc", address=f"{folder}/*.warc.gz"),))
         context = type("Context", (), {"config": config, "inputs": {}})()
         return {unit.id for unit in units(context)}
 
@@ -87,7 +86,7 @@ def test_addresses_of_datasets_are_inputs(tmp_path: Path) -> None:
     assert inputs(config) == {"sample": "sample"}
     warc = b"".join(gzip_members(numbered_records(2)))
     sample = write_dataset(tmp_path / "sample", "sample", {"data/web/a.warc.gz": warc})
-    config = IngestConfig(sources=(SourceConfig(name="web", kind="warc", address="dataset://sample/web/*.warc.gz"),))
+    config = IngestConfig(sources=(source_config(name="web", kind="warc", address="dataset://sample/web/*.warc.gz"),))
     dataset = run_shard_stage(STAGE, config, {"sample": sample}, tmp_path / "run")
     assert dataset.manifest.counts.kept == 2
 
@@ -97,7 +96,7 @@ def test_without_dataset_addresses_there_is_no_input(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_is_one_sentence(tmp_path: Path) -> None:
-    config = IngestConfig(sources=(SourceConfig(name="web", kind="warc", address=str(tmp_path / "none.warc.gz")),))
+    config = IngestConfig(sources=(source_config(name="web", kind="warc", address=str(tmp_path / "none.warc.gz")),))
     with pytest.raises(InputError, match="there is no file"):
         run_shard_stage(STAGE, config, {}, tmp_path / "run")
 
@@ -109,7 +108,7 @@ def test_a_column_that_is_not_there_is_refused_before_anything_is_read(tmp_path:
         path.write_text('{"content": "x", "id": 1}\n{"id": 2}\n')
     else:
         pq.write_table(pa.table({"content": ["x"], "id": [1]}), path)
-    right = SourceConfig(name="rows", kind=kind, address=str(path), text_column="content")  # type: ignore[arg-type]
+    right = source_config(name="rows", kind=kind, address=str(path), text_column="content")
     check(IngestConfig(sources=(right,)))
     wrong = right.model_copy(update={"text_column": "text"})
     with pytest.raises(InputError, match=r"no column text .*content, id"):
@@ -120,10 +119,10 @@ def test_a_column_that_is_not_there_is_refused_before_anything_is_read(tmp_path:
 
 def test_a_damaged_file_is_the_runs_to_tell(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
-    check(IngestConfig(sources=(SourceConfig(name="rows", kind="parquet", address=str(tmp_path / "rows.parquet")),)))
+    check(IngestConfig(sources=(source_config(name="rows", kind="parquet", address=str(tmp_path / "rows.parquet")),)))
 
 
 def test_two_sources_may_not_share_a_name() -> None:
-    source = SourceConfig(name="web", kind="warc", address="x")
+    source = source_config(name="web", kind="warc", address="x")
     with pytest.raises(ValidationError, match="two sources have the same name"):
         IngestConfig(sources=(source, source))

@@ -9,9 +9,9 @@ from infra.fingerprint import fingerprint_payload
 from pipeline.attributes import STAGE as ATTRIBUTES
 from pipeline.quality import STAGE
 from pipeline.quality.config import QualityConfig, SourceRules
-from pipeline.quality.rules import Preset, preset, rules_of
+from pipeline.quality.rules import PRESETS, Preset, rules_of
 from tests.pipeline.quality.corpus import ARTICLE, CODE_PAGE, SHORT, SHOUTING, quality_inputs
-from tests.support import adopt_dataset, run_shard_stage
+from tests.support import PROFILES, adopt_dataset, run_shard_stage
 
 WEB = {
     "web": [
@@ -35,7 +35,9 @@ def number(row):
 
 
 def test_first_failed_rule_is_on_record_with_score_and_threshold(tmp_path):
-    found = run_shard_stage(STAGE, QualityConfig(), quality_inputs(tmp_path / "in", WEB), tmp_path / "out")
+    found = run_shard_stage(
+        STAGE, QualityConfig(profiles=PROFILES), quality_inputs(tmp_path / "in", WEB), tmp_path / "out"
+    )
     fates = {number(row): row for row in rows(found, "ledger/")}
     assert {name: row["rule"] for name, row in fates.items()} == {
         "web 1": "gopher_words_min",
@@ -55,7 +57,9 @@ def test_first_failed_rule_is_on_record_with_score_and_threshold(tmp_path):
 
 
 def test_kept_documents_carry_language_and_score(tmp_path):
-    found = run_shard_stage(STAGE, QualityConfig(), quality_inputs(tmp_path / "in", WEB), tmp_path / "out")
+    found = run_shard_stage(
+        STAGE, QualityConfig(profiles=PROFILES), quality_inputs(tmp_path / "in", WEB), tmp_path / "out"
+    )
     kept = {number(row): row for row in rows(found, "data/")}
     assert kept["wikipedia 0"]["language"] == "fr"
     assert kept["web 0"]["quality"] == pytest.approx(0.9)
@@ -102,7 +106,7 @@ def test_changing_a_threshold_leaves_the_attributes_alone():
         return fingerprint_payload(stage, config, dict.fromkeys(stage.inputs(config), "0" * 64))
 
     changed = QualityConfig(sources=(SourceRules(thresholds={"code_letters": 0.1}, presets=(Preset.CODE,)),))
-    assert payload(STAGE, QualityConfig()) != payload(STAGE, changed)
+    assert payload(STAGE, QualityConfig(profiles=PROFILES)) != payload(STAGE, changed)
     assert payload(ATTRIBUTES, ATTRIBUTES.config()) == payload(ATTRIBUTES, ATTRIBUTES.config())
     assert "quality" not in STAGE.inputs(changed)
 
@@ -124,7 +128,7 @@ def test_documents_that_could_not_be_measured_are_failed_not_lost(tmp_path):
     inputs = quality_inputs(tmp_path / "in", {"web": [(ARTICLE, "en", 0.5), (SHORT, "en", 0.5)]})
     lost, *left = inputs["attributes"].files()
     inputs["attributes"] = adopt_dataset(tmp_path / "in" / "attributes", "attributes", list(left))
-    found = run_shard_stage(STAGE, QualityConfig(), inputs, tmp_path / "out")
+    found = run_shard_stage(STAGE, QualityConfig(profiles=PROFILES), inputs, tmp_path / "out")
     counts = found.manifest.counts
     assert (counts.incoming, counts.failed) == (2, 1)
     (fate,) = [row for row in rows(found, "ledger/") if row["verdict"] == "failed"]
@@ -136,7 +140,9 @@ def test_attributes_of_other_documents_are_refused(tmp_path):
     inputs = quality_inputs(tmp_path / "in", {"web": [(ARTICLE, "en", 0.5), (SHORT, "en", 0.5)]})
     other = quality_inputs(tmp_path / "other", {"web": [(SHORT, "en", 0.5)] + [(ARTICLE, "en", 0.5)] * 2})
     with pytest.raises(InputError, match="do not have the same rows"):
-        run_shard_stage(STAGE, QualityConfig(), {**inputs, "attributes": other["attributes"]}, tmp_path / "out")
+        run_shard_stage(
+            STAGE, QualityConfig(profiles=PROFILES), {**inputs, "attributes": other["attributes"]}, tmp_path / "out"
+        )
 
 
 def test_presets_hold_the_published_values():
@@ -158,7 +164,7 @@ def test_presets_hold_the_published_values():
 def test_no_two_rules_of_all_presets_share_a_name_with_different_meaning():
     meanings = {}
     for name in Preset:
-        for rule in preset(name):
+        for rule in PRESETS[name]:
             meaning = (rule.attribute, rule.bound)
             assert meanings.setdefault(rule.name, meaning) == meaning
 
@@ -174,6 +180,8 @@ def test_a_language_that_falls_to_one_rule_whole_is_told(tmp_path):
 
 def test_a_language_that_was_not_chosen_or_is_kept_in_part_is_no_news(tmp_path):
     pages = [(ARTICLE, "de", 0.5)] * 30 + [(ARTICLE, "en", 0.5)] + [(SHORT, "en", 0.5)] * 40
-    found = run_shard_stage(STAGE, QualityConfig(), quality_inputs(tmp_path / "in", {"web": pages}), tmp_path / "out")
+    found = run_shard_stage(
+        STAGE, QualityConfig(profiles=PROFILES), quality_inputs(tmp_path / "in", {"web": pages}), tmp_path / "out"
+    )
     assert found.manifest.counts.dropped == {"gopher_words_min": 40, "language": 30}
     assert found.manifest.warnings == []

@@ -7,7 +7,7 @@ from infra.errors import ConfigError
 from pipeline.redact import STAGE
 from pipeline.redact.stage import Policy, RedactConfig, SourcePolicy
 from tests.pipeline.corpus import document, publish_documents
-from tests.support import run_shard_stage
+from tests.support import PROFILES, run_shard_stage
 
 TEXTS = {
     "web": ["Mail jane@firm.de and joe@firm.de.", "Nothing here.", "Card 4111 1111 1111 1111."],
@@ -33,7 +33,7 @@ def texts(dataset):
 
 
 def test_texts_are_masked_and_spans_recorded(inputs, tmp_path):
-    found = run_shard_stage(STAGE, RedactConfig(), inputs, tmp_path / "out")
+    found = run_shard_stage(STAGE, RedactConfig(profiles=PROFILES), inputs, tmp_path / "out")
     assert texts(found) == {
         "https://web.example/0": "Mail <EMAIL> and <EMAIL>.",
         "https://web.example/1": "Nothing here.",
@@ -62,14 +62,14 @@ def test_a_kind_can_drop_its_documents(inputs, tmp_path):
 
 
 def test_same_bytes_whatever_the_order(inputs, tmp_path):
-    forward = run_shard_stage(STAGE, RedactConfig(), inputs, tmp_path / "a")
-    backward = run_shard_stage(STAGE, RedactConfig(), inputs, tmp_path / "b", reverse=True)
+    forward = run_shard_stage(STAGE, RedactConfig(profiles=PROFILES), inputs, tmp_path / "a")
+    backward = run_shard_stage(STAGE, RedactConfig(profiles=PROFILES), inputs, tmp_path / "b", reverse=True)
     assert forward.digest == backward.digest
 
 
 def test_nothing_is_left_to_redact(inputs, tmp_path):
-    once = run_shard_stage(STAGE, RedactConfig(), inputs, tmp_path / "a")
-    twice = run_shard_stage(STAGE, RedactConfig(), {"decontaminate": once}, tmp_path / "b")
+    once = run_shard_stage(STAGE, RedactConfig(profiles=PROFILES), inputs, tmp_path / "a")
+    twice = run_shard_stage(STAGE, RedactConfig(profiles=PROFILES), {"decontaminate": once}, tmp_path / "b")
     assert texts(once) == texts(twice)
     assert rows(twice, "spans/") == []
 

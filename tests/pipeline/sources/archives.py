@@ -8,9 +8,10 @@ from typing import Any
 from pipeline.document import Document
 from pipeline.extract.page import ExtractConfig
 from pipeline.ledger import Fate
-from pipeline.sources.contract import Outcome, Part, Reading, SourceConfig, is_fate
+from pipeline.sources.contract import Outcome, Part, Reading, is_fate
 from pipeline.sources.files import find_archives
 from pipeline.sources.registry import SOURCES
+from tests.support import source_config
 
 PROSE = (
     "The river begins in the hills above the town and runs for two hundred miles before it meets the sea. "
@@ -64,7 +65,7 @@ def gzip_members(records: Iterable[bytes]) -> list[bytes]:
 
 def read_source(path: Path, kind: str = "warc", extract: ExtractConfig | None = None, **options: Any) -> list[Outcome]:
     """All outcomes of a source, part by part."""
-    source = SourceConfig(name="test", kind=kind, address=str(path), **options)  # type: ignore[arg-type]
+    source = source_config(name="test", kind=kind, address=str(path), **options)
     spec = SOURCES[source.kind]
     archives = find_archives(source.address, {}, folders=kind == "code") if spec.listed else []
     reading = Reading(source, extract or ExtractConfig())

@@ -14,7 +14,7 @@ from pipeline.sources import common_crawl
 from pipeline.sources.contract import Part, Reading, SourceConfig
 from tests.pipeline.sources.archives import documents, gzip_members, html_page, numbered_records, warc_record
 from tests.pipeline.sources.mirror import Mirror, serve
-from tests.support import run_shard_stage
+from tests.support import run_shard_stage, source_config
 
 CRAWL = "CC-MAIN-2024-33"
 
@@ -42,7 +42,7 @@ def source(mirror: Mirror | Path, **options: object) -> SourceConfig:
         "index": address,
         **options,
     }
-    return SourceConfig(**settings)  # type: ignore[arg-type]
+    return source_config(**settings)
 
 
 def names(config: SourceConfig) -> set[str]:
@@ -131,7 +131,7 @@ def test_a_folder_of_the_same_layout_is_a_mirror(tmp_path: Path) -> None:
 def test_addresses_of_servers_are_no_part_of_the_identity() -> None:
     from infra.config import identity
 
-    config = SourceConfig(name="crawl", kind="common_crawl", address=CRAWL)
+    config = source_config(name="crawl", kind="common_crawl", address=CRAWL)
     elsewhere = config.model_copy(update={"mirror": "s3://commoncrawl", "cache": "/somewhere"})
     assert identity(config) == identity(elsewhere)
 
@@ -154,4 +154,4 @@ def test_what_is_not_there_is_one_sentence(
 
 def test_fractions_are_checked() -> None:
     with pytest.raises(ValidationError):
-        SourceConfig(name="crawl", kind="common_crawl", address=CRAWL, fraction=1.5)
+        source_config(name="crawl", kind="common_crawl", address=CRAWL, fraction=1.5)

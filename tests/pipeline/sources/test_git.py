@@ -10,9 +10,10 @@ from infra.errors import ConfigError, InputError
 from pipeline.extract.page import ExtractConfig
 from pipeline.ingest import IngestConfig, external
 from pipeline.sources import git as source
-from pipeline.sources.contract import Outcome, Reading, SourceConfig
+from pipeline.sources.contract import Outcome, Reading
 from pipeline.sources.git import repository_name
 from tests.pipeline.sources.archives import documents, rules
+from tests.support import source_config
 
 MIT = "MIT License\nPermission is hereby granted, free of charge, to any person … without restriction, including"
 
@@ -53,7 +54,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def read_address(address: str, **options: object) -> list[Outcome]:
-    config = SourceConfig(name="test", kind="git", address=address, **options)  # type: ignore[arg-type]
+    config = source_config(name="test", kind="git", address=address, **options)
     reading = Reading(config, ExtractConfig())
     return [outcome for part in source.parts(config, []) for outcome in source.read(part, reading)]
 
@@ -81,7 +82,7 @@ def test_an_earlier_revision(repository: Path, remote: bool) -> None:
 
 
 def test_a_new_commit_is_noticed_by_the_plan(repository: Path) -> None:
-    config = IngestConfig(sources=(SourceConfig(name="code", kind="git", address=str(repository)),))
+    config = IngestConfig(sources=(source_config(name="code", kind="git", address=str(repository)),))
     before = external(config)
     assert external(config) == before
     (repository / "new.py").write_text("x = 1\n")

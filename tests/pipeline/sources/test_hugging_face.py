@@ -10,8 +10,9 @@ import pytest
 from infra.errors import InputError
 from pipeline.extract.page import ExtractConfig
 from pipeline.sources import hugging_face
-from pipeline.sources.contract import Outcome, Part, Reading, SourceConfig
+from pipeline.sources.contract import Outcome, Part, Reading
 from tests.pipeline.sources.archives import documents, rules
+from tests.support import source_config
 
 
 @pytest.fixture
@@ -26,14 +27,14 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, **options: object) -> list[Outcome]:
     mapped = {"text_column": "body", "id_column": "id", **options}
-    config = SourceConfig(name="test", kind="hugging_face", address=str(folder), **mapped)  # type: ignore[arg-type]
+    config = source_config(name="test", kind="hugging_face", address=str(folder), **mapped)
     parts = [Part.from_json(part.to_json()) for part in hugging_face.parts(config, [])]
     reading = Reading(config, ExtractConfig())
     return [outcome for part in parts for outcome in hugging_face.read(part, reading)]
 
 
 def test_every_row_of_every_shard_once(folder: Path) -> None:
-    config = SourceConfig(name="test", kind="hugging_face", address=str(folder))
+    config = source_config(name="test", kind="hugging_face", address=str(folder))
     assert len(list(hugging_face.parts(config, []))) == 3
     outcomes = read(folder)
     texts = sorted(document["text"] for document in documents(outcomes))

@@ -13,11 +13,10 @@ from infra.errors import InputError
 from pipeline.ingest import STAGE, IngestConfig
 from pipeline.sample.items import WIKIPEDIA_MEMBER
 from pipeline.sample.packages import GENSIM, read_member
-from pipeline.sources.contract import SourceConfig
 from pipeline.sources.wikitext import readable_text
 from tests.pipeline.packages import package_wheel
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
-from tests.support import run_shard_stage, shared_data
+from tests.support import run_shard_stage, shared_data, source_config
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" xml:lang="ltg"><siteinfo>
 <base>https://ltg.wikipedia.org/wiki/Suoku_puslopa</base><namespaces>
@@ -228,6 +227,6 @@ def test_what_gave_no_text_is_in_the_dataset(tmp_path: Path) -> None:
     path = dump(
         tmp_path / "d.xml", page("A", "one {{stub}} {{nowrap|x}}"), page("B", "two {{Stub}}\n== References ==\n* x")
     )
-    config = IngestConfig(sources=(SourceConfig(name="wiki", kind="wikipedia", address=str(path)),))
+    config = IngestConfig(sources=(source_config(name="wiki", kind="wikipedia", address=str(path)),))
     dataset = run_shard_stage(STAGE, config, {}, tmp_path / "out")
     assert dataset.manifest.stats["unseen"] == {"template": {"stub": 2}, "section": {"references": 1}}
