@@ -12,7 +12,7 @@ from typing import Any
 from flows.recipe_file import nearest
 from infra.errors import ConfigError
 from infra.planning import StageNode
-from pipeline.profiles import BySource, SourceProfile
+from pipeline.profiles import BySource, SourceProfile, entry_for
 
 
 def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
@@ -22,8 +22,11 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
     if not names:
         return
     for name in names:
-        for stage, thing in (("quality", "set of quality rules"), ("redact", "redaction policy")):
-            _check_covered(name, configs.get(stage), f"stages.{stage}.sources", thing, origin)
+        for stage in sorted({"quality", "redact"} & configs.keys()):
+            try:
+                entry_for(configs[stage], configs[stage].sources, name, f"stages.{stage}.sources")
+            except ConfigError as error:
+                raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     _check_text_sets(configs.get("classifier"), names, origin)
     for place, pattern in _named(configs):
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -64,16 +67,6 @@ def with_profiles(nodes: Sequence[StageNode]) -> list[StageNode]:
         else node
         for node in nodes
     ]
-
-
-def _check_covered(name: str, config: Any, place: str, thing: str, origin: str) -> None:
-    if config is not None and not any(config.fits(entry, name) for entry in config.sources):
-        raise ConfigError(
-            f"no {thing} covers the source {name!r}: {place} has entries for "
-            f"{'; '.join(entry.described for entry in config.sources) or 'nothing'}",
-            where=origin,
-            remedy=f"Add an entry with source: {name!r}, or one without a source for all others.",
-        )
 
 
 def _check_text_sets(config: Any, names: Sequence[str], origin: str) -> None:

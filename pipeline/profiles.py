@@ -79,5 +79,5 @@ def entry_for(config: BySource, entries: Sequence[Entry], source: str, place: st
         f"no entry of {place} covers the source {source!r} (profile: {profile or 'not said'}): there are entries for "
         f"{'; '.join(entry.described for entry in entries) or 'nothing'}",
         where=place,
-        remedy=f"Add an entry with source: {source!r}, or one without a source for all others.",
+        remedy=f"Add an entry with source: {source!r}, or one for '*'.",
     )

@@ -97,8 +97,8 @@ def _stages(recipe: Recipe) -> list[tuple[str, str]]:
 def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> DeploymentSpec:
     node = recipe.node(name)
     # The recipe's values stand in the form, defaults by its schema: a run from the UI that changes nothing computes what
-    # the recipe computes.
-    form = {**_form(recipe), "config": node.config.model_dump(mode="json", exclude_defaults=True)}
+    # the recipe computes. Profiles are said by the sources, which a run may be given anew.
+    form = {**_form(recipe), "config": node.config.model_dump(mode="json", exclude_defaults=True, exclude={"profiles"})}
     return DeploymentSpec(
         name,
         deployment_name(name, recipe),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
+from pipeline.document import source_of
 
 UNKNOWN = "(unknown)"
 
@@ -114,5 +115,5 @@ def _rows_below(dataset: Dataset, prefix: str) -> Counter[str]:
     """Rows by source, from the manifest."""
     total: Counter[str] = Counter()
     for output in dataset.files(prefix, ".parquet"):
-        total[output.path.split("/")[1]] += output.rows or 0
+        total[source_of(output.path)] += output.rows or 0
     return total

@@ -17,6 +17,7 @@ from flows.report.documents import FILES_READ
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from pipeline.charts import REST, Bars, Threshold, histogram
+from pipeline.document import source_of
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.rules import Rule
 
@@ -111,7 +112,7 @@ def _files(attributes: Dataset) -> dict[str, list[str]]:
     """Files by source, which is their folder."""
     found: dict[str, list[str]] = {}
     for output in attributes.files("data/", ".parquet"):
-        found.setdefault(output.path.split("/")[1], []).append(output.path)
+        found.setdefault(source_of(output.path), []).append(output.path)
     return found
 
 

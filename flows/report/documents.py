@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.sankey import SankeyStage
 from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
+from pipeline.document import source_of
 
 UNKNOWN = "(unknown)"
 FILES_READ = 32
@@ -197,9 +197,8 @@ def _rules(dataset: Dataset) -> dict[str, Counter[str]]:
 def _rows_by_source(dataset: Dataset) -> Counter[str]:
     rows: Counter[str] = Counter()
     for output in dataset.files("data/", ".parquet"):
-        parts = PurePosixPath(output.path).parts
-        if len(parts) == 3:
-            rows[parts[1]] += output.rows or 0
+        if output.path.count("/") == 2:
+            rows[source_of(output.path)] += output.rows or 0
     return rows
 
 

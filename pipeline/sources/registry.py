@@ -59,7 +59,8 @@ class FlatForm:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         options: dict[str, Any] = {}
-        for config in (SourceConfig, *(reader.config for reader in SOURCES.values())):
+        configs: list[type[SourceConfig]] = [SourceConfig, *(reader.config for reader in SOURCES.values())]
+        for config in configs:
             shown = handler.resolve_ref_schema(handler(config.__pydantic_core_schema__))
             for name, option in shown["properties"].items():
                 options.setdefault(name, dict(option))

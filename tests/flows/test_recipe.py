@@ -85,8 +85,11 @@ def write(folder: Path, text: str) -> str:
         ("stages:\n\tsample: {}", r"spaces, never with tabs \(.*mine\.yaml, line 2\)"),
         ("stages: {quality: {sources: [{presets: [gopher]}]}}", r"presets\.0 = 'gopher'.*gopher_quality"),
         (QUALITY.format("{presets: [c4], without: [c4_curly]}"), r"no rule 'c4_curly'.*c4_curly_brackets"),
-        (QUALITY.format("{source: web}"), r"no set of quality rules covers the source 'wikipedia'.*'\*'"),
-        ("extends: demo\nstages: {redact: {sources: [{source: web}]}}", r"no redaction policy covers the source"),
+        (QUALITY.format("{source: web}"), r"no entry of stages\.quality\.sources covers the source 'wikipedia'.*'\*'"),
+        (
+            "extends: demo\nstages: {redact: {sources: [{source: web}]}}",
+            r"no entry of stages\.redact\.sources covers the source",
+        ),
         (MIXTURE.format("wikipedi"), r"shards\.mixture names the source 'wikipedi'.*Did you mean 'wikipedia'"),
         (POSITIVES.format("books*"), r"classifier\.positives names the source 'books\*'.*web"),
         (
