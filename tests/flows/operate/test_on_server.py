@@ -21,10 +21,8 @@ os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 from prefect import flow, runtime
 from prefect._flow_run_suspension import mark_flow_run_suspension_requested
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
@@ -32,18 +30,22 @@ from prefect.states import Cancelled, Completed, Failed, Running, Suspended
 from prefect.testing.utilities import prefect_test_harness
 from prefect.workers.process import ProcessWorker
 
+from flows import recipe as recipe_module
 from flows.crawls.watch import WatchParams, crawl_watch
 from flows.operate import children
 from flows.operate.automations import FAILED_RUNS, SILENT_RUNS, ensure_automations
 from flows.operate.children import attempt_of, run_child, set_aside_unfinished
 from flows.operate.deploying import deploy
-from flows.operate.deployments import CRAWL_QUEUE, deployments
+from flows.operate.deployments import CRAWL_QUEUE
 from flows.operate.endings import as_flow_state, unwrap_state
 from flows.operate.refusals import process_template
-from flows.params import stage_params
+from flows.params import PipelineParams, stage_params
+from flows.pipeline import pipeline, run_as_flow
 from flows.recipe import load_recipe
 from flows.stage_flows import stage_flow
 from infra.errors import HeadwaterError
+from infra.planning import Action, Selection
+from infra.store.store import Store
 from tests.pipeline.sources.mirror import serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.prefect]
@@ -96,23 +98,6 @@ def _pool_update(**changes: Any) -> Any:
     from prefect.client.schemas.actions import WorkPoolUpdate
 
     return WorkPoolUpdate(**changes)
-
-
-def test_a_deployment_of_before_is_replaced_and_its_schedule_kept(client: SyncPrefectClient, tmp_path: Path) -> None:
-    recipe = load_recipe(str(crawl_recipe(tmp_path, name="renamed")))
-    deploy([recipe], watch=True)
-    (now,) = [spec for spec in deployments(recipe) if spec.flow == "crawl_watch"]
-    present = client.read_deployment_by_name("crawl_watch/crawl-watch-renamed")
-    client.create_deployment(
-        flow_id=present.flow_id, name="renamed", entrypoint=now.entrypoint, tags=list(now.tags), work_pool_name="control",
-        schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron="0 3 * * *", timezone="UTC"), active=False)],
-    )  # fmt: skip
-    client.delete_deployment(present.id)
-    deploy([recipe], watch=True)
-    found = {entry.name: entry for entry in client.read_deployments(limit=200) if entry.flow_id == present.flow_id}
-    assert "renamed" not in found
-    (schedule,) = found["crawl-watch-renamed"].schedules
-    assert (schedule.schedule.cron, schedule.active) == ("0 3 * * *", False)
 
 
 def test_an_open_pool_is_closed_and_one_that_an_operator_closed_is_left(
@@ -326,19 +311,37 @@ def settled_rows() -> int:
     return before
 
 
+def small_recipe(folder: Path, units: int) -> Path:
+    for number in range(units):
+        row = {"id": f"{units}-{number}", "text": f"Document {number} of a small source. " * 8}
+        (folder / f"{number:03}.jsonl").write_text(json.dumps(row) + "\n")
+    recipe = folder / "many.yaml"
+    recipe.write_text(
+        "recipe: many\nstages:\n  ingest:\n    sources:\n"
+        f'      - {{name: texts, kind: jsonl, address: "{folder}/*.jsonl", id_column: id, language: en}}\n'
+    )
+    return recipe
+
+
+def test_a_recipe_is_read_once_on_its_way_to_a_stage(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    plain = recipe_module.read_recipe_file
+    monkeypatch.setattr(recipe_module, "read_recipe_file", lambda path: (read.append(path), plain(path))[1])
+    file, store = small_recipe(tmp_path, 1), Store.at(tmp_path / "workspace")
+    result = run_as_flow(load_recipe(str(file)), Selection(), store)
+    assert [outcome.stage for outcome in result.outcomes] == ["ingest"] and read == [file]
+    again = unwrap_state(pipeline(PipelineParams(recipe=str(file), workspace=store.address, force=["ingest"])))
+    assert [outcome.action for outcome in again.outcomes] == [Action.RUN] and read == [file, file]
+
+
 def test_rows_do_not_grow_with_the_number_of_units(client: SyncPrefectClient, tmp_path: Path) -> None:
     counted = {}
     for units in (4, 120):
         folder = tmp_path / str(units)
         folder.mkdir()
-        for number in range(units):
-            row = {"id": f"{units}-{number}", "text": f"Document {number} of a small source. " * 8}
-            (folder / f"{number:03}.jsonl").write_text(json.dumps(row) + "\n")
-        recipe = folder / "many.yaml"
-        recipe.write_text(
-            "recipe: many\nstages:\n  ingest:\n    sources:\n"
-            f'      - {{name: texts, kind: jsonl, address: "{folder}/*.jsonl", id_column: id, language: en}}\n'
-        )
+        recipe = small_recipe(folder, units)
         before = settled_rows()
         form = stage_params("ingest")(recipe=str(recipe), workspace=str(folder / "workspace"))
         outcome = unwrap_state(stage_flow("ingest")(params=form))
