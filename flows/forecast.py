@@ -259,6 +259,7 @@ class _Look:
     seconds: float
 
     def at(self, source: "SourceConfig") -> "Probe | None":
+        """Some records of a source, read in this look's seconds; None where that is not possible."""
         from pipeline.ingest import language_model_of
         from pipeline.sources.contract import Reading
         from pipeline.sources.probe import probe

@@ -64,6 +64,7 @@ def check_installed(settings: ExecutionSettings) -> None:
 
 
 def executor_of(settings: ExecutionSettings) -> Executor:
+    """Where the units of stages run."""
     memory = settings.memory_per_worker_mb << 20
     if settings.executor == "ray":
         return RayExecutor(settings.workers, memory, settings.unit_timeout_s, settings=settings.ray)
@@ -71,6 +72,7 @@ def executor_of(settings: ExecutionSettings) -> Executor:
 
 
 def launcher_of(settings: ExecutionSettings) -> Launcher:
+    """Where process groups run."""
     if settings.launcher == "slurm":
         return SlurmLauncher(settings.slurm)
     if settings.launcher == "kubernetes":

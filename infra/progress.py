@@ -178,6 +178,15 @@ def describe_progress(done: float, total: float, figures: Mapping[str, Any], eta
     return ", ".join(parts)
 
 
+def describe_bytes(number: float) -> str:
+    """``1.4 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
 def describe_seconds(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"

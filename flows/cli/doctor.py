@@ -37,6 +37,7 @@ def command(
 
 
 def examine(workspace: str | None, port: int, fix: bool) -> Iterator[Check]:
+    """Every check; without a workspace that opens, that alone."""
     try:
         store = open_store(workspace)
     except HeadwaterError as error:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, size
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
+from infra.progress import describe_bytes
 from infra.store.gc import GcSettings, collect
 
 
@@ -39,15 +40,16 @@ def command(
     out = console()
     for removal in found.removed:
         name = f"{removal.name}/{removal.fingerprint}" if removal.fingerprint else removal.name
-        out.print(f"{removal.kind:<8} {name}  {size(removal.bytes)}  {removal.reason}", markup=False)
+        out.print(f"{removal.kind:<8} {name}  {describe_bytes(removal.bytes)}  {removal.reason}", markup=False)
     for name in found.passed_over:
         out.print(f"kept     {name}  somebody needs it after all", markup=False)
     if dry_run:
         for each in found.kept:
             unfinished = "" if each.published else " (unfinished)"
             out.print(
-                f"kept     {each.name}/{each.fingerprint}{unfinished}  {size(each.bytes)}  {each.reason}", markup=False
+                f"kept     {each.name}/{each.fingerprint}{unfinished}  {describe_bytes(each.bytes)}  {each.reason}",
+                markup=False,
             )
     verb = "would be freed" if dry_run else "freed"
     why = "" if dry_run else " (--dry-run says why)"
-    out.print(f"{size(found.bytes)} {verb}; {published} datasets are reached and kept{why}.", markup=False)
+    out.print(f"{describe_bytes(found.bytes)} {verb}; {published} datasets are reached and kept{why}.", markup=False)

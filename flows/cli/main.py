@@ -72,7 +72,9 @@ def build_app(arguments: Sequence[str]) -> "typer.Typer":
 
 def main() -> None:
     """Entry point of the ``headwater`` script."""
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # a user's pipeline.py in the working folder is not ours, in no child either
+    os.environ.setdefault(
+        "PYTHONSAFEPATH", "1"
+    )  # a user's pipeline.py in the working folder is not ours, in no child either
     try:
         code = _run(sys.argv[1:])
     finally:

@@ -72,15 +72,6 @@ def table_of(title: str, *headings: str) -> Table:
     return made
 
 
-def size(number: float) -> str:
-    """``1.4 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
 def own_stdout() -> TextIO:
     """Standard output for this command's result alone. Whatever else is printed there from now on, by a library or by
     a process that it starts (Ray's do), goes to standard error."""
@@ -94,6 +85,7 @@ def own_stdout() -> TextIO:
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
+    """One object; NaN and infinity as null. Raises TypeError for what JSON has no form for."""
     out = stream or sys.stdout
     out.write(json.dumps(_finite(value), indent=2, default=_encode, allow_nan=False) + "\n")
     out.flush()

@@ -20,7 +20,6 @@ from flows.cli.options import (
     open_store,
     overrides,
     print_json,
-    size,
     table_of,
 )
 from flows.crawls.incremental import planned
@@ -28,7 +27,7 @@ from flows.forecast import Forecast, forecast
 from flows.machines import check_installed
 from flows.recipe import load_recipe
 from infra.planning import StagePlan, StageSelection, plan, refuse_blocked
-from infra.progress import describe_seconds
+from infra.progress import describe_bytes, describe_seconds
 
 STYLES = {"RUN": "yellow", "RESUME": "cyan", "SKIP": "green", "BLOCKED": "red"}
 
@@ -89,7 +88,7 @@ def plan_table(plans: list[StagePlan]) -> Table:
 def _show_forecast(expected: Forecast) -> None:
     table = table_of("Forecast", "stage", ">documents in", ">kept", ">disk", ">time", "from")
     for row in expected.stages:
-        disk = "?" if row.bytes is None else size(row.bytes)
+        disk = "?" if row.bytes is None else describe_bytes(row.bytes)
         seconds = "?" if row.seconds is None else describe_seconds(row.seconds)
         table.add_row(row.stage, f"{row.incoming:,}", f"{row.kept:,}", disk, seconds, row.basis)
     out = console()
@@ -99,7 +98,7 @@ def _show_forecast(expected: Forecast) -> None:
     else:
         out.print(table)
         out.print(
-            f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {size(expected.bytes)} on disk, "
+            f"About {expected.documents:,} documents and {expected.tokens:,} tokens, {describe_bytes(expected.bytes)} on disk, "
             f"{describe_seconds(expected.seconds)}; training is not part of it."
         )
     for note in expected.notes:

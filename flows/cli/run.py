@@ -87,6 +87,7 @@ def result_json(result: RunResult) -> dict[str, object]:
 
 
 def funnel_table(rows: list[FunnelRow]) -> Table:
+    """Documents by stage, with the three rules that dropped most."""
     table = table_of("Funnel", "stage", ">in", ">kept", ">", ">dropped", ">failed", "most by")
     for row in rows:
         most = ", ".join(f"{rule} {number:,}" for rule, number in row.dropped[:3])

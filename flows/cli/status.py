@@ -14,12 +14,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, size, table_of
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, table_of
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.situation import seconds_until, situation
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
-from infra.progress import describe_progress, describe_seconds
+from infra.progress import describe_bytes, describe_progress, describe_seconds
 from infra.store.store import Store
 
 SHOWN = 8
@@ -124,7 +124,10 @@ def _next(found: Row) -> Lines:
 def _disk(row: Row) -> Lines:
     share = row["free"] / row["total"] if row["total"] else 0.0
     full = ": nearly full; headwater gc --dry-run says what may go" if row["nearly_full"] else ""
-    yield 1, f"{size(row['free'])} of {size(row['total'])} free ({share:.0%}) at {row['path']}{full}"
+    yield (
+        1,
+        f"{describe_bytes(row['free'])} of {describe_bytes(row['total'])} free ({share:.0%}) at {row['path']}{full}",
+    )
 
 
 def _rest(found: Row) -> str:
@@ -132,7 +135,7 @@ def _rest(found: Row) -> str:
     datasets, runs = found["datasets"], found["runs"]
     last = next((run for run in runs if run["state"] == "completed"), None)
     done = f"; last completed: {last['id']}, {_ago(last.get('ended') or last['started'])} ago" if last else ""
-    total = size(sum(row["bytes"] for row in datasets))
+    total = describe_bytes(sum(row["bytes"] for row in datasets))
     return f"{_many(len(datasets), 'dataset')}, {total}, {_many(len(runs), 'run')}{done}. All of them: headwater status --all"
 
 
@@ -166,7 +169,7 @@ def _datasets_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["name"] + ("" if row["complete"] else " (incomplete)"), row["fingerprint"], row["digest"][:12],
-            f"{row['rows']:,}", size(row["bytes"]), " ".join(row["labels"]), f"{row['seconds']:.0f} s",
+            f"{row['rows']:,}", describe_bytes(row["bytes"]), " ".join(row["labels"]), f"{row['seconds']:.0f} s",
         )  # fmt: skip
     return table
 

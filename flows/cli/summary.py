@@ -37,6 +37,7 @@ def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def evaluation_table(tasks: list[dict[str, Any]]) -> Table:
+    """One row a figure: ``{model, task, metric, value, low, high, n}``."""
     table = table_of("Evaluation", "model", "task", "metric", ">value", ">95 % interval", ">n")
     for task in tasks:
         low, high = task.get("low"), task.get("high")

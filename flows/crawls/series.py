@@ -127,6 +127,7 @@ class Series:
         return LAST_STAGE in self.datasets(crawl)
 
     def base(self, crawl: str) -> Base | None:
+        """What the crawl is built on, as recorded; None before its run."""
         found = self._read(f"{crawl}/base.json")
         return Base(**{**found, "previous": tuple(found["previous"])}) if found is not None else None
 

@@ -207,6 +207,7 @@ def best_effort(publish: Callable[[], None]) -> None:
 
 
 def publish_plan(plans: Iterable[StagePlan]) -> None:
+    """A table of what the run will do, stage by stage."""
     rows = [
         {
             "stage": plan.stage,
@@ -227,6 +228,7 @@ def publish_funnel(datasets: Sequence[Dataset]) -> None:
 
 
 def funnel_table(datasets: Iterable[Dataset]) -> str:
+    """Rows of the artifact: documents by stage, with their rules."""
     rows = funnel(datasets)
     if not rows:
         return ""
@@ -284,6 +286,7 @@ def publish_lineage(dataset: Dataset) -> None:
 
 
 def lineage_table(dataset: Dataset) -> str:
+    """Rows of the artifact: every dataset behind one."""
     lines = ["| dataset | rows | size | made from |", "|---|---:|---:|---|"]
     for node in ancestry(dataset):
         sources = ", ".join(f"{record.name}/{record.fingerprint}" for record in node.manifest.inputs)
@@ -311,6 +314,7 @@ def publish_report(store: Store, datasets: Mapping[str, Dataset], run: str) -> N
 
 
 def lineage_graph(dataset: Dataset) -> str:
+    """The same as a Mermaid graph."""
     lines = ["graph LR"]
     nodes = ancestry(dataset)
     for node in nodes:
@@ -331,6 +335,7 @@ def fenced(text: str) -> str:
 
 
 def capped(markdown: str) -> str:
+    """Text that fits into an artifact."""
     encoded = markdown.encode()
     if len(encoded) <= MARKDOWN_BYTES:
         return markdown

@@ -69,6 +69,7 @@ def full_name(flow: str, recipe: Recipe) -> str:
 
 
 def deployments(recipe: Recipe) -> list[DeploymentSpec]:
+    """The whole path, each stage of the recipe, and the crawl watch if it reads a crawl."""
     tags: tuple[str, ...] = ("headwater", f"recipe:{recipe.name}")
     if recipe.address in PRESETS:
         tags = (*tags, f"preset:{PRESETS[recipe.address]}")

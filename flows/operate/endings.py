@@ -97,6 +97,7 @@ def _sentence(name: str, error: HeadwaterError, level: int) -> str:
 
 
 def stage_line(outcome: StageOutcome) -> str:
+    """What a stage came to, in one line."""
     manifest = outcome.dataset.manifest
     how = (
         f"SKIP: published as {manifest.fingerprint}"
@@ -107,6 +108,7 @@ def stage_line(outcome: StageOutcome) -> str:
 
 
 def run_line(result: RunResult) -> str:
+    """What a run came to, in one line."""
     built = [outcome for outcome in result.outcomes if outcome.action != Action.SKIP]
     skipped = len(result.outcomes) - len(built)
     parts = [f"published {', '.join(outcome.stage for outcome in built)}" if built else "nothing was left to do"]

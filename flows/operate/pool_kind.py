@@ -28,6 +28,7 @@ PAGE = 200
 
 
 def template_of(kind: str, pool: str) -> dict[str, Any]:
+    """The job template of a pool of this kind. Raises ConfigError where its settings are missing."""
     if kind == "process":
         return process_template()
     from flows.operate.containers import ContainerSettings, job_template  # an optional package

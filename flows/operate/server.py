@@ -196,6 +196,7 @@ def api_call(api_url: str, path: str, body: Any = None) -> Any:
 
 
 def recorded_address(store: Store) -> str | None:
+    """The API address that ``headwater up`` left, if its process lives."""
     try:
         record = ServerRecord(**json.loads(_record_path(store).read_text()))
     except (FileNotFoundError, PermissionError, ValueError, TypeError):  # none, or another user's

@@ -59,6 +59,7 @@ class Service:
         self._start()
 
     def stop(self) -> None:
+        """End it and everything below it: TERM, and after its grace KILL."""
         self.guard.terminate()
         try:
             self.guard.wait(self.grace_s + 5)

@@ -47,6 +47,7 @@ log = logging.getLogger("headwater")
 
 
 async def serve(pools: list[str]) -> None:
+    """Poll all pools until told to stop."""
     poll_without_end()
     workers = [await worker_of(pool) for pool in pools]
     async with anyio.create_task_group() as group:

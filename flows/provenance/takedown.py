@@ -72,6 +72,7 @@ class _Query:
         return pc.match_substring(pc.field("url"), self.domain, ignore_case=True)
 
     def meets(self, url: str | None) -> bool:
+        """Whether the URL is the one, or of the domain or a subdomain."""
         if url is None:
             return False
         if self.url is not None:

@@ -76,6 +76,7 @@ NOISY = 30
 
 
 def loss_chart(lines: Sequence[Row], entropy: float | None, others: Others = ()) -> Markup:
+    """Training loss by step, in nats a token, with the entropy of single words as a level to beat."""
     levels = [Level(f"unigram entropy {entropy:.2f}", entropy)] if entropy is not None else []
     series = [*_smoothed("training loss", curve(lines, "loss"), "m0"), *_of_others(others, "loss")]
     return line_chart(series, x="step", y="nats per token", describe="Training loss by step", levels=levels)

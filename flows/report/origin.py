@@ -34,6 +34,7 @@ def in_path_order(datasets: Mapping[str, Dataset]) -> list[Dataset]:
 
 
 def graph(datasets: Mapping[str, Dataset]) -> Markup:
+    """The lineage as a drawing."""
     nodes = [
         Node(
             dataset.name,
@@ -70,6 +71,7 @@ def dataset_rows(datasets: Mapping[str, Dataset]) -> list[DatasetRow]:
 
 
 def seconds_of(dataset: Dataset) -> float:
+    """How long the stage took."""
     made = dataset.manifest.provenance
     return max(0.0, made.ended - made.started)
 
@@ -89,6 +91,7 @@ class RunFacts:
 
 
 def run_facts(datasets: Mapping[str, Dataset]) -> RunFacts | None:
+    """From the newest dataset's provenance; None without datasets."""
     if not datasets:
         return None
     made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)

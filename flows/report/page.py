@@ -16,6 +16,7 @@ from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.distributions import distributions
 from flows.report.sankey import sankey
+from infra.progress import describe_bytes
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
 from infra.store.store import Store
@@ -80,7 +81,13 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "si": _si, "percent": _percent, "seconds": _seconds, "size": _size}
+    environment.filters |= {
+        "count": _count,
+        "si": _si,
+        "percent": _percent,
+        "seconds": _seconds,
+        "size": describe_bytes,
+    }
     shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
     return environment.get_template("report.html.j2").render(**shown)
 
@@ -296,10 +303,3 @@ def _seconds(value: float) -> str:
     if value < 3600:
         return f"{int(value) // 60} min {int(value) % 60:02d} s"
     return f"{int(value) // 3600} h {int(value) % 3600 // 60:02d} min"
-
-
-def _size(value: float) -> str:
-    for bound, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= bound:
-            return f"{value / bound:.1f} {suffix}"
-    return f"{value:.0f} B"
