@@ -44,7 +44,7 @@ from flows.pipeline import pipeline, run_as_flow
 from flows.recipe import load_recipe
 from flows.stage_flows import stage_flow
 from infra.errors import HeadwaterError
-from infra.planning import Action, Selection
+from infra.planning import Action, StageSelection
 from infra.store.store import Store
 from tests.pipeline.sources.mirror import serve
 
@@ -330,7 +330,7 @@ def test_a_recipe_is_read_once_on_its_way_to_a_stage(
     plain = recipe_module.read_recipe_file
     monkeypatch.setattr(recipe_module, "read_recipe_file", lambda path: (read.append(path), plain(path))[1])
     file, store = small_recipe(tmp_path, 1), Store.at(tmp_path / "workspace")
-    result = run_as_flow(load_recipe(str(file)), Selection(), store)
+    result = run_as_flow(load_recipe(str(file)), StageSelection(), store)
     assert [outcome.stage for outcome in result.outcomes] == ["ingest"] and read == [file]
     again = unwrap_state(pipeline(PipelineParams(recipe=str(file), workspace=store.address, force=["ingest"])))
     assert [outcome.action for outcome in again.outcomes] == [Action.RUN] and read == [file, file]
