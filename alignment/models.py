@@ -3,16 +3,14 @@
 import json
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from alignment.job import ModelJob
 from alignment.replies import RewardModel
-from training.hub_format import load_config, load_model, load_reward_model
+from training.hub_format import DTYPES, load_config, load_model, load_reward_model
 from training.model import Decoder
 
 Model = TypeVar("Model", bound=nn.Module)
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def base_model(job: ModelJob[Any]) -> Decoder:

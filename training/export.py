@@ -25,13 +25,12 @@ from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset
 from infra.store.files import read_json, sha256_file, write_bytes, write_json
 from training.chat_template import chat_template
-from training.hub_format import load_config, load_model, save_model
+from training.hub_format import DTYPES, load_config, load_model, save_model
 from training.model import Decoder
 from training.model_card import lineage, model_card
 
 CARD = "README.md"
 LINEAGE = "lineage.json"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class ExportConfig(Config):

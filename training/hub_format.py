@@ -37,6 +37,8 @@ from training.rope import RopeScaling
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 SCORE = "score.weight"
 BODY = "model."
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""By their names in configurations."""
 ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "mistral": {"num_key_value_heads": 8},
