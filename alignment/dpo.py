@@ -22,7 +22,6 @@ from alignment.generation import reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.losses import dpo
-from alignment.models import base_model, position_limit
 from alignment.order import Order
 from alignment.pairs import (
     PairBatch,
@@ -103,13 +102,13 @@ def train(job: ModelJob[DpoConfig]) -> None:
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    model, steps = base_model(job), order.steps
+    model, steps = job.base_model(), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     # Before a checkpoint is loaded: the engine still holds the reference.
     job.phase("reference log-probabilities")
     reference = reference_log_probs(job, engine, training, "train")
     reference_held_out = reference_log_probs(job, engine, held_out, "held_out")
-    limit = reply_limit(config.generation_tokens, position_limit(job))
+    limit = reply_limit(config.generation_tokens, job.position_limit)
     prompts = held_out_questions(job, limit, config.generation_prompts)
     before = prompts.answer_before(job, engine)
 

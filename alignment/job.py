@@ -18,7 +18,9 @@ from alignment.turns import AnyTokenizer, Templated
 from infra.config import Execution
 from infra.store.files import sha256_file
 from training.engine import ParallelConfig
+from training.hub_format import DTYPES, load_config, load_model
 from training.job import Job, JobConfig, TrainingJobConfig, run_job
+from training.model import Decoder
 from training.optimizer import OptimizerConfig
 from training.schedule import ScheduleConfig
 
@@ -97,6 +99,16 @@ class ModelJob(Job[Settings]):
         if self.config.base_model:
             return Path(self.config.base_model)
         return self.data("sft" if "sft" in self.request.inputs else "pretrain") / "model"
+
+    @property
+    def position_limit(self) -> int:
+        """The longest sequence, in tokens, that the model takes."""
+        return load_config(self.model_folder).max_position
+
+    def base_model(self, frozen: bool = False) -> Decoder:
+        """The model that the stage starts from, to be trained further, or ``frozen`` to be asked only."""
+        model = load_model(self.model_folder, DTYPES[self.config.dtype], self.ranks.device)
+        return model.eval().requires_grad_(False) if frozen else model
 
     @cached_property
     def tokenizer(self) -> AnyTokenizer:

@@ -10,7 +10,6 @@ import torch
 from alignment.conversations import render_prompt, render_reply
 from alignment.generation import HeldOutPrompts
 from alignment.job import ModelJob
-from alignment.models import position_limit
 from alignment.pair_files import Pair
 from alignment.preferences import pairs_tokenizer, read_pairs
 from alignment.replies import Replies, collate
@@ -74,7 +73,7 @@ def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairToken
         tokenize_pairs(job.tokenizer, pairs_of(job, "train")),
         tokenize_pairs(job.tokenizer, pairs_of(job, "held_out")),
     )
-    longest, limit = max(int(pair_lengths(pairs).max()) for pairs in both), position_limit(job)
+    longest, limit = max(int(pair_lengths(pairs).max()) for pairs in both), job.position_limit
     if longest > limit:
         raise InputError(
             f"a pair of {longest} tokens is longer than the model's {limit} positions",
@@ -87,7 +86,7 @@ def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairToken
 def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> HeldOutPrompts:
     """Prompts of held-out pairs, each once, after which the model has room for so many tokens."""
     prompts: dict[tuple[int, ...], int] = {}
-    room = position_limit(job) - reply_tokens
+    room = job.position_limit - reply_tokens
     for pair in tokenize_pairs(job.tokenizer, pairs_of(job, "held_out")):
         if len(pair.prompt) <= room:
             prompts.setdefault(tuple(pair.prompt), len(pair.chosen))

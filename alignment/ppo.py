@@ -27,17 +27,17 @@ from alignment.generation import Apply, HeldOutPrompts, ReplyFigures, answer_pro
 from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import tune
 from alignment.losses import kl_k1
-from alignment.models import base_model, frozen, position_limit, reward_model
 from alignment.order import chunks, seed_of, share, step_indices
 from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
-from alignment.replies import reply_log_probs
+from alignment.replies import RewardModel, reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
 from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
-from infra.store.files import sha256_file, write_json
+from infra.store.files import read_json, sha256_file, write_json
 from training.engine import Engine, StepResult, create_engine
+from training.hub_format import DTYPES, load_reward_model
 from training.intervals import mean_interval
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, publish_model, whole
@@ -100,8 +100,8 @@ def train(job: ModelJob[PpoConfig]) -> None:
     held_out = evaluation_prompts(job)
     mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
     check_shares(config, job.ranks.world_size)
-    reference, judge = frozen(base_model(job)), frozen(reward_model(job))
-    both = ActorCritic(base_model(job), reward_model(job), config.critic_lr / config.lr)
+    reference, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
+    both = ActorCritic(job.base_model(), reward_model(job), config.critic_lr / config.lr)
     steps = config.rounds * steps_of_round(len(mine), config)
     engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
     models = PpoModels(engine, reference, judge)
@@ -158,6 +158,14 @@ def policy_of(engine: Engine) -> Apply:
     return lambda use: engine.evaluate(lambda both: use(both.policy))
 
 
+def reward_model(job: ModelJob[PpoConfig]) -> RewardModel:
+    """The reward stage's model with the scale of its scores."""
+    figures = read_json(job.data("reward") / "reward.json")
+    folder, dtype = job.data("reward") / "model", DTYPES[job.config.dtype]
+    decoder, score = load_reward_model(folder, dtype, job.ranks.device)
+    return RewardModel(decoder, score, figures["mean"], figures["std"])
+
+
 def check_judge(job: ModelJob[Any]) -> None:
     """The reward model must read the tokens that the policy writes."""
     own = job.data("reward") / "model" / "tokenizer.json"
@@ -183,7 +191,7 @@ def check_shares(config: PpoConfig, world_size: int) -> None:
 
 def training_prompts(job: ModelJob[PpoConfig]) -> list[Prompt]:
     """Prompts to train on, each once: those after which the model has room for a reply."""
-    room = position_limit(job) - job.config.max_reply_tokens
+    room = job.position_limit - job.config.max_reply_tokens
     prompts = list(dict.fromkeys(tuple(render_prompt(job.tokenizer, pair.prompt)) for pair in pairs_of(job, "train")))
     fit: list[Prompt] = [prompt for prompt in prompts if len(prompt) <= room]
     if not fit:

@@ -39,7 +39,6 @@ from alignment.conversations import (
 from alignment.data import commonest, data_file, dataset_inputs, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.job import ModelJob, ModelJobConfig, run_model_job
-from alignment.models import base_model, frozen, position_limit
 from alignment.order import chunks, seed_of, share
 from alignment.pair_files import Pair, read_comparisons
 from alignment.rollouts import ReplySettings, sample
@@ -258,7 +257,7 @@ def own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[
 
 def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     config, seen = job.config, set[bytes]()
-    limit = min(config.max_pair_tokens or position_limit(job), position_limit(job))
+    limit = min(config.max_pair_tokens or job.position_limit, job.position_limit)
     reading = Reading()
     for address in config.pairs:
         path = data_file(job.request, address)
@@ -306,7 +305,7 @@ def sample_missing(job: ModelJob[PreferencesConfig], chosen: list[Candidate]) ->
     missing = [part for part in chunks(len(chosen), config.chunk) if not _file(job, part[0]).exists()]
     # Every rank must have looked before any writes, or they would share different lists.
     dist.barrier()
-    model = frozen(base_model(job))
+    model = job.base_model(frozen=True)
     settings = ReplySettings(config.max_reply_tokens, config.temperature, job.stop_ids, job.tokenizer.pad_id)
     for done, (number, part) in enumerate(share(missing, job.ranks.rank, job.ranks.world_size), start=1):
         prompts = [render_prompt(job.tokenizer, chosen[index].prompt) for index in part]

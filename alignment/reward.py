@@ -16,7 +16,6 @@ from alignment.data import outside_digests
 from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import Plan, optimise
 from alignment.losses import pairwise_logistic
-from alignment.models import base_model
 from alignment.order import Order
 from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_figures, pair_lengths, training_pairs
 from alignment.replies import RewardModel
@@ -63,7 +62,7 @@ def train(job: ModelJob[RewardConfig]) -> None:
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    model, steps = RewardModel(base_model(job)), order.steps
+    model, steps = RewardModel(job.base_model()), order.steps
     engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
 
     def validate() -> dict[str, float]:

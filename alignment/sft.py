@@ -31,7 +31,6 @@ from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.generation import HeldOutPrompts, reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, optimise
-from alignment.models import base_model
 from alignment.order import Order
 from alignment.packing import PackedRows, pack
 from alignment.rollouts import Prompt
@@ -122,7 +121,7 @@ def train(job: ModelJob[SftConfig]) -> None:
     """The stage in one rank: reading, training, what the model says before and after, model."""
     config = job.config
     job.phase("reading conversations")
-    model = base_model(job)
+    model = job.base_model()
     check_length(model.config, config.row_length)
     material = read_material(job, model.config.max_position)
     training = material.training
