@@ -17,7 +17,7 @@ from pipeline.profiles import BySource, SourceProfile, entry_for
 
 def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
     """Every source is covered where it must be, and every name of a source is one. Raises ConfigError."""
-    configs: dict[str, Any] = {node.name: node.config for node in nodes}
+    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
     names = _source_names(configs)
     if not names:
         return
@@ -41,7 +41,7 @@ def notices(nodes: Sequence[StageNode]) -> list[str]:
     """What the recipe will do that a reader of it may not expect: languages left out, sources without rules."""
     from pipeline.quality.config import describe_selection  # and numpy, which a reading command does not need
 
-    configs: dict[str, Any] = {node.name: node.config for node in nodes}
+    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
     said = []
     languages = getattr(getattr(configs.get("ingest"), "extract", None), "languages", ())
     if languages:

@@ -128,6 +128,12 @@ def identity_of(documents: pa.RecordBatch, row: int) -> dict[str, Any]:
     return {name: documents.column(name)[row].as_py() for name in ("id", "url", "source")}
 
 
+def excerpt(text: bytes, begin: int, end: int, most: int = 200) -> dict[str, Any]:
+    """A part of a text as tables of evidence have it: ``start`` and ``end`` in characters, and its beginning."""
+    start, part = len(text[:begin].decode()), text[begin:end].decode()
+    return {"start": start, "end": start + len(part), "excerpt": part[:most]}
+
+
 def with_texts(documents: pa.RecordBatch, texts: Mapping[int, str]) -> pa.Table:
     """The documents as they are stored, some rows (by number) with another text."""
     table = pa.Table.from_batches([documents]).select(DOCUMENT_SCHEMA.names)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.decontaminate.config import DecontaminateConfig
 from pipeline.decontaminate.index import Index, open_index
-from pipeline.document import RowWriter, identity_of, read_batches, with_texts
+from pipeline.document import RowWriter, excerpt, identity_of, read_batches, with_texts
 from pipeline.ledger import Reasons, documents_and_fates, fate
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ EVIDENCE_SCHEMA = pa.schema(
     metadata={"headwater.evidence": "1"},
 )
 """``start`` and ``end`` are characters of the document's text before any cut; ``excerpt`` is its beginning."""
-_EXCERPT = 200
 
 
 def scan_units(context: StageContext) -> Iterable[Unit]:
@@ -112,8 +111,6 @@ def _act(text: bytes, found: "list[Match]", analyzer: "Analyzer", config: Decont
 
 def _evidence(match: "Match", text: bytes, index: Index, action: str) -> dict[str, Any]:
     evaluation, item, field = index.names[match.entry]
-    begin, end = match.spans[0][0], match.spans[-1][1]
-    start = len(text[:begin].decode())
     return {
         "evaluation": evaluation,
         "item": item,
@@ -122,9 +119,7 @@ def _evidence(match: "Match", text: bytes, index: Index, action: str) -> dict[st
         "overlap": match.overlap,
         "matched": match.matched,
         "total": match.total,
-        "start": start,
-        "end": start + len(text[begin:end].decode()),
-        "excerpt": text[begin:end].decode()[:_EXCERPT],
+        **excerpt(text, match.spans[0][0], match.spans[-1][1]),
         "action": action,
     }
 

@@ -6,7 +6,6 @@ With ``repeats`` on, also what was cut from documents that stay: ``evidence/<fil
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +20,12 @@ from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
 from pipeline.dedup.levels import EXACT, NEAR, URL
 from pipeline.dedup.policy import NEW
 from pipeline.dedup.repeats import Cuts, SpanFinder, cut
-from pipeline.document import RowWriter, identity_of, read_batches, with_texts
+from pipeline.document import RowWriter, excerpt, identity_of, read_batches, with_texts
 from pipeline.ledger import DocumentFile, documents_and_fates, fate, fates_table
 
 STAGE_NAME = "dedup"
 _ROWS = 1 << 13
 _IDS = 1 << 16
-_EXCERPT = 200
 
 EVIDENCE_SCHEMA = pa.schema(
     [
@@ -139,8 +137,8 @@ class _Cutting:
             if too_little and cuts.must_stay(document):
                 continue
             for begin, end in found.spans:
-                span = _span_record(text, begin, end, "drop" if too_little else "cut")
-                self.evidence.write(record | {"survivor_id": keeper} | span)
+                what = {"survivor_id": keeper, "action": "drop" if too_little else "cut"}
+                self.evidence.write(record | what | excerpt(text, begin, end))
             if too_little:
                 stays[i] = False
                 why = f"less than {config.min_words_left} words are left without what other documents have too"
@@ -151,12 +149,6 @@ class _Cutting:
             else:
                 texts[i] = found.left.decode()
         return texts
-
-
-def _span_record(text: bytes, begin: int, end: int, action: str) -> dict[str, Any]:
-    start = len(text[:begin].decode())
-    span = text[begin:end].decode()
-    return {"start": start, "end": start + len(span), "excerpt": span[:_EXCERPT], "action": action}
 
 
 def _ids(corpus: Corpus, documents: NDArray[np.uint64]) -> list[bytes]:

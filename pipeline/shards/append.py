@@ -60,7 +60,7 @@ class Earlier:
             raise ConfigError(
                 f"the shards cannot be appended to: {'; '.join(other)}",
                 where=self.dataset.root,
-                remedy="Keep the first version's tokenizer and seq_len, or begin anew with shards.append_to empty.",
+                remedy="Keep the first version's seq_len and tokenizer (tokenizer: {use: …}), or leave append_to empty.",
             )
 
     def parts(self, split: str) -> int:

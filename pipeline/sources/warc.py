@@ -78,17 +78,9 @@ class _Record:
     """A record that could become a document: what its headers say and where it lies."""
 
     kind: str
-    id: bytes
-    url: str
-    date: str
+    page: Page
     origin: Origin
-    payload: bytes
-    status: int = 200
-    content_type: str = ""
-    charset: str = ""
-    content_encoding: str = ""
-    transfer_encoding: str = ""
-    refers_to: str = ""
+    refers_to: str
 
 
 def parts(config: WarcSource, archives: list[Archive]) -> Iterable[Part]:
@@ -178,11 +170,11 @@ def _url_of_head(data: bytes) -> str | None:
 def _refusal(record: _Record, refused: Refused, source: str, place: str) -> Fate:
     detail = f"{place}: {refused.detail}" if refused.verdict == "failed" else refused.detail
     return lost(
-        record.id,
+        record.page.id,
         source,
         refused.verdict,
         refused.rule,
-        url=record.url,
+        url=record.page.url,
         detail=detail,
         score=refused.score,
         threshold=refused.threshold,
@@ -192,16 +184,16 @@ def _refusal(record: _Record, refused: Refused, source: str, place: str) -> Fate
 
 def _document(record: _Record, extracted: Extracted, source: SourceConfig) -> Document:
     return Document(
-        id=record.id,
+        id=record.page.id,
         text=extracted.text,
         source=source.name,
-        url=record.url or None,
+        url=record.page.url or None,
         title=extracted.title,
         language=source.language,
         license=extracted.metadata.license or source.license,
         author=extracted.metadata.author,
-        date=extracted.metadata.date or record.date or None,
-        captured=record.date or None,
+        date=extracted.metadata.date or record.page.captured or None,
+        captured=record.page.captured or None,
         origin=record.origin,
     )
 
@@ -210,28 +202,14 @@ def _text(record: _Record, pages: PageExtractor) -> Extracted:
     if record.kind == "revisit":
         raise Refused("dropped", "revisit", f"the payload is stored with {record.refers_to or 'another capture'}")
     if record.kind == "conversion":
-        return pages.stored_text(_page(record))
-    return pages.extract(_page(record))
-
-
-def _page(record: _Record) -> Page:
-    return Page(
-        id=record.id,
-        url=record.url,
-        body=record.payload,
-        status=record.status,
-        content_type=record.content_type,
-        charset=record.charset,
-        content_encoding=record.content_encoding,
-        transfer_encoding=record.transfer_encoding,
-        captured=record.date,
-    )
+        return pages.stored_text(record.page)
+    return pages.extract(record.page)
 
 
 def parse_response(raw: RawRecord, archive: str) -> Page | None:
     """The response a record holds, ready for extraction; None for other records. Raises ValueError if unreadable."""
     record = _parse(raw, archive, "")
-    return _page(record) if record and record.kind == "response" else None
+    return record.page if record and record.kind == "response" else None
 
 
 def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
@@ -259,20 +237,19 @@ def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
     record_id = first(fields, "warc-record-id").strip("<> \t") or f"{archive}@{raw.offset}"
     digest = payload_digest(payload)
     content_type, charset = media_type(http.get("content-type", []) if message else fields.get("content-type", []))
-    return _Record(
-        kind=kind,
+    page = Page(
         id=document_id(source, url, record_id, digest),
         url=url,
-        date=first(fields, "warc-date"),
-        origin=Origin(archive=archive, offset=raw.offset, length=raw.length, record_id=record_id, digest=digest),
-        payload=payload,
+        body=payload,
         status=message.status if message else 200,
         content_type=content_type,
         charset=charset,
         content_encoding=message.value("content-encoding") if message else "",
         transfer_encoding=message.value("transfer-encoding") if message else "",
-        refers_to=first(fields, "warc-refers-to-target-uri") or first(fields, "warc-refers-to"),
+        captured=first(fields, "warc-date"),
     )
+    origin = Origin(archive=archive, offset=raw.offset, length=raw.length, record_id=record_id, digest=digest)
+    return _Record(kind, page, origin, first(fields, "warc-refers-to-target-uri") or first(fields, "warc-refers-to"))
 
 
 def _message(kind: str, fields: Fields, block: bytes) -> Message | None:

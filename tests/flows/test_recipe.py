@@ -201,6 +201,9 @@ def test_a_stage_may_take_a_published_dataset_as_it_is(tmp_path: Path) -> None:
         entry for entry in plan(recipe.nodes, Store.at(tmp_path), StageSelection(), "x") if entry.stage == "tokenizer"
     )
     assert entry.action is Action.BLOCKED and "which is not in this workspace" in entry.reason
+    rows = "ingest.sources=[{name: rows, kind: jsonl, address: x.jsonl, profile: chat}]"
+    taken = load_recipe("demo", [rows, "classifier.use=0123456789ab", "shards.mixture=[]"])
+    assert taken.node("classifier").use == "classifier/0123456789ab", "its sets of texts are nobody's business then"
 
 
 FOREIGN = """
@@ -221,7 +224,9 @@ def test_a_recipe_may_start_from_a_model_and_comparisons_of_ones_own(tmp_path: P
     assert recipe.node("preferences").upstream == {"sft": "sft"}
 
     def planned() -> list[tuple[Action, str]]:
-        return [(entry.action, entry.reason) for entry in plan(recipe.nodes, Store.at(tmp_path), StageSelection(), "mine")]
+        return [
+            (entry.action, entry.reason) for entry in plan(recipe.nodes, Store.at(tmp_path), StageSelection(), "mine")
+        ]
 
     blocked = planned()
     assert blocked[0][0] is Action.BLOCKED and "no such file" in blocked[0][1]
