@@ -76,10 +76,12 @@ class Best:
             for path in sorted(self.folder.glob("*.safetensors"))[:-2]:
                 path.unlink()
 
-    def take(self) -> None:
-        """Put the weights of the best step into the model, to be measured and published."""
-        if self.keep and self.step != self.engine.step:
+    def take(self) -> bool:
+        """Put the weights of the best step into the model, to be measured and published; False where they are there."""
+        other = self.keep and self.step != self.engine.step
+        if other:
             self.engine.put_weights(load_file(self._path))
+        return other
 
     @property
     def stats(self) -> dict[str, Json]:

@@ -20,7 +20,7 @@ from alignment.best import Figure
 from alignment.data import outside_digests
 from alignment.generation import reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
-from alignment.loop import Plan, optimise
+from alignment.loop import Plan, engine_of, optimise
 from alignment.losses import dpo
 from alignment.order import Order
 from alignment.pairs import (
@@ -36,7 +36,7 @@ from alignment.pairs import (
 from alignment.replies import reply_log_probs
 from infra.stage import JobStage
 from infra.store.files import write_json
-from training.engine import Engine, create_engine
+from training.engine import Engine
 from training.intervals import mean_interval, wilson
 from training.loop import publish_model
 from training.model import Decoder
@@ -102,8 +102,7 @@ def train(job: ModelJob[DpoConfig]) -> None:
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    model, steps = job.base_model(), order.steps
-    engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    engine = engine_of(job, job.base_model(), order.steps)
     # Before a checkpoint is loaded: the engine still holds the reference.
     job.phase("reference log-probabilities")
     reference = reference_log_probs(job, engine, training, "train")

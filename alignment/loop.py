@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment.best import Best, Figure
 from alignment.job import ModelJob
 from alignment.order import Order
-from training.engine import Engine
+from training.engine import Engine, create_engine
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, train
 from training.recorder import IterationResult
@@ -34,6 +34,12 @@ class Plan(Generic[Batch]):
     """Which of the figures of ``validate`` says what a step's model is worth."""
     names: Callable[[int], Sequence[str]] = lambda index: ()
     """The documents of an example, to name those of a skipped step."""
+
+
+def engine_of(job: ModelJob[Any], model: nn.Module, steps: int) -> Engine:
+    """The model under the optimizer that the stage's configuration asks for."""
+    config = job.config
+    return create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
 
 
 def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
@@ -74,7 +80,7 @@ def tune(job: ModelJob[Any], engine: Engine, task: TrainingTask[Batch], figure: 
     """Train. The engine then holds the model to publish: that of the last step, or of the best by a held-out figure."""
     best = Best(figure, engine, job.request.work_dir / "best", job.config.publish == "best")
     loop = train(job, engine, replace(task, keep=best.see, remembers={**task.remembers, "best": best}))
-    best.take()
-    job.stats |= loop.figures | best.stats
+    figures = dict(task.evaluate()) if best.take() else loop.figures
+    job.stats |= figures | best.stats
     if complaint := best.complaint(job.request.stage):
         job.warn(complaint)

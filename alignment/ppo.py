@@ -25,7 +25,7 @@ from alignment.conversations import render_prompt
 from alignment.data import outside_digests
 from alignment.generation import Apply, HeldOutPrompts, ReplyFigures, answer_prompts, reply_settings
 from alignment.job import ModelJob, TuningConfig, run_model_job
-from alignment.loop import tune
+from alignment.loop import engine_of, tune
 from alignment.losses import kl_k1
 from alignment.order import chunks, seed_of, share, step_indices
 from alignment.pairs import held_out_questions, pairs_of
@@ -36,7 +36,7 @@ from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from infra.store.files import read_json, sha256_file, write_json
-from training.engine import Engine, StepResult, create_engine
+from training.engine import Engine, StepResult
 from training.hub_format import DTYPES, load_reward_model
 from training.intervals import mean_interval
 from training.loader import StepData
@@ -103,7 +103,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
     reference, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
     both = ActorCritic(job.base_model(), reward_model(job), config.critic_lr / config.lr)
     steps = config.rounds * steps_of_round(len(mine), config)
-    engine = create_engine(both, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    engine = engine_of(job, both, steps)
     models = PpoModels(engine, reference, judge)
     kl = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
     settings = reply_settings(job, config.max_reply_tokens, config.temperature)

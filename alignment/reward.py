@@ -14,14 +14,13 @@ from torch import Tensor
 from alignment.best import Figure
 from alignment.data import outside_digests
 from alignment.job import ModelJob, TuningConfig, run_model_job
-from alignment.loop import Plan, optimise
+from alignment.loop import Plan, engine_of, optimise
 from alignment.losses import pairwise_logistic
 from alignment.order import Order
 from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_figures, pair_lengths, training_pairs
 from alignment.replies import RewardModel
 from infra.stage import JobStage
 from infra.store.files import write_json
-from training.engine import create_engine
 from training.intervals import wilson
 from training.loop import publish_model
 
@@ -62,8 +61,7 @@ def train(job: ModelJob[RewardConfig]) -> None:
     training, held_out = training_pairs(job)
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    model, steps = RewardModel(job.base_model()), order.steps
-    engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    engine = engine_of(job, RewardModel(job.base_model()), order.steps)
 
     def validate() -> dict[str, float]:
         scores = pair_figures(job, engine, held_out, score)

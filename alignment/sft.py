@@ -30,7 +30,7 @@ from alignment.data import commonest, data_file, dataset_inputs, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.generation import HeldOutPrompts, reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
-from alignment.loop import Plan, optimise
+from alignment.loop import Plan, engine_of, optimise
 from alignment.order import Order
 from alignment.packing import PackedRows, pack
 from alignment.rollouts import Prompt
@@ -38,7 +38,6 @@ from alignment.turns import Rendered
 from infra.config import Json
 from infra.errors import InputError
 from infra.stage import JobStage
-from training.engine import create_engine
 from training.loop import publish_model
 from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
@@ -126,9 +125,7 @@ def train(job: ModelJob[SftConfig]) -> None:
     material = read_material(job, model.config.max_position)
     training = material.training
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps)
-    engine = create_engine(
-        model, config.optimizer(order.steps), config.parallel(), total_steps=order.steps, ranks=job.ranks
-    )
+    engine = engine_of(job, model, order.steps)
 
     def validate() -> dict[str, float]:
         return {"validation_loss": held_out_loss(job, engine, material.held_out)}
@@ -148,7 +145,6 @@ def train(job: ModelJob[SftConfig]) -> None:
     prompts = material.prompts
     before = prompts.answer_before(job, engine)
     optimise(job, engine, plan)
-    job.stats |= validate()
     job.stats |= prompts.report(job, before, prompts.answer(job, engine))
     job.stats |= {"validation_loss_before": loss_before, **material.stats}
     publish_model(job, engine, job.model_folder)

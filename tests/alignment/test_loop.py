@@ -122,5 +122,6 @@ def test_signals_around_a_bad_stretch_change_nothing(ranks: Ranks, tmp_path: Pat
     resumed = Run(tmp_path / "stopped", ranks, harms, publish="best")
     resumed.go()
     assert torch.equal(resumed.weights, straight.weights)
+    assert straight.job.stats["best"]["distance"] == straight.job.stats["distance"], "not of the published weights"
     for name in ("best", "published_step", "distance", "rollbacks", "held_steps"):
         assert resumed.job.stats[name] == straight.job.stats[name], name
