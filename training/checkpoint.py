@@ -16,18 +16,14 @@ warning. With as many ranks and the same ZeRO stage as when it was saved, the co
 the checkpoint goes through DeepSpeed's universal format and the continuation agrees within rounding.
 """
 
-import contextlib
-import importlib.metadata
 import json
 import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +38,10 @@ from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
 from training.engine import Engine
 from training.model import Decoder
+from training.universal import ENGINE, load_elsewhere, load_engine
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-ENGINE = "engine"
 Warn = Callable[[str], None]
 
 
@@ -327,10 +323,9 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         )
     exact = same_ranks and stages[0] == stages[1]
     if exact or stages == (0, 0):
-        _load_into(engine, path, ENGINE)
+        load_engine(engine, path)
     else:
-        with _universal(engine, path) as (folder, tag):
-            _load_universal(engine, folder, tag, applied=manifest["step"] - manifest["held_steps"])
+        load_elsewhere(engine, path, applied=manifest["step"] - manifest["held_steps"])
     engine.step, engine.skipped_steps = manifest["step"], manifest["held_steps"]
     rank_state: dict[str, Any] = {}
     if same_ranks:
@@ -338,88 +333,6 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         _set_random_state(mine["random"])
         rank_state = mine["caller"]
     return Loaded(manifest["step"], manifest["state"], rank_state, exact)
-
-
-def _load_into(engine: Engine, folder: Path, tag: str) -> None:
-    loaded, _ = engine.deepspeed.load_checkpoint(str(folder), tag=tag)
-    if loaded is None:
-        raise HeadwaterError("DeepSpeed could not load the checkpoint", where=str(folder))
-
-
-@contextlib.contextmanager
-def _universal(engine: Engine, path: Path) -> Iterator[tuple[Path, str]]:
-    """A universal copy of the checkpoint, made by rank 0 and gone afterwards."""
-    folder = path.with_name(path.name + ".universal.tmp")
-    outcome: list[str | None] = [None]
-    if engine.ranks.first:
-        outcome = [_convert(path, folder)]
-    dist.broadcast_object_list(outcome)
-    if outcome[0]:
-        raise HeadwaterError(
-            f"the checkpoint could not be converted for {engine.ranks.world_size} ranks: {outcome[0]}",
-            where=str(path),
-            remedy="Continue with the number of ranks and the ZeRO stage it was saved with.",
-        )
-    try:
-        yield folder, ENGINE
-        dist.barrier()
-    finally:
-        if engine.ranks.first:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _convert(path: Path, folder: Path) -> str | None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
-    places = ["--input_folder", str(path / ENGINE), "--output_folder", str(folder / ENGINE)]
-    # Without --inject_missing_state the conversion of stages 1 and 2 fails.
-    settings = ["--num_extract_workers", "1", "--num_merge_workers", "1", "--inject_missing_state"]
-    # The converter is one process; what the launcher set for this rank must not make it join the group.
-    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run(converter + places + settings, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return _attempt(lambda: _make_stage_neutral(folder / ENGINE))
-
-
-def _make_stage_neutral(folder: Path) -> None:
-    """The converter's output differs by the stage it came from. Give every stage the files it looks for."""
-    plain, partitioned = folder / "mp_rank_00_model_states.pt", folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
-    # What is unpickled here was written by this job and verified by its digest before the conversion.
-    if plain.exists():
-        shutil.copyfile(plain, partitioned)
-    else:
-        shutil.copyfile(partitioned, plain)
-        # From stage 3 come flat tensors; stages 1 and 2 want the parameter's shape. All read this form.
-        for shapes in torch.load(partitioned, weights_only=False)["param_shapes"]:
-            for name, shape in shapes.items():
-                for file in (folder / "zero" / name).glob("*.pt"):
-                    torch.save({"param": torch.load(file, weights_only=True).view(shape), "cat_dim": 0}, file)
-    path = folder / "zero" / "optimizer_state.pt"
-    description = torch.load(path, weights_only=False)
-    groups = description["param_groups"]
-    description.setdefault("ds_version", importlib.metadata.version("deepspeed"))
-    # Replaced after loading: see _load_universal.
-    description["optimizer_state_dict"] = {"state": {0: {"step": torch.tensor(0.0)}}, "param_groups": groups}
-    torch.save(description, path)
-
-
-def _load_universal(engine: Engine, folder: Path, tag: str, applied: int) -> None:
-    optimizer = engine.torch_optimizer
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    settings = engine.deepspeed._config
-    settings.load_universal_checkpoint = True
-    try:
-        _load_into(engine, folder, tag)
-    finally:
-        # Left on, a later ZeRO-3 save loses the weights.
-        settings.load_universal_checkpoint = False
-    # ZeRO-3 gives every group the first one's weight decay, and all states one shared step counter or none.
-    for group, kept in zip(optimizer.param_groups, groups, strict=True):
-        group.update(kept)
-    for state in optimizer.state.values():
-        state["step"] = torch.tensor(float(applied), device=state["exp_avg"].device)
 
 
 # Random generators ----------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from infra.errors import HeadwaterError, InputError
 from infra.job import load_request
-from training.checkpoint import ENGINE, MANIFEST, list_checkpoints, verify
+from training.checkpoint import MANIFEST, list_checkpoints, verify
 from training.hub_format import save_model
 from training.model import Decoder, ModelConfig
+from training.universal import ENGINE
 
 
 def is_checkpoint(folder: Path) -> bool:
