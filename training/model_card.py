@@ -17,7 +17,7 @@ UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusCounts:
     """The documents a tokenizer and shards were made from."""
 
     documents: Mapping[str, int]
@@ -41,7 +41,7 @@ def lineage(datasets: Sequence[Dataset]) -> list[dict[str, Any]]:
     ]
 
 
-def corpus(datasets: Sequence[Dataset]) -> Corpus | None:
+def corpus(datasets: Sequence[Dataset]) -> CorpusCounts | None:
     """Documents and licences by source, counted in the last dataset of documents."""
     documents = [dataset for dataset in datasets if dataset.name == "redact"]
     if not documents:
@@ -52,7 +52,7 @@ def corpus(datasets: Sequence[Dataset]) -> Corpus | None:
         for batch in read_batches(documents[-1].url(output.path), ["license"]):
             counted = batch.column(0).value_counts().to_pylist()
             counter.update({entry["values"] or UNKNOWN: entry["counts"] for entry in counted})
-    return Corpus(
+    return CorpusCounts(
         {source: sum(counter.values()) for source, counter in sorted(counts.items())},
         {source: dict(counter.most_common()) for source, counter in sorted(counts.items())},
     )
@@ -110,7 +110,7 @@ def _usage(chat: bool) -> str:
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
 
 
-def _data(data: Corpus, tokens: Mapping[str, int]) -> str:
+def _data(data: CorpusCounts, tokens: Mapping[str, int]) -> str:
     rows = [
         (
             source,

@@ -25,7 +25,7 @@ FORMAT_FILE = "index/format.json"
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierIndex:
     """An index that a run compares against."""
 
     root: str
@@ -54,7 +54,7 @@ def format_record(config: DedupConfig) -> dict[str, Any]:
     return {"format": INDEX_FORMAT, "parameters": parameters(config)}
 
 
-def open_previous(config: DedupConfig, input_root: str) -> list[Earlier]:
+def open_previous(config: DedupConfig, input_root: str) -> list[EarlierIndex]:
     """The indexes in force, in the configured order. Raises where one cannot be used."""
     if config.scope == "within":
         return []
@@ -65,7 +65,7 @@ def open_previous(config: DedupConfig, input_root: str) -> list[Earlier]:
     return found
 
 
-def _open(config: DedupConfig, root: str) -> Earlier:
+def _open(config: DedupConfig, root: str) -> EarlierIndex:
     dataset = Dataset.open(root)
     try:
         record: Mapping[str, Any] = read_json(dataset.url(FORMAT_FILE))
@@ -95,4 +95,4 @@ def _open(config: DedupConfig, root: str) -> Earlier:
         (file.path.removeprefix("index/").removesuffix(".cards"), file.rows or 0)
         for file in dataset.files("index/", ".cards")
     )
-    return Earlier(root, f"{dataset.name}/{dataset.manifest.fingerprint}", pieces)
+    return EarlierIndex(root, f"{dataset.name}/{dataset.manifest.fingerprint}", pieces)

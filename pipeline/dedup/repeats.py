@@ -154,7 +154,7 @@ class SpanFinder:
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutText:
     """What is cut from one document."""
 
     left: bytes
@@ -192,7 +192,7 @@ class Cuts:
         return at < len(self.staying) and int(self.staying[at]) == document
 
 
-def cut(text: bytes, wanted: NDArray[np.uint64], finder: SpanFinder) -> Cut:
+def cut(text: bytes, wanted: NDArray[np.uint64], finder: SpanFinder) -> CutText:
     """Cut the wanted spans; what remains on both sides is joined by one line break."""
     spans = finder.find(np.frombuffer(text, np.uint8), 0, len(text))
     order = np.argsort(wanted[:, 0])
@@ -216,7 +216,7 @@ def cut(text: bytes, wanted: NDArray[np.uint64], finder: SpanFinder) -> Cut:
     parts.append(text[position:].strip())
     left = b"\n".join(part for part in parts if part)
     keeper = min(kept_by, key=lambda document: (-kept_by[document], document))
-    return Cut(left, tuple(merged), keeper, sum(end - begin for begin, end in merged) / len(text))
+    return CutText(left, tuple(merged), keeper, sum(end - begin for begin, end in merged) / len(text))
 
 
 def _line_start(text: bytes, at: int) -> int:

@@ -25,13 +25,13 @@ UNIGRAMS = "data/unigrams.npy"
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierShards:
     """The version that is appended to. Without one there is nothing in it."""
 
     dataset: Dataset | None
 
     @classmethod
-    def open(cls, address: str, input_root: str) -> "Earlier":
+    def open(cls, address: str, input_root: str) -> "EarlierShards":
         return cls(Dataset.open(beside(address, input_root)) if address else None)
 
     @property
@@ -74,7 +74,7 @@ class Earlier:
         return part_name(split, self.parts(split) + number)
 
 
-def adopt_units(earlier: Earlier) -> Iterator[Unit]:
+def adopt_units(earlier: EarlierShards) -> Iterator[Unit]:
     """One unit for each shard with its lineage."""
     if earlier.dataset is None:
         return
@@ -86,7 +86,7 @@ def adopt_units(earlier: Earlier) -> Iterator[Unit]:
             yield Unit(unit_id("adopt", path, file.digest, lineage.digest), payload, file.bytes + lineage.bytes)
 
 
-def adopt(earlier: Earlier, unit: Unit, context: UnitContext) -> Counts:
+def adopt(earlier: EarlierShards, unit: Unit, context: UnitContext) -> Counts:
     """Take over a file; nothing in it is counted again."""
     assert earlier.dataset is not None
     payload: Mapping[str, Any] = unit.payload

@@ -24,7 +24,7 @@ from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, U
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, file_sizes, write_bytes
 from pipeline.document import source_of
-from pipeline.shards.append import UNIGRAMS, Earlier, adopt, adopt_units
+from pipeline.shards.append import UNIGRAMS, EarlierShards, adopt, adopt_units
 from pipeline.shards.bucket import (
     MIXTURE_CAP,
     Packed,
@@ -87,8 +87,8 @@ class ShardsConfig(Config):
 # ---- adopt ----------------------------------------------------------------------------------------------------------
 
 
-def _earlier(context: StageContext | UnitContext) -> Earlier:
-    return Earlier.open(context.config.append_to, context.inputs["redact"].root)
+def _earlier(context: StageContext | UnitContext) -> EarlierShards:
+    return EarlierShards.open(context.config.append_to, context.inputs["redact"].root)
 
 
 def _adopt_units(context: StageContext) -> Iterator[Unit]:

@@ -51,12 +51,12 @@ class NoDump(Exception):
     """The file is no MediaWiki dump."""
 
 
-class Cut(Exception):
+class DumpCut(Exception):
     """The dump ends before it is over."""
 
 
 def pages(found: Iterable[bytes | Lost], site: Site, most: int) -> Iterator[Element | BadPage | Lost]:
-    """Every page with bare tag names, what was lost between, and at the end ``Cut`` or ``NoDump`` raised if it is one.
+    """Every page with bare tag names, what was lost between, and at the end ``DumpCut`` or ``NoDump`` raised if it is one.
 
     ``most``: a page, or a revision of it, that is larger is not read.
     """
@@ -173,7 +173,7 @@ class _Reader:
         try:
             self.parser.close()
         except ParseError as error:
-            raise (Cut if self.site.pages else NoDump)(str(error)) from error
+            raise (DumpCut if self.site.pages else NoDump)(str(error)) from error
         if not self.site.pages:
             raise NoDump("it has no page")
 

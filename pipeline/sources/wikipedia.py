@@ -19,7 +19,7 @@ from pipeline.extract.clean import clean_line, clean_text
 from pipeline.profiles import Profile
 from pipeline.sources.contract import Archive, Outcome, Part, PartBytes, Reading, RecordLimit, Salvage, damaged, lost
 from pipeline.sources.files import open_archive
-from pipeline.sources.mediawiki_xml import BadPage, Cut, NoDump, Site, pages
+from pipeline.sources.mediawiki_xml import BadPage, DumpCut, NoDump, Site, pages
 from pipeline.sources.multistream import Stream, is_multistream, read_streams
 from pipeline.sources.warc import payload_digest
 from pipeline.sources.wikitext import readable_text
@@ -80,7 +80,7 @@ def _read_whole(part: Part, reading: Reading[WikipediaSource]) -> Iterator[Outco
                 where=archive.url,
                 remedy="Check the source's address and kind.",
             ) from error
-        except Cut as error:
+        except DumpCut as error:
             yield _lost_tail(source.name, archive.name, site.pages, str(error))
     reading.unseen["older revisions"] += site.older_revisions
 
@@ -106,7 +106,7 @@ def _read_streams(part: Part, reading: Reading[WikipediaSource]) -> Iterator[Out
                         yield _outcome(page, site, archive.name, reading, stream)
                     elif isinstance(page, BadPage):
                         yield _lost_page(reading.source.name, place, site.pages, page)
-            except (Cut, NoDump) as error:
+            except (DumpCut, NoDump) as error:
                 why = f"after page {site.pages} of the stream: {error}"
                 yield _lost_stream(reading.source.name, archive.name, stream, why)
             older += site.older_revisions
