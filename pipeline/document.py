@@ -118,11 +118,6 @@ def storable(value: Any) -> Any:
     return [storable(item) for item in value] if isinstance(value, list) else value
 
 
-def source_of(path: str) -> str:
-    """The source that a file of a dataset of documents belongs to: ``data/<source>/…``, ``ledger/<source>/…``."""
-    return path.split("/")[1]
-
-
 def identity_of(documents: pa.RecordBatch, row: int) -> dict[str, Any]:
     """What names a document in a ledger and in tables of evidence: ``id``, ``url``, ``source``."""
     return {name: documents.column(name)[row].as_py() for name in ("id", "url", "source")}

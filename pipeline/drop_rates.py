@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.stage import Counts, Receipt
+from pipeline.profiles import source_of
 
 BY_SOURCE = "by_source"
 FEWEST_DOCUMENTS = 100
@@ -38,8 +39,6 @@ class Change:
 
 def counts_by_source(receipts: Iterable[Receipt]) -> dict[str, dict[str, Any]]:
     """What became of each source's documents, from the receipts of units that wrote ``data/<source>/…``."""
-    from pipeline.document import source_of  # and pyarrow, which whoever compares counts does not need
-
     totals: dict[str, Counts] = {}
     for receipt in receipts:
         sources = {source_of(output.path) for output in receipt.outputs if output.path.startswith("data/")}

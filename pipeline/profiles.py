@@ -1,4 +1,4 @@
-"""What a source is: its profile, and what a stage does with the documents of each.
+"""What a source is: its files, its profile, and what a stage does with the documents of each.
 
 A source's name says nothing about it. Its profile does: by its kind where that is plain (a crawl holds web pages, a
 repository code), else as the recipe says. Rules, redaction and the classifier's sets of texts hang on profiles by default; an
@@ -12,6 +12,11 @@ from typing import TypeVar
 
 from infra.config import Config
 from infra.errors import ConfigError
+
+
+def source_of(path: str) -> str:
+    """The source that a file of a dataset of documents belongs to: ``data/<source>/…``, ``ledger/<source>/…``."""
+    return path.split("/")[1]
 
 
 class Profile(StrEnum):

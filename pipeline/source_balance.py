@@ -12,7 +12,8 @@ from typing import Any
 
 from infra.errors import InputError
 from infra.stage import Receipt, StageContext
-from pipeline.document import read_batches, source_of
+from pipeline.document import read_batches
+from pipeline.profiles import source_of
 from pipeline.sources.contract import DAMAGE, EMPTY_FILE, SourceConfig
 
 DAMAGED = "damaged"

@@ -10,7 +10,8 @@ from typing import Any
 
 from infra.store.dataset import Dataset
 from infra.store.files import exists, read_json
-from pipeline.document import read_batches, source_of
+from pipeline.document import read_batches
+from pipeline.profiles import source_of
 from training.model import ModelConfig, parameter_count
 
 UNKNOWN = "not stated"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
+from pipeline.profiles import source_of
 
 UNKNOWN = "(unknown)"
 
@@ -112,8 +113,6 @@ def _in_order(datasets: Iterable[Dataset]) -> list[Dataset]:
 
 def _rows_below(dataset: Dataset, prefix: str) -> Counter[str]:
     """Rows by source, from the manifest."""
-    from pipeline.document import source_of  # and pyarrow: not for a workspace without documents
-
     total: Counter[str] = Counter()
     for output in dataset.files(prefix, ".parquet"):
         total[source_of(output.path)] += output.rows or 0

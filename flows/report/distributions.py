@@ -17,7 +17,7 @@ from flows.report.documents import FILES_READ
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from pipeline.charts import REST, Bars, Threshold, histogram
-from pipeline.document import source_of
+from pipeline.profiles import source_of
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.rules import Rule
 

@@ -23,7 +23,7 @@ from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.sankey import SankeyStage
 from flows.stages import DOCUMENT_STAGES
 from infra.store.dataset import Dataset
-from pipeline.document import source_of
+from pipeline.profiles import source_of
 
 UNKNOWN = "(unknown)"
 FILES_READ = 32

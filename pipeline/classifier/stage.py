@@ -18,9 +18,9 @@ from pipeline.classifier.figures import Scored, report
 from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
 from pipeline.classifier.page import model_card, report_page
-from pipeline.document import source_of
 from pipeline.fasttext_model import digest_of, load_model
 from pipeline.language import language_external, language_inputs, open_detector
+from pipeline.profiles import source_of
 
 REPORT_FILE = "data/report.json"
 PAGE_FILE = "data/report.html"

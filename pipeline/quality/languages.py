@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from infra.stage import Receipt
-from pipeline.document import source_of
+from pipeline.profiles import source_of
 
 KEPT = "kept"
 CHOSEN = frozenset({"language", "language_score", "classifier"})

@@ -20,9 +20,10 @@ from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset
-from pipeline.document import read_batches, source_of
+from pipeline.document import read_batches
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import documents_and_fates
+from pipeline.profiles import source_of
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
 from pipeline.quality.languages import lost_languages

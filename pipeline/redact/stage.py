@@ -11,10 +11,10 @@ from enum import StrEnum
 import pyarrow as pa
 
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
-from pipeline.document import RowWriter, identity_of, read_batches, source_of, with_texts
+from pipeline.document import RowWriter, identity_of, read_batches, with_texts
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import documents_and_fates, fate
-from pipeline.profiles import BySource, Profile, SourceEntry, entry_for
+from pipeline.profiles import BySource, Profile, SourceEntry, entry_for, source_of
 from pipeline.redact.spans import KINDS, Span, find_spans, mask
 
 BATCH_ROWS = 512

@@ -23,7 +23,7 @@ from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, file_sizes, write_bytes
-from pipeline.document import source_of
+from pipeline.profiles import source_of
 from pipeline.shards.append import UNIGRAMS, EarlierShards, adopt, adopt_units
 from pipeline.shards.bucket import (
     MIXTURE_CAP,

@@ -12,7 +12,7 @@ from infra.config import Config
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.files import write_bytes
-from pipeline.document import source_of
+from pipeline.profiles import source_of
 from pipeline.tokenizer.fertility import SourceFertility, measure
 from pipeline.tokenizer.hugging_face import hub_files, hub_tokenizer
 from pipeline.tokenizer.model import MODEL_FILE, SPECIALS, Tokenizer
