@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.recipe_file import nearest
 from infra.errors import ConfigError
-from infra.planning import StageNode
+from infra.stage import StageNode
 from pipeline.profiles import BySource, SourceProfile, entry_for
 
 

@@ -15,8 +15,8 @@ from infra.store.store import Store
 if TYPE_CHECKING:
     from flows.recipe import Recipe
     from infra.progress import Reporter
-    from infra.runner import RunContext
     from infra.runs import RunRecord
+    from infra.work import RunContext
 
 
 def open_store(workspace: str | None) -> Store:
@@ -30,7 +30,7 @@ def open_store(workspace: str | None) -> Store:
 def run_context(recipe: "Recipe", store: Store, record: "RunRecord", reporter: "Reporter") -> "RunContext":
     """What every stage of a run shares, from the recipe's execution settings."""
     from flows.machines import check_installed, executor_of, launcher_of
-    from infra.runner import RunContext
+    from infra.work import RunContext
 
     settings = recipe.execution
     check_installed(settings)

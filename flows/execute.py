@@ -10,9 +10,11 @@ from flows.provenance.drop_rates import rate_changes
 from flows.recipe import Recipe
 from infra.errors import Blocked, HeadwaterError
 from infra.labels import move_labels
-from infra.planning import Action, StageNode, StagePlan, StageSelection, plan, refuse_blocked
-from infra.runner import RunContext, StageOutcome, reuse_published, run_stage, tell_warnings
+from infra.planning import Action, StagePlan, StageSelection, plan, refuse_blocked
+from infra.runner import StageOutcome, reuse_published, run_stage, tell_warnings
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
+from infra.work import RunContext
 
 RunOne = Callable[[StageNode, Mapping[str, Dataset], RunContext, bool], StageOutcome]
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.errors import HeadwaterError
-from infra.planning import Action, StageNode, StagePlan
+from infra.planning import Action, StagePlan
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 

@@ -13,8 +13,8 @@ from flows.context import run_context, terminal_reporter
 from flows.execute import run_directly
 from flows.recipe import Recipe
 from infra.errors import InputError
-from infra.planning import StageNode
 from infra.runs import RunRecord
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from pipeline.charts import Line, line_chart

@@ -24,11 +24,13 @@ from flows.recipe import Recipe
 from flows.stage_flows import flow_context, run_inline
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
-from infra.planning import Action, StageNode, StageSelection, plan, refuse_blocked
-from infra.runner import RunContext, StageOutcome, published_by
+from infra.planning import Action, StageSelection, plan, refuse_blocked
+from infra.runner import StageOutcome, published_by
 from infra.runs import RunRecord
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 
 
 @our_flow(name="pipeline")

@@ -32,7 +32,8 @@ from flows.scale import apply_scale
 from flows.stages import STAGE_NAMES, load_stage
 from infra.config import Config
 from infra.errors import ConfigError
-from infra.planning import StageNode, check_graph
+from infra.planning import check_graph
+from infra.stage import StageNode
 
 if TYPE_CHECKING:
     from pipeline.sources.common_crawl import CommonCrawlSource

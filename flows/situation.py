@@ -15,12 +15,12 @@ from flows.operate.server import api_call, running_server
 from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.journal import count_receipts
-from infra.rebuild import BESIDE
 from infra.runs import list_runs, read_events, read_progress
 from infra.store.dataset import Dataset
 from infra.store.files import child_names, exists, read_json, read_many
 from infra.store.lease import lease_holder
 from infra.store.store import Store
+from infra.work import BESIDE
 
 LOW_SHARE, LOW_BYTES = 0.1, 20e9
 """A disk with less room than both is called nearly full."""

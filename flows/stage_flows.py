@@ -29,12 +29,14 @@ from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import StageParams, stage_params
 from flows.recipe import Recipe
 from flows.stages import STAGE_NAMES, load_stage
-from infra.planning import Action, StageNode, StageSelection, plan
+from infra.planning import Action, StageSelection, plan
 from infra.progress import Reporter, Reporters
-from infra.runner import RunContext, StageOutcome, run_stage
+from infra.runner import StageOutcome, run_stage
 from infra.runs import RunRecord
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 
 
 def __getattr__(name: str) -> Flow[..., StageOutcome]:

@@ -14,35 +14,15 @@ from enum import StrEnum
 from typing import Any
 
 from infra import rebuild
-from infra.config import Config
 from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint
 from infra.incomplete import incomplete_version
 from infra.journal import count_receipts
-from infra.stage import Stage
+from infra.stage import StageNode
 from infra.stage_source import changed_files, stage_source
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.warnings import describe_loss
-
-
-@dataclass(frozen=True)
-class StageNode:
-    """A stage with the configuration a recipe gives it. ``use`` names a published dataset (``name/fingerprint``) that stands
-    in its place: the stage does not run."""
-
-    stage: Stage
-    config: Config
-    use: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.stage.name
-
-    @property
-    def upstream(self) -> Mapping[str, str]:
-        """role -> name of the stage whose dataset it reads."""
-        return self.stage.inputs(self.config)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ A rebuild is mostly asked for because the code changed, so one that was begun by
 import ctypes
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from infra.config import Config
 from infra.journal import count_receipts
@@ -34,18 +33,14 @@ from infra.store.files import (
 from infra.store.lease import LEASE
 from infra.store.manifest import MANIFEST, write_manifest
 from infra.store.store import Store
+from infra.work import BESIDE, Work
 
-if TYPE_CHECKING:
-    from infra.work import Work
-
-BESIDE = "forced"
-"""Below the work of a dataset: the work of its rebuild, and in ``dataset/`` what that has made so far."""
 FORCED = "forced.json"
 """In the work of a dataset that is built from nothing by request: the source it was begun with."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-def begin(work: "Work") -> None:
+def begin(work: Work) -> None:
     """Forget earlier work, unless it is an earlier attempt at the same rebuild."""
     source = stage_source(work.node.stage, work.node.config)
     if _begun(work.work) == source:
@@ -74,7 +69,7 @@ def _begun(work: str) -> dict[str, str] | None:
     return dict(read_json(path)["source"]) if exists(path) else None
 
 
-def replace(work: "Work") -> None:
+def replace(work: Work) -> None:
     """Put the finished rebuild, whose manifest is written, in the place of the published dataset."""
     if is_local(work.target):
         _exchange(Path(work.root), Path(work.target))
@@ -83,7 +78,7 @@ def replace(work: "Work") -> None:
     _keep_work(work)
 
 
-def finish_replacement(work: "Work") -> bool:
+def finish_replacement(work: Work) -> bool:
     """Finish the replacement that a kill broke off; True if there was one. Under the dataset's lease."""
     if not exists(f"{work.root}/{MANIFEST}"):
         return False
@@ -131,7 +126,7 @@ def _copy_over(new: str, target: str) -> None:
             remove_file(f"{target}/{path}")
 
 
-def _keep_work(work: "Work") -> None:
+def _keep_work(work: Work) -> None:
     """A rebuilt job's checkpoints and logs stand where those of the first build stood."""
     home = work.local_work.parent
     for entry in sorted(work.local_work.iterdir()) if work.local_work.is_dir() else ():

@@ -20,18 +20,17 @@ from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.incomplete import POINTER, incomplete_version
 from infra.job import JobRequest, write_request
 from infra.launch.restart import run_job
-from infra.planning import Action, StageNode, drift
+from infra.planning import Action, drift
 from infra.progress import Pace, describe_dataset
 from infra.publication import publish, sweep, verify_files
-from infra.stage import Counts, JobStage, ShardStage
+from infra.stage import Counts, JobStage, ShardStage, StageNode
 from infra.store.dataset import Dataset
 from infra.store.files import exists, remove_file, remove_tree, upload, write_json
 from infra.store.lease import Lease
 from infra.store.manifest import UnitsRecord
 from infra.units import run_units
 from infra.warnings import warnings_of_inputs
-from infra.work import Built, Work, work_on
-from infra.work import RunContext as RunContext
+from infra.work import Built, RunContext, Work, work_on
 
 
 @dataclass(frozen=True)

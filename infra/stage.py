@@ -247,3 +247,22 @@ class JobStage:
 
 
 Stage = ShardStage | JobStage
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """A stage with the configuration a recipe gives it. ``use`` names a published dataset (``name/fingerprint``) that stands
+    in its place: the stage does not run."""
+
+    stage: Stage
+    config: Config
+    use: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def upstream(self) -> Mapping[str, str]:
+        """role -> name of the stage whose dataset it reads."""
+        return self.stage.inputs(self.config)

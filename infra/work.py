@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 from infra.execution.base import Executor
 from infra.launch.spec import Launcher
-from infra.planning import StageNode
 from infra.progress import Reporter
-from infra.rebuild import BESIDE
 from infra.runs import RunRecord
-from infra.stage import Counts
+from infra.stage import Counts, StageNode
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, is_local
 from infra.store.manifest import FailedUnit, UnitsRecord
 from infra.store.store import Store
+
+BESIDE = "forced"
+"""Below the work of a dataset: the work of its rebuild, and in ``dataset/`` what that has made so far."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from dataclasses import replace
 from flows.crawls.series import LAST_STAGE, Base, Series
 from flows.recipe import Recipe
 from infra.errors import ConfigError
-from infra.planning import StageNode, check_graph
+from infra.planning import check_graph
 from infra.runner import StageOutcome
+from infra.stage import StageNode
 from infra.store.lease import Lease
 from infra.store.store import Store
 

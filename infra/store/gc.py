@@ -28,7 +28,6 @@ from typing import Any, Literal
 
 from infra.errors import HeadwaterError
 from infra.incomplete import complete_fingerprint
-from infra.rebuild import BESIDE
 from infra.runs import list_runs
 from infra.store.cache import cache_root
 from infra.store.dataset import Dataset
@@ -45,6 +44,7 @@ from infra.store.files import (
 from infra.store.lease import LEASE, Lease, lease_holder, process_host
 from infra.store.manifest import MANIFEST
 from infra.store.store import Store
+from infra.work import BESIDE
 
 GRACE_S = 3600.0
 DAY_S = 86400.0

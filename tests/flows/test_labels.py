@@ -12,7 +12,8 @@ from infra import labels
 from infra.doctor import label_folders
 from infra.errors import HeadwaterError, InputError
 from infra.labels import MOVES, dangling_labels, move_labels, unfinished_moves
-from infra.planning import StageNode, StageSelection
+from infra.planning import StageSelection
+from infra.stage import StageNode
 from infra.store.files import remove_tree, write_json
 from infra.store.store import Store
 from tests.infra.run_toy import context

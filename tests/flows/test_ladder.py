@@ -11,10 +11,12 @@ from flows.cli.ladder import command
 from flows.ladder import run_ladder
 from flows.recipe import load_recipe
 from infra.errors import InputError
-from infra.planning import Action, StageNode
-from infra.runner import RunContext, StageOutcome
+from infra.planning import Action
+from infra.runner import StageOutcome
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 from tests.support import write_dataset
 from training.metrics import flops_per_token
 from training.model import parameter_count

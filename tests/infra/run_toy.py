@@ -7,12 +7,13 @@ from pathlib import Path
 from infra.execution.local import LocalExecutor
 from infra.labels import move_labels
 from infra.launch.local import LocalLauncher
-from infra.planning import StageNode
 from infra.progress import PlainReporter
-from infra.runner import RunContext, StageOutcome, run_stage
+from infra.runner import StageOutcome, run_stage
 from infra.runs import RunRecord
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 
 

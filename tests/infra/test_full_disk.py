@@ -13,9 +13,8 @@ import pytest
 
 from infra.errors import HeadwaterError, disk_full
 from infra.execution.base import describe_failure
-from infra.planning import StageNode
 from infra.runner import run_stage
-from infra.stage import Counts, StageContext, Step, Unit, UnitContext
+from infra.stage import Counts, StageContext, StageNode, Step, Unit, UnitContext
 from pipeline.dedup.flat import write_array
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig

@@ -14,13 +14,14 @@ import pytest
 from infra.errors import HeadwaterError, InputError
 from infra.execution.base import UnitOutcome, UnitTask
 from infra.incomplete import complete_fingerprint, incomplete_version
-from infra.planning import Action, StageNode, StageSelection, plan
-from infra.runner import RunContext, run_stage
-from infra.stage import Unit
+from infra.planning import Action, StageSelection, plan
+from infra.runner import run_stage
+from infra.stage import StageNode, Unit
 from infra.store.dataset import Dataset
 from infra.store.gc import GcSettings, collect
 from infra.store.store import Store
 from infra.units import HOPELESS
+from infra.work import RunContext
 from tests.infra.run_toy import context, run_both
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 from tests.support import REPOSITORY, InProcessExecutor

@@ -15,10 +15,9 @@ import s3fs
 import infra.journal as journals
 from infra.errors import ConfigError, HeadwaterError, LeaseLost
 from infra.journal import Journal, read_receipts
-from infra.planning import StageNode
-from infra.runner import RunContext, StageOutcome, run_stage
+from infra.runner import StageOutcome, run_stage
 from infra.runs import list_runs
-from infra.stage import Receipt
+from infra.stage import Receipt, StageNode
 from infra.store import slot as slots
 from infra.store.cache import cache_root, local_file
 from infra.store.files import (
@@ -34,6 +33,7 @@ from infra.store.files import (
 from infra.store.gc import GcSettings, collect
 from infra.store.lease import Lease
 from infra.store.store import Store
+from infra.work import RunContext
 from tests.infra.adding_job import ADD, AddConfig
 from tests.infra.leases import second_is_refused_or_waits
 from tests.infra.run_toy import context, run_both

@@ -7,8 +7,8 @@ import pytest
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
-from infra.planning import StageNode, StageSelection, plan
-from infra.stage import ShardStage
+from infra.planning import StageSelection, plan
+from infra.stage import ShardStage, StageNode
 from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file

@@ -185,8 +185,8 @@ def test_duplicates_are_found_alike(tmp_path: Path, cluster: Any) -> None:
     """Dedup regroups its data in nine steps: what one node writes another reads."""
     import random
 
-    from infra.planning import StageNode
     from infra.runner import run_stage
+    from infra.stage import StageNode
     from pipeline.dedup import STAGE, DedupConfig
     from tests.pipeline.dedup.corpora import document, edited, publish, sentence_words
 

@@ -7,11 +7,13 @@ import pytest
 
 from infra import rebuild
 from infra.errors import HeadwaterError
-from infra.planning import Action, StageNode
-from infra.runner import RunContext, run_stage
+from infra.planning import Action
+from infra.runner import run_stage
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.gc import GcSettings, collect
 from infra.store.store import Store
+from infra.work import RunContext
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig
 from tests.support import InProcessExecutor

@@ -13,9 +13,8 @@ import pytest
 
 from infra.errors import HeadwaterError, InputError
 from infra.execution.base import Executor, UnitOutcome, UnitTask
-from infra.planning import StageNode
 from infra.runner import run_stage
-from infra.stage import Unit
+from infra.stage import StageNode, Unit
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from tests.infra.run_toy import context, run_both

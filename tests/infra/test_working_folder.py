@@ -11,7 +11,7 @@ from tests.support import REPOSITORY
 
 RUN = """
 import sys
-from infra.planning import StageNode
+from infra.stage import StageNode
 from infra.runner import run_stage
 from tests.infra.adding_job import ADD, AddConfig
 from tests.infra.run_toy import context, run_both

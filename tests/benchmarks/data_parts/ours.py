@@ -17,13 +17,13 @@ import pipeline.quality
 from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
-from infra.planning import StageNode
 from infra.progress import PlainReporter
-from infra.runner import RunContext, run_stage
+from infra.runner import run_stage
 from infra.runs import RunRecord
-from infra.stage import Stage
+from infra.stage import Stage, StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 from pipeline.attributes import AttributesConfig
 from pipeline.classifier.config import ClassifierConfig
 from pipeline.extract.page import ExtractConfig

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
-from infra.planning import StageNode
 from infra.progress import PlainReporter
-from infra.runner import RunContext, run_stage
+from infra.runner import run_stage
 from infra.runs import RunRecord
+from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 from pipeline.dedup import STAGE, DedupConfig
 
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from flows.cli.main import build_app
 from flows.provenance.fates import UNIT_LOST, fate_of
 from infra.errors import InputError
-from infra.planning import StageNode
 from infra.runner import run_stage
+from infra.stage import StageNode
 from pipeline.dedup import STAGE, DedupConfig
 from tests.infra.run_toy import context
 from tests.pipeline.dedup.corpora import document, publish

@@ -14,13 +14,13 @@ import pytest
 from infra.execution.base import Executor, UnitOutcome, UnitTask
 from infra.execution.local import LocalExecutor
 from infra.launch.local import LocalLauncher
-from infra.planning import StageNode
 from infra.progress import PlainReporter
-from infra.runner import RunContext, run_stage
+from infra.runner import run_stage
 from infra.runs import RunRecord
-from infra.stage import Unit
+from infra.stage import StageNode, Unit
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+from infra.work import RunContext
 from pipeline.dedup import STAGE, DedupConfig
 from tests.pipeline.dedup.corpora import document, edited, publish, sentence_words
 from tests.support import REPOSITORY, InProcessExecutor

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.planning import Action, StageNode
+from infra.planning import Action
 from infra.runner import run_stage
+from infra.stage import StageNode
 from pipeline.shards import STAGE, ShardsConfig, SourceWeight
 from pipeline.tokenizer import STAGE as TOKENIZER
 from pipeline.tokenizer import TokenizerConfig
