@@ -218,7 +218,7 @@ def test_a_parent_ends_as_its_child_did(
 def test_a_retried_parent_waits_for_the_child_it_has(
     client: SyncPrefectClient, child: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait, attempts = children._ended, []
+    wait, attempts = children._wait_for_end, []
 
     def torn(own: SyncPrefectClient, run: Any) -> FlowRun:
         attempts.append(run)
