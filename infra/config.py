@@ -28,11 +28,15 @@ class Execution:
     """Marks a field as execution-only: it never enters a fingerprint."""
 
 
-def in_plain_words(schema: dict[str, Any]) -> None:
-    """Descriptions as a form shows them: what the source marks as code stands in quotation marks there."""
-    for part in (schema, *schema.get("properties", {}).values()):
+def in_plain_words(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """A form: what descriptions mark as code stands in quotation marks, a model's own fields before those of its bases."""
+    fields = schema.get("properties", {})
+    for part in (schema, *fields.values()):
         if "description" in part:
             part["description"] = _CODE.sub(r"“\1”", part["description"])
+    if fields:
+        own = [name for name in fields if name in model.__annotations__]
+        schema["properties"] = {name: fields[name] for name in [*own, *(name for name in fields if name not in own)]}
 
 
 class Config(BaseModel):

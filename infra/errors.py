@@ -88,6 +88,8 @@ def disk_full(error: BaseException, where: str = "") -> HeadwaterError | None:
         # A document that holds these words may be quoted by an error about its contents: that is another kind.
         said = isinstance(seen, OSError | RuntimeError | sqlite3.Error) and DISK_FULL.search(str(seen))
         if code in (errno.ENOSPC, errno.EDQUOT) or said:
-            return describe_os_error(OSError(code or errno.ENOSPC, ""), where or str(getattr(seen, "filename", "") or ""))
+            return describe_os_error(
+                OSError(code or errno.ENOSPC, ""), where or str(getattr(seen, "filename", "") or "")
+            )
         seen = seen.__cause__ or seen.__context__
     return None

@@ -80,7 +80,12 @@ class Work:
 
 
 def work_on(
-    node: StageNode, inputs: Mapping[str, Dataset], payload: dict[str, Any], fingerprint: str, store: Store, beside: bool
+    node: StageNode,
+    inputs: Mapping[str, Dataset],
+    payload: dict[str, Any],
+    fingerprint: str,
+    store: Store,
+    beside: bool,
 ) -> Work:
     """The work of building a dataset, in its place or ``beside`` it."""
     target, work = store.dataset_url(node.name, fingerprint), store.work_url(node.name, fingerprint)

@@ -143,7 +143,9 @@ class KubernetesLauncher(ClusterLauncher):
         with self._calls() as (_, batch):
             found = batch.list_namespaced_job(self.settings.namespace, label_selector=f"{WORK_LABEL}={mark}")
         for job in found.items:
-            self.terminate(JobHandle(self.kind, job.metadata.name, "", {"work_dir": str(work_dir), "attempt": "earlier"}))
+            self.terminate(
+                JobHandle(self.kind, job.metadata.name, "", {"work_dir": str(work_dir), "attempt": "earlier"})
+            )
 
 
 def _client() -> Any:

@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--endpoint", required=True)
-    parser.add_argument("--rendezvous", default="", help="the rendezvous's name, if one attempt is started several times")
+    parser.add_argument(
+        "--rendezvous", default="", help="the rendezvous's name, if one attempt is started several times"
+    )
     parser.add_argument("--interface", default="")
     parser.add_argument("--grace", type=float, default=GRACE_S)
     parser.add_argument("--together", action="store_true", help="who ends the job signals all its processes at once")
@@ -81,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.together:
         guard.append("--together")
     child = subprocess.Popen(
-        [*guard, "--", *torchrun(ranks, rendezvous, agent_grace)], env=environment(ranks, rendezvous), start_new_session=True
+        [*guard, "--", *torchrun(ranks, rendezvous, agent_grace)],
+        env=environment(ranks, rendezvous),
+        start_new_session=True,
     )
     return _supervise(child, files, options.node, options.work_dir, options.together)
 
