@@ -5,28 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from infra.config import Json
-from infra.errors import ConfigError, InputError
-from infra.job import JobRequest
+from infra.errors import InputError
+from infra.store.address import dataset_file
 from infra.store.files import sha256_file
 from pipeline.compression import Lost, Overlong, foreign_format, lines
 from pipeline.sources.digests import file_digest
 
-SCHEME = "dataset://"
 BOM = b"\xef\xbb\xbf"
 LONGEST_LINE = 64 << 20
 MODEL_SUFFIXES = (".json", ".jinja", ".model", ".safetensors")
 
 
-def dataset_inputs(*addresses: str) -> dict[str, str]:
-    """The input datasets that addresses ``dataset://name/path`` ask for, as role and stage name."""
-    names = [address.removeprefix(SCHEME).split("/", 1)[0] for address in addresses if address.startswith(SCHEME)]
-    return {name: name for name in names}
-
-
 def outside_digests(*addresses: str, base_model: str = "") -> Json:
     """What the files outside the store hold, for the fingerprint; None where all are inside. They must be there."""
     digests: list[Json] = []
-    for path in (Path(address) for address in addresses if not address.startswith(SCHEME)):
+    for path in (Path(address) for address in addresses if not dataset_file(address)):
         if not path.is_file():
             raise InputError("there is no such file", where=str(path), remedy="Check the path in the recipe.")
         digests.append(sha256_file(path))
@@ -41,18 +34,6 @@ def _model_digests(folder: Path) -> list[Json]:
         raise InputError("there is no model folder", where=str(folder), remedy="Check base_model in the recipe.")
     files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES)
     return [[path.name, file_digest(str(path), path.stat().st_size)] for path in files]
-
-
-def data_file(request: JobRequest, address: str) -> Path:
-    """``dataset://name/path`` is the file ``data/path`` of that input; anything else is a path."""
-    if not address.startswith(SCHEME):
-        return Path(address)
-    name, _, path = address.removeprefix(SCHEME).partition("/")
-    if not path or ".." in Path(path).parts:
-        raise ConfigError(
-            f"{address} names no file of a dataset", where="conversations", remedy="Write dataset://sample/FILE."
-        )
-    return request.inputs[name].local(f"data/{path}")
 
 
 class RawLine(NamedTuple):

@@ -36,7 +36,7 @@ from alignment.conversations import (
     render_prompt,
     render_reply,
 )
-from alignment.data import commonest, data_file, dataset_inputs, outside_digests
+from alignment.data import commonest, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.job import ModelJob, ModelJobConfig, run_model_job
 from alignment.order import chunks, seed_of, share
@@ -46,6 +46,7 @@ from alignment.turns import AnyTokenizer, Conversation, Message
 from infra.errors import InputError
 from infra.job_main import Preempted
 from infra.stage import JobStage
+from infra.store.address import dataset_inputs, local_path
 from infra.store.files import read_json, write_json
 
 TOKENIZER_KEY = b"headwater.tokenizer"
@@ -115,7 +116,7 @@ STAGE = JobStage(
     name="preferences",
     code_version=2,
     config=PreferencesConfig,
-    inputs=lambda config: config.starts_from("sft") | dataset_inputs(*config.addresses),
+    inputs=lambda config: config.starts_from("sft") | dataset_inputs(config.addresses),
     external=lambda config: outside_digests(*config.addresses, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.preferences"),
     description="Preference pairs: the human reply against one sampled from the fine-tuned model, or your own.",
@@ -230,7 +231,7 @@ def run(job: ModelJob[PreferencesConfig]) -> None:
 
 def sampled_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     """Pairs of what people said and what the model says."""
-    config, path = job.config, data_file(job.request, job.config.conversations)
+    config, path = job.config, local_path(job.config.conversations, job.request.inputs)
     job.phase("choosing prompts")
     reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
     read = list(read_conversations(path, reading))
@@ -260,7 +261,7 @@ def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator
     limit = min(config.max_pair_tokens or job.position_limit, job.position_limit)
     reading = Reading()
     for address in config.pairs:
-        path = data_file(job.request, address)
+        path = local_path(address, job.request.inputs)
         reading.tell = lambda refusal, path=path: ledger.line(path, refusal)
         for line, found in read_comparisons(path, reading):
             place = f"line {line.number} of {path.name}"

@@ -26,7 +26,7 @@ from alignment.conversations import (
     render_prompt,
     render_reply,
 )
-from alignment.data import commonest, data_file, dataset_inputs, outside_digests
+from alignment.data import commonest, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.generation import HeldOutPrompts, reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
@@ -38,6 +38,7 @@ from alignment.turns import Rendered
 from infra.config import Json
 from infra.errors import InputError
 from infra.stage import JobStage
+from infra.store.address import dataset_inputs, local_path
 from training.loop import publish_model
 from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
@@ -69,7 +70,7 @@ STAGE = JobStage(
     name="sft",
     code_version=2,
     config=SftConfig,
-    inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
+    inputs=lambda config: config.starts_from("pretrain") | dataset_inputs([config.conversations]),
     external=lambda config: outside_digests(config.conversations, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.sft"),
     description="Supervised fine-tuning: the base model learns to answer in conversations.",
@@ -154,7 +155,7 @@ def train(job: ModelJob[SftConfig]) -> None:
 
 def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
     """Read, cut and pack the conversations; the ledger tells what became of them."""
-    config, path = job.config, data_file(job.request, job.config.conversations)
+    config, path = job.config, local_path(job.config.conversations, job.request.inputs)
     pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
     sources: list[str] = []
     answers: list[Exchange] = []

@@ -272,10 +272,10 @@ class _Look:
     @property
     def detects_languages(self) -> bool:
         """The identifier may be part of a dataset that is not there yet."""
-        from pipeline.language import language_inputs
+        from infra.store.address import dataset_inputs
 
         settings: Any = self.nodes["attributes"].config if "attributes" in self.nodes else None
-        return settings is not None and all(name in self.inputs for name in language_inputs(settings.language))
+        return settings is not None and all(name in self.inputs for name in dataset_inputs([settings.language.model]))
 
     def judge(self, source: str, documents: Sequence["Document"]) -> tuple[float, float]:
         """How many documents the rules let pass, and their characters. Of the classifier, its share is taken."""

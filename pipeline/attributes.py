@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from infra.config import Config, Json
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
+from infra.store.address import dataset_inputs
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
-from pipeline.language import LanguageConfig, LanguageDetector, language_external, language_inputs, open_detector
+from pipeline.language import LanguageConfig, LanguageDetector, language_external, open_detector
 
 if TYPE_CHECKING:
     from pipeline.classifier.model import QualityModel
@@ -33,7 +34,7 @@ class AttributesConfig(Config):
 
 
 def inputs(config: AttributesConfig) -> Mapping[str, str]:
-    return {"ingest": "ingest", "classifier": "classifier", **language_inputs(config.language)}
+    return {"ingest": "ingest", "classifier": "classifier", **dataset_inputs([config.language.model])}
 
 
 def external(config: AttributesConfig) -> Json:

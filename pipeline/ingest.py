@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from infra.config import Config, Execution, Json
-from infra.errors import ConfigError, InputError
+from infra.errors import InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
+from infra.store.address import dataset_file, dataset_inputs, file_url
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
@@ -36,7 +37,7 @@ from pipeline.sources.contract import (
     is_fate,
     lost,
 )
-from pipeline.sources.files import dataset_role, find_archives, is_http, local_archives, no_archive
+from pipeline.sources.files import find_archives, is_http, local_archives, no_archive
 from pipeline.sources.registry import SOURCES, AnySource
 from pipeline.sources.tables import JsonlSource
 from pipeline.sources.warc import WarcSource
@@ -93,10 +94,7 @@ def inputs(config: IngestConfig) -> Mapping[str, str]:
     addresses = [source.address for source in config.sources]
     if config.extract.languages:
         addresses.append(config.language_model)
-    roles = {role for address in addresses if (role := dataset_role(address)) is not None}
-    if "" in roles:
-        raise ConfigError("an address names no dataset", where="dataset://", remedy="Write dataset://sample/path.")
-    return {role: role for role in sorted(roles)}
+    return dataset_inputs(addresses)
 
 
 def external(config: IngestConfig) -> Json:
@@ -113,7 +111,7 @@ def external(config: IngestConfig) -> Json:
                 raise no_archive(source.address)
             listing: list[Json] = [[archive.name, archive.size, archive.digest] for archive in archives]
             found[source.name] = unit_id(listing)
-    if config.extract.languages and dataset_role(config.language_model) is None:
+    if config.extract.languages and dataset_file(config.language_model) is None:
         found["language model"] = digest_of(config.language_model)
     for address in config.extract.blocked_urls:
         found[f"blocked {len(found)}"] = digest_of(address)
@@ -122,7 +120,7 @@ def external(config: IngestConfig) -> Json:
 
 def _lies_here(source: SourceConfig) -> bool:
     """Whether its address means files of this machine."""
-    return dataset_role(source.address) is None and not is_http(source.address) and is_local(source.address)
+    return dataset_file(source.address) is None and not is_http(source.address) and is_local(source.address)
 
 
 def check(config: IngestConfig) -> None:
@@ -247,8 +245,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
     """The identifier for the quick look at raw text, if languages are chosen."""
     if not config.extract.languages:
         return None
-    (archive,) = find_archives(config.language_model, inputs)
-    return local_copy(archive.url, scratch)
+    return local_copy(file_url(config.language_model, inputs), scratch)
 
 
 STAGE = ShardStage(

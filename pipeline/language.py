@@ -10,33 +10,23 @@ from pathlib import Path
 from pydantic import Field
 
 from infra.config import Config
+from infra.store.address import dataset_file, file_url
 from infra.store.dataset import Dataset
 from pipeline.fasttext_model import best_label, digest_of, load_model, local_copy
-
-SAMPLE = "dataset://sample/"
 
 
 class LanguageConfig(Config):
     """The language model and how much of a text it reads."""
 
-    model: str = SAMPLE + "lid.176.ftz"
+    model: str = "dataset://sample/lid.176.ftz"
     """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address."""
     characters: int = Field(default=600, ge=100)
     """Longest excerpt that is looked at: half from the beginning, half from the middle of the text."""
 
-    @property
-    def from_outside(self) -> bool:
-        return not self.model.startswith(SAMPLE)
-
-
-def language_inputs(config: LanguageConfig) -> dict[str, str]:
-    """The dataset a stage must have as input for this model."""
-    return {} if config.from_outside else {"sample": "sample"}
-
 
 def language_external(config: LanguageConfig) -> dict[str, str]:
     """The identity of a model from outside the store: its digest."""
-    return {"language_model": digest_of(config.model)} if config.from_outside else {}
+    return {} if dataset_file(config.model) else {"language_model": digest_of(config.model)}
 
 
 class LanguageDetector:
@@ -60,7 +50,4 @@ class LanguageDetector:
 
 def open_detector(config: LanguageConfig, inputs: Mapping[str, Dataset], scratch: Path) -> LanguageDetector:
     """The detector a configuration names. Raises InputError if there is no such model."""
-    url = config.model
-    if not config.from_outside:
-        url = inputs["sample"].url("data/" + url.removeprefix(SAMPLE))
-    return LanguageDetector(local_copy(url, scratch), config.characters)
+    return LanguageDetector(local_copy(file_url(config.model, inputs), scratch), config.characters)

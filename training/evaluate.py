@@ -25,6 +25,7 @@ from infra.errors import InputError
 from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
 from infra.stage import JobStage
+from infra.store.address import dataset_file, dataset_inputs, local_path
 from infra.store.files import read_json, sha256_file, write_json
 from pipeline.shards.format import TRAIN, validation_split
 from pipeline.shards.reader import ShardSet, splits
@@ -38,7 +39,6 @@ from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
 
 ModelStage = Literal["pretrain", "sft", "ppo", "dpo"]
-SAMPLE = "dataset://sample/"
 HUMANEVAL = "humaneval"
 BEFORE: Mapping[str, str] = {"sft": "pretrain", "ppo": "sft", "dpo": "sft"}
 """Which model each was made from: what it is compared with."""
@@ -51,7 +51,7 @@ class EvaluateConfig(Config):
     """Models to measure, in the order in which they were made."""
     max_rows: int = Field(default=64, ge=1)
     """Held-out rows of each source, taken evenly from all of them."""
-    humaneval: str = f"{SAMPLE}eval/humaneval.jsonl"
+    humaneval: str = "dataset://sample/eval/humaneval.jsonl"
     """HumanEval's problems: a path, a file of the sample dataset, or empty for none."""
     humaneval_items: int = Field(default=164, ge=1)
     """Problems scored, from the first on."""
@@ -84,14 +84,12 @@ def inputs(config: EvaluateConfig) -> Mapping[str, str]:
     roles = {"shards", "tokenizer", *config.models}
     if "ppo" in config.models:
         roles.add("reward")
-    if config.humaneval.startswith(SAMPLE):
-        roles.add("sample")
-    return {role: role for role in sorted(roles)}
+    return {role: role for role in sorted(roles)} | dataset_inputs([config.humaneval])
 
 
 def external(config: EvaluateConfig) -> Json:
     """Problems and task files that are not in the store, by content. Raises InputError where one is missing."""
-    files = [Path(config.humaneval)] if config.humaneval and not config.humaneval.startswith(SAMPLE) else []
+    files = [Path(config.humaneval)] if config.humaneval and not dataset_file(config.humaneval) else []
     if config.harness_folder:
         if not Path(config.harness_folder).is_dir():
             raise InputError(
@@ -334,7 +332,7 @@ def run(request: JobRequest) -> None:
     heldout = open_heldout(
         request.inputs["shards"].local("data"),
         Tokenizer.load(request.inputs["tokenizer"].local("data")).digest,
-        humaneval_file(request, config),
+        local_path(config.humaneval, request.inputs) if config.humaneval else None,
         config.humaneval_items,
     )
     per_model = len(heldout.sources) + bool(heldout.problems) * (1 + bool(config.humaneval_samples))
@@ -410,12 +408,6 @@ def harness_tasks(request: JobRequest, config: EvaluateConfig, name: str) -> lis
         seed=config.seed,
     )
     return [Task.of(name, figure.task, figure.metric, figure.interval) for figure in figures]
-
-
-def humaneval_file(request: JobRequest, config: EvaluateConfig) -> Path | None:
-    if config.humaneval.startswith(SAMPLE):
-        return request.inputs["sample"].local(f"data/{config.humaneval.removeprefix(SAMPLE)}")
-    return Path(config.humaneval) if config.humaneval else None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from infra.config import Json
 from infra.errors import InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
+from infra.store.address import dataset_inputs
 from infra.store.files import sha256_file
 from pipeline.classifier import corpus, sources
 from pipeline.classifier.config import ClassifierConfig, TextSet
@@ -19,7 +20,7 @@ from pipeline.classifier.material import FEWEST_PASSAGES, training_material
 from pipeline.classifier.model import MODEL_FILE, QualityModel
 from pipeline.classifier.page import model_card, report_page
 from pipeline.fasttext_model import digest_of, load_model
-from pipeline.language import language_external, language_inputs, open_detector
+from pipeline.language import language_external, open_detector
 from pipeline.profiles import source_of
 
 REPORT_FILE = "data/report.json"
@@ -28,7 +29,7 @@ CARD_FILE = "data/README.md"
 
 
 def inputs(config: ClassifierConfig) -> Mapping[str, str]:
-    return {"ingest": "ingest", **language_inputs(config.language)}
+    return {"ingest": "ingest", **dataset_inputs([config.language.model])}
 
 
 def external(config: ClassifierConfig) -> Json:

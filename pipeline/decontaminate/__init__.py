@@ -8,15 +8,16 @@ item is in the document (``match``). The policy drops it, cuts the parts out, or
 """
 
 from infra.stage import ShardStage, Step
+from infra.store.address import dataset_inputs
 from pipeline.decontaminate.config import DecontaminateConfig
-from pipeline.decontaminate.evaluations import external, upstream_stages
+from pipeline.decontaminate.evaluations import external
 from pipeline.decontaminate.index import index_unit, index_units
 from pipeline.decontaminate.report import finalize
 from pipeline.decontaminate.scan import scan_unit, scan_units
 
 
 def _inputs(config: DecontaminateConfig) -> dict[str, str]:
-    return {stage: stage for stage in ("dedup", *upstream_stages(config.evaluations))}
+    return {"dedup": "dedup"} | dataset_inputs(evaluation.address for evaluation in config.evaluations)
 
 
 STAGE = ShardStage(

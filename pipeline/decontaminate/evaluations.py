@@ -1,19 +1,17 @@
 """Reading evaluation sets: items with an id and some named texts."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from infra.config import Json
 from infra.errors import ConfigError, InputError
+from infra.store.address import dataset_file, file_url
 from infra.store.dataset import Dataset
 from pipeline.decontaminate.config import EvaluationSet
+from pipeline.fasttext_model import digest_of
 from pipeline.sources.tables import rows_of_file
 
-_DATASET = "dataset://"
 _HUB = "hf://"
 
 
@@ -27,27 +25,16 @@ class Text:
     text: str
 
 
-def upstream_stages(evaluations: tuple[EvaluationSet, ...]) -> list[str]:
-    """The stages whose datasets hold evaluation sets."""
-    stages = (
-        evaluation.address.removeprefix(_DATASET).partition("/")[0]
-        for evaluation in evaluations
-        if evaluation.address.startswith(_DATASET)
-    )
-    return sorted(set(stages))
-
-
 def external(evaluations: tuple[EvaluationSet, ...]) -> dict[str, Json] | None:
     """Digests of the files outside the store, by evaluation: a set that was corrected is scanned for again."""
-    outside = [e for e in evaluations if not e.address.startswith((_DATASET, _HUB))]
-    return {evaluation.name: _digest(evaluation) for evaluation in outside} or None
+    outside = [each for each in evaluations if not each.address.startswith(_HUB) and not dataset_file(each.address)]
+    return {each.name: _digest(each) for each in outside} or None
 
 
 def _digest(evaluation: EvaluationSet) -> str:
     try:
-        with fsspec.open(evaluation.address, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
+        return digest_of(evaluation.address)
+    except InputError:
         raise _absent(evaluation) from None
 
 
@@ -82,10 +69,7 @@ def read_texts(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iter
 
 
 def _rows(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iterator[Mapping[str, Any]]:
-    address = evaluation.address
-    if address.startswith(_DATASET):
-        stage, _, path = address.removeprefix(_DATASET).partition("/")
-        address = inputs[stage].url(f"data/{path}")
+    address = file_url(evaluation.address, inputs)
     try:
         if address.startswith(_HUB):
             yield from _hugging_face(address)

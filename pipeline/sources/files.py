@@ -19,20 +19,15 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from infra.errors import InputError
+from infra.store.address import dataset_file
 from infra.store.dataset import Dataset
 from infra.store.files import CHUNK, filesystem, is_local
 from pipeline.sources.contract import Archive
 from pipeline.sources.digests import ArchiveDigests, file_digest
 from pipeline.sources.http import HttpFile, download
 
-DATASET_SCHEME = "dataset://"
 MARKER = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\w+|.+\.crc|Thumbs\.db|desktop\.ini")
 CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
-
-
-def dataset_role(address: str) -> str | None:
-    """The input dataset an address refers to, if it is one."""
-    return address.removeprefix(DATASET_SCHEME).split("/", 1)[0] if address.startswith(DATASET_SCHEME) else None
 
 
 def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool = False) -> list[Archive]:
@@ -40,7 +35,7 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
 
     ``folders``: a folder is itself an archive (source code) instead of a place with archives in it.
     """
-    if dataset_role(address) is not None:
+    if dataset_file(address):
         archives = _of_dataset(address, inputs)
     elif is_http(address):
         archives = [_http_archive(address)]
@@ -55,7 +50,7 @@ def find_archives(address: str, inputs: Mapping[str, Dataset], *, folders: bool 
 
 def no_archive(address: str) -> InputError:
     """Why an address gives nothing: a path that is relative is relative to the folder that the command runs in."""
-    path = Path(filesystem(address)[1]) if is_local(address) and dataset_role(address) is None else None
+    path = Path(filesystem(address)[1]) if is_local(address) and not dataset_file(address) else None
     kind = "there is no file that matches" if glob.has_magic(address) else "there is no file"
     if path is not None and path.is_dir():
         kind = "there is no file in the folder"
@@ -94,14 +89,14 @@ def _http_archive(address: str) -> Archive:
 
 
 def _of_dataset(address: str, inputs: Mapping[str, Dataset]) -> list[Archive]:
-    role, _, pattern = address.removeprefix(DATASET_SCHEME).partition("/")
+    role, pattern = dataset_file(address) or ("", "")
     if role not in inputs:
         raise InputError(f"there is no input dataset {role}", where=address, remedy="Known: " + ", ".join(inputs) + ".")
     dataset = inputs[role]
     return [
         Archive(output.path.removeprefix("data/"), dataset.url(output.path), output.bytes, output.digest)
         for output in dataset.files()
-        if Path(output.path.removeprefix("data/")).match(pattern) or output.path == f"data/{pattern}"
+        if Path(output.path.removeprefix("data/")).match(pattern.removeprefix("data/")) or output.path == pattern
     ]
 
 

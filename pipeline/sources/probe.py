@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow.parquet as pq
 
 from infra.errors import InputError
+from infra.store.address import dataset_file
 from infra.store.dataset import Dataset
 from infra.store.files import is_local
 from pipeline.document import Document
@@ -27,7 +28,7 @@ from pipeline.extract.refusal import Refused
 from pipeline.sources import common_crawl, hugging_face, warc
 from pipeline.sources.common_crawl import CommonCrawlSource
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, is_fate
-from pipeline.sources.files import dataset_role, find_archives, is_http, open_archive
+from pipeline.sources.files import find_archives, is_http, open_archive
 from pipeline.sources.http import HttpFile, Patience
 from pipeline.sources.hugging_face import HuggingFaceSource
 from pipeline.sources.multistream import is_multistream
@@ -106,7 +107,7 @@ def _stored(source: SourceConfig, inputs: Mapping[str, Dataset]) -> _Stored | No
         if source.domain or is_http(source.mirror) or not is_local(source.mirror):
             return None
         return _Stored(_as(source, source.content), [_sized(part.archive) for part in common_crawl.parts(source, [])])
-    local = dataset_role(source.address) is not None or (not is_http(source.address) and is_local(source.address))
+    local = dataset_file(source.address) is not None or (not is_http(source.address) and is_local(source.address))
     reader = SOURCES[source.kind]
     return (
         _Stored(source, find_archives(source.address, inputs, folders=reader.folders))
