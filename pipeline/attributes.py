@@ -73,21 +73,21 @@ def _no_documents() -> pa.RecordBatch:
 
 def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "QualityModel") -> pa.Table:
     """Every attribute of a batch of documents (with ``COLUMNS``)."""
-    from pipeline.quality.measures import Batch, as_arrow, measure
+    from pipeline.quality.measures import measure_texts
 
     texts = batch.column("text").to_pylist()
     programming = batch.column("programming_language").to_pylist()
     languages, language_scores = declared_or_detected(
         texts, batch.column("language").to_pylist(), programming, detector
     )
-    measures = measure(Batch(batch.column("text"), languages, programming))
+    measures = measure_texts(batch.column("text"), languages, programming)
     return pa.table(
         {
             "id": batch.column("id"),
             "language": pa.array(languages, pa.string()),
             "language_score": pa.array(language_scores, pa.float32()),
             "quality": pa.array(model.score(texts), pa.float32()),
-            **{name: as_arrow(column) for name, column in measures.items()},
+            **{name: measures[name] for name in measures.column_names},
         }
     )
 

@@ -17,7 +17,8 @@ from infra.config import identity
 from infra.execution.attempts import backoff
 from infra.execution.base import UnitOutcome, UnitTask, describe_failure, open_task, run_unit
 from infra.fingerprint import fingerprint_payload, short_fingerprint
-from infra.stage import Counts, Receipt, ShardStage, StageContext, Unit, UnitContext
+from infra.in_process import run_steps
+from infra.stage import Counts, ShardStage, Unit
 from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile
@@ -103,22 +104,9 @@ def run_shard_stage(
 
     ``reverse`` handles the units backwards: the result must be the same.
     """
-    root, work, scratch = folder / "dataset", folder / "work", folder / "scratch"
-    for path in (root, work, scratch):
-        path.mkdir(parents=True, exist_ok=True)
-    receipts: dict[str, list[Receipt]] = {}
-    context = StageContext(config, inputs, str(root), str(work), scratch, receipts)
-    for step in stage.steps:
-        units = list(step.units(context))
-        done: list[Receipt] = []
-        for unit in reversed(units) if reverse else units:
-            unit_context = UnitContext(config, inputs, str(root), str(work), scratch / unit.id, step.name)
-            counts = step.process(unit, unit_context)
-            assert counts.balanced, f"{stage.name}/{step.name}/{unit.id}: {counts}"
-            done.append(Receipt(unit.id, step.name, tuple(unit_context.outputs), counts, dict(unit_context.metrics)))
-        receipts[step.name] = sorted(done, key=lambda receipt: receipt.unit)
-    stage.finalize(context)
-    every = [receipt for step in receipts.values() for receipt in step]
+    context = run_steps(stage, config, inputs, folder, backwards=reverse)
+    root = Path(context.dataset_root)
+    every = [receipt for step in context.receipts.values() for receipt in step]
     counts = context.counts or sum((receipt.counts for receipt in every), Counts())
     outputs = sorted(
         [o for receipt in every for o in receipt.outputs if not o.path.startswith("steps/")] + context.outputs,

@@ -17,6 +17,7 @@ from lxml.etree import LxmlError
 from pydantic import Field
 
 from infra.config import Config, Execution
+from infra.errors import ConfigError
 from infra.execution.limits import DocumentLost, time_limit
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, is_binary
@@ -230,3 +231,18 @@ class PageExtractor:
         if len(text) < self.config.min_characters:
             raise Refused("dropped", "no_text", score=float(len(text)), threshold=float(self.config.min_characters))
         return text
+
+
+def extract_html(html: str | bytes, url: str = "", config: ExtractConfig | None = None) -> Extracted:
+    """The text of one page, and what the page says of itself. Raises ``Refused``, with the rule, if there is none.
+
+    ``html`` as bytes is decoded as a browser does. ``config.languages`` needs a model, and is for stages only.
+    """
+    if config is not None and config.languages:
+        raise ConfigError(
+            "the language of a page is told by a model, which the stage ingest has", where="languages",
+            remedy="Leave it out.",
+        )  # fmt: skip
+    body, charset = (html, "") if isinstance(html, bytes) else (html.encode("utf-8", "replace"), "utf-8")
+    page = Page(hashlib.blake2b(body, digest_size=16).digest(), url, body, content_type="text/html", charset=charset)
+    return PageExtractor.create(config or ExtractConfig(), None).extract(page)

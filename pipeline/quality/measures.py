@@ -44,6 +44,14 @@ def measure(batch: Batch) -> Columns:
     }
 
 
+def measure_texts(
+    texts: pa.Array, languages: Sequence[str | None], programming_languages: Sequence[str | None]
+) -> pa.Table:
+    """All measures of some texts as a table; ``languages`` and ``programming_languages`` (null: none) are as many."""
+    batch = Batch(texts, list(languages), list(programming_languages))
+    return pa.table({name: as_arrow(column) for name, column in measure(batch).items()})
+
+
 def as_arrow(column: Floats | Ints) -> pa.Array:
     """A column as it is stored: NaN becomes null."""
     if column.dtype.kind == "f":

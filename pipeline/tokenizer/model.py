@@ -19,6 +19,7 @@ from pathlib import Path
 import sentencepiece
 
 from infra.errors import InputError
+from infra.store.files import write_bytes
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -55,6 +56,15 @@ class Tokenizer:
             return cls(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise InputError("there is no tokenizer", where=str(path), remedy="Run the tokenizer stage.") from None
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``tokenizer.model`` and the files that ``transformers.AutoTokenizer`` reads, with identical ids."""
+        from pipeline.tokenizer.hugging_face import hub_files
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        for name, data in {MODEL_FILE: self._model, **hub_files(self)}.items():
+            write_bytes(str(path / name), data)
 
     @property
     def vocab_size(self) -> int:

@@ -1,0 +1,65 @@
+"""Headwater from Python: what the rooms offer, under one name.
+
+    import headwater
+
+    page = headwater.extract(html, url)              # one page's text
+    measures = headwater.measure(table)              # what the quality rules look at, a row a document
+    result = headwater.dedup(table)                  # result.kept, and each dropped row with its survivor
+    tokenizer = headwater.train_tokenizer(texts)
+    store = headwater.run("recipe.yaml")             # a whole recipe
+    rows = store["shards"].torch()
+
+Tables come in and go out by the Arrow interface: pyarrow, pandas, polars, Hugging Face datasets. Nothing is imported before
+it is used. ``docs/python.md`` tells more.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.tables import Deduplicated as Deduplicated
+    from headwater.tables import dedup as dedup
+    from headwater.tables import extract as extract
+    from headwater.tables import measure as measure
+    from headwater.tables import tokenizer as tokenizer
+    from headwater.tables import train_tokenizer as train_tokenizer
+    from headwater.workspace import Published as Published
+    from headwater.workspace import Workspace as Workspace
+    from headwater.workspace import open_store as open_store
+    from headwater.workspace import run as run
+    from infra.errors import HeadwaterError as HeadwaterError
+    from pipeline.extract.page import Extracted as Extracted
+    from pipeline.extract.refusal import Refused as Refused
+    from pipeline.tokenizer.model import Tokenizer as Tokenizer
+
+_HOME = {
+    "Deduplicated": "headwater.tables",
+    "dedup": "headwater.tables",
+    "extract": "headwater.tables",
+    "measure": "headwater.tables",
+    "tokenizer": "headwater.tables",
+    "train_tokenizer": "headwater.tables",
+    "Published": "headwater.workspace",
+    "Workspace": "headwater.workspace",
+    "open_store": "headwater.workspace",
+    "run": "headwater.workspace",
+    "HeadwaterError": "infra.errors",
+    "Extracted": "pipeline.extract.page",
+    "Refused": "pipeline.extract.refusal",
+    "Tokenizer": "pipeline.tokenizer.model",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("headwater")
+    if name not in _HOME:
+        raise AttributeError(f"module 'headwater' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
