@@ -143,6 +143,9 @@ def _missing_guarantees(folder: Path) -> Iterator[str]:
 def gpus() -> Iterator[Check]:
     """Cards the driver shows, and whether the installed torch was built to use them. torch itself is not imported."""
     cards = _cards()
+    if not _installed("torch"):
+        yield Check("gpu", "ok", "torch is not installed: data stages only (headwater[train] brings it)")
+        return
     build = Version(metadata.version("torch")).local or ""
     if not cards:
         yield Check("gpu", "ok", "no NVIDIA GPU: training runs on the CPU")

@@ -60,6 +60,23 @@ class Blocked(HeadwaterError):
     """A stage cannot run because an input dataset is not published."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("deepspeed", "safetensors", "torch"), "train"),
+    **dict.fromkeys(("aiosqlite", "fastapi", "httpx", "prefect", "sqlalchemy", "starlette", "uvicorn"), "prefect"),
+}
+"""What is installed only if it is asked for, and the name to ask for it by."""
+
+
+def missing_package(error: BaseException) -> HeadwaterError | None:
+    """An import that failed, as the sentence that says what to install; None for any other error."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+        return None
+    return HeadwaterError(
+        f"this needs {package}, which is not installed here", remedy=f"pip install 'headwater[{EXTRAS[package]}]'"
+    )
+
+
 def describe_os_error(error: OSError, where: str = "") -> HeadwaterError:
     """What the operating system refused, as a sentence: the operator's to mend."""
     causes = {

@@ -12,9 +12,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from infra.errors import HeadwaterError, describe_os_error
+from infra.errors import HeadwaterError, describe_os_error, missing_package
 
 if TYPE_CHECKING:
     import typer
@@ -46,6 +46,7 @@ COMMANDS = (
 )
 
 
+PROGRAM = "headwater"
 INTERRUPTED_CODE = 130
 INTERRUPTED = HeadwaterError("interrupted; nothing is lost", remedy="The same command goes on from here.")
 
@@ -54,20 +55,48 @@ def build_app(arguments: Sequence[str]) -> "typer.Typer":
     """The command tree. Only the command that is called is imported: the others are there by name, for the help."""
     import typer
 
+    settings = {"help_option_names": ["-h", "--help"]}
     app = typer.Typer(
-        name="headwater",
+        name=PROGRAM,
         help="From the crawl to a chat model: every document's fate and every token's origin on record.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        context_settings=settings,
     )
-    app.callback()(lambda: None)  # keeps a single branch a subcommand
+
+    def tell_version(asked: bool) -> None:
+        if asked:
+            from importlib.metadata import version
+
+            typer.echo(f"headwater {version('headwater')}")
+            raise typer.Exit
+
+    asked = typer.Option("--version", help="Print the version.", callback=tell_version, is_eager=True)
+
+    @app.callback()
+    def everything(version: Annotated[bool, asked] = False) -> None:
+        """Keeps a single branch a subcommand, too."""
+
+    typed = _typed_so_far() or arguments
     for name, summary in COMMANDS:
-        called = list(arguments[:1]) == [name]
+        called = list(typed[:1]) == [name]
         command = importlib.import_module(f"flows.cli.{name}").command if called else lambda: None
-        settings = {"ignore_unknown_options": True} if name == "bench" else {}
-        app.command(name, help=summary, context_settings=settings)(command)
+        own = {"ignore_unknown_options": True} if name == "bench" else {}
+        app.command(name, help=summary, context_settings={**settings, **own})(command)
     return app
+
+
+def _typed_so_far() -> list[str]:
+    """What stands on the shell's line after the program's name, when the shell asks how it may go on."""
+    import shlex
+
+    if f"_{PROGRAM.upper()}_COMPLETE" not in os.environ:
+        return []
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    try:
+        return shlex.split(line)[1:]
+    except ValueError:  # a quotation mark is still open
+        return line.split()[1:]
 
 
 def main() -> None:
@@ -101,7 +130,11 @@ def _run(arguments: Sequence[str]) -> int:
         report_error(describe_os_error(error))
         return 1
     except Exception as error:
-        _report_defect(error)
+        missing = missing_package(error)
+        if missing is not None:
+            report_error(missing)
+        else:
+            _report_defect(error)
         return 1
 
 
@@ -113,7 +146,7 @@ def _call(arguments: Sequence[str]) -> int:
     try:
         # Not click's own handling of errors: it calls an interruption "Aborted!" and knows no --json.
         app = build_app(arguments)
-        result = app(list(arguments) or ["--help"], prog_name="headwater", standalone_mode=False)
+        result = app(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
     except typer.Abort:
         raise KeyboardInterrupt from None

@@ -78,7 +78,10 @@ def test_images_and_packages_are_pinned() -> None:
             assert all("==" in name for name in package.split()), entry
     constraints = (REPOSITORY / "constraints.txt").read_text().lower().replace("_", "-")
     listed = subprocess.run(
-        [sys.executable, str(FOLDER / "requirements.py"), str(REPOSITORY / "pyproject.toml"), "docker", "s3"],
+        [
+            *(sys.executable, str(FOLDER / "requirements.py"), str(REPOSITORY / "pyproject.toml")),
+            *("docker", "prefect", "s3", "train"),
+        ],
         capture_output=True,
         text=True,
         check=True,
