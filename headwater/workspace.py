@@ -40,10 +40,10 @@ def run(
     """
     from flows.recipe import load_recipe
     from flows.start import run_in_workspace
-    from infra.planning import Selection
+    from infra.planning import StageSelection
 
     opened = open_store(workspace)
-    selection = Selection(start_at, stop_after, tuple(only), tuple(force))
+    selection = StageSelection(start_at, stop_after, tuple(only), tuple(force))
     loaded = load_recipe(str(recipe), overrides)
     run_in_workspace(loaded, selection, opened.store, use_prefect=False, quiet=quiet)
     return Workspace(opened.store, loaded.label)
