@@ -100,8 +100,8 @@ def _move_labels(recipe: Recipe, selection: StageSelection, result: RunResult, r
     done = {outcome.stage for outcome in result.outcomes}
     # What a run of a part did not work on is only looked at: it is no reason to move a label.
     made = {name: dataset for name, dataset in result.datasets.items() if whole or name in done}
-    told = move_labels(run.store, run.label, made, stages, whole=whole, latest=run.follow_latest)
-    for sentence in told:
+    sentences = move_labels(run.store, run.label, made, stages, whole=whole, latest=run.follow_latest)
+    for sentence in sentences:
         run.record.event("label_stays", message=sentence)
         run.reporter.message(result.outcomes[-1].stage if result.outcomes else recipe.name, sentence)
 

@@ -96,14 +96,14 @@ def dataset_rows(store: Store, datasets: Sequence[Dataset]) -> list[Row]:
 def warnings(store: Store, datasets: Sequence[Dataset]) -> list[Row]:
     """What users of the labelled datasets must know, once each."""
     labelled = {(name, target) for name in store.names() for target in store.labels(name).values()}
-    told: dict[str, Row] = {}
+    found: dict[str, Row] = {}
     order = {name: position for position, name in enumerate(STAGE_NAMES)}
     for dataset in sorted(datasets, key=lambda each: order.get(each.name, len(order))):
         key = (dataset.name, dataset.manifest.fingerprint)
         if key in labelled:
             for sentence in dataset.manifest.warnings:
-                told.setdefault(sentence, {"name": key[0], "fingerprint": key[1], "warning": sentence})
-    return list(told.values())
+                found.setdefault(sentence, {"name": key[0], "fingerprint": key[1], "warning": sentence})
+    return list(found.values())
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ def running(store: Store, runs: Sequence[Row]) -> list[Row]:
     rows = []
     for run in runs:
         if run["state"] == "running":
-            told = read_progress(store.run_url(run["id"])) or {}
-            stage = str(told.get("stage") or next(reversed(run["stages"]), ""))
+            progress = read_progress(store.run_url(run["id"])) or {}
+            stage = str(progress.get("stage") or next(reversed(run["stages"]), ""))
             rows.append(
                 {
                     "run": run["id"],
@@ -125,11 +125,11 @@ def running(store: Store, runs: Sequence[Row]) -> list[Row]:
                     "pid": run["pid"],
                     "stage": stage,
                     "since": run["stages"].get(stage.split("/")[0], {}).get("time"),
-                    "done": told.get("done"),
-                    "total": told.get("total"),
-                    "figures": told.get("figures", {}),
-                    "eta": told.get("eta"),
-                    "told": told.get("time"),
+                    "done": progress.get("done"),
+                    "total": progress.get("total"),
+                    "figures": progress.get("figures", {}),
+                    "eta": progress.get("eta"),
+                    "told": progress.get("time"),
                 }
             )
     return rows

@@ -122,10 +122,10 @@ def labelled(store: Store, label: str) -> list[Dataset]:
     kept: dict[str, Dataset] = {}
     out: set[tuple[str, str]] = set()
     for dataset in (found for name in STAGE_NAMES if (found := store.get_ref(name, label)) is not None):
-        told = dataset.name in (*DOCUMENT_STAGES, "attributes")
+        of_documents = dataset.name in (*DOCUMENT_STAGES, "attributes")
         inputs = [record for record in dataset.manifest.inputs if record.role != EARLIER]
         # A classifier or tokenizer of other documents may be meant: documents of other documents never are.
-        other = [record for record in inputs if told and record.name in (*DOCUMENT_STAGES, "attributes")]
+        other = [record for record in inputs if of_documents and record.name in (*DOCUMENT_STAGES, "attributes")]
         if any((record.name, record.fingerprint) in out for record in inputs) or any(
             record.name in kept and kept[record.name].digest != record.digest for record in other
         ):

@@ -42,8 +42,8 @@ def command(
     if not any(found[key] for key in ("datasets", "work", "runs", "damaged")):
         out.print(f"{store.address}: nothing is published here yet. Begin with: headwater run demo", markup=False)
         return
-    for heading, style, told in _parts(found):
-        lines = list(told)
+    for heading, style, body in _parts(found):
+        lines = list(body)
         if lines:
             out.print(Text(heading, style=f"bold {style}".strip()))
             for depth, line in lines:
@@ -81,9 +81,9 @@ def _running(rows: Sequence[Row]) -> Lines:
     for row in rows:
         yield 1, f"{row['run']}, for {_ago(row['started'])}, {row['host'].partition('/')[0]} process {row['pid']}"
         if row["stage"]:
-            told = describe_progress(row["done"] or 0, row["total"] or 0, row["figures"], row["eta"])
+            progress = describe_progress(row["done"] or 0, row["total"] or 0, row["figures"], row["eta"])
             silent = row["told"] is not None and time.time() - row["told"] > 120
-            yield 2, f"{row['stage']}: {told or 'started'}" + (f" (told {_ago(row['told'])} ago)" if silent else "")
+            yield 2, f"{row['stage']}: {progress or 'started'}" + (f" (told {_ago(row['told'])} ago)" if silent else "")
 
 
 def _failed(rows: Sequence[Row]) -> Lines:
@@ -102,11 +102,11 @@ def _damaged(rows: Sequence[Row]) -> Lines:
 
 
 def _warned(rows: Sequence[Row], moved: Sequence[Row]) -> Lines:
-    told = [f"{row['name']}/{row['fingerprint']}: {row['warning']}" for row in rows]
-    told += [sentence for row in moved for sentence in row["warnings"]]
-    yield from ((1, line) for line in told[:SHOWN])
-    if len(told) > SHOWN:
-        yield 1, f"and {len(told) - SHOWN} more: headwater status --json"
+    lines = [f"{row['name']}/{row['fingerprint']}: {row['warning']}" for row in rows]
+    lines += [sentence for row in moved for sentence in row["warnings"]]
+    yield from ((1, line) for line in lines[:SHOWN])
+    if len(lines) > SHOWN:
+        yield 1, f"and {len(lines) - SHOWN} more: headwater status --json"
 
 
 def _next(found: Row) -> Lines:

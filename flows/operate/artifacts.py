@@ -251,10 +251,10 @@ def notices_text(datasets: Iterable[Dataset]) -> str:
         parts += [f"- {_inline(lost.files)}: {_inline(lost.error)}" for lost in each.lost]
         parts += [f"- and {each.more:,} more"] if each.more else []
         parts += [f"- accepted by `{each.accepted}`"] if each.accepted else []
-    told = warnings(by_name)
-    if told:
+    warned = warnings(by_name)
+    if warned:
         parts.append("## Warnings")
-        parts += [f"- **{stage}** {_inline(text)}" for stage, text in told]
+        parts += [f"- **{stage}** {_inline(text)}" for stage, text in warned]
     return "\n".join(parts)
 
 

@@ -75,8 +75,8 @@ def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> DocumentFat
         for row in sorted(rows, key=lambda row: (row["url"] != name, row["url"] or "")):
             first = first or row
             reply = (row["url"] or name).removeprefix(name).removeprefix("/")
-            told = [f"message {reply}"] * bool(reply) + [row["detail"]] * bool(row["detail"])
-            history.append(StageVerdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(told) or None))
+            parts = [f"message {reply}"] * bool(reply) + [row["detail"]] * bool(row["detail"])
+            history.append(StageVerdict(dataset.name, row["verdict"], row["rule"], detail=": ".join(parts) or None))
     if first is None:
         raise InputError(
             "; ".join((f"no stage ever saw {name!r}", *_where_it_may_be(datasets))),

@@ -47,14 +47,14 @@ def missing(datasets: Mapping[str, Dataset]) -> list[MissingUnits]:
 def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
     """(stage, sentence), in path order. What several datasets carry on from the same input is said once, and what
     ``missing`` tells of these datasets not at all."""
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     lacking = [f"{BUILT_ON}{each.stage}/{each.fingerprint}" for each in missing(datasets)]
     for name in STAGE_NAMES:
         if name in datasets:
             for sentence in datasets[name].manifest.warnings:
                 if not sentence.startswith((INCOMPLETE, *lacking)):
-                    told.setdefault(sentence, name)
-    return [(stage, sentence) for sentence, stage in told.items()]
+                    found.setdefault(sentence, name)
+    return [(stage, sentence) for sentence, stage in found.items()]
 
 
 def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:

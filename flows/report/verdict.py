@@ -73,10 +73,10 @@ def _units(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
 
 def _warned(datasets: Mapping[str, Dataset]) -> Iterator[Finding]:
     """What stages warn of, beside the losses that have a check of their own."""
-    told = warnings(datasets)
-    if told:
-        stages = ", ".join(dict.fromkeys(stage for stage, _ in told))
-        yield Finding("doubtful", f"{len(told)} warning{'s' if len(told) > 1 else ''}", f"from {stages}: see above")
+    warned = warnings(datasets)
+    if warned:
+        stages = ", ".join(dict.fromkeys(stage for stage, _ in warned))
+        yield Finding("doubtful", f"{len(warned)} warning{'s' if len(warned) > 1 else ''}", f"from {stages}: see above")
 
 
 def _lossless(tokenizer: Dataset | None) -> Iterator[Finding]:
