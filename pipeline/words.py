@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.kernels import kernel
+from pipeline.kernels import code_point, kernel
 
 NORMALISATION_VERSION = 1
 """Raised whenever the same text would give other words: persisted indexes of another version are refused."""
@@ -107,11 +107,6 @@ class WordBuffers:
 
 
 @kernel
-def _continuation(data, at):  # type: ignore[no-untyped-def]
-    return np.uint32(data[at]) & np.uint32(0x3F)
-
-
-@kernel
 def _append(text, size, point):  # type: ignore[no-untyped-def]
     """Write a code point above ASCII as UTF-8; the new size."""
     low = np.uint8(0x80 | (point & np.uint32(0x3F)))
@@ -131,6 +126,31 @@ def _append(text, size, point):  # type: ignore[no-untyped-def]
     text[size + _TWO] = middle
     text[size + _THREE] = low
     return size + _FOUR
+
+
+@kernel
+def _begin_word(text, size, words, at, start, source_start):  # type: ignore[no-untyped-def]
+    """A space, unless it is the first word; the new size."""
+    text[size] = 32
+    size += np.uint64(size > _ZERO)
+    start[words] = size
+    source_start[words] = at
+    return size
+
+
+@kernel
+def _end_word(size, words, at, end, source_end):  # type: ignore[no-untyped-def]
+    """The new number of words."""
+    end[words] = size
+    source_end[words] = at
+    return words + _ONE
+
+
+@kernel
+def _folded(point, folds):  # type: ignore[no-untyped-def]
+    if point < _TABLE_SIZE:
+        return folds[point]
+    return np.uint32(point | np.uint32(ALONE)) if point <= _LAST_IDEOGRAPH else np.uint32(SEPARATOR)
 
 
 @kernel
@@ -156,54 +176,24 @@ def split_words(data, begin, stop, max_characters, folds, text, start, end, sour
             fold = folds[lead]
             if fold > IGNORED:  # an ASCII letter or digit: by far the most frequent case
                 if not inside:
-                    text[size] = 32
-                    size += np.uint64(size > _ZERO)
-                    start[words] = size
-                    source_start[words] = here - begin
+                    size = _begin_word(text, size, words, here - begin, start, source_start)
                     inside = True
                 text[size] = fold
                 size += _ONE
                 continue
         else:
-            if lead < 0xE0:
-                point = ((lead & np.uint32(0x1F)) << np.uint32(6)) | _continuation(data, position + _ONE)
-                position += _TWO
-            elif lead < 0xF0:
-                point = (
-                    ((lead & np.uint32(0x0F)) << np.uint32(12))
-                    | (_continuation(data, position + _ONE) << np.uint32(6))
-                    | _continuation(data, position + _TWO)
-                )
-                position += _THREE
-            else:
-                point = (
-                    ((lead & np.uint32(0x07)) << np.uint32(18))
-                    | (_continuation(data, position + _ONE) << np.uint32(12))
-                    | (_continuation(data, position + _TWO) << np.uint32(6))
-                    | _continuation(data, position + _THREE)
-                )
-                position += _FOUR
-            if point < _TABLE_SIZE:
-                fold = folds[point]
-            elif point <= _LAST_IDEOGRAPH:
-                fold = np.uint32(point | np.uint32(ALONE))
-            else:
-                fold = np.uint32(SEPARATOR)
+            point, position = code_point(data, position)
+            fold = _folded(point, folds)
         if fold == IGNORED:
             continue
         alone = fold >= ALONE
         if inside and (fold == SEPARATOR or alone):
-            end[words] = size
-            source_end[words] = here - begin
-            words += _ONE
+            words = _end_word(size, words, here - begin, end, source_end)
             inside = False
         if fold == SEPARATOR:
             continue
         if not inside:
-            text[size] = 32
-            size += np.uint64(size > _ZERO)
-            start[words] = size
-            source_start[words] = here - begin
+            size = _begin_word(text, size, words, here - begin, start, source_start)
             inside = True
         folded = np.uint32(fold & np.uint32(_MASK))
         if folded < 0x80:
@@ -212,14 +202,10 @@ def split_words(data, begin, stop, max_characters, folds, text, start, end, sour
         else:
             size = _append(text, size, folded)
         if alone:
-            end[words] = size
-            source_end[words] = position - begin
-            words += _ONE
+            words = _end_word(size, words, position - begin, end, source_end)
             inside = False
     if inside:
-        end[words] = size
-        source_end[words] = position - begin
-        words += _ONE
+        words = _end_word(size, words, position - begin, end, source_end)
     return np.int64(words)
 
 

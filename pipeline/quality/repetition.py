@@ -16,6 +16,8 @@ from pipeline.quality.text import IDEOGRAPHS_PER_WORD, LETTERS_PER_WORD, Floats,
 
 TOP_NGRAMS = (2, 3, 4)
 DUPLICATE_NGRAMS = (5, 6, 7, 8, 9, 10)
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_PRIME = np.uint64(0x100000001B3)
 
 
 def repetition(text: TextView) -> dict[str, Floats]:
@@ -44,17 +46,22 @@ def _duplicates(hashes: NDArray[np.uint64], lengths: NDArray[np.int32], starts: 
 
 
 @kernel
+def _table_bits(items):  # type: ignore[no-untyped-def]
+    """The logarithm of the slots of a hash table for so many items, at most half full."""
+    bits = 1
+    while (1 << bits) < 2 * items:
+        bits += 1
+    return bits
+
+
+@kernel
 def _count_duplicates(hashes, lengths, starts):  # type: ignore[no-untyped-def]
     documents = len(starts) - 1
     longest = 1
     for document in range(documents):
         longest = max(longest, starts[document + 1] - starts[document])
-    bits = 1
-    while (1 << bits) < 2 * longest:
-        bits += 1
-    mask = (1 << bits) - 1
-    shift = np.uint64(64 - bits)
-    spread = np.uint64(0x9E3779B97F4A7C15)
+    bits = _table_bits(longest)
+    mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
     keys = np.zeros(1 << bits, np.uint64)
     owner = np.full(1 << bits, -1, np.int64)  # which document wrote a slot: nothing needs clearing between documents
     count = np.zeros(documents, np.int64)
@@ -62,7 +69,7 @@ def _count_duplicates(hashes, lengths, starts):  # type: ignore[no-untyped-def]
     for document in range(documents):
         for item in range(starts[document], starts[document + 1]):
             key = hashes[item]
-            slot = np.int64((key * spread) >> shift)
+            slot = np.int64((key * _SPREAD) >> shift)
             while owner[slot] == document and keys[slot] != key:
                 slot = (slot + 1) & mask
             if owner[slot] == document:
@@ -81,15 +88,10 @@ def _ngrams(hashes, lengths, starts, scales, sizes, tops):  # type: ignore[no-un
     longest = 1
     for document in range(documents):
         longest = max(longest, starts[document + 1] - starts[document])
-    most_bits = 1
-    while (1 << most_bits) < 2 * longest:
-        most_bits += 1
-    prime = np.uint64(0x100000001B3)
-    spread = np.uint64(0x9E3779B97F4A7C15)
-    turn = np.uint64(29)
-    keys = np.zeros(1 << most_bits, np.uint64)
-    owner = np.full(1 << most_bits, -1, np.int64)  # document and pass that wrote a slot
-    occurrences = np.zeros(1 << most_bits, np.int64)
+    slots = 1 << _table_bits(longest)
+    keys = np.zeros(slots, np.uint64)
+    owner = np.full(slots, -1, np.int64)  # document and pass that wrote a slot
+    occurrences = np.zeros(slots, np.int64)
     grams = np.zeros(longest, np.uint64)
     ends = np.zeros(longest + 1, np.int64)
     result = np.zeros((len(sizes), documents), np.int64)
@@ -98,11 +100,8 @@ def _ngrams(hashes, lengths, starts, scales, sizes, tops):  # type: ignore[no-un
         first = starts[document]
         words = starts[document + 1] - first
         scale = scales[document]
-        bits = 1
-        while (1 << bits) < 2 * words:
-            bits += 1
-        mask = (1 << bits) - 1
-        shift = np.uint64(64 - bits)
+        bits = _table_bits(words)
+        mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
         for word in range(words):
             grams[word] = np.uint64(0)
             ends[word + 1] = ends[word] + lengths[first + word]
@@ -114,34 +113,29 @@ def _ngrams(hashes, lengths, starts, scales, sizes, tops):  # type: ignore[no-un
                 break
             while covered < n:
                 for word in range(places):
-                    mixed = (grams[word] ^ hashes[first + word + covered]) * prime
-                    grams[word] = mixed ^ (mixed >> turn)
+                    mixed = (grams[word] ^ hashes[first + word + covered]) * _PRIME
+                    grams[word] = mixed ^ (mixed >> np.uint64(29))
                 covered += 1
             stamp = document * len(sizes) + row
             spaces = n - 1 if scale == 1 else 0
-            best_count = 1
-            best = 0
-            place = 0
+            most, characters, place = 1, 0, 0
             while place < places:
                 key = grams[place]
-                slot = np.int64((key * spread) >> shift)
+                slot = np.int64((key * _SPREAD) >> shift)
                 while owner[slot] == stamp and keys[slot] != key:
                     slot = (slot + 1) & mask
-                seen = owner[slot] == stamp
-                if not seen:
+                if owner[slot] != stamp:
                     owner[slot] = stamp
                     keys[slot] = key
                     occurrences[slot] = 1
                 elif row < tops:
                     occurrences[slot] += 1
                     total = occurrences[slot] * (ends[place + n] - ends[place] + spaces)
-                    if occurrences[slot] > best_count or (occurrences[slot] == best_count and total > best):
-                        best_count = occurrences[slot]
-                        best = total
+                    if occurrences[slot] > most or (occurrences[slot] == most and total > characters):
+                        most, characters = occurrences[slot], total
                 else:
-                    result[row, document] += ends[place + n] - ends[place] + spaces
+                    characters += ends[place + n] - ends[place] + spaces
                     place += n - 1  # the words of a repeated n-gram are counted once
                 place += 1
-            if row < tops:
-                result[row, document] = best
+            result[row, document] = characters
     return result

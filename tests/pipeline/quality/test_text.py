@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.quality.characters import DIGIT, LETTER, MARK, SPACE, TABLE_SIZE, UNSPACED, character_tables
-from pipeline.quality.text import HASH_PRIME, HASH_START, view_texts, word_hash
+from pipeline.quality.scanner import HASH_PRIME, HASH_START
+from pipeline.quality.text import view_texts, word_hash
 
 TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aB1 .\n\t手ทк…\u0301'\"-#{")), max_size=200)
 
