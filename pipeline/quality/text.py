@@ -183,12 +183,13 @@ def view_texts(texts: Sequence[str] | pa.Array) -> TextView:
     starts, counts, words, lines, paragraphs = scan(data, offsets, tables.classes, tables.lower)
     word_hash, (word_length, word_line), (word_has_letter, word_unspaced) = words
     line_hash, (line_length, line_width, letters, uppers, digits, sentences, braces), (first, last), ellipsis = lines
-    return TextView(
-        count, *starts, *counts,
+    columns = [
+        *starts, *counts,
         word_hash, word_length, word_has_letter, word_unspaced, word_line,
         line_hash, line_length, line_width, first, last, ellipsis, letters, uppers, digits, sentences, braces,
         *paragraphs,
-    )  # fmt: skip
+    ]  # fmt: skip
+    return TextView(count, *columns)
 
 
 def word_hash(word: str) -> int:
