@@ -27,6 +27,7 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
                 entry_for(configs[stage], configs[stage].sources, name, f"stages.{stage}.sources")
             except ConfigError as error:
                 raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
+    _check_rules(nodes, names, origin)
     _check_text_sets(configs.get("classifier"), names, origin)
     for place, pattern in _named(configs):
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -67,6 +68,30 @@ def with_profiles(nodes: Sequence[StageNode]) -> list[StageNode]:
         else node
         for node in nodes
     ]
+
+
+def _check_rules(nodes: Sequence[StageNode], names: Sequence[str], origin: str) -> None:
+    """Rules of the recipe's own and of other packages look at what is measured; a share by score needs scores."""
+    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
+    quality, attributes = configs.get("quality"), configs.get("attributes")
+    if quality is None:
+        return
+    from pipeline.quality.config import rules_for  # and numpy, which a reading command does not need
+    from pipeline.quality.rules import PRESETS, check_attributes
+
+    for name in names:
+        entry = rules_for(quality, name)
+        scored = attributes is None or any(node.name == "classifier" for node in nodes)
+        if entry.keep_fraction is not None and not scored:
+            raise ConfigError(
+                f"quality keeps a share of {name!r} by the classifier's score, and the recipe has no classifier",
+                where=origin,
+                remedy="Add a section classifier, or leave out keep_fraction.",
+            )
+        if attributes is not None and (entry.rules or not set(entry.presets) <= set(PRESETS)):
+            from pipeline.quality.measures import attribute_schema
+
+            check_attributes(entry.all_rules(), attribute_schema(attributes.measures), origin)
 
 
 def _check_text_sets(config: Any, names: Sequence[str], origin: str) -> None:

@@ -300,7 +300,8 @@ class _Look:
             wanted = entry.languages[0] if entry.languages else None
             languages = [known or wanted for known in declared]
             scores = [1.0 for _ in languages]
-        columns = {name: as_arrow(column) for name, column in measure(Batch(texts, languages, programming)).items()}
+        measured = measure(Batch(texts, languages, programming), settings.measures)
+        columns = {name: as_arrow(column) for name, column in measured.items()}
         table = pa.table({"language": pa.array(languages, pa.string()), "language_score": pa.array(scores), **columns})
         passed = Criteria.of(entry, None).passed(table)
         share = entry.keep_fraction or 1.0

@@ -22,7 +22,7 @@ from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.provenance.run_history import datasets_of_run
 from flows.recipe import Recipe
 from flows.stage_flows import flow_context, run_inline
-from flows.stages import STAGE_NAMES
+from flows.stages import in_order
 from infra.errors import HeadwaterError
 from infra.planning import Action, StageSelection, plan, refuse_blocked
 from infra.runner import StageOutcome, published_by
@@ -103,7 +103,7 @@ def _note_and_tell(outcome: StageOutcome, note: OnOutcome) -> None:
 def _publish_ends(store: Store, run: str) -> None:
     """Funnel, lineage and report of what this run made or found made, also after a failure: they show how far it came."""
     datasets = datasets_of_run(store, run)
-    ordered = [datasets[name] for name in STAGE_NAMES if name in datasets]
+    ordered = in_order(datasets.values())
     publish_funnel(ordered)
     if ordered:
         publish_lineage(ordered[-1])

@@ -9,6 +9,8 @@
     stages:
       dedup: {bands: 14, rows: 8}
       tokenizer: {use: tokenizer/0123456789ab}   # a published dataset, as it is, in the stage's place
+      redact: {after: quality}                   # where it stands among the stages that take documents
+      shout: {use: "my_pkg.stage:STAGE", after: ingest}   # a stage of another package
       ...
 
 A stage's section is validated by the stage's own configuration model. A mistake is reported with the file, the key and
@@ -27,11 +29,13 @@ from pydantic import BaseModel, ValidationError
 
 from flows.checks import check_sources, with_profiles
 from flows.machines import ExecutionSettings
+from flows.order import arranged
 from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.scale import apply_scale
-from flows.stages import STAGE_NAMES, load_stage
+from flows.stages import STAGE_NAMES, load_stage, offered_stages
 from infra.config import Config
 from infra.errors import ConfigError
+from infra.extensions import REFERENCE
 from infra.planning import check_graph
 from infra.stage import StageNode
 
@@ -123,27 +127,48 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         raise ConfigError(
             "the recipe has no stages", where=origin, remedy="Add `stages:` with a section for each stage."
         )
-    _refuse_unknown(sections, set(STAGE_NAMES), "stages", origin)
     execution = _validate(ExecutionSettings, raw.get("execution") or {}, "execution", origin)
-    nodes = []
-    for name in STAGE_NAMES:
-        if name in sections:
-            stage = load_stage(name)
-            section = sections[name] or {}
-            # It shows what the recipe runs, unless told otherwise.
-            if name == "report" and isinstance(section, Mapping):
-                section = {"stages": [each for each in sections if each != "report"], **section}
-            use, section = _used(name, section, origin)
-            config = _validate(stage.config, section, f"stages.{name}", origin)
-            nodes.append(StageNode(stage, config, use))
-    nodes = with_profiles(nodes)
     try:
+        every = [_node(name, sections, origin) for name in _names(sections, origin)]
+        nodes = with_profiles(
+            arranged(every, {name: str(s["after"]) for name, s in sections.items() if "after" in (s or {})})
+        )
         check_graph(nodes)
     except ConfigError as error:
         raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     check_sources(nodes, origin)
     name = str(raw.get("recipe") or Path(origin).stem)
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
+
+
+def _names(sections: Mapping[str, Any], origin: str) -> list[str]:
+    """The stages of a recipe: ours as data usually flows, then those of other packages."""
+    outside = [
+        name
+        for name, section in sections.items()
+        if name not in STAGE_NAMES and (_reference(section) or name in offered_stages())
+    ]
+    _refuse_unknown(sections, {*STAGE_NAMES, *outside}, "stages", origin)
+    return [name for name in (*STAGE_NAMES, *outside) if name in sections]
+
+
+def _node(name: str, sections: Mapping[str, Any], origin: str) -> StageNode:
+    section = sections[name] or {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"stages.{name} must be a mapping", remedy=_allowed_keys(load_stage(name).config))
+    # It shows what the recipe runs, unless told otherwise.
+    if name == "report":
+        section = {"stages": [each for each in sections if each != "report"], **section}
+    stage = load_stage(name, _reference(section))
+    use = "" if _reference(section) else _used(name, section, origin)
+    own = {key: value for key, value in section.items() if key not in ("use", "after")}
+    return StageNode(stage, _validate(stage.config, own, f"stages.{name}", origin), use)
+
+
+def _reference(section: Any) -> str:
+    """The dotted path of another package's stage, if the section names one."""
+    use = section.get("use") if isinstance(section, Mapping) else None
+    return use if isinstance(use, str) and REFERENCE.fullmatch(use) else ""
 
 
 def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str, "ScalePlan | None"]:
@@ -223,10 +248,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     target[parts[-1]] = value
 
 
-def _used(stage: str, section: Any, origin: str) -> tuple[str, Any]:
-    """The published dataset that a section takes in its stage's place (none: an empty string), and the rest of it."""
-    if not isinstance(section, Mapping) or "use" not in section:
-        return "", section
+def _used(stage: str, section: Mapping[str, Any], origin: str) -> str:
+    """The published dataset that a section takes in its stage's place (none: an empty string)."""
+    if "use" not in section:
+        return ""
     fingerprint = str(section["use"]).removeprefix(f"{stage}/")
     if not FINGERPRINT.fullmatch(fingerprint):
         raise ConfigError(
@@ -234,7 +259,7 @@ def _used(stage: str, section: Any, origin: str) -> tuple[str, Any]:
             where=origin,
             remedy=f"Write {stage}/ and the fingerprint that `headwater status` shows.",
         )
-    return f"{stage}/{fingerprint}", {key: value for key, value in section.items() if key != "use"}
+    return f"{stage}/{fingerprint}"
 
 
 def _validate(model: type[Model], section: Any, key: str, origin: str) -> Model:

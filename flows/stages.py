@@ -1,15 +1,16 @@
-"""Every stage of the whole path, in the order in which data flows.
+"""Every stage of the whole path, in the order in which data usually flows; and those of other packages.
 
 A stage is found by its address and imported only when somebody needs it, so that ``headwater status`` does not pay
 for torch.
 """
 
-import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from infra.stage import Stage
+    from infra.store.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,78 @@ STAGES = (
 
 STAGE_NAMES = tuple(entry.name for entry in STAGES)
 DOCUMENT_STAGES = ("ingest", "quality", "dedup", "decontaminate", "redact", "shards")
-"""Those that take documents and keep, drop or fail each."""
+"""Those of ours that take documents and keep, drop or fail each."""
+LAST = "shards"
+"""Where documents become rows: the only one of them that hands no documents on."""
 
 
-def load_stage(name: str) -> "Stage":
-    """Import a stage by name. Raises KeyError for an unknown name."""
+def load_stage(name: str, reference: str = "") -> "Stage":
+    """Import a stage: of ours by name, of another package by its dotted path or as an installed package offers it.
+
+    Raises ConfigError for one that is neither.
+    """
+    from infra.errors import ConfigError
+    from infra.extensions import load, offered
     from infra.stage import JobStage, ShardStage
 
-    entry = {entry.name: entry for entry in STAGES}[name]
-    module, _, attribute = entry.reference.partition(":")
-    stage = getattr(importlib.import_module(module), attribute)
-    if not isinstance(stage, (ShardStage, JobStage)) or stage.name != name:
-        raise TypeError(f"{entry.reference} is not the stage {name!r}")
+    known = {entry.name: entry.reference for entry in STAGES}
+    address = reference or known.get(name) or offered("use").get(name)
+    if address is None:
+        raise ConfigError(f"there is no stage {name!r}", remedy=f"Stages: {', '.join(STAGE_NAMES)}.")
+    stage: Stage = load(address, "use", ShardStage | JobStage)
+    if stage.name != name:
+        raise ConfigError(
+            f"{address} is the stage {stage.name!r}, not {name!r}", remedy=f"Name the recipe's section {stage.name!r}."
+        )
     return stage
+
+
+def offered_stages() -> tuple[str, ...]:
+    """Stages that installed packages offer."""
+    from infra.extensions import offered
+
+    return tuple(sorted(set(offered("use")) - set(STAGE_NAMES)))
+
+
+def pool_of(stage: "Stage") -> str:
+    """The kind of work pool a stage wants: a process group a GPU, if its declaration does not know better."""
+    from infra.stage import JobStage
+
+    return {entry.name: entry.pool for entry in STAGES}.get(stage.name, "gpu" if isinstance(stage, JobStage) else "cpu")
+
+
+# ---- what is published, by the order of the path ---------------------------------------------------------------------
+
+
+def in_order(datasets: "Iterable[Dataset]") -> "list[Dataset]":
+    """One dataset a stage, each after those it was made from; otherwise as the path usually goes."""
+    usual = {name: position for position, name in enumerate(STAGE_NAMES)}
+    found: Mapping[str, Dataset] = {dataset.name: dataset for dataset in datasets}
+    ordered: dict[str, Dataset] = {}
+
+    def place(dataset: "Dataset") -> None:
+        for record in dataset.manifest.inputs:
+            if record.name in found and record.name not in ordered and record.name != dataset.name:
+                place(found[record.name])
+        ordered.setdefault(dataset.name, dataset)
+
+    for name in sorted(found, key=lambda name: (usual.get(name, len(usual)), name)):
+        place(found[name])
+    return list(ordered.values())
+
+
+def keeps_fates(dataset: "Dataset") -> bool:
+    """Whether its stage took documents and kept, dropped or failed each; of another package's, its ledger tells."""
+    if dataset.name in STAGE_NAMES:
+        return dataset.name in DOCUMENT_STAGES
+    return any(output.path.startswith("ledger/") for output in dataset.manifest.outputs)
+
+
+def holds_documents(dataset: "Dataset") -> bool:
+    """Whether later stages can take its documents."""
+    return dataset.name != LAST and keeps_fates(dataset)
+
+
+def document_path(datasets: "Iterable[Dataset]") -> "list[Dataset]":
+    """Those that tell documents' fates, in the order in which documents met them."""
+    return [dataset for dataset in in_order(datasets) if keeps_fates(dataset)]

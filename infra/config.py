@@ -28,6 +28,10 @@ class Execution:
     """Marks a field as execution-only: it never enters a fingerprint."""
 
 
+class Later:
+    """Marks a field that came later: it enters only where it is set, so that what was built before is found again."""
+
+
 def in_plain_words(schema: dict[str, Any], model: type[BaseModel]) -> None:
     """A form: what descriptions mark as code stands in quotation marks, a model's own fields before those of its bases."""
     fields = schema.get("properties", {})
@@ -58,6 +62,7 @@ def identity(value: Any) -> Json:
             name: identity(getattr(value, name))
             for name, field in type(value).model_fields.items()
             if not any(isinstance(mark, Execution) or mark is Execution for mark in field.metadata)
+            and not (any(isinstance(mark, Later) for mark in field.metadata) and getattr(value, name) == field.default)
         }
     if isinstance(value, Enum):
         return identity(value.value)

@@ -184,6 +184,11 @@ def no_finalize(context: StageContext) -> None:
     """The default: nothing to reduce."""
 
 
+def no_inputs(config: Any) -> Mapping[str, str]:
+    """The default: no dataset but the documents that a recipe hands to the stage."""
+    return {}
+
+
 def nothing_external(config: Any) -> Json:
     """The default: all inputs come from the store."""
     return None
@@ -206,7 +211,9 @@ class ShardStage:
     ``"module:ATTRIBUTE"``, by which worker processes import it. ``external(config)`` is the identity of what is read from
     outside the store (a listing of archives with sizes, the digest of a model file): it enters the fingerprint, so that
     an archive added to a folder is noticed. ``consumes`` names the role whose kept documents this
-    stage receives: the runner refuses to publish unless every one of them is accounted for. ``ledgered`` says that
+    stage receives: the runner refuses to publish unless every one of them is accounted for. ``reads`` names it of a stage that
+    only looks at documents. Which stage plays that role is the recipe's to say; ``inputs`` need not name it. A recipe may lack
+    the stages of ``optional`` roles. ``ledgered`` says that
     every dropped or failed record has a ledger row, which the runner checks too. ``earlier(config)`` names earlier datasets
     (``name/fingerprint`` in the same store, or an address) that this one is built on: the manifest names them too.
     ``check(config)`` raises ConfigError or InputError for what can be known to be wrong before any input exists: files
@@ -217,15 +224,22 @@ class ShardStage:
     code_version: int
     config: type[Config]
     reference: str
-    inputs: Callable[[Any], Mapping[str, str]]
     steps: tuple[Step, ...]
+    inputs: Callable[[Any], Mapping[str, str]] = no_inputs
     finalize: Callable[[StageContext], None] = no_finalize
     external: Callable[[Any], Json] = nothing_external
     check: Callable[[Any], None] = nothing_to_check
     consumes: str | None = None
+    reads: str | None = None
+    optional: tuple[str, ...] = ()
     ledgered: bool = False
     earlier: Callable[[Any], Sequence[str]] = nothing_earlier
     description: str = ""
+
+    @property
+    def documents(self) -> str | None:
+        """The role under which it receives documents."""
+        return self.consumes or self.reads
 
 
 @dataclass(frozen=True)
@@ -251,12 +265,18 @@ Stage = ShardStage | JobStage
 
 @dataclass(frozen=True)
 class StageNode:
-    """A stage with the configuration a recipe gives it. ``use`` names a published dataset (``name/fingerprint``) that stands
-    in its place: the stage does not run."""
+    """A stage with the configuration and the place a recipe gives it.
+
+    ``use`` names a published dataset (``name/fingerprint``) that stands in its place: the stage does not run. ``documents``
+    names the stage whose documents it receives, if not the one that its declaration names; ``absent`` are roles whose stages
+    the recipe does without.
+    """
 
     stage: Stage
     config: Config
     use: str = ""
+    documents: str = ""
+    absent: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -265,4 +285,7 @@ class StageNode:
     @property
     def upstream(self) -> Mapping[str, str]:
         """role -> name of the stage whose dataset it reads."""
-        return self.stage.inputs(self.config)
+        found = dict(self.stage.inputs(self.config))
+        if isinstance(self.stage, ShardStage) and self.stage.documents and self.documents:
+            found[self.stage.documents] = self.documents
+        return {role: name for role, name in found.items() if role not in self.absent}

@@ -6,12 +6,14 @@ kept is a matter of thresholds (stage ``quality``), and changing one never compu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
-from infra.config import Config, Json
+from infra.config import Config, Json, Later
+from infra.extensions import load
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.address import dataset_inputs
 from pipeline.document import DOCUMENT_SCHEMA, read_batches
@@ -31,6 +33,17 @@ class AttributesConfig(Config):
 
     language: LanguageConfig = LanguageConfig()
     """Language identification."""
+    measures: Annotated[tuple[str, ...], Later()] = ()
+    """Measures of other packages beside ours, by dotted path or by the name under which an installed package offers them."""
+
+    @field_validator("measures")
+    @classmethod
+    def _are_there(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        from pipeline.quality.measures import Measures
+
+        for each in given:
+            load(each, "measures", Measures)
+        return given
 
 
 def inputs(config: AttributesConfig) -> Mapping[str, str]:
@@ -51,17 +64,19 @@ def process(unit: Unit, context: UnitContext) -> Counts:
 
     path = str(unit.payload["path"])
     detector = open_detector(context.config.language, context.inputs, context.scratch)
-    model = QualityModel.open(context.inputs["classifier"], context.scratch)
+    model = QualityModel.open(context.inputs["classifier"], context.scratch) if "classifier" in context.inputs else None
     rows = 0
     with context.output(path) as target:
         writer: pq.ParquetWriter | None = None
         for batch in read_batches(context.inputs["ingest"].url(path), COLUMNS, BATCH_ROWS, BATCH_BYTES):
-            table = attribute_table(batch, detector, model)
+            table = attribute_table(batch, detector, model, context.config.measures)
             writer = writer or pq.ParquetWriter(target, table.schema, compression="zstd")
             writer.write_table(table)
             rows += table.num_rows
         if writer is None:
-            writer = pq.ParquetWriter(target, attribute_table(_no_documents(), detector, model).schema)
+            writer = pq.ParquetWriter(
+                target, attribute_table(_no_documents(), detector, model, context.config.measures).schema
+            )
         writer.close()
     return Counts(incoming=rows, kept=rows)
 
@@ -71,8 +86,10 @@ def _no_documents() -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema)
 
 
-def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "QualityModel") -> pa.Table:
-    """Every attribute of a batch of documents (with ``COLUMNS``)."""
+def attribute_table(
+    batch: pa.RecordBatch, detector: LanguageDetector, model: "QualityModel | None", others: Sequence[str] = ()
+) -> pa.Table:
+    """Every attribute of a batch of documents (with ``COLUMNS``); no score without a classifier."""
     from pipeline.quality.measures import measure_texts
 
     texts = batch.column("text").to_pylist()
@@ -80,13 +97,14 @@ def attribute_table(batch: pa.RecordBatch, detector: LanguageDetector, model: "Q
     languages, language_scores = declared_or_detected(
         texts, batch.column("language").to_pylist(), programming, detector
     )
-    measures = measure_texts(batch.column("text"), languages, programming)
+    measures = measure_texts(batch.column("text"), languages, programming, others)
+    scores = model.score(texts) if model is not None else [None] * batch.num_rows
     return pa.table(
         {
             "id": batch.column("id"),
             "language": pa.array(languages, pa.string()),
             "language_score": pa.array(language_scores, pa.float32()),
-            "quality": pa.array(model.score(texts), pa.float32()),
+            "quality": pa.array(scores, pa.float32()),
             **{name: measures[name] for name in measures.column_names},
         }
     )
@@ -116,5 +134,6 @@ STAGE = ShardStage(
     steps=(Step("measure", units, process),),
     external=external,
     consumes="ingest",
+    optional=("classifier",),
     description="Measure every document: language, classifier score, and what the rules look at.",
 )

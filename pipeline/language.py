@@ -19,25 +19,29 @@ class LanguageConfig(Config):
     """The language model and how much of a text it reads."""
 
     model: str = "dataset://sample/lid.176.ftz"
-    """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address."""
+    """fastText model with labels like __label__en: a file of the sample dataset (dataset://sample/…) or any address. Empty:
+    only what a source says of its language is known."""
     characters: int = Field(default=600, ge=100)
     """Longest excerpt that is looked at: half from the beginning, half from the middle of the text."""
 
 
 def language_external(config: LanguageConfig) -> dict[str, str]:
     """The identity of a model from outside the store: its digest."""
-    return {} if dataset_file(config.model) else {"language_model": digest_of(config.model)}
+    return {"language_model": digest_of(config.model)} if config.model and not dataset_file(config.model) else {}
 
 
 class LanguageDetector:
     """Detects languages in batches."""
 
-    def __init__(self, model: Path, characters: int) -> None:
-        self._model = load_model(model)
+    def __init__(self, model: Path | None, characters: int) -> None:
+        self._model = load_model(model) if model else None
         self._half = characters // 2
 
     def detect(self, texts: Sequence[str]) -> Iterator[tuple[str | None, float]]:
         """ISO 639 code (None where there are no words) and its probability, for each text."""
+        if self._model is None:
+            yield from [(None, 0.0)] * len(texts)
+            return
         yield from best_label(self._model, [self._excerpt(text) for text in texts])
 
     def _excerpt(self, text: str) -> str:
@@ -50,4 +54,6 @@ class LanguageDetector:
 
 def open_detector(config: LanguageConfig, inputs: Mapping[str, Dataset], scratch: Path) -> LanguageDetector:
     """The detector a configuration names. Raises InputError if there is no such model."""
+    if not config.model:
+        return LanguageDetector(None, config.characters)
     return LanguageDetector(local_copy(file_url(config.model, inputs), scratch), config.characters)

@@ -12,7 +12,7 @@ from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.provenance.notices import notice_lines
 from flows.provenance.samples import dropped_samples, failed_rules, kept_samples
-from flows.stages import DOCUMENT_STAGES
+from flows.stages import holds_documents
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -78,7 +78,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
     """What a document stage kept of each source and language, and whether its drop rates moved."""
-    if dataset.name not in DOCUMENT_STAGES[:-1]:
+    if not holds_documents(dataset):
         return {}
     moved = rate_changes(store, dataset, TOLERANCE)
     arrived = _arrived(store, dataset)
@@ -92,8 +92,11 @@ def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
 def _arrived(store: Store, dataset: Dataset) -> Dataset | None:
     """The dataset whose languages a stage received: the attributes, or the stage before."""
     for record in dataset.manifest.inputs:
-        if record.name == "attributes" or (dataset.name != "quality" and record.name in DOCUMENT_STAGES[1:]):
-            return store.find(record.name, record.fingerprint)
+        if record.name == "ingest" or (dataset.name == "quality" and record.name != "attributes"):
+            continue
+        found = store.find(record.name, record.fingerprint)
+        if found is not None and (record.name == "attributes" or holds_documents(found)):
+            return found
     return None
 
 

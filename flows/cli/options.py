@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flows.context import open_store as open_store
 from flows.recipe_file import DEPLOYED, SCALE
-from flows.stages import DOCUMENT_STAGES, STAGE_NAMES
+from flows.stages import in_order, keeps_fates
 from infra.labels import EARLIER
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -121,19 +121,21 @@ def labelled(store: Store, label: str) -> list[Dataset]:
     """
     kept: dict[str, Dataset] = {}
     out: set[tuple[str, str]] = set()
-    for dataset in (found for name in STAGE_NAMES if (found := store.get_ref(name, label)) is not None):
-        of_documents = dataset.name in (*DOCUMENT_STAGES, "attributes")
+    for dataset in in_order(found for name in store.names() if (found := store.get_ref(name, label)) is not None):
         inputs = [record for record in dataset.manifest.inputs if record.role != EARLIER]
         # A classifier or tokenizer of other documents may be meant: documents of other documents never are.
-        other = [record for record in inputs if of_documents and record.name in (*DOCUMENT_STAGES, "attributes")]
-        if any((record.name, record.fingerprint) in out for record in inputs) or any(
-            record.name in kept and kept[record.name].digest != record.digest for record in other
-        ):
+        read = [record for record in inputs if record.name in kept and _of_documents(kept[record.name])]
+        other = _of_documents(dataset) and any(kept[record.name].digest != record.digest for record in read)
+        if other or any((record.name, record.fingerprint) in out for record in inputs):
             out.add((dataset.name, dataset.manifest.fingerprint))
         else:
             kept[dataset.name] = dataset
     return list(kept.values())
 
 
+def _of_documents(dataset: Dataset) -> bool:
+    return dataset.name == "attributes" or keeps_fates(dataset)
+
+
 def document_stages(store: Store, label: str) -> list[Dataset]:
-    return [dataset for dataset in labelled(store, label) if dataset.name in DOCUMENT_STAGES]
+    return [dataset for dataset in labelled(store, label) if keeps_fates(dataset)]

@@ -17,7 +17,6 @@ from rich.text import Text
 from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json, table_of
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.situation import seconds_until, situation
-from flows.stages import STAGE_NAMES
 from infra.errors import HeadwaterError
 from infra.progress import describe_bytes, describe_progress, describe_seconds
 from infra.store.store import Store
@@ -150,7 +149,7 @@ def _ago(when: float) -> str:
 def drop_rate_rows(store: Store) -> list[Row]:
     """The newest dataset of each document stage whose drop rates moved since the snapshot before."""
     rows = []
-    for name in STAGE_NAMES:
+    for name in store.names():
         try:
             dataset = store.get_ref(name, "latest")
             moved = rate_changes(store, dataset, TOLERANCE) if dataset is not None else None

@@ -10,6 +10,7 @@ from flows.provenance.fates import DocumentFate, find_rows
 from infra.errors import InputError
 from infra.store.address import beside
 from infra.store.dataset import Dataset
+from pipeline.dedup.config import DOCUMENTS
 from pipeline.dedup.difference import Difference, difference
 
 
@@ -20,8 +21,8 @@ def difference_of(fate: DocumentFate, datasets: Sequence[Dataset]) -> Difference
     if verdict.stage != "dedup" or verdict.survivor is None:
         return None
     dedup = next(dataset for dataset in datasets if dataset.name == "dedup")
-    used = {record.name: record.digest for record in dedup.manifest.inputs}
-    source = next((d for d in datasets if d.name == "quality" and d.digest == used.get("quality")), None)
+    used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
+    source = next((each for each in datasets if (each.name, each.digest) in used), None)
     if source is None:
         return None
     dropped = _text(source, fate.id)

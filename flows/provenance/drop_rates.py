@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.provenance.funnel import funnel_by_source
-from flows.stages import DOCUMENT_STAGES
+from flows.stages import holds_documents
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -48,7 +48,7 @@ class RateChanges:
 
 def rate_changes(store: Store, dataset: Dataset, tolerance: float) -> RateChanges | None:
     """Against the previous snapshot; None where there is none, or the stage drops no documents."""
-    if dataset.name not in DOCUMENT_STAGES[:-1]:
+    if not holds_documents(dataset):
         return None
     previous = previous_snapshot(store, dataset)
     if previous is None:

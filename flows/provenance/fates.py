@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from flows.stages import DOCUMENT_STAGES
+from flows.stages import document_path
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON, describe_loss
@@ -53,7 +53,7 @@ class DocumentFate:
 
 def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> DocumentFate:
     """The history of a document in the given datasets (one of each stage). Raises InputError if it was never seen."""
-    stages = [dataset for name in DOCUMENT_STAGES for dataset in datasets if dataset.name == name]
+    stages = document_path(dataset for dataset in datasets if dataset.name not in CONVERSATION_STAGES)
     ids = [bytes.fromhex(url_or_id)] if _ID.fullmatch(url_or_id) else _ids_of_url(url_or_id, stages)
     for document in ids:
         history, url, known = _history(document, stages)

@@ -1,6 +1,6 @@
 """The funnel: what every document stage received, kept and dropped; by source from manifests alone, by language from data.
 
-All document stages write one file a unit below ``data/<source>/`` and ``ledger/<source>/``, with its rows in the manifest.
+Document stages write one file a unit below ``data/<source>/`` and ``ledger/<source>/``, with its rows in the manifest.
 The ledger knows no languages, so by language a stage is told by what arrived and what stayed.
 """
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flows.stages import DOCUMENT_STAGES
+from flows.stages import document_path, holds_documents
 from infra.store.dataset import Dataset
 from pipeline.profiles import source_of
 
@@ -47,7 +47,7 @@ class GroupRow:
 def funnel(datasets: Iterable[Dataset]) -> list[FunnelRow]:
     """One row for each dataset that counts documents, in path order."""
     rows = []
-    for dataset in _in_order(datasets):
+    for dataset in document_path(datasets):
         counts = dataset.manifest.counts
         dropped = tuple(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
         rows.append(FunnelRow(dataset.name, counts.incoming, counts.kept, dropped, counts.failed))
@@ -57,9 +57,7 @@ def funnel(datasets: Iterable[Dataset]) -> list[FunnelRow]:
 def funnel_by_source(datasets: Iterable[Dataset]) -> list[GroupRow]:
     """One row a stage and source; ``shards``, whose rows are sequences, is left out."""
     rows = []
-    for dataset in _in_order(datasets):
-        if dataset.name == "shards":
-            continue
+    for dataset in filter(holds_documents, document_path(datasets)):
         kept, lost = _rows_below(dataset, "data/"), _rows_below(dataset, "ledger/")
         rows += [
             GroupRow(dataset.name, source, kept[source] + lost[source], kept[source]) for source in sorted(kept | lost)
@@ -77,10 +75,12 @@ def funnel_by_language(datasets: Iterable[Dataset]) -> list[GroupRow]:
         return []
     rows: list[GroupRow] = []
     arrived = found["attributes"]
-    for name in DOCUMENT_STAGES[1:-1]:
-        if name in found:
-            rows += languages_through(arrived, found[name])
-            arrived = found[name]
+    measured = {record.name for record in arrived.manifest.inputs}
+    path = [dataset for dataset in document_path(found.values()) if holds_documents(dataset)]
+    first = next((place for place, dataset in enumerate(path) if dataset.name in measured), -1)
+    for dataset in path[first + 1 :]:
+        rows += languages_through(arrived, dataset)
+        arrived = dataset
     return rows
 
 
@@ -104,11 +104,6 @@ def languages(dataset: Dataset) -> Counter[str]:
                 for entry in batch.column("language").value_counts().to_pylist():
                     total[entry["values"] or UNKNOWN] += entry["counts"]
     return total
-
-
-def _in_order(datasets: Iterable[Dataset]) -> list[Dataset]:
-    by_name = {dataset.name: dataset for dataset in datasets}
-    return [by_name[name] for name in DOCUMENT_STAGES if name in by_name]
 
 
 def _rows_below(dataset: Dataset, prefix: str) -> Counter[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from flows.stages import STAGE_NAMES
+from flows.stages import in_order
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON
 
@@ -41,7 +41,7 @@ class MissingUnits:
 
 def missing(datasets: Mapping[str, Dataset]) -> list[MissingUnits]:
     """Every dataset that was published without some of its units, in path order."""
-    return [found for name in STAGE_NAMES if name in datasets and (found := _missing(datasets[name])) is not None]
+    return [found for dataset in in_order(datasets.values()) if (found := _missing(dataset)) is not None]
 
 
 def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
@@ -49,11 +49,10 @@ def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
     ``missing`` tells of these datasets not at all."""
     found: dict[str, str] = {}
     lacking = [f"{BUILT_ON}{each.stage}/{each.fingerprint}" for each in missing(datasets)]
-    for name in STAGE_NAMES:
-        if name in datasets:
-            for sentence in datasets[name].manifest.warnings:
-                if not sentence.startswith((INCOMPLETE, *lacking)):
-                    found.setdefault(sentence, name)
+    for dataset in in_order(datasets.values()):
+        for sentence in dataset.manifest.warnings:
+            if not sentence.startswith((INCOMPLETE, *lacking)):
+                found.setdefault(sentence, dataset.name)
     return [(stage, sentence) for sentence, stage in found.items()]
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from flows.provenance.run_history import OtherRun
 from flows.report.learning import read_json_if
-from flows.stages import DOCUMENT_STAGES, STAGE_NAMES
+from flows.stages import in_order, keeps_fates
 from infra.fingerprint import describe_change
 from infra.store.dataset import Dataset
 
@@ -57,7 +57,8 @@ def changes(datasets: Mapping[str, Dataset], beside: OtherRun | None) -> Changes
     if beside is None:
         return None
     before = beside.datasets
-    shared = [name for name in STAGE_NAMES if name in datasets and name in before and name != "report"]
+    names = [dataset.name for dataset in in_order(datasets.values()) if dataset.name != "report"]
+    shared = [name for name in names if name in before]
     remade = [_remade(before[name], datasets[name]) for name in shared if before[name].root != datasets[name].root]
     moved = [name for name in shared if before[name].digest != datasets[name].digest]
     figures = [figure for name in moved for figure in _figures(name, before[name], datasets[name])]
@@ -66,8 +67,8 @@ def changes(datasets: Mapping[str, Dataset], beside: OtherRun | None) -> Changes
         tuple(remade),
         tuple(figures),
         tuple(name for name in shared if before[name].root == datasets[name].root),
-        tuple(name for name in STAGE_NAMES if name in datasets and name not in before and name != "report"),
-        tuple(name for name in STAGE_NAMES if name in before and name not in datasets),
+        tuple(name for name in names if name not in before),
+        tuple(dataset.name for dataset in in_order(before.values()) if dataset.name not in datasets),
     )
 
 
@@ -78,7 +79,7 @@ def _remade(before: Dataset, now: Dataset) -> RebuiltDataset:
 
 
 def _figures(name: str, before: Dataset, now: Dataset) -> Iterator[ChangedFigure]:
-    if name in DOCUMENT_STAGES:
+    if keeps_fates(now):
         yield from _counts(name, before, now)
     if name == "shards":
         totals = [read_json_if(each, "data/stats.json")["total_tokens"] for each in (before, now)]

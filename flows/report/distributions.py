@@ -88,7 +88,7 @@ def _rules(quality: Dataset | None, attributes: Dataset) -> dict[str, dict[str, 
 
 def _by_attribute(config: QualityConfig, source: str, quality: Dataset) -> dict[str, Rule]:
     entry = rules_for(config, source)
-    found = {rule.name: rule for rule in entry.rules()}
+    found = {rule.name: rule for rule in entry.all_rules() if isinstance(rule, Rule)}
     if entry.languages:
         found["language_score"] = Rule("language_score", "language_score", "at_least", entry.language_score)
     least = (quality.manifest.stats.get("classifier_thresholds") or {}).get(source)

@@ -21,7 +21,7 @@ from flows.provenance.funnel import funnel_by_language
 from flows.provenance.samples import LEDGER_COLUMNS
 from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.sankey import SankeyStage
-from flows.stages import DOCUMENT_STAGES
+from flows.stages import LAST, document_path, holds_documents
 from infra.store.dataset import Dataset
 from pipeline.profiles import source_of
 
@@ -97,22 +97,20 @@ class StageFates:
 def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFates]:
     """Every document stage there is, in path order."""
     found: list[StageFates] = []
-    for name in DOCUMENT_STAGES:
-        if name in datasets:
-            dataset = datasets[name]
-            counts = dataset.manifest.counts
-            rules = _rules(dataset)
-            rows = sum(sum(sources.values()) for sources in rules.values())
-            unwritten = sum(counts.dropped.values()) + counts.failed - rows
-            lost = 0 if dataset.manifest.complete else min(max(unwritten, 0), counts.failed)
-            fates = StageFates(name, counts.incoming, counts.kept, counts.failed, rules, Counter(), lost)
-            if name == "shards" and found:
-                # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
-                fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
-            else:
-                fates.kept_by_source = _rows_by_source(dataset)
-            fates.samples = list(_dropped_samples(dataset, datasets, samples))
-            found.append(fates)
+    for dataset in document_path(datasets.values()):
+        counts = dataset.manifest.counts
+        rules = _rules(dataset)
+        rows = sum(sum(sources.values()) for sources in rules.values())
+        unwritten = sum(counts.dropped.values()) + counts.failed - rows
+        lost = 0 if dataset.manifest.complete else min(max(unwritten, 0), counts.failed)
+        fates = StageFates(dataset.name, counts.incoming, counts.kept, counts.failed, rules, Counter(), lost)
+        if dataset.name == LAST and found:
+            # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
+            fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
+        else:
+            fates.kept_by_source = _rows_by_source(dataset)
+        fates.samples = list(_dropped_samples(dataset, datasets, samples))
+        found.append(fates)
     return found
 
 
@@ -260,8 +258,8 @@ def _spread(paths: Sequence[str]) -> list[str]:
 
 
 def _before(dataset: Dataset, datasets: Mapping[str, Dataset]) -> Dataset | None:
-    names = [record.name for record in dataset.manifest.inputs if record.name in DOCUMENT_STAGES]
-    return datasets.get(names[0]) if names else None
+    found = (datasets[record.name] for record in dataset.manifest.inputs if record.name in datasets)
+    return next((each for each in found if holds_documents(each)), None)
 
 
 def _texts(before: Dataset | None, ledger: str, ids: list[bytes]) -> dict[bytes, str]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from flows.report.graph import Node, lineage_graph
-from flows.stages import STAGE_NAMES
+from flows.stages import in_order
 from infra.store.dataset import Dataset
 
 KINDS = {"document": 0, "model": 1, "figure": 2}
@@ -29,10 +29,6 @@ class DatasetRow:
     config: dict[str, object]
 
 
-def in_path_order(datasets: Mapping[str, Dataset]) -> list[Dataset]:
-    return [datasets[name] for name in STAGE_NAMES if name in datasets]
-
-
 def graph(datasets: Mapping[str, Dataset]) -> Markup:
     """The lineage as a drawing."""
     nodes = [
@@ -42,7 +38,7 @@ def graph(datasets: Mapping[str, Dataset]) -> Markup:
             [record.name for record in dataset.manifest.inputs],
             _kind(dataset.name),
         )
-        for dataset in in_path_order(datasets)
+        for dataset in in_order(datasets.values())
     ]
     return lineage_graph(nodes)
 
@@ -66,7 +62,7 @@ def dataset_rows(datasets: Mapping[str, Dataset]) -> list[DatasetRow]:
             dataset.manifest.provenance.git_commit,
             dict(dataset.manifest.config),
         )
-        for dataset in in_path_order(datasets)
+        for dataset in in_order(datasets.values())
     ]
 
 

@@ -16,6 +16,7 @@ from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.distributions import distributions
 from flows.report.sankey import sankey
+from flows.stages import document_path, holds_documents
 from infra.progress import describe_bytes
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
@@ -115,7 +116,8 @@ def sections(
     shards = made("tokens", lambda: learning.read_json_if(datasets.get("shards"), "data/stats.json"), None)
     order = documents.source_order(fates)
     colours = colours_of([*order, *(shards["mixture"] if shards else ())])
-    last = next((datasets[name] for name in ("redact", "decontaminate", "dedup", "quality") if name in datasets), None)
+    # Documents that nothing but ingest has seen are no choice to show.
+    last = next((each for each in reversed(document_path(datasets.values())[1:]) if holds_documents(each)), None)
     losing = [stage for stage in fates if stage.gone]
     cards_made = made("alignment", lambda: cards.alignment(datasets, samples, beside), [])
     shown = {

@@ -8,7 +8,6 @@
   every further unit would share (wrong configuration, a full disk, a lost lease) is raised.
 """
 
-import importlib
 import shutil
 import time
 import traceback
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 from infra.config import Json
 from infra.errors import HeadwaterError, InputError, disk_full
 from infra.execution.limits import UnitGuard, guarded_unit
+from infra.extensions import load
 from infra.journal import Journal
 from infra.stage import Receipt, ShardStage, Step, Unit, UnitContext
 from infra.store.dataset import Dataset
@@ -72,8 +72,7 @@ class OpenTask:
 
 
 def open_task(task: UnitTask) -> OpenTask:
-    module, _, attribute = task.reference.partition(":")
-    stage: ShardStage = getattr(importlib.import_module(module), attribute)
+    stage = load(task.reference, "use", ShardStage)
     return OpenTask(
         task,
         next(step for step in stage.steps if step.name == task.step),

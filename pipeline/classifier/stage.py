@@ -153,6 +153,7 @@ STAGE = ShardStage(
     config=ClassifierConfig,
     reference="pipeline.classifier:STAGE",
     inputs=inputs,
+    reads="ingest",
     steps=(Step("sample", sample_units, sample_process), Step("train", train_units, train_process)),
     finalize=finalize,
     external=external,

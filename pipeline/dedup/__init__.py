@@ -21,7 +21,7 @@ Regrouping is done by files cut into partitions (``exchange``); documents are kn
 """
 
 from infra.stage import ShardStage, Step
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.fates import fate_unit, fate_units
 from pipeline.dedup.levels import copy_unit, copy_units, url_unit, url_units
 from pipeline.dedup.nominate import band_unit, band_units, nominate_unit, nominate_units
@@ -35,7 +35,7 @@ from pipeline.dedup.verify import verify_unit, verify_units
 
 
 def _inputs(config: DedupConfig) -> dict[str, str]:
-    return {"quality": "quality"}
+    return {DOCUMENTS: "quality"}
 
 
 _NOMINATING = (
@@ -64,7 +64,7 @@ STAGE = ShardStage(
         Step("select", select_units, select_unit),
     ),
     finalize=finalize,
-    consumes="quality",
+    consumes=DOCUMENTS,
     ledgered=True,
     earlier=lambda config: config.previous if config.scope == "all" else (),
     description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",

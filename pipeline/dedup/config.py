@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from infra.config import Config, Execution
 
+DOCUMENTS = "quality"
+"""The role of the documents that are compared, whichever stage hands them on."""
 Criterion = Literal["source", "quality", "length", "date", "id"]
 
 PRESETS: dict[str, tuple[int, int]] = {"14x8": (14, 8), "26x11": (26, 11), "20x13": (20, 13)}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from infra.stage import StageContext, Unit
 from infra.store.dataset import Dataset
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.flat import RangeReader, read_ranges
 from pipeline.dedup.index import open_previous
 
@@ -130,7 +130,7 @@ def number_in(unit: Unit, name: str) -> int:
 
 def corpus_of(config: DedupConfig, inputs: Mapping[str, Dataset], work_root: str) -> Corpus:
     """The corpus of a run; the same in every process."""
-    return _number(config, inputs["quality"].root, work_root)
+    return _number(config, inputs[DOCUMENTS].root, work_root)
 
 
 @functools.lru_cache(maxsize=4)

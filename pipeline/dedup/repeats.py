@@ -19,7 +19,7 @@ from infra.config import Json
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, partition_bytes, read_partition
 from pipeline.dedup.fates import dropped_rows
@@ -64,7 +64,7 @@ def span_unit(unit: Unit, context: UnitContext) -> Counts:
         ExchangeWriter(path, BANDED, partitions, context.config.budget // 2) as writer,
         RangeReader(f"{piece.arrays}.cards") as cards_file,
     ):
-        source = context.inputs["quality"].url(f"data/{piece.name}.parquet")
+        source = context.inputs[DOCUMENTS].url(f"data/{piece.name}.parquet")
         for batch in read_batches(source, ["text", "programming_language"]):
             data, offsets = text_buffers(batch["text"])
             cards = read_rows(cards_file, np.uint64, c.CARD, row, row + batch.num_rows)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
 from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
@@ -49,7 +49,7 @@ def select_units(context: StageContext) -> Iterable[Unit]:
     files = len(files_of(context, "fates", ".fates"))
     repeats = len(files_of(context, "repeats", ".cuts"))
     signed = {file.removesuffix(".cards") for file in files_of(context, "sign", ".cards")}
-    sizes = {file.path: file.bytes for file in context.inputs["quality"].files("data/", ".parquet")}
+    sizes = {file.path: file.bytes for file in context.inputs[DOCUMENTS].files("data/", ".parquet")}
     for piece in corpus.pieces:
         # A file that could not be signed was recorded as failed there, with its documents.
         if piece.snapshot is None and piece.arrays in signed:
@@ -97,7 +97,7 @@ def _write(
     """The documents and the ledger of one file. ``stays`` is updated where cutting leaves too little."""
     survivors = _ids(corpus, fates[:, 1])
     row = written = 0
-    for batch in read_batches(context.inputs["quality"].url(f"data/{piece.name}.parquet")):
+    for batch in read_batches(context.inputs[DOCUMENTS].url(f"data/{piece.name}.parquet")):
         here = stays[row : row + batch.num_rows]
         number = int((~here).sum())
         if number:

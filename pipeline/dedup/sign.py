@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter
 from pipeline.dedup.flat import RangeReader, read_rows, write_array
@@ -32,7 +32,7 @@ words of a 128-bit hash), and the first word of the text's hash, by which copies
 def sign_units(context: StageContext) -> Iterable[Unit]:
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     partitions = key_partitions(context.config, corpus.total * KEYED * 8)
-    sizes = {file.path: file.bytes for file in context.inputs["quality"].files("data/", ".parquet")}
+    sizes = {file.path: file.bytes for file in context.inputs[DOCUMENTS].files("data/", ".parquet")}
     for piece in corpus.pieces:
         yield Unit(
             unit_id("sign", piece.snapshot, piece.name),
@@ -107,7 +107,7 @@ def _earlier_cards(piece: CorpusFile, rows: int = 1 << 16) -> Iterator[NDArray[n
 def _new_cards(piece: CorpusFile, context: UnitContext, corpus: Corpus) -> Iterator[NDArray[np.uint64]]:
     """Compute and write the arrays of a file; yields its cards batch by batch."""
     signer = Signer.create(context.config)
-    source = context.inputs["quality"].url(f"data/{piece.name}.parquet")
+    source = context.inputs[DOCUMENTS].url(f"data/{piece.name}.parquet")
     first = 0
     with (
         context.intermediate(f"{piece.name}.cards") as cards_path,

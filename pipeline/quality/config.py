@@ -1,10 +1,35 @@
 """The configuration of the selection: which rules hold for which source."""
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
 
+from pydantic import Field, field_validator, model_validator
+
+from infra.config import Config, Later
 from infra.errors import ConfigError
+from infra.extensions import offered
 from pipeline.profiles import CHOICES, BySource, Profile, SourceEntry, entry_for
-from pipeline.quality.rules import Preset, Rule, rules_of
+from pipeline.quality.expressions import parsed
+from pipeline.quality.rules import PRESETS, AnyRule, Expression, Preset, rules_of
+
+
+class OwnRule(Config):
+    """A rule that the recipe itself writes down."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    """What the ledger calls it."""
+    expression: str
+    """What must hold of a document that is kept, as in words >= 50 and letter_characters > 0.4. Names are attributes."""
+
+    @field_validator("expression")
+    @classmethod
+    def _is_one(cls, text: str) -> str:
+        parsed(text)
+        return text
+
+
+def _presets(schema: dict[str, Any]) -> None:
+    """A form offers ours, and what installed packages offer."""
+    schema["items"] = {"type": "string", "enum": [*PRESETS, *sorted(offered("presets"))]}
 
 
 class SourceRules(SourceEntry):
@@ -14,8 +39,10 @@ class SourceRules(SourceEntry):
     """ISO 639 codes that are kept; none: all of them."""
     language_score: float = Field(default=0.65, ge=0, le=1)
     """Least certainty about the language, where languages are given."""
-    presets: tuple[Preset, ...] = ()
-    """Sets of rules, applied in this order."""
+    presets: tuple[str, ...] = Field(default=(), json_schema_extra=_presets)
+    """Sets of rules, applied in this order: by name, or by the dotted path of another package's."""
+    rules: Annotated[tuple[OwnRule, ...], Later()] = ()
+    """Further rules, applied after the presets."""
     without: tuple[str, ...] = ()
     """Rules of those presets to leave out, such as c4_curly_brackets where pages about code are wanted."""
     thresholds: dict[str, float] = Field(default_factory=dict)
@@ -26,13 +53,15 @@ class SourceRules(SourceEntry):
     @model_validator(mode="after")
     def _rules_exist(self) -> "SourceRules":
         try:
-            self.rules()
+            self.all_rules()
         except ConfigError as error:
             raise ValueError(f"{error.error}. {error.remedy}") from None
         return self
 
-    def rules(self) -> tuple[Rule, ...]:
-        return rules_of(self.presets, self.without, list(self.thresholds.items()))
+    def all_rules(self) -> tuple[AnyRule, ...]:
+        """Those of its presets, and its own."""
+        own = tuple(Expression(rule.name, rule.expression) for rule in self.rules)
+        return rules_of(self.presets, self.without, list(self.thresholds.items())) + own
 
 
 WEB_PRESETS = (Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY, Preset.C4_OPEN_LINES, Preset.FINEWEB_PAPER)
@@ -48,11 +77,14 @@ class QualityConfig(BySource):
         SourceRules(),
     )
     """Rules by source: the first entry that fits a source's name and profile holds for it."""
+    rules: Annotated[tuple[OwnRule, ...], Later()] = ()
+    """Rules for every source, applied after its own."""
 
 
 def rules_for(config: QualityConfig, source: str) -> SourceRules:
-    """The entry that holds for a source. Raises ConfigError if there is none."""
-    return entry_for(config, config.sources, source, "quality.sources")
+    """The entry that holds for a source, with the rules that hold for all. Raises ConfigError if there is none."""
+    entry = entry_for(config, config.sources, source, "quality.sources")
+    return entry.model_copy(update={"rules": (*entry.rules, *config.rules)}) if config.rules else entry
 
 
 def describe_selection(config: QualityConfig, source: str) -> list[str]:
@@ -61,7 +93,7 @@ def describe_selection(config: QualityConfig, source: str) -> list[str]:
     where = f"quality.sources, entry {entry.described}"
     if entry.languages:
         return [f"{source}: only documents in {', '.join(entry.languages)} are kept ({where})"]
-    if entry.presets or entry.keep_fraction is not None:
+    if entry.presets or entry.rules or entry.keep_fraction is not None:
         return []
     unsaid = "" if config.profile_of(source) else f"; nothing says what it is: give the source a profile ({CHOICES})"
     return [f"{source}: no quality rule holds for it, all of its documents pass ({where}){unsaid}"]

@@ -4,19 +4,21 @@ To add a measure: write a function from the view to one number a document, name 
 rule to it in ``pipeline.quality.rules``. ``docs/adding-a-filter.md`` walks through one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from infra.errors import ConfigError
+from infra.extensions import load
 from pipeline.quality.c4 import c4
 from pipeline.quality.code import code
 from pipeline.quality.fineweb import fineweb
 from pipeline.quality.gopher import gopher
 from pipeline.quality.refinedweb import refinedweb
 from pipeline.quality.repetition import repetition
-from pipeline.quality.text import Floats, Ints, view_texts
+from pipeline.quality.text import Floats, Ints, TextView, view_texts
 
 Columns = dict[str, Floats | Ints]
 
@@ -30,9 +32,51 @@ class Batch:
     programming_languages: list[str | None]
 
 
-def measure(batch: Batch) -> Columns:
-    """All measures of a batch: counts as integers, shares as floats, NaN where a measure has no meaning."""
+@dataclass(frozen=True)
+class Measures:
+    """Measures of another package: ``compute`` gives one column for each of ``names``."""
+
+    names: tuple[str, ...]
+    compute: Callable[[TextView, Batch], Columns]
+
+
+def measure(batch: Batch, others: Sequence[str] = ()) -> Columns:
+    """All measures of a batch: counts as integers, shares as floats, NaN where a measure has no meaning.
+
+    ``others`` are dotted paths of other packages' ``Measures``.
+    """
     text = view_texts(batch.texts)
+    columns = _ours(text, batch)
+    for reference in others:
+        columns |= _theirs(reference, text, batch, columns)
+    return columns
+
+
+def attribute_schema(others: Sequence[str] = ()) -> pa.Schema:
+    """The attributes that rules may look at."""
+    beside = [("language", pa.string()), ("language_score", pa.float32()), ("quality", pa.float32())]
+    return pa.schema([*pa.schema(beside), *measure_texts(pa.array([], pa.large_string()), [], [], others).schema])
+
+
+def _theirs(reference: str, text: TextView, batch: Batch, taken: Columns) -> Columns:
+    declared = load(reference, "measures", Measures)
+    found = declared.compute(text, batch)
+    if set(found) != set(declared.names) or {*found} & {*taken, "id", "language", "language_score", "quality"}:
+        raise ConfigError(
+            f"{reference} gives the columns {', '.join(found)}",
+            where="attributes.measures",
+            remedy=f"It must give {', '.join(declared.names)}, none of them a name that is taken.",
+        )
+    for name, column in found.items():
+        if len(column) != text.documents:
+            raise ConfigError(
+                f"{reference}: {name} has {len(column)} values for {text.documents} documents",
+                where="attributes.measures",
+            )
+    return found
+
+
+def _ours(text: TextView, batch: Batch) -> Columns:
     return {
         "characters": text.characters,
         **gopher(text, batch.languages),
@@ -45,11 +89,14 @@ def measure(batch: Batch) -> Columns:
 
 
 def measure_texts(
-    texts: pa.Array, languages: Sequence[str | None], programming_languages: Sequence[str | None]
+    texts: pa.Array,
+    languages: Sequence[str | None],
+    programming_languages: Sequence[str | None],
+    others: Sequence[str] = (),
 ) -> pa.Table:
     """All measures of some texts as a table; ``languages`` and ``programming_languages`` (null: none) are as many."""
     batch = Batch(texts, list(languages), list(programming_languages))
-    return pa.table({name: as_arrow(column) for name, column in measure(batch).items()})
+    return pa.table({name: as_arrow(column) for name, column in measure(batch, others).items()})
 
 
 def as_arrow(column: Floats | Ints) -> pa.Array:

@@ -1,11 +1,13 @@
-"""Rules: thresholds over attributes. Presets carry the names of the papers whose values they hold.
+"""Rules: thresholds over attributes, and expressions. Presets carry the names of the papers whose values they hold; other
+packages' presets are found by dotted path (``infra.extensions``), and are tuples of ``Rule`` and ``Expression`` too.
 
 A document is judged by the rules in order; the first that it fails decides and is named in the ledger. A rule says
 nothing about a document whose attribute is undefined (no stop list for its language, no spaces between its words).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Literal
 
@@ -15,6 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.errors import ConfigError
+from infra.extensions import load, offered, reference_of
+from pipeline.quality.expressions import bound_in, holds, names_in, parsed
 
 Bound = Literal["at_least", "at_most"]
 Verdicts = NDArray[np.bool_]
@@ -29,11 +33,49 @@ class Rule:
     bound: Bound
     threshold: float
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return (self.attribute,)
+
     def fails(self, attributes: pa.RecordBatch | pa.Table) -> Verdicts:
         """Which documents of a batch fail."""
         column = attributes.column(self.attribute)
         broken = pc.less(column, self.threshold) if self.bound == "at_least" else pc.greater(column, self.threshold)
         return np.asarray(pc.fill_null(broken, False), np.bool_)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Documents of which ``expression`` does not hold are dropped (``pipeline.quality.expressions``).
+
+    Raises ValueError for what is no expression.
+    """
+
+    name: str
+    expression: str
+
+    def __post_init__(self) -> None:
+        parsed(self.expression)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return names_in(parsed(self.expression))
+
+    @property
+    def attribute(self) -> str | None:
+        """The one attribute it looks at, whose value a ledger's row gives; None of several."""
+        return self.attributes[0] if len(self.attributes) == 1 else None
+
+    @property
+    def threshold(self) -> float | None:
+        return bound_in(parsed(self.expression))
+
+    def fails(self, attributes: pa.RecordBatch | pa.Table) -> Verdicts:
+        held = holds(parsed(self.expression), attributes)
+        return ~np.asarray(pc.fill_null(held, True), np.bool_)
+
+
+AnyRule = Rule | Expression
 
 
 class Preset(StrEnum):
@@ -119,26 +161,74 @@ PRESETS: Mapping[Preset, tuple[Rule, ...]] = {
 }
 
 
+def preset(name: str) -> tuple[AnyRule, ...]:
+    """The rules of a preset: of ours, or of another package. Raises ConfigError."""
+    if name in PRESETS:
+        return PRESETS[Preset(name)]
+    if reference_of(name, "presets") is None:
+        raise ConfigError(
+            f"there is no preset {name!r}",
+            where="quality.sources",
+            remedy=f"Presets: {', '.join([*PRESETS, *offered('presets')])}; or a dotted path, package.module:NAME.",
+        )
+    rules = load(name, "presets", tuple)
+    if not rules or not all(isinstance(rule, (Rule, Expression)) for rule in rules):
+        raise ConfigError(
+            f"{name} is no preset",
+            where="quality.sources",
+            remedy="A preset is a tuple of pipeline.quality.rules.Rule and Expression, not an empty one.",
+        )
+    return rules
+
+
 def rules_of(
-    presets: Sequence[Preset], without: Sequence[str] = (), thresholds: Sequence[tuple[str, float]] = ()
-) -> tuple[Rule, ...]:
+    presets: Sequence[str], without: Sequence[str] = (), thresholds: Sequence[tuple[str, float]] = ()
+) -> tuple[AnyRule, ...]:
     """The rules of some presets in order, less those left out, with changed thresholds. Raises ConfigError."""
-    rules = {rule.name: rule for name in presets for rule in PRESETS[name]}
+    rules = {rule.name: rule for name in presets for rule in preset(name)}
     changed = dict(thresholds)
     for unknown in [name for name in [*without, *changed] if name not in rules]:
         raise ConfigError(
-            f"there is no rule {unknown!r} in the presets {', '.join(name.value for name in presets) or '(none)'}",
+            f"there is no rule {unknown!r} in the presets {', '.join(presets) or '(none)'}",
             where="quality.sources",
             remedy=f"Rules there: {', '.join(rules) or 'none'}.",
         )
+    if fixed := [name for name in changed if isinstance(rules[name], Expression)]:
+        raise ConfigError(
+            f"the rule {fixed[0]!r} is an expression and has no threshold",
+            where="quality.sources",
+            remedy="Leave it out (without), and write another under rules.",
+        )
     return tuple(
-        replace(rule, threshold=changed.get(rule.name, rule.threshold))
+        replace(rule, threshold=changed[rule.name]) if isinstance(rule, Rule) and rule.name in changed else rule
         for rule in rules.values()
         if rule.name not in without
     )
 
 
-def first_failed(rules: Sequence[Rule], attributes: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
+def check_attributes(rules: Iterable[AnyRule], known: pa.Schema, where: str) -> None:
+    """Every rule looks at attributes that there are, and numbers are compared with numbers. Raises ConfigError."""
+    for rule in rules:
+        for attribute in rule.attributes:
+            if attribute not in known.names:
+                near = get_close_matches(attribute, known.names, 1)
+                raise ConfigError(
+                    f"the rule {rule.name!r} looks at {attribute!r}, which no document has",
+                    where=where,
+                    remedy=(f"Did you mean {near[0]}? " if near else "")
+                    + f"Attributes: {', '.join(sorted(known.names))}.",
+                )
+        try:
+            rule.fails(known.empty_table())
+        except pa.ArrowException as error:
+            raise ConfigError(
+                f"the rule {rule.name!r} cannot be computed: {str(error).splitlines()[0]}",
+                where=where,
+                remedy="Compare numbers with numbers, and language with texts.",
+            ) from error
+
+
+def first_failed(rules: Sequence[AnyRule], attributes: pa.RecordBatch | pa.Table) -> NDArray[np.int64]:
     """For every document the index of the first rule it fails, or ``len(rules)``."""
     verdict = np.full(attributes.num_rows, len(rules), np.int64)
     for index, rule in reversed(list(enumerate(rules))):

@@ -12,7 +12,7 @@ from pipeline.document import DOCUMENT_SCHEMA
 from pipeline.ledger import fates_table
 from pipeline.quality.config import SourceRules
 from pipeline.quality.languages import KEPT, count_fates
-from pipeline.quality.rules import Rule, first_failed
+from pipeline.quality.rules import AnyRule, Expression, Rule, first_failed
 
 STAGE_NAME = "quality"
 LANGUAGE, CLASSIFIER, NO_ATTRIBUTES = "language", "classifier", "no_attributes"
@@ -23,11 +23,11 @@ class Criteria:
     """What the documents of one source must meet: the language first, then the rules in order, the classifier last."""
 
     languages: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[AnyRule, ...]
 
     @classmethod
     def of(cls, source: SourceRules, classifier: float | None) -> "Criteria":
-        rules = source.rules()
+        rules = source.all_rules()
         if source.languages:
             rules = (Rule("language_score", "language_score", "at_least", source.language_score), *rules)
         if classifier is not None:
@@ -59,7 +59,9 @@ def select(documents: pa.RecordBatch, attributes: pa.Table, criteria: Criteria) 
     """Split a batch; the kept documents get their language and classifier score."""
     foreign = criteria.foreign(attributes)
     failed = first_failed(criteria.rules, attributes)
-    dropped = [(np.flatnonzero(foreign), Rule(LANGUAGE, "language_score", "at_least", 0.0))]
+    dropped: list[tuple[NDArray[np.int64], AnyRule]] = [
+        (np.flatnonzero(foreign), Rule(LANGUAGE, "language_score", "at_least", 0.0))
+    ]
     for index, rule in enumerate(criteria.rules):
         dropped.append((np.flatnonzero((failed == index) & ~foreign), rule))
     kept = np.flatnonzero(~foreign & (failed == len(criteria.rules)))
@@ -85,9 +87,21 @@ def _kept_documents(documents: pa.RecordBatch, attributes: pa.Table, rows: NDArr
     return table.take(rows).cast(DOCUMENT_SCHEMA)
 
 
-def _dropped(documents: pa.RecordBatch, attributes: pa.Table, rows: NDArray[np.int64], rule: Rule) -> pa.Table:
+def _dropped(documents: pa.RecordBatch, attributes: pa.Table, rows: NDArray[np.int64], rule: AnyRule) -> pa.Table:
     taken, measured = documents.take(pa.array(rows)), attributes.take(rows)
+    if isinstance(rule, Expression):
+        return _unmet(taken, measured, rule)
     score = measured.column(rule.attribute).cast(pa.float64())
     if rule.name == LANGUAGE:  # not a threshold: say what it is instead
         return fates_table(taken, STAGE_NAME, "dropped", rule=LANGUAGE, score=score, detail=measured.column("language"))
     return fates_table(taken, STAGE_NAME, "dropped", rule=rule.name, score=score, threshold=rule.threshold)
+
+
+def _unmet(documents: pa.RecordBatch, measured: pa.Table, rule: Expression) -> pa.Table:
+    """Rows with the expression, and with the value it looked at where that is one number."""
+    score = measured.column(rule.attribute) if rule.attribute else None
+    if score is not None:
+        score = None if pa.types.is_string(score.type) else score.cast(pa.float64())
+    return fates_table(
+        documents, STAGE_NAME, "dropped", rule=rule.name, score=score, threshold=rule.threshold, detail=rule.expression
+    )

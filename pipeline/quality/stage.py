@@ -27,6 +27,7 @@ from pipeline.profiles import source_of
 from pipeline.quality.config import QualityConfig, rules_for
 from pipeline.quality.histogram import add_histograms, score_histogram, threshold_for
 from pipeline.quality.languages import lost_languages
+from pipeline.quality.rules import check_attributes
 from pipeline.quality.select import Criteria, select, unmeasured
 
 BATCH_ROWS = 1024
@@ -40,12 +41,20 @@ def inputs(config: QualityConfig) -> Mapping[str, str]:
 
 
 def score_units(context: StageContext) -> Iterable[Unit]:
-    for entry in context.config.sources:
-        entry.rules()  # names are checked before any work is done
     attributes = {file.path: file for file in context.inputs["attributes"].files(suffix=".parquet")}
+    _check_rules(context.config, context.inputs["attributes"], list(attributes))
     for path, file in attributes.items():
         if rules_for(context.config, source_of(path)).keep_fraction is not None:
             yield unit_of_files(unit_id(path, file.digest), {"path": path}, [file], counted=False)
+
+
+def _check_rules(config: QualityConfig, measured: Dataset, paths: list[str]) -> None:
+    """What rules look at has been measured, by the attributes' own word: known before any work is done."""
+    if not paths:
+        return
+    known = pq.read_schema(local_file(measured.url(paths[0])))
+    for source in dict.fromkeys(map(source_of, paths)):
+        check_attributes(rules_for(config, source).all_rules(), known, "quality.sources")
 
 
 def score_process(unit: Unit, context: UnitContext) -> Counts:

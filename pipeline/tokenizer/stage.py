@@ -134,6 +134,7 @@ STAGE = ShardStage(
     config=TokenizerConfig,
     reference="pipeline.tokenizer:STAGE",
     inputs=lambda config: {"redact": "redact"},
+    reads="redact",
     steps=(Step("draw", _draw_units, _draw),),
     finalize=_finalize,
     description="Trains the vocabulary on a sample of the corpus and publishes it for SentencePiece and Hugging Face.",

@@ -1,0 +1,137 @@
+"""Code of other packages that a recipe names, by its dotted path or by the name under which an installed package offers it.
+
+    in a recipe                     entry points            what must be there
+    use: my_pkg.stage:STAGE         headwater.stages        infra.stage.ShardStage or JobStage
+    kind: my_pkg.mbox:MBOX          headwater.sources       pipeline.sources.contract.Reader
+    extractor: my_pkg.html:PLAIN    headwater.extractors    pipeline.extract.extractors.OutsideExtractor
+    presets: [my_pkg.rules:STRICT]  headwater.rules         a tuple of pipeline.quality.rules.Rule
+    measures: [my_pkg.rules:SHOUT]  headwater.measures      pipeline.quality.measures.Measures
+    finders: [my_pkg.ids:BADGE]     headwater.finders       pipeline.redact.spans.OutsideFinder
+    rewards: [my_pkg.reward:RHYME]  headwater.rewards       alignment.rewards.Reward
+
+* Only an object declared as the kind of thing that belongs there is taken: a path that leads to any function is refused.
+* Each process imports it for itself. What is missing on a machine is one sentence that names the package.
+* The digest of its source enters the fingerprint (``code_of``): a rule that was edited is computed again.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib import metadata
+from typing import Any, TypeVar, get_args
+
+from infra.config import Config, canonical_json, identity
+from infra.errors import ConfigError
+from infra.stage import JobStage, ShardStage, Stage
+from infra.stage_source import FOLLOWED, Import, source_of
+
+GROUPS: Mapping[str, str] = {
+    "use": "headwater.stages",
+    "kind": "headwater.sources",
+    "extractor": "headwater.extractors",
+    "presets": "headwater.rules",
+    "measures": "headwater.measures",
+    "finders": "headwater.finders",
+    "rewards": "headwater.rewards",
+}
+"""The keys of a recipe that may name code, and the entry points whose names may stand there too."""
+OURS = FOLLOWED | {"headwater", "infra"}
+REFERENCE = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
+
+T = TypeVar("T")
+
+
+def offered(key: str) -> Mapping[str, str]:
+    """What installed packages offer: the name of an entry point -> its dotted path."""
+    return _entry_points().get(GROUPS[key], {})
+
+
+@cache
+def _entry_points() -> Mapping[str, Mapping[str, str]]:
+    """Read once a process: it takes a look into every installed package."""
+    found: dict[str, dict[str, str]] = {}
+    for group in GROUPS.values():
+        found[group] = {entry.name: entry.value for entry in metadata.entry_points(group=group)}
+    return found
+
+
+def reference_of(given: str, key: str) -> str | None:
+    """The dotted path that a value of a recipe means; None if it names no code of another package."""
+    return given if REFERENCE.fullmatch(given) else offered(key).get(given)
+
+
+def load(given: str, key: str, kind: type[T]) -> T:
+    """The object of that kind (a class, or a union of some). Raises ConfigError."""
+    reference = reference_of(given, key)
+    found = REFERENCE.fullmatch(reference or "")
+    if found is None:
+        raise ConfigError(f"{given!r} is no dotted path", where=key, remedy="Write package.module:NAME.")
+    thing = _attribute(found["module"], found["name"], key)
+    if not isinstance(thing, kind):
+        wanted = " or ".join(each.__name__ for each in (get_args(kind) or (kind,)))
+        raise ConfigError(
+            f"{reference} is a {type(thing).__name__}, and {key} takes a {wanted}",
+            where=key,
+            remedy="See the pages of docs/ that begin with adding-a.",
+        )
+    return thing
+
+
+def _attribute(module: str, name: str, key: str) -> Any:
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
+        there = package == module.partition(".")[0] and importlib.util.find_spec(package) is not None
+        what = f"has no module {error.name!r}" if there else "is not installed here"
+        raise ConfigError(
+            f"{module}:{name} is wanted, and the package {package!r} {what}",
+            where=key,
+            remedy="Install it for every process that runs the recipe: on workers and in their images too.",
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{module} cannot be imported: {type(error).__name__}: {error}", where=key, remedy="Mend the module."
+        ) from error
+    if not hasattr(imported, name):
+        near = get_close_matches(name, dir(imported), 1)
+        raise ConfigError(
+            f"the module {module} has no {name}", where=key, remedy=f"Did you mean {near[0]}?" if near else ""
+        )
+    return getattr(imported, name)
+
+
+def references(value: Any, key: str = "") -> Iterator[str]:
+    """The dotted paths that plain data names: a configuration, or a recipe as it is read."""
+    if isinstance(value, str) and key in GROUPS:
+        reference = reference_of(value, key)
+        if reference is not None:
+            yield reference
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from references(item, str(name))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from references(item, key)
+
+
+def code_of(stage: Stage, config: Config) -> dict[str, str]:
+    """Dotted path -> digest of the source, for all code of other packages that a dataset is made by."""
+    named = set(references(identity(config)))
+    if isinstance(stage, ShardStage):
+        named.add(stage.reference)
+    elif isinstance(stage, JobStage):
+        named.add(f"{stage.job(config).module}:main")
+    outside = sorted(each for each in named if each.partition(".")[0].partition(":")[0] not in OURS)
+    return {reference: _digest(reference) for reference in outside}
+
+
+def _digest(reference: str) -> str:
+    """Of the files of its own package: those of ours are the stage's (``infra.stage_source``)."""
+    module, _, name = reference.partition(":")
+    files = {file: digest for file, digest in source_of(Import(module, name)).items() if file.split("/")[0] not in OURS}
+    return hashlib.sha256(canonical_json(files).encode()).hexdigest()[:12]
