@@ -11,17 +11,21 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from flows.recipe import Recipe, load_recipe, replace_config
-from flows.stages import STAGE_NAMES, load_stage
+from flows.recipe import Recipe, load_recipe, refuse_code_beside, replace_config
+from flows.stages import STAGE_NAMES, offered_stages
 from infra.config import in_plain_words
 from infra.planning import StageSelection
+from infra.stage import Stage
 
 CRAWL_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{2,60})?$"
-StageName = Literal[*STAGE_NAMES]  # type: ignore[valid-type]
+StageName = Annotated[
+    str, Field(json_schema_extra=lambda schema: schema.update(enum=[*STAGE_NAMES, *offered_stages()]))
+]
+"""A recipe may have further stages, of other packages: it is what says whether there is one."""
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -85,6 +89,13 @@ class PipelineParams(RecipeParams):
 class StageParams(RecipeParams):
     """One stage. Forms derive from it and add ``config``, the stage's own configuration."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_no_code(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(given.get("config"), Mapping):
+            refuse_code_beside(str(given.get("recipe", cls.model_fields["recipe"].default)), given["config"])
+        return given
+
     force: bool = Field(False, title="Force", description="Build the dataset again though it is published.")
     run: str = Field("", title="Run", description="The run this stage is a part of. Empty: a run of its own.")
 
@@ -96,13 +107,13 @@ class StageParams(RecipeParams):
         given: BaseModel = self.config  # type: ignore[attr-defined]
         before = next((node.config for node in recipe.nodes if node.name == stage), None)
         own = before.model_dump(mode="json") if before is not None else {}
-        return replace_config(recipe, stage, load_stage(stage).config.model_validate(overlaid(own, given)))
+        return replace_config(recipe, stage, type(given).model_validate(overlaid(own, given)))
 
 
 @cache
-def stage_params(name: str) -> type[StageParams]:
+def stage_params(stage: Stage) -> type[StageParams]:
     """The form of one stage: always the same class, because a flow accepts no other."""
-    config = load_stage(name).config
+    name, config = stage.name, stage.config
     described = Field(
         default_factory=config, title="Configuration", description=f"Settings of stage {name}; the recipe's if absent."
     )

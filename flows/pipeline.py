@@ -15,7 +15,7 @@ from flows.crawls.incremental import OnOutcome, planned, series_lock
 from flows.execute import RunOne, RunResult, run_recipe
 from flows.operate.artifacts import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.operate.children import run_child, set_aside_unfinished
-from flows.operate.deployments import full_name
+from flows.operate.deployments import full_name, is_deployed
 from flows.operate.endings import as_flow_state, run_line, stage_line, unwrap_state
 from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import PipelineParams, pipeline_params, stage_params
@@ -126,13 +126,17 @@ def _form(recipe: Recipe, params: PipelineParams, node: StageNode, run: RunConte
 def _inline(recipe: Recipe, params: PipelineParams) -> RunOne:
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
         set_aside_unfinished(node.name)
-        return run_inline(node, inputs, run, force, stage_params(node.name)(**_form(recipe, params, node, run, force)))
+        return run_inline(node, inputs, run, force, stage_params(node.stage)(**_form(recipe, params, node, run, force)))
 
     return run_one
 
 
 def _by_deployment(recipe: Recipe, params: PipelineParams) -> RunOne:
+    here = _inline(recipe, params)
+
     def run_one(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, force: bool) -> StageOutcome:
+        if not is_deployed(node.name):  # named by its dotted path in this recipe alone
+            return here(node, inputs, run, force)
         tags = [f"crawl:{recipe.crawl}"] if recipe.crawl else []
         run_child(full_name(node.name, recipe), _form(recipe, params, node, run, force), tags)
         return _outcome_of(node, inputs, run)

@@ -17,6 +17,7 @@ A stage's section is validated by the stage's own configuration model. A mistake
 the allowed values.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from flows.scale import apply_scale
 from flows.stages import STAGE_NAMES, load_stage, offered_stages
 from infra.config import Config
 from infra.errors import ConfigError
-from infra.extensions import REFERENCE
+from infra.extensions import REFERENCE, named_code, refuse_code
 from infra.planning import check_graph
 from infra.stage import StageNode
 
@@ -92,6 +93,7 @@ def recipe_names() -> list[str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read, merge and validate a recipe by name (of the bundled ones) or path; ``overrides`` are ``key=value``."""
     raw, origin, plan = _read(name_or_path)
+    written = copy.deepcopy(raw)
     fields = [override for override in overrides if not override.startswith(SCALE)]
     scales = [override.removeprefix(SCALE) for override in overrides if override.startswith(SCALE)]
     for override in fields:
@@ -100,7 +102,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raw, plan = apply_scale(raw | {"scale": scales[-1]}, origin)
         for override in fields:  # what is set by hand overrules the scale, and was an input to it (ranks, vocabulary)
             _apply_override(raw, override)
+    if overrides:
+        refuse_code(raw, written, origin)
     return replace(build_recipe(raw, origin), overrides=tuple(overrides), scale=plan)
+
+
+def refuse_code_beside(name_or_path: str, given: Any) -> None:
+    """Raises ConfigError if a form's values name code that the recipe's file does not name."""
+    if any(named_code(given)):
+        raw, origin, _ = _read(name_or_path)
+        refuse_code(given, raw, origin)
 
 
 def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:

@@ -28,12 +28,12 @@ from flows.operate.endings import as_flow_state, as_task_state, stage_line, unwr
 from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import StageParams, stage_params
 from flows.recipe import Recipe
-from flows.stages import STAGE_NAMES, load_stage
+from flows.stages import STAGE_NAMES, load_stage, offered_stages
 from infra.planning import Action, StageSelection, plan
 from infra.progress import Reporter, Reporters
 from infra.runner import StageOutcome, run_stage
 from infra.runs import RunRecord
-from infra.stage import StageNode
+from infra.stage import Stage, StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.work import RunContext
@@ -41,7 +41,7 @@ from infra.work import RunContext
 
 def __getattr__(name: str) -> Flow[..., StageOutcome]:
     """``flows.stage_flows.<stage>``: the entry point that deployments name."""
-    if name in STAGE_NAMES:
+    if name in STAGE_NAMES or name in offered_stages():
         return stage_flow(name)
     raise AttributeError(f"there is no stage {name!r}")
 
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Flow[..., StageOutcome]:
 @cache
 def stage_flow(name: str) -> Flow[..., StageOutcome]:
     """The flow of one stage as it is deployed: what to run is read from its form."""
-    return _flow(name, lambda params: run_one_stage(name, as_deployed(params)))
+    return _flow(load_stage(name), lambda params: run_one_stage(name, as_deployed(params)))
 
 
 def run_inline(
@@ -61,18 +61,18 @@ def run_inline(
         outcome = run_as_task(node, inputs, replace(run, reporter=run_reporter(flow_reporter(), run.record)), force)
         return _shown(outcome, run.store, run.record.id)
 
-    return unwrap_state(_flow(node.name, work)(params=form))
+    return unwrap_state(_flow(node.stage, work)(params=form))
 
 
-def _flow(name: str, work: Callable[[StageParams], StageOutcome]) -> Flow[..., StageOutcome]:
+def _flow(stage: Stage, work: Callable[[StageParams], StageOutcome]) -> Flow[..., StageOutcome]:
     """A flow with the stage's typed form."""
-    form = stage_params(name)
+    name, form = stage.name, stage_params(stage)
 
     def body(params: StageParams = form()) -> StageOutcome:
         return as_flow_state(name, lambda: work(params), stage_line)
 
     body.__name__ = name
-    about = load_stage(name).description or f"Stage {name}."
+    about = stage.description or f"Stage {name}."
     body.__doc__ = (
         f"{about}\n\nArgs:\n    params: Which recipe and where, and what to change of the stage's configuration."
     )

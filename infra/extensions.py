@@ -105,23 +105,37 @@ def _attribute(module: str, name: str, key: str) -> Any:
     return getattr(imported, name)
 
 
-def references(value: Any, key: str = "") -> Iterator[str]:
-    """The dotted paths that plain data names: a configuration, or a recipe as it is read."""
+def named_code(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, what stands there) for all that plain data names as code: a configuration, or a recipe as it is read."""
     if isinstance(value, str) and key in GROUPS:
-        reference = reference_of(value, key)
-        if reference is not None:
-            yield reference
+        if reference_of(value, key) is not None:
+            yield key, value
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from references(item, str(name))
+            yield from named_code(item, str(name))
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from references(item, key)
+            yield from named_code(item, key)
+
+
+def refuse_code(given: Any, allowed: Any, where: str) -> None:
+    """Raises ConfigError if ``given`` names code by a dotted path that ``allowed``, a recipe's file, does not name.
+
+    Who may change fields of a recipe, by ``--set`` or a form, may not thereby choose what is imported.
+    """
+    smuggled = {value for _, value in named_code(given) if REFERENCE.fullmatch(value)}
+    smuggled -= {value for _, value in named_code(allowed)} if smuggled else set()
+    if smuggled:
+        raise ConfigError(
+            f"{min(smuggled)} is code, and only a recipe's file may name code",
+            where=where,
+            remedy="Write it into the recipe.",
+        )
 
 
 def code_of(stage: Stage, config: Config) -> dict[str, str]:
     """Dotted path -> digest of the source, for all code of other packages that a dataset is made by."""
-    named = set(references(identity(config)))
+    named = {reference_of(value, key) or value for key, value in named_code(identity(config))}
     if isinstance(stage, ShardStage):
         named.add(stage.reference)
     elif isinstance(stage, JobStage):

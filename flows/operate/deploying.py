@@ -24,6 +24,7 @@ from flows.operate.deployments import (
 )
 from flows.operate.refusals import is_open, process_template
 from flows.recipe import Recipe
+from infra.extensions import named_code
 
 PAGE = 200
 
@@ -59,6 +60,12 @@ def own_defaults(form: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, A
     for model in schema["definitions"].values():
         if "recipe" in model.get("properties", {}):
             model["properties"]["recipe"]["default"] = filled["recipe"]
+        for key, value in named_code(filled):
+            # The server would refuse the recipe's own words: a form's choices know nothing of this recipe's packages.
+            field = model.get("properties", {}).get(key, {})
+            choices = field.get("items", field).get("enum")
+            if choices is not None and value not in choices:
+                choices.append(value)
     return schema
 
 

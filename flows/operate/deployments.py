@@ -16,7 +16,7 @@ import yaml
 
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_file import DEPLOYED
-from flows.stages import STAGES
+from flows.stages import STAGE_NAMES, offered_stages, pool_of
 
 CONTROL_POOL = "control"
 POOLS = {
@@ -91,8 +91,14 @@ def _form(recipe: Recipe) -> dict[str, Any]:
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, str]]:
-    present = {node.name for node in recipe.nodes}
-    return [(entry.name, entry.pool) for entry in STAGES if entry.name in present]
+    order = {name: place for place, name in enumerate(STAGE_NAMES)}
+    found = sorted(recipe.nodes, key=lambda node: order.get(node.name, len(order)))
+    return [(node.name, pool_of(node.stage)) for node in found if is_deployed(node.name)]
+
+
+def is_deployed(stage: str) -> bool:
+    """Whether a stage has deployments of its own: ours, and those that installed packages offer. A worker takes no others."""
+    return stage in STAGE_NAMES or stage in offered_stages()
 
 
 def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> DeploymentSpec:

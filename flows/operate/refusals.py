@@ -14,16 +14,11 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.workers.process import ProcessWorker
 
-from flows.operate.deployments import COMMANDING
-from flows.stages import STAGE_NAMES
+from flows.operate.deployments import COMMANDING, is_deployed
 
-ENTRYPOINTS = frozenset(
-    {
-        "flows.pipeline.pipeline",
-        "flows.crawls.watch.crawl_watch",
-        *(f"flows.stage_flows.{name}" for name in STAGE_NAMES),
-    }
-)
+FLOWS = frozenset({"flows.pipeline.pipeline", "flows.crawls.watch.crawl_watch"})
+"""Entry points beside those of the stages."""
+STAGE_FLOW = "flows.stage_flows."
 ALLOWED = {
     "process": frozenset({"stream_output"}),
     "docker": frozenset({"stream_output", "mem_limit", "memswap_limit", "cpus", "gpus"}),
@@ -38,7 +33,7 @@ def refusal(run: FlowRun, deployment: DeploymentResponse | None, kind: str) -> s
     if deployment is None:
         return "Refused: the run belongs to no deployment, and a worker runs headwater's deployments only."
     steps = {name for step in deployment.pull_steps or [] for name in step}
-    if deployment.entrypoint not in ENTRYPOINTS or deployment.storage_document_id or steps - HARMLESS_STEPS:
+    if not _is_ours(deployment.entrypoint) or deployment.storage_document_id or steps - HARMLESS_STEPS:
         return "Refused: its deployment is none that headwater made. Create it again: headwater deploy."
     variables = {**(deployment.job_variables or {}), **(run.job_variables or {})}
     # A dotted name sets a part of another variable: env.PATH.
@@ -51,6 +46,12 @@ def refusal(run: FlowRun, deployment: DeploymentResponse | None, kind: str) -> s
             "worker's to say."
         )
     return None
+
+
+def _is_ours(entrypoint: str | None) -> bool:
+    """Stages of other packages are among them where their package is installed and offers them."""
+    stage = (entrypoint or "").removeprefix(STAGE_FLOW)
+    return entrypoint in FLOWS or (entrypoint != stage and is_deployed(stage))
 
 
 def closed_template(kind: str, template: Mapping[str, Any]) -> dict[str, Any]:

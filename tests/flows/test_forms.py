@@ -114,7 +114,7 @@ def test_a_wrong_value_is_refused_before_anything_runs(flow: str, form: dict[str
 
 
 def test_a_form_left_alone_means_the_recipe_and_a_filled_one_itself() -> None:
-    form = stage_params("dedup")
+    form = stage_params(load_stage("dedup"))
     recipe = load_recipe("demo", ["dedup.ngram=7"])
     alone = form(recipe="demo", overrides=["dedup.ngram=7"]).load_with_config("dedup")
     assert alone.node("dedup").config == recipe.node("dedup").config
@@ -127,7 +127,7 @@ def test_a_form_left_alone_means_the_recipe_and_a_filled_one_itself() -> None:
 def test_a_part_of_a_configuration_changes_that_part_of_the_recipes() -> None:
     """Groups field by field, at any depth; lists as a whole."""
     recipe = load_recipe("smoke", ["pretrain.steps=7", "pretrain.optimizer.lr=0.5"])
-    form = stage_params("pretrain").model_validate(
+    form = stage_params(load_stage("pretrain")).model_validate(
         {
             "recipe": "smoke",
             "overrides": list(recipe.overrides),
@@ -138,7 +138,7 @@ def test_a_part_of_a_configuration_changes_that_part_of_the_recipes() -> None:
     assert (config.steps, config.optimizer.lr, config.optimizer.schedule.warmup_steps) == (7, 0.5, 3)
     own: Any = recipe.node("pretrain").config
     assert config.model_copy(update={"optimizer": own.optimizer}) == own
-    rules = stage_params("quality").model_validate({"recipe": "demo", "config": {"sources": [{"source": "*"}]}})
+    rules = stage_params(load_stage("quality")).model_validate({"recipe": "demo", "config": {"sources": [{"source": "*"}]}})
     sources: Any = rules.load_with_config("quality").node("quality").config
     assert [entry.source for entry in sources.sources] == ["*"], "the recipe's other rules are replaced"
 
@@ -149,7 +149,7 @@ def test_partial_parameters_leave_the_rest_as_deployed(given: dict[str, Any]) ->
     recipe = load_recipe("smoke", ["dedup.threshold=0.6"])
     (spec,) = [spec for spec in deployments(recipe) if spec.flow == "dedup"]
     deployed = spec.parameters["params"] | {"workspace": "/srv/ws"}
-    form: Any = completed(stage_params("dedup").model_validate(given), deployed)
+    form: Any = completed(stage_params(load_stage("dedup")).model_validate(given), deployed)
     assert (form.recipe, form.workspace, form.overrides) == ("smoke", "/srv/ws", ["dedup.threshold=0.6"])
     assert form.force is given.get("force", False) and form.crawl == given.get("crawl", "")
     config = form.load_with_config("dedup").node("dedup").config
@@ -200,7 +200,7 @@ def test_a_command_line_and_its_form_say_the_same(tmp_path: Path) -> None:
 def test_a_stage_the_recipe_does_not_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("stages: {sample: {}}")
-    form = stage_params("dedup")(recipe=str(path), config=load_stage("dedup").config())
+    form = stage_params(load_stage("dedup"))(recipe=str(path), config=load_stage("dedup").config())
     with pytest.raises(ConfigError, match="has no stage 'dedup'"):
         form.load_with_config("dedup")
 
@@ -217,7 +217,7 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
         assert flow.validate_parameters(spec.parameters)
         validate(spec.parameters, schema_of(spec.flow), raise_on_error=True)
         if spec.flow != "pipeline":
-            filled = stage_params(spec.flow)(**spec.parameters["params"]).load_with_config(spec.flow)
+            filled = stage_params(load_stage(spec.flow))(**spec.parameters["params"]).load_with_config(spec.flow)
             assert filled.node(spec.flow).config == recipe.node(spec.flow).config
 
 

@@ -43,6 +43,7 @@ from flows.params import PipelineParams, stage_params
 from flows.pipeline import pipeline, run_as_flow
 from flows.recipe import load_recipe
 from flows.stage_flows import stage_flow
+from flows.stages import load_stage
 from infra.errors import HeadwaterError
 from infra.planning import Action, StageSelection
 from infra.store.store import Store
@@ -343,7 +344,7 @@ def test_rows_do_not_grow_with_the_number_of_units(client: SyncPrefectClient, tm
         folder.mkdir()
         recipe = small_recipe(folder, units)
         before = settled_rows()
-        form = stage_params("ingest")(recipe=str(recipe), workspace=str(folder / "workspace"))
+        form = stage_params(load_stage("ingest"))(recipe=str(recipe), workspace=str(folder / "workspace"))
         outcome = unwrap_state(stage_flow("ingest")(params=form))
         assert outcome.dataset.manifest.units.ok == units
         counted[units] = settled_rows() - before
