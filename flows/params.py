@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from flows.recipe import Recipe, load_recipe, refuse_code_beside, replace_config
 from flows.stages import STAGE_NAMES, offered_stages
-from infra.config import in_plain_words
+from infra.config import Config, in_plain_words
 from infra.planning import StageSelection
 from infra.stage import Stage
 
@@ -81,6 +81,14 @@ class PipelineParams(RecipeParams):
         description="Run the stages in this flow's process, or each through its deployment on its own work pool.",
     )
 
+    @model_validator(mode="after")
+    def _stages_exist(self) -> "PipelineParams":
+        named = {*self.only, *self.force, self.start_at, self.stop_after} - {None, *STAGE_NAMES, *offered_stages()}
+        unknown = named - {node.name for node in self.load().nodes} if named else set()
+        if unknown:
+            raise ValueError(f"there is no stage {min(map(str, unknown))!r}")
+        return self
+
     @property
     def selection(self) -> StageSelection:
         return StageSelection(self.start_at, self.stop_after, tuple(self.only), tuple(self.force))
@@ -104,7 +112,7 @@ class StageParams(RecipeParams):
         recipe = self.load()
         if "config" not in self.model_fields_set:
             return recipe
-        given: BaseModel = self.config  # type: ignore[attr-defined]
+        given: Config = self.config  # type: ignore[attr-defined]
         before = next((node.config for node in recipe.nodes if node.name == stage), None)
         own = before.model_dump(mode="json") if before is not None else {}
         return replace_config(recipe, stage, type(given).model_validate(overlaid(own, given)))

@@ -235,15 +235,16 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             f"--set {override!r} is not key=value", remedy="Write a stage and a field: --set dedup.bands=20."
         )
     if parts[0] != "execution":
-        if parts[0] not in STAGE_NAMES:
+        sections = raw.get("stages") or {}
+        if parts[0] not in STAGE_NAMES and parts[0] not in sections:
             raise ConfigError(
                 f"--set names no stage {parts[0]!r}",
                 remedy=f"{nearest(parts[0], STAGE_NAMES)}Stages: {', '.join(STAGE_NAMES)}; or execution.",
             )
-        if parts[0] not in (raw.get("stages") or {}):
+        if parts[0] not in sections:
             raise ConfigError(
                 f"--set names stage {parts[0]!r}, which the recipe does not run",
-                remedy=f"Its stages are: {', '.join(raw.get('stages') or {})}.",
+                remedy=f"Its stages are: {', '.join(sections)}.",
             )
         parts = ["stages", *parts]
     try:

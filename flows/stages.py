@@ -64,7 +64,7 @@ def load_stage(name: str, reference: str = "") -> "Stage":
     address = reference or known.get(name) or offered("use").get(name)
     if address is None:
         raise ConfigError(f"there is no stage {name!r}", remedy=f"Stages: {', '.join(STAGE_NAMES)}.")
-    stage: Stage = load(address, "use", ShardStage | JobStage)
+    stage: Stage = load(address, "use", ShardStage | JobStage)  # type: ignore[arg-type] # a union is no class
     if stage.name != name:
         raise ConfigError(
             f"{address} is the stage {stage.name!r}, not {name!r}", remedy=f"Name the recipe's section {stage.name!r}."

@@ -106,7 +106,9 @@ class DocumentFile:
         self._dropped: Counter[str] = Counter()
         self._failed = 0
 
-    def keep(self, documents: pa.Table | Document) -> None:
+    def keep(self, documents: pa.Table | pa.RecordBatch | Document) -> None:
+        if isinstance(documents, pa.RecordBatch):
+            documents = pa.Table.from_batches([documents])
         if isinstance(documents, pa.Table):
             self._documents.write_table(documents)
         else:

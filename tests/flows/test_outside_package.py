@@ -113,7 +113,7 @@ def test_a_run_takes_them_and_every_reader_shows_them(recipe: Path, tmp_path: Pa
 
 
 def test_its_form_has_its_fields_and_the_recipe_s_values(recipe: Path):
-    loaded = load_recipe(str(recipe), ["shout.mark=?"])
+    loaded = load_recipe(str(recipe), ["shout.mark=;"])
     form: Any = stage_params(loaded.node("shout").stage)
     filled = form(recipe=str(recipe), config={"mark": "."})
     assert filled.load_with_config("shout").node("shout").config.mark == "."

@@ -72,7 +72,7 @@ def write(folder: Path, text: str) -> str:
             r"stages\.ingest\.sources\.0\.profile = 'y'.*'web', 'encyclopedia', 'code'",
         ),
         ("stages: {sample: {use: quality/0123456789ab}}", r"stages\.sample\.use = .* is no dataset of stage sample"),
-        ("stages: {dedup: {}}", r"stage 'dedup' reads 'quality'.*Add a section 'quality'"),
+        ("stages: {dedup: {}}", r"stage 'dedup' reads 'ingest'.*Add a section 'ingest'"),
         ("stages: [", "not valid YAML"),
         ("stages: {}", "has no stages"),
         ("extends: mine", "extend each other in a circle"),
@@ -83,7 +83,7 @@ def write(folder: Path, text: str) -> str:
             r"line 3.*'sample' stands twice, first in line 2|stands twice.*line 3",
         ),
         ("stages:\n\tsample: {}", r"spaces, never with tabs \(.*mine\.yaml, line 2\)"),
-        ("stages: {quality: {sources: [{presets: [gopher]}]}}", r"presets\.0 = 'gopher'.*gopher_quality"),
+        ("stages: {quality: {sources: [{presets: [gopher]}]}}", r"there is no preset 'gopher'.*gopher_quality"),
         (QUALITY.format("{presets: [c4], without: [c4_curly]}"), r"no rule 'c4_curly'.*c4_curly_brackets"),
         (QUALITY.format("{source: web}"), r"no entry of stages\.quality\.sources covers the source 'wikipedia'.*'\*'"),
         (
