@@ -43,7 +43,7 @@ def move_labels(
             gone = sorted(now.keys() - set(stages)) if whole and each != LATEST else []
             if moves.items() <= now.items() and not gone:
                 continue
-            reason = "" if whole else _objection(store, now, made, stages)
+            reason = "" if whole else _why_not_moved(store, now, made, stages)
             if reason:
                 notices.append(f"label {each!r} stays where it was: {reason}")
                 continue
@@ -52,7 +52,7 @@ def move_labels(
     return notices
 
 
-def _objection(store: Store, now: Mapping[str, str], made: Mapping[str, Dataset], stages: Collection[str]) -> str:
+def _why_not_moved(store: Store, now: Mapping[str, str], made: Mapping[str, Dataset], stages: Collection[str]) -> str:
     """Why a run of a part may not move the label; empty if it may."""
     replaced = sorted(name for name in now.keys() & made.keys() if now[name] != made[name].manifest.fingerprint)
     if replaced and set(stages) <= now.keys():

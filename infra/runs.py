@@ -166,12 +166,12 @@ def _described(root: str, run: dict[str, Any]) -> dict[str, Any]:
             run["error"] = event.get("error")
         elif "stage" in event:
             stages.setdefault(event["stage"], {}).update(event)
-    if state == "running" and not _lives(root, run):
+    if state == "running" and not _still_runs(root, run):
         state = "interrupted"
     return {**run, "state": state, "stages": stages}
 
 
-def _lives(root: str, run: Mapping[str, Any]) -> bool:
+def _still_runs(root: str, run: Mapping[str, Any]) -> bool:
     """Whether a run that has not ended goes on: its process here, or lately heard of from elsewhere."""
     if run["host"] == process_host():
         return is_alive(run["pid"], run["process_started"])

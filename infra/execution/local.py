@@ -46,7 +46,7 @@ class _Run:
 
     def outcomes(self) -> Iterator[UnitOutcome]:
         while True:
-            self._hand_out()
+            self._assign_units()
             if not self.tries and self.attempts.finished:
                 return
             for worker in self._ready(TICK_S if self.tries else self.attempts.pause_s(TICK_S)):
@@ -68,7 +68,7 @@ class _Run:
 
     # -- handing out ------------------------------------------------------------------------------------------------
 
-    def _hand_out(self) -> None:
+    def _assign_units(self) -> None:
         while True:
             idle = next((worker for worker in self.workers if worker.assignment is None), None)
             if idle is None and len(self.workers) >= self.settings.workers:

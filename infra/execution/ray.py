@@ -152,7 +152,7 @@ class _Run:
 
     def outcomes(self) -> Iterator[UnitOutcome]:
         while True:
-            self._hand_out()
+            self._assign_units()
             if not self.running:
                 if self.attempts.finished:
                     return
@@ -188,7 +188,7 @@ class _Run:
                 remedy="Add nodes, or lower execution.ray.cpus_per_unit.",
             )
 
-    def _hand_out(self) -> None:
+    def _assign_units(self) -> None:
         while len(self.running) < self.capacity.units * UNITS_PER_CPU:
             following = self.attempts.next(self.running.values(), lone_slots=max(1, self.capacity.nodes))
             if following is None:

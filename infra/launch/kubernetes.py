@@ -131,10 +131,10 @@ class KubernetesLauncher(ClusterLauncher):
                 )
                 log.write(text or "")
         reason, end = read_logs(files.logs, files.attempt)
-        fates = " ".join(_fate(pod) for pod in pods)
-        if "OOMKilled" in fates:
+        reasons = " ".join(_why_ended(pod) for pod in pods)
+        if "OOMKilled" in reasons:
             end += "\nKubernetes: out of memory\n"
-        if "DisruptionTarget" in fates:
+        if "DisruptionTarget" in reasons:
             reason = "preempted: a pod was evicted"
         ours = files.stop.exists()
         return JobEnd(0 if condition == "Complete" else 1, reason or condition, end, cancelled=gone and not ours)
@@ -219,7 +219,7 @@ def _waits_for(pod: Any) -> str:
     return "starting" if pod.status.phase == "Pending" else ""
 
 
-def _fate(pod: Any) -> str:
+def _why_ended(pod: Any) -> str:
     """Words that say why a pod ended: its conditions and its containers' reasons."""
     conditions = [each.type for each in pod.status.conditions or [] if each.status == "True"]
     reasons = [
