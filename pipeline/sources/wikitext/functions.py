@@ -126,6 +126,8 @@ def _listed(name: str, values: Arguments, _language: str) -> str:
         return (", " if name.startswith(("cs", "comma")) else " · ").join(items)
     if name in ("plainlist", "plain list", "startplainlist", "collapsible list") and len(items) <= 1:
         return f"\n{values.first('1', 'list')}\n"
+    if name == "columns-list":  # {{columns-list|2|…}}, {{columns-list|colwidth=20em|…}}
+        return f"\n{items[-1]}\n" if items else GAP
     mark = "#" if name.startswith(("ordered", "ol")) else "*"
     return "\n" + "".join(f"{mark} {item}\n" for item in items)
 

@@ -52,6 +52,8 @@ def strip_tags(text: str) -> str:
             continue
         out.append(text[position : tag.start()])
         position = _after_spaces(text, tag.end()) if name in _LINES else tag.end()
+        if text.startswith("'", position) and text.endswith("'", 0, tag.start()):
+            out.append(GAP)  # ''x''<sub>''i''</sub>: without the tag its marks would be others
         if not tag[1]:
             if name not in _EMPTY and not tag[3].endswith("/"):
                 opened.append((name, len(out), name in _DROPPED or bool(_HIDDEN.search(tag[3]))))

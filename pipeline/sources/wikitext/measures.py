@@ -169,13 +169,16 @@ def _result(
     named: dict[str, str],
     abbreviation: str,
 ) -> str | None:
-    numbers = []
-    for text in values:
-        value = parse_number(text) or 0.0
-        result = _converted(value, given, wanted)
-        if not math.isfinite(result):
-            return None
-        numbers.append(round_to(result, _asked_precision(text, value, result, given, wanted, rest, named)))
+    given_values = [parse_number(text) or 0.0 for text in values]
+    results = [_converted(value, given, wanted) for value in given_values]
+    if not all(map(math.isfinite, results)):
+        return None
+    # The ends of a range are equally precise: 20–30 cm are 7.9–11.8 in.
+    precision = max(
+        _asked_precision(text, value, result, given, wanted, rest, named)
+        for text, value, result in zip(values, given_values, results, strict=True)
+    )
+    numbers = [round_to(result, precision) for result in results]
     return _joined(numbers, joints) + _unit_text(
         wanted, numbers[-1], {**named, "adj": ""}, short=abbreviation not in ("off", "in")
     )

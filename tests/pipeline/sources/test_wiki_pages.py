@@ -78,10 +78,10 @@ def comparison() -> list[tuple[dict[str, Any], list[str], list[str], int]]:
 def test_words_lost_and_added_on_real_pages(comparison: list[tuple[dict[str, Any], list[str], list[str], int]]) -> None:
     total = sum(count for *_, count in comparison)
     wrong = {entry["title"]: (lost, added) for entry, lost, added, _ in comparison if lost or added}
-    assert len(comparison) >= 50
-    assert total > 19_000
-    assert sum(len(lost) for lost, _ in wrong.values()) <= 0.0005 * total, wrong
-    assert sum(len(added) for _, added in wrong.values()) <= 0.0005 * total, wrong
+    assert len(comparison) >= 70
+    assert total > 21_000
+    assert sum(len(lost) for lost, _ in wrong.values()) <= 0.0002 * total, wrong
+    assert sum(len(added) for _, added in wrong.values()) <= 0.0002 * total, wrong
 
 
 def main() -> None:

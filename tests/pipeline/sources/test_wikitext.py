@@ -19,6 +19,7 @@ PASSAGES = [
     ("Il lit l'''Énéide'' le soir.", "Il lit l'Énéide le soir."),
     ("'''''Both''' then slanted'' and ''slanted '''both'''''.", "Both then slanted and slanted both."),
     ("He said ''''no'''' twice.", "He said 'no' twice."),
+    ("''x''<sub>''i''</sub> and '''A'''<sup>''n''</sup>", "xi and An"),
     ("rock 'n' roll, the 1990s' end", "rock 'n' roll, the 1990s' end"),
     ("''one line\nthe next''", "one line\nthe next"),
     # code
@@ -48,6 +49,7 @@ PASSAGES = [
     ("At {{convert|1300|mi|km}}, long.", "At 1,300 miles (2,100 km), long."),
     ("A {{convert|3|ft|adj=on}} wall of {{cvt|12|kg}}", "A 3-foot (0.91 m) wall of 12 kg (26 lb)"),
     ("{{convert|20|C}}, {{convert|5|C-change}}, {{convert|5|ft|10|in|cm}}", "20 °C (68 °F), 5 °C (9.0 °F), 5 feet 10 inches (178 cm)"),
+    ("{{convert|20|-|30|cm|in}}, {{convert|-19|to|22|C|F|sigfig=2}}", "20–30 centimetres (7.9–11.8 in), −19 to 22 °C (−2.2 to 71.6 °F)"),
     ("{{convert|60|to|170|kg|lb}} or {{convert|1|acre}}", "60 to 170 kilograms (130 to 370 lb) or 1 acre (0.40 ha)"),
     ("{{convert|1|mi|km|sp=us|abbr=off|2}}", "1 mile (1.61 kilometers)"),
     ("He wrote:\n{{quote|We went.|The captain}}\nSo.", "He wrote:\n\nWe went.\n— The captain\n\nSo."),
@@ -69,6 +71,7 @@ PASSAGES = [
     ("{{vr|ai}}, {{lang|ps|{{nq|آسیا}}}}", "⟨ai⟩, آسیا"),
     ("in A{{music|flat}}, F{{music|#}} and {{music|time|6|8}}", "in A♭, F♯ and 6/8"),
     ("H {{eqm}} K\n{{legend|#abc|under water}}", "H ⇌ K\n\nunder water"),
+    ("{{columns-list|2|\n* one\n* two}}", "- one\n- two"),
     ("{{columns|col1=\n* one\n|col2=\n* two\n}}", "- one\n- two"),
     ("a {{RailGauge|1435mm}} line, {{track gauge|1000 mm|disp=1|al=on}}", "a 1,435 mm (4 ft 8+1⁄2 in) line, 1,000 mm metre gauge"),
     ("at {{coord|57|18|22|N|4|27|32|W|type:city}}, {{coord|12.5|-7}}; {{coord|1|N|2|E|display=title}}", "at 57°18′22″N 4°27′32″W, 12.5°N 7°W;"),
