@@ -52,12 +52,6 @@ class DpoConfig(AnsweringConfig):
     chosen_loss: float = Field(default=0.5, ge=0)
     """Weight of the chosen reply's own loss, a mean over its tokens, beside the preference's (as in RPO, arXiv
     2404.19733). It holds the model to what people say and to where they stop; 0 is plain DPO."""
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the pairs; the last batch holds what is left."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many steps even if an epoch is not over."""
-    validate_every: int = Field(default=50, ge=1)
-    """Steps between measurements on held-out pairs."""
     lr: float = Field(default=5e-5, gt=0)
     """Peak learning rate. 7B models: 5e-7 to 1e-5."""
 
@@ -130,7 +124,6 @@ def train(job: ModelJob[DpoConfig]) -> None:
         losses,
         lambda batch: batch.pairs,
         validate,
-        config.validate_every,
         Figure("held_out_accuracy", noise=0.03),
         names=lambda index: [training[index].id],
     )

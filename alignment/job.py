@@ -1,8 +1,9 @@
 """The jobs of alignment: those that start from a model and write in its tokenizer (``training.job`` is the frame).
 
-ModelJobConfig      the process group and the model to start from     preference pairs
-  TuningConfig      those that update weights                         reward model, PPO
-    AnsweringConfig  those whose model also answers prompts            fine-tuning, DPO
+* ``ModelJobConfig``: the process group and the model to start from (preference pairs);
+* ``TuningConfig``: those that update its weights (PPO);
+* ``SupervisedConfig``: those that go through examples a number of times (reward model);
+* ``AnsweringConfig``: those whose model also answers prompts before and after (fine-tuning, DPO).
 """
 
 from collections.abc import Callable
@@ -60,6 +61,8 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
     """ZeRO stage of the optimizer."""
     publish: Literal["last", "best"] = "last"
     """The model of the last step, or of the step whose held-out figure was best of those measured."""
+    validate_every: int = Field(default=50, ge=1)
+    """Steps between measurements on held-out examples; ``publish: best`` chooses among them."""
     checkpoint_every: Annotated[int, Execution()] = Field(default=50, ge=1)
     """Steps between checkpoints."""
 
@@ -77,7 +80,16 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
         return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
 
 
-class AnsweringConfig(TuningConfig):
+class SupervisedConfig(TuningConfig):
+    """A stage that goes through examples a number of times."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the examples; the last batch holds what is left."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after so many steps even if an epoch is not over."""
+
+
+class AnsweringConfig(SupervisedConfig):
     """A stage whose model is also measured by what it says."""
 
     generation_prompts: int = Field(default=64, ge=0)

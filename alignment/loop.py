@@ -29,7 +29,6 @@ class Plan(Generic[Batch]):
     losses: Callable[[Any, Batch], dict[str, Tensor]]
     weight: Callable[[Batch], float]
     validate: Callable[[], Mapping[str, float]]
-    validate_every: int
     figure: Figure
     """Which of the figures of ``validate`` says what a step's model is worth."""
     names: Callable[[int], Sequence[str]] = lambda index: ()
@@ -69,7 +68,7 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
         Batches(load, order.batch),
         iterate,
         plan.validate,
-        plan.validate_every,
+        job.config.validate_every,
         seq_len=round(float(plan.lengths.mean())),
         names=names,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignment.best import Figure
 from alignment.data import outside_digests
-from alignment.job import ModelJob, TuningConfig, run_model_job
+from alignment.job import ModelJob, SupervisedConfig, run_model_job
 from alignment.loop import Plan, engine_of, optimise
 from alignment.losses import pairwise_logistic
 from alignment.order import Order
@@ -25,15 +25,11 @@ from training.intervals import wilson
 from training.loop import publish_model
 
 
-class RewardConfig(TuningConfig):
+class RewardConfig(SupervisedConfig):
     """A reward model from preference pairs."""
 
     epochs: float = Field(default=2.0, gt=0)
     """Passes over the pairs; the last batch holds what is left."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many steps even if an epoch is not over."""
-    validate_every: int = Field(default=50, ge=1)
-    """Steps between measurements on held-out pairs."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate. 7B models: 1e-5."""
 
@@ -74,7 +70,6 @@ def train(job: ModelJob[RewardConfig]) -> None:
         reward_losses,
         lambda batch: batch.pairs,
         validate,
-        config.validate_every,
         Figure("held_out_accuracy", noise=0.03),
         names=lambda index: [training[index].id],
     )

@@ -52,16 +52,10 @@ class SftConfig(AnsweringConfig):
     an id a conversation is named by its content."""
     row_length: int = Field(default=256, ge=16)
     """Tokens of a packed row. A longer conversation goes on in another, each reply behind its question and system turn."""
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the conversations; the last batch holds what is left."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many steps even if an epoch is not over."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of conversations kept from training, by hash of their id. Keep it equal in later stages."""
     validation_rows: int = Field(default=64, ge=1)
     """Packed rows of held-out conversations that are measured."""
-    validate_every: int = Field(default=50, ge=1)
-    """Steps between validations."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
 
@@ -138,7 +132,6 @@ def train(job: ModelJob[SftConfig]) -> None:
         sft_losses,
         lambda batch: batch.tokens,
         validate,
-        config.validate_every,
         Figure("validation_loss", lower_is_better=True, noise=0.01),
         names=lambda row: [material.sources[piece] for piece in training.members[row]],
     )

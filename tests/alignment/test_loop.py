@@ -33,7 +33,14 @@ class Run:
 
     def __init__(self, folder: Path, ranks: Ranks, harms: dict[int, float], **changes: Any) -> None:
         self.harms, self.taken, self.stop_at = harms, list[np.ndarray](), 0
-        settings = {"checkpoint_every": 5, "faults": {"window": 32}, "dtype": "fp32", "micro_batch": BATCH, "lr": 1e-2}
+        settings = {
+            "checkpoint_every": 5,
+            "validate_every": 4,
+            "faults": {"window": 32},
+            "dtype": "fp32",
+            "micro_batch": BATCH,
+            "lr": 1e-2,
+        }
         config = TuningConfig.model_validate(settings | {"batch_size": BATCH} | changes)
         request = JobRequest("dpo", "0" * 12, {}, {}, folder / "dataset", folder / "work")
         for path in (request.data_dir, request.work_dir):
@@ -51,7 +58,6 @@ class Run:
             self.losses,
             len,
             lambda: {"distance": float(self.weights.abs().sum())},
-            4,
             Figure("distance", lower_is_better=True),
             lambda index: [f"example-{index}"],
         )
