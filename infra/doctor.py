@@ -74,6 +74,7 @@ def machine_checks(store: Store, fix: bool = False) -> Iterator[Check]:
 
 
 def one_fasttext() -> Iterator[Check]:
+    """Exactly one of the packages that all install a module ``fasttext``."""
     present = [name for name in FASTTEXT_PACKAGES if _installed(name)]
     if present == ["fasttext-community"]:
         yield Check("fasttext", "ok", f"fasttext-community {metadata.version('fasttext-community')}")
@@ -232,6 +233,7 @@ def object_store(store: Store) -> Iterator[Check]:
 
 
 def free_port(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether nobody listens at a TCP port of an address."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

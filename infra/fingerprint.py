@@ -21,6 +21,7 @@ from infra.stage import Stage
 
 
 def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str, str]) -> dict[str, Json]:
+    """All that decides the dataset, as plain JSON values. Raises ConfigError or InputError where outside files are missing."""
     payload: dict[str, Json] = {
         "stage": stage.name,
         "code_version": stage.code_version,

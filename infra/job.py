@@ -66,6 +66,7 @@ class JobResult:
 
 
 def write_request(request: JobRequest) -> Path:
+    """Write ``request.json`` to the work folder; returns its path."""
     path = request.work_dir / "request.json"
     write_json(
         path,

@@ -188,6 +188,7 @@ def describe_bytes(number: float) -> str:
 
 
 def describe_seconds(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def python_gc_paused() -> Iterator[None]:
+    """Within it nothing is collected; afterwards it is as before."""
     running = gc.isenabled()
     gc.disable()
     try:

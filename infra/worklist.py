@@ -35,6 +35,7 @@ def outdated(step: Step, context: StageContext) -> bool:
 
 
 def forget(step: Step, context: StageContext) -> None:
+    """Have the step's list made anew when it is asked for next."""
     remove_file(f"{context.work_root}/plan/{step.name}.json")
     remove_file(f"{context.work_root}/plan/{step.name}.basis")
 

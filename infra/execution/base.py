@@ -72,6 +72,7 @@ class OpenTask:
 
 
 def open_task(task: UnitTask) -> OpenTask:
+    """In a worker: import the stage by name, validate its configuration, open its inputs. Raises what any of them does."""
     stage = load(task.reference, "use", ShardStage)
     return OpenTask(
         task,

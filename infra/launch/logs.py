@@ -30,6 +30,7 @@ def read_logs(logs: Path, attempt: str) -> tuple[str, str]:
 
 
 def tail(path: Path, most: int = TAIL_BYTES) -> str:
+    """The last bytes of a log as text; nothing of one that is not there."""
     if not path.exists():
         return ""
     with path.open("rb") as stream:

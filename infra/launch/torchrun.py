@@ -45,6 +45,7 @@ class NodeRanks:
 
 
 def torchrun(ranks: NodeRanks, rendezvous: Rendezvous, grace_s: int = AGENT_GRACE_S) -> list[str]:
+    """The command line of one node's agent."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(rendezvous.nodes), "--nproc-per-node", str(ranks.ranks), "--max-restarts", "0"),
@@ -63,6 +64,7 @@ def torchrun(ranks: NodeRanks, rendezvous: Rendezvous, grace_s: int = AGENT_GRAC
 
 
 def environment(ranks: NodeRanks, rendezvous: Rendezvous) -> dict[str, str]:
+    """The environment of an agent and its ranks: this process's own, what they need, and the job's."""
     extensions = extensions_folder()
     clear_stale_locks(extensions)
     values = {
@@ -118,6 +120,7 @@ def has_gpu() -> bool:
 
 
 def extensions_folder() -> Path:
+    """Where PyTorch's extensions are compiled to; made if need be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "headwater" / "torch-extensions"
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from infra.store.files import OutputFile, filesystem, is_local, sha256_file
 
 
 def cache_root() -> Path:
+    """This machine's folder for copies: ``HEADWATER_CACHE``, or below the user's cache folder. Not made here."""
     own = os.environ.get("HEADWATER_CACHE")
     if own:
         return Path(own).expanduser().absolute()

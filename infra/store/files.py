@@ -92,6 +92,7 @@ def is_local(url: str) -> bool:
 
 
 def sha256_file(path: Path) -> str:
+    """Digest of a local file's bytes: 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -181,6 +182,7 @@ def _fsync_file(path: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder: a rename lasts from then on."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -217,6 +219,7 @@ def read_json(url: str | Path) -> Any:
 
 
 def exists(url: str | Path) -> bool:
+    """Whether there is a file or folder at an address."""
     fs, target = filesystem(str(url))
     return bool(fs.exists(target))
 
@@ -280,6 +283,7 @@ def remove_tree(url: str | Path) -> None:
 
 
 def remove_file(url: str | Path) -> None:
+    """Remove one file; nothing if there is none."""
     fs, target = filesystem(str(url))
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(target)
