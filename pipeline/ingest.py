@@ -250,7 +250,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=10,
+    code_version=11,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

@@ -191,7 +191,8 @@ def _ship(name: str, values: Arguments, _language: str) -> str:
 
 
 def _chemical(_name: str, values: Arguments, _language: str) -> str:
-    return "".join(values.positional())
+    """``{{chem|SO|4|2-}}`` → SO42−: a charge has a true minus."""
+    return "".join(re.sub(r"\A(\d*)-\Z", r"\1−", part) for part in values.positional())
 
 
 def _height(_name: str, values: Arguments, _language: str) -> str:

@@ -70,6 +70,7 @@ PASSAGES = [
      "(Russian: Дон, romanized: Don, lit. 'a river', Greek: Νέστος, romanized: Nestos, Russian: Ока, IPA: [ɐˈka])"),
     ("{{vr|ai}}, {{lang|ps|{{nq|آسیا}}}}", "⟨ai⟩, آسیا"),
     ("in A{{music|flat}}, F{{music|#}} and {{music|time|6|8}}", "in A♭, F♯ and 6/8"),
+    ("{{chem|SO|4|2-}}, {{chem|C|''n''|H|2''n''}}", "SO42−, CnH2n"),
     ("H {{eqm}} K\n{{legend|#abc|under water}}", "H ⇌ K\n\nunder water"),
     ("{{columns-list|2|\n* one\n* two}}", "- one\n- two"),
     ("{{columns|col1=\n* one\n|col2=\n* two\n}}", "- one\n- two"),
