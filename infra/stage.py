@@ -104,17 +104,15 @@ class Receipt:
 
 
 @dataclass
-class UnitContext:
-    """What ``process`` sees: configuration, inputs, earlier steps, and the only way to write a file."""
+class OutputContext:
+    """Configuration, inputs, where the dataset is made, and the only way to write a file of it."""
 
     config: Any
     inputs: Mapping[str, Dataset]
     dataset_root: str
     work_root: str
     scratch: Path
-    step: str
-    outputs: list[OutputFile] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
+    outputs: list[OutputFile] = field(default_factory=list, kw_only=True)
 
     @contextlib.contextmanager
     def output(self, path: str, *, rows: int | None = None, digested: bool = True) -> Iterator[Path]:
@@ -127,6 +125,14 @@ class UnitContext:
             yield pending.path
         self.outputs.append(pending.output)
 
+
+@dataclass
+class UnitContext(OutputContext):
+    """What ``process`` sees beside its unit."""
+
+    step: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
     @contextlib.contextmanager
     def intermediate(self, path: str) -> Iterator[Path]:
         """Write a file for a later step of the same stage: kept under ``work/``, deleted once the stage is published."""
@@ -136,30 +142,17 @@ class UnitContext:
 
 
 @dataclass
-class StageContext:
+class StageContext(OutputContext):
     """What ``units`` and ``finalize`` see: everything but a unit. Runs in the driver, in one process.
 
     ``warnings``: a sentence each of what a user of the dataset must know. They stand in its manifest and are told
     whenever it is published or used.
     """
 
-    config: Any
-    inputs: Mapping[str, Dataset]
-    dataset_root: str
-    work_root: str
-    scratch: Path
     receipts: Mapping[str, Sequence[Receipt]]
-    outputs: list[OutputFile] = field(default_factory=list)
     stats: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     counts: Counts | None = None
-
-    @contextlib.contextmanager
-    def output(self, path: str, *, rows: int | None = None, digested: bool = True) -> Iterator[Path]:
-        """As ``UnitContext.output``, for files that ``finalize`` writes."""
-        with publish_file(self.dataset_root, path, self.scratch, rows=rows, digested=digested) as pending:
-            yield pending.path
-        self.outputs.append(pending.output)
 
     def step_files(self, step: str) -> list[str]:
         """Absolute addresses of the intermediate files an earlier step wrote, sorted."""
@@ -178,29 +171,6 @@ class Step:
     name: str
     units: Callable[[StageContext], Iterable[Unit]]
     process: Callable[[Unit, UnitContext], Counts]
-
-
-def no_finalize(context: StageContext) -> None:
-    """The default: nothing to reduce."""
-
-
-def no_inputs(config: Any) -> Mapping[str, str]:
-    """The default: no dataset but the documents that a recipe hands to the stage."""
-    return {}
-
-
-def nothing_external(config: Any) -> Json:
-    """The default: all inputs come from the store."""
-    return None
-
-
-def nothing_to_check(config: Any) -> None:
-    """The default: what can be wrong with the configuration is wrong with its fields, and they were validated."""
-
-
-def nothing_earlier(config: Any) -> Sequence[str]:
-    """The default: nothing is built on an earlier dataset of the same stage."""
-    return ()
 
 
 @dataclass(frozen=True)
@@ -225,15 +195,15 @@ class ShardStage:
     config: type[Config]
     reference: str
     steps: tuple[Step, ...]
-    inputs: Callable[[Any], Mapping[str, str]] = no_inputs
-    finalize: Callable[[StageContext], None] = no_finalize
-    external: Callable[[Any], Json] = nothing_external
-    check: Callable[[Any], None] = nothing_to_check
+    inputs: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    finalize: Callable[[StageContext], None] = lambda context: None
+    external: Callable[[Any], Json] = lambda config: None
+    check: Callable[[Any], None] = lambda config: None
     consumes: str | None = None
     reads: str | None = None
     optional: tuple[str, ...] = ()
     ledgered: bool = False
-    earlier: Callable[[Any], Sequence[str]] = nothing_earlier
+    earlier: Callable[[Any], Sequence[str]] = lambda config: ()
     description: str = ""
 
     @property
@@ -255,8 +225,8 @@ class JobStage:
     config: type[Config]
     inputs: Callable[[Any], Mapping[str, str]]
     job: Callable[[Any], JobSpec]
-    external: Callable[[Any], Json] = nothing_external
-    check: Callable[[Any], None] = nothing_to_check
+    external: Callable[[Any], Json] = lambda config: None
+    check: Callable[[Any], None] = lambda config: None
     description: str = ""
 
 
