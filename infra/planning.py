@@ -140,10 +140,7 @@ def _plan_stage(
     if dataset is not None and not force:
         gone = store.missing_outputs(dataset)
         if not gone:
-            reason = "published, and neither its configuration, code version nor inputs changed"
-            if changed := drift(node, dataset):
-                reason += f"; {changed}"
-            return StagePlan(node.name, Action.SKIP, reason, fingerprint, dataset=dataset)
+            return StagePlan(node.name, Action.SKIP, why_skipped(node, dataset), fingerprint, dataset=dataset)
         return StagePlan(node.name, Action.RUN, f"published files are missing or damaged: {gone[0]}", fingerprint)
     if force:
         return _plan_forced(node, store, fingerprint)
@@ -212,6 +209,12 @@ def input_digests(node: StageNode, done: Mapping[str, StagePlan]) -> dict[str, s
             )
         digests[role] = dataset.digest
     return digests
+
+
+def why_skipped(node: StageNode, dataset: Dataset) -> str:
+    """Why a published dataset is taken as it is, and whether its source was edited."""
+    reason = "published, and neither its configuration, code version nor inputs changed"
+    return "; ".join(filter(None, [reason, drift(node, dataset)]))
 
 
 def drift(node: StageNode, dataset: Dataset) -> str:

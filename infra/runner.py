@@ -20,7 +20,7 @@ from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.incomplete import POINTER, incomplete_version
 from infra.job import JobRequest, write_request
 from infra.launch.restart import run_job
-from infra.planning import Action, drift
+from infra.planning import Action, drift, why_skipped
 from infra.progress import Pace, describe_dataset
 from infra.publication import publish, sweep, verify_files
 from infra.stage import Counts, JobStage, ShardStage, StageNode
@@ -104,9 +104,7 @@ def _reusable(node: StageNode, fingerprint: str, run: RunContext) -> Dataset | N
 
 
 def _skip(node: StageNode, dataset: Dataset, run: RunContext) -> StageOutcome:
-    reason = "published, and neither its configuration, code version nor inputs changed"
-    if changed := drift(node, dataset):
-        reason += f"; {changed}"
+    reason = why_skipped(node, dataset)
     run.record.event("stage_skipped", stage=node.name, fingerprint=dataset.manifest.fingerprint, reason=reason)
     run.reporter.message(node.name, f"SKIP: {reason}")
     tell_warnings(dataset, run)

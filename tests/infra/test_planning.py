@@ -1,19 +1,22 @@
 """Plans say what would happen and why, and never touch the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra.config import Config
-from infra.errors import ConfigError
+from infra.errors import ConfigError, HeadwaterError
 from infra.fingerprint import fingerprint_payload, short_fingerprint
 from infra.planning import StageSelection, plan
+from infra.runner import run_stage
 from infra.stage import ShardStage, StageNode
 from infra.stage_source import stage_source
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file
 from infra.store.manifest import Manifest, output_digest, write_manifest
 from infra.store.store import Store
+from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, SQUARES, NumbersConfig, SquaresConfig
 
 
@@ -68,6 +71,21 @@ def test_published_stages_are_skipped_and_changes_are_named(store: Store) -> Non
 def test_execution_fields_rerun_nothing(store: Store) -> None:
     publish(store, NUMBERS, NumbersConfig(), {}, b"n")
     assert actions(store, nodes(NumbersConfig(seconds_a_unit=5)))[0][0] == "SKIP"
+
+
+def test_drift_names_the_files_and_skips_fails_or_runs_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, NUMBERS, NumbersConfig(), {}, b"n")
+    now = stage_source(NUMBERS, NumbersConfig())
+    monkeypatch.setattr("infra.planning.stage_source", lambda stage, config: {**now, "tests/infra/new.py": "0"})
+    said = "its source was edited since (drift): tests/infra/new.py"
+    assert actions(store, nodes())[0] == (
+        "SKIP", f"published, and neither its configuration, code version nor inputs changed; {said}",
+    )  # fmt: skip
+    run = context(store.home)
+    assert run_stage(nodes()[0], {}, run).reason.endswith(said)
+    with pytest.raises(HeadwaterError, match=r"'numbers' is published, but its source was edited .*tests/infra/new\.py"):
+        run_stage(nodes()[0], {}, replace(run, on_drift="fail"))
+    assert run_stage(nodes()[0], {}, replace(run, on_drift="rerun")).action.value == "RUN"
 
 
 def test_early_cut_off_an_equal_output_reruns_nothing_downstream(store: Store) -> None:
