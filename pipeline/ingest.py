@@ -38,7 +38,7 @@ from pipeline.sources.contract import (
     lost,
 )
 from pipeline.sources.files import find_archives, is_http, local_archives, no_archive
-from pipeline.sources.registry import SOURCES, AnySource
+from pipeline.sources.registry import AnySource, reader_of
 from pipeline.sources.tables import JsonlSource
 from pipeline.sources.warc import WarcSource
 from pipeline.sources.wikipedia import WikipediaSource
@@ -102,7 +102,7 @@ def external(config: IngestConfig) -> Json:
     listing them on every plan would need the network (change the address, or run with ``--force``)."""
     found: dict[str, Json] = {}
     for source in config.sources:
-        reader = SOURCES[source.kind]
+        reader = reader_of(source.kind)
         if reader.identity is not None and (held := reader.identity(source)) is not None:
             found[source.name] = held
         if reader.listed and _lies_here(source):
@@ -126,7 +126,7 @@ def _lies_here(source: SourceConfig) -> bool:
 def check(config: IngestConfig) -> None:
     """The first file of each source that lies on this machine, as far as its kind can be checked: the columns of tables."""
     for source in config.sources:
-        look = SOURCES[source.kind].check
+        look = reader_of(source.kind).check
         archives = local_archives(source.address) if look is not None and _lies_here(source) else []
         if look is not None and archives:
             look(source, archives[0])
@@ -135,7 +135,7 @@ def check(config: IngestConfig) -> None:
 def units(context: StageContext) -> Iterator[Unit]:
     config: IngestConfig = context.config
     for source in config.sources:
-        reader = SOURCES[source.kind]
+        reader = reader_of(source.kind)
         archives = find_archives(source.address, context.inputs, folders=reader.folders) if reader.listed else []
         for part in reader.parts(source, archives):
             archive = part.archive
@@ -179,7 +179,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
 
 def _outcomes(part: Part, reading: Reading[SourceConfig]) -> Iterator[Outcome]:
     """What the reader finds; of a file without a byte, which some programs write for a share of nothing, that it is so."""
-    reader, archive = SOURCES[reading.source.kind], part.archive
+    reader, archive = reader_of(reading.source.kind), part.archive
     if reader.listed and not archive.size and not is_http(archive.url):
         yield damaged(reading.source.name, archive.name, EMPTY_FILE, 0, 0, "the file is empty")
     else:

@@ -66,6 +66,7 @@ def own_defaults(form: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, A
             choices = field.get("items", field).get("enum")
             if choices is not None and value not in choices:
                 choices.append(value)
+                model["additionalProperties"] = True  # its package knows options of its own
     return schema
 
 

@@ -10,6 +10,8 @@ is what remains when trafilatura cannot handle a page.
 import html as html_entities
 import logging
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import trafilatura
@@ -20,7 +22,7 @@ from trafilatura.settings import Extractor as Options
 
 from pipeline.extract.unprintable import disguised, restored
 
-Extractor = Literal["trafilatura", "resiliparse"]
+TRAFILATURA, RESILIPARSE = "trafilatura", "resiliparse"
 Mode = Literal["fast", "standard", "precision", "recall"]
 Markup = Literal["text", "markdown"]
 
@@ -29,6 +31,16 @@ CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r")
 TO_SPACES = bytes.maketrans(b"\v\f", b"  ")
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
 TITLE_WINDOW = 131_072
+
+
+@dataclass(frozen=True)
+class OutsideExtractor:
+    """An extractor of another package: UTF-8 encoded HTML in, its main text out (empty where there is none).
+
+    A page on which it raises anything, or takes too long, goes to resiliparse.
+    """
+
+    text: Callable[[bytes], str]
 
 
 class TrafilaturaExtractor:

@@ -11,17 +11,27 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from lxml.etree import LxmlError
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from infra.config import Config, Execution
 from infra.errors import ConfigError
 from infra.execution.limits import DocumentLost, time_limit
+from infra.extensions import load, offered, reference_of
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, is_binary
-from pipeline.extract.extractors import Extractor, Markup, Mode, TrafilaturaExtractor, page_title, with_resiliparse
+from pipeline.extract.extractors import (
+    RESILIPARSE,
+    TRAFILATURA,
+    Markup,
+    Mode,
+    OutsideExtractor,
+    TrafilaturaExtractor,
+    page_title,
+    with_resiliparse,
+)
 from pipeline.extract.language_gate import SAMPLE_BYTES, LanguageGate
 from pipeline.extract.metadata import NOTHING_DECLARED, Metadata, page_metadata
 from pipeline.extract.refusal import Refused
@@ -38,11 +48,15 @@ XHTML = re.compile(rb"<!doctype\s+html\b|<html[\s>]", re.I)
 SNIFF_BYTES = 1024
 
 
+def _extractors(schema: dict[str, Any]) -> None:
+    schema["enum"] = [TRAFILATURA, RESILIPARSE, *sorted(offered("extractor"))]
+
+
 class ExtractConfig(Config):
     """How pages become text."""
 
-    extractor: Extractor = "trafilatura"
-    """trafilatura (best text) or resiliparse (ten times faster, more boilerplate)."""
+    extractor: str = Field(default=TRAFILATURA, json_schema_extra=_extractors)
+    """trafilatura (best text) or resiliparse (ten times faster, more boilerplate), or the dotted path of another package's."""
     mode: Mode = "fast"
     """trafilatura's setting: fast, standard, precision, recall."""
     markup: Markup = "text"
@@ -55,6 +69,15 @@ class ExtractConfig(Config):
     """Keep readers' comments."""
     metadata: bool = True
     """Read author, date of publication and licence as the page declares them."""
+    @field_validator("extractor")
+    @classmethod
+    def _is_there(cls, given: str) -> str:
+        if given not in (TRAFILATURA, RESILIPARSE):
+            if reference_of(given, "extractor") is None:
+                raise ValueError(f"there is {TRAFILATURA}, {RESILIPARSE}, or a dotted path: package.module:NAME")
+            load(given, "extractor", OutsideExtractor)
+        return given
+
     languages: tuple[str, ...] = ()
     """Extract only pages that may be in these languages (ISO 639-1); empty extracts all."""
     language_threshold: float = Field(default=0.2, ge=0, le=1)
@@ -104,6 +127,8 @@ class PageExtractor:
     trafilatura: TrafilaturaExtractor
     gate: LanguageGate | None = None
     blocked: UrlRules | None = None
+    other: OutsideExtractor | None = None
+    """That of another package, in trafilatura's place."""
     seen: dict[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -113,7 +138,10 @@ class PageExtractor:
         )
         wanted = frozenset(config.languages)
         gate = LanguageGate(language_model, wanted) if wanted and language_model else None
-        return cls(config, extractor, gate, read_url_rules(config.blocked_urls) if config.blocked_urls else None)
+        blocked = read_url_rules(config.blocked_urls) if config.blocked_urls else None
+        ours = config.extractor in (TRAFILATURA, RESILIPARSE)
+        other = None if ours else load(config.extractor, "extractor", OutsideExtractor)
+        return cls(config, extractor, gate, blocked, other)
 
     def extract(self, page: Page) -> Extracted:
         """The page's text. Raises ``Refused`` with the reason."""
@@ -187,11 +215,15 @@ class PageExtractor:
 
     def _main_text(self, page: Page, data: bytes) -> tuple[str, str]:
         name = page.id.hex()
-        if self.config.extractor == "trafilatura" and data.count(b"<") <= self.config.max_elements:
+        if self.other is not None:
+            text = self._by_other(self.other, name, data)
+            if text is not None:
+                return text, self.config.extractor
+        if self.config.extractor == TRAFILATURA and data.count(b"<") <= self.config.max_elements:
             text = self._by_trafilatura(name, data)
             if text is not None:
-                return text, "trafilatura"
-        return self._fall_back(name, data), "resiliparse"
+                return text, TRAFILATURA
+        return self._fall_back(name, data), RESILIPARSE
 
     def _check_text(self, scan: Scan) -> None:
         """Whether there is text enough, in a language that is wanted."""
@@ -215,6 +247,14 @@ class PageExtractor:
             with time_limit(self.config.seconds, document=name):
                 return self.trafilatura.text(data)
         except (DocumentLost, LxmlError, RecursionError, ValueError, TypeError, LookupError, AttributeError):
+            return None
+
+    def _by_other(self, other: OutsideExtractor, name: str, data: bytes) -> str | None:
+        """None where it gives up, for whatever reason: its defect must not cost the page."""
+        try:
+            with time_limit(self.config.seconds, document=name):
+                return other.text(data)
+        except Exception:
             return None
 
     def _fall_back(self, name: str, data: bytes) -> str:

@@ -5,7 +5,7 @@ private key may contain digits that look like a telephone number, never the othe
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.redact.banking import find_credit_cards, find_ibans
@@ -43,12 +43,21 @@ class Span:
     kind: str
 
 
-def find_spans(text: str, kinds: tuple[str, ...] = KINDS) -> list[Span]:
-    """The spans of these kinds, without overlaps, in the order of the text."""
+@dataclass(frozen=True)
+class OutsideFinder:
+    """A finder of another package: spans of one kind, and what stands in their place."""
+
+    kind: str
+    mask: str
+    find: Finder
+
+
+def find_spans(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[OutsideFinder] = ()) -> list[Span]:
+    """The spans of these kinds, and of other packages' finders behind them, without overlaps, in the order of the text."""
     taken: list[Span] = []
-    for kind in KINDS:
-        if kind in kinds:
-            for start, end in FINDERS[kind](text):
+    for kind, find in [*FINDERS.items(), *((other.kind, other.find) for other in others)]:
+        if kind in kinds or kind not in FINDERS:
+            for start, end in find(text):
                 place = bisect_left(
                     taken, start, key=lambda span: span.end - 1
                 )  # the first span that ends behind start
@@ -57,10 +66,11 @@ def find_spans(text: str, kinds: tuple[str, ...] = KINDS) -> list[Span]:
     return taken
 
 
-def mask(text: str, spans: list[Span]) -> str:
+def mask(text: str, spans: list[Span], others: Sequence[OutsideFinder] = ()) -> str:
     """The text with every span replaced by the name of its kind."""
+    masks = MASKS | {other.kind: other.mask for other in others}
     pieces, position = [], 0
     for span in spans:
-        pieces += [text[position : span.start], MASKS[span.kind]]
+        pieces += [text[position : span.start], masks[span.kind]]
         position = span.end
     return "".join([*pieces, text[position:]])

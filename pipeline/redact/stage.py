@@ -4,18 +4,23 @@
 document, kind and place in the text as it came. The spans never hold the text itself.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import field_validator
 
+from infra.config import Later
+from infra.extensions import load
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from pipeline.document import RowWriter, identity_of, read_batches, with_texts
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import documents_and_fates, fate
 from pipeline.profiles import BySource, Profile, SourceEntry, entry_for, source_of
-from pipeline.redact.spans import KINDS, Span, find_spans, mask
+from pipeline.redact.spans import KINDS, OutsideFinder, Span, find_spans, mask
 
 BATCH_ROWS = 512
 SPAN_SCHEMA = pa.schema(
@@ -52,9 +57,11 @@ class SourcePolicy(SourceEntry):
     """Public IP addresses."""
     phone: Policy = Policy.MASK
     """Telephone numbers."""
+    others: Annotated[Policy, Later()] = Policy.MASK
+    """What the finders of other packages find."""
 
     def of(self, kind: str) -> Policy:
-        policy: Policy = getattr(self, kind)
+        policy: Policy = getattr(self, kind) if kind in KINDS else self.others
         return policy
 
 
@@ -66,6 +73,20 @@ class RedactConfig(BySource):
         SourcePolicy(),
     )
     """Policies by source: the first entry that fits a source's name and profile holds for it."""
+    finders: Annotated[tuple[str, ...], Later()] = ()
+    """Finders of other packages beside ours, by dotted path or by the name under which an installed package offers them."""
+
+    @field_validator("finders")
+    @classmethod
+    def _are_there(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for finder in others(given):
+            if finder.kind in KINDS or not re.fullmatch("[a-z][a-z0-9_]*", finder.kind):
+                raise ValueError(f"a finder calls its kind {finder.kind!r}: it needs a name of its own, in small letters")
+        return given
+
+
+def others(finders: Sequence[str]) -> list[OutsideFinder]:
+    return [load(each, "finders", OutsideFinder) for each in finders]
 
 
 def inputs(config: RedactConfig) -> Mapping[str, str]:
@@ -86,7 +107,7 @@ def units(context: StageContext) -> Iterable[Unit]:
 def process(unit: Unit, context: UnitContext) -> Counts:
     path = str(unit.payload["path"])
     name = path.removeprefix("data/")
-    policy = policy_for(context.config, source_of(path))
+    policy, finders = policy_for(context.config, source_of(path)), others(context.config.finders)
     with (
         context.output(f"spans/{name}") as spans_path,
         documents_and_fates(context, name, level=1) as file,
@@ -96,7 +117,7 @@ def process(unit: Unit, context: UnitContext) -> Counts:
             masked: dict[int, str] = {}
             found: list[tuple[int, Span]] = []
             for row, text in enumerate(batch.column("text").to_pylist()):
-                masked[row], here, reason = redact(text, policy)
+                masked[row], here, reason = redact(text, policy, finders)
                 if reason:
                     del masked[row]
                     score = float(sum(span.kind == reason for span in here))
@@ -111,14 +132,15 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     return file.counts
 
 
-def redact(text: str, policy: SourcePolicy) -> tuple[str, list[Span], str]:
+def redact(text: str, policy: SourcePolicy, finders: Sequence[OutsideFinder] = ()) -> tuple[str, list[Span], str]:
     """The masked text, the spans that were masked, and the kind that drops the document (none: an empty string)."""
     wanted = tuple(kind for kind in KINDS if policy.of(kind) is not Policy.OFF)
-    spans = find_spans(text, wanted)
-    for kind in KINDS:
+    wished = [finder for finder in finders if policy.others is not Policy.OFF]
+    spans = find_spans(text, wanted, wished)
+    for kind in (*KINDS, *(finder.kind for finder in wished)):
         if policy.of(kind) is Policy.DROP and any(span.kind == kind for span in spans):
             return text, spans, kind
-    return (mask(text, spans) if spans else text), spans, ""
+    return (mask(text, spans, wished) if spans else text), spans, ""
 
 
 def _span_table(batch: pa.RecordBatch, found: list[tuple[int, Span]]) -> pa.Table:
@@ -130,8 +152,9 @@ def _span_table(batch: pa.RecordBatch, found: list[tuple[int, Span]]) -> pa.Tabl
 
 def finalize(context: StageContext) -> None:
     total = Counter[str]()
+    kinds = {*KINDS, *(finder.kind for finder in others(context.config.finders))}
     for receipt in context.receipts["redact"]:
-        total.update({kind: int(number) for kind, number in receipt.metrics.items() if kind in KINDS})
+        total.update({kind: int(number) for kind, number in receipt.metrics.items() if kind in kinds})
     context.stats[BY_SOURCE] = counts_by_source(context.receipts["redact"])
     context.stats["masked"] = dict(sorted(total.items()))
 

@@ -33,7 +33,7 @@ from pipeline.sources.http import HttpFile, Patience
 from pipeline.sources.hugging_face import HuggingFaceSource
 from pipeline.sources.multistream import is_multistream
 from pipeline.sources.records import can_start_within
-from pipeline.sources.registry import SOURCES
+from pipeline.sources.registry import reader_of
 
 PIECE_BYTES = 1_000_000
 HEAD_BYTES = 500_000
@@ -108,7 +108,7 @@ def _stored(source: SourceConfig, inputs: Mapping[str, Dataset]) -> _Stored | No
             return None
         return _Stored(_as(source, source.content), [_sized(part.archive) for part in common_crawl.parts(source, [])])
     local = dataset_file(source.address) is not None or (not is_http(source.address) and is_local(source.address))
-    reader = SOURCES[source.kind]
+    reader = reader_of(source.kind)
     return (
         _Stored(source, find_archives(source.address, inputs, folders=reader.folders))
         if reader.listed and local
@@ -136,7 +136,7 @@ def _dataset_files(source: HuggingFaceSource) -> _Stored | None:
 
 def _as(source: SourceConfig, kind: str) -> SourceConfig:
     """The source as one of another kind, with what both can be told."""
-    config = SOURCES[kind].config
+    config = reader_of(kind).config
     given = {name: value for name, value in source.model_dump().items() if name in config.model_fields}
     return config.model_validate(given | {"kind": kind})
 
@@ -152,7 +152,7 @@ def _sized(archive: Archive) -> Archive:
 
 def _piece(archive: Archive, number: int, reading: Reading[Any], deadline: float) -> tuple[Sequence[Outcome], float]:
     """Records of one piece of an archive, and how many of its bytes they stand for: 0 where that cannot be told."""
-    read = _read_briefly if is_http(archive.url) else SOURCES[reading.source.kind].read
+    read = _read_briefly if is_http(archive.url) else reader_of(reading.source.kind).read
     part = Part(archive, 0, archive.size)
     if archive.size <= PIECE_BYTES:
         found, ended = _until(read(part, reading), deadline)
@@ -197,7 +197,7 @@ def _head(archive: Archive, reading: Reading[Any], deadline: float) -> tuple[Seq
             path.write_bytes(stream.read(HEAD_BYTES))
         cut = replace(archive, url=str(path), size=HEAD_BYTES)
         with suppress(InputError):
-            found, ended = _until(SOURCES[reading.source.kind].read(Part(cut, 0, HEAD_BYTES), reading), deadline)
+            found, ended = _until(reader_of(reading.source.kind).read(Part(cut, 0, HEAD_BYTES), reading), deadline)
             if found and is_fate(found[-1]) and found[-1]["verdict"] == "failed":
                 found = found[:-1]
             return (found, float(HEAD_BYTES)) if ended else ([], 0.0)

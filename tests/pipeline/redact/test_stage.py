@@ -5,7 +5,7 @@ import pytest
 
 from infra.errors import ConfigError
 from pipeline.redact import STAGE
-from pipeline.redact.stage import Policy, RedactConfig, SourcePolicy
+from pipeline.redact.stage import Policy, RedactConfig, SourcePolicy, others, policy_for, redact
 from tests.pipeline.corpus import document, publish_documents
 from tests.support import PROFILES, run_shard_stage
 
@@ -77,3 +77,21 @@ def test_nothing_is_left_to_redact(inputs, tmp_path):
 def test_a_source_without_a_policy_is_refused(inputs, tmp_path):
     with pytest.raises(ConfigError, match="source 'code'"):
         run_shard_stage(STAGE, RedactConfig(sources=(SourcePolicy(source="web"),)), inputs, tmp_path / "out")
+
+
+def test_a_finder_of_another_package_masks_behind_ours(monkeypatch, tmp_path):
+    package = tmp_path / "badge_finder.py"
+    package.write_text(
+        "import re\nfrom pipeline.redact.spans import OutsideFinder\n"
+        "BADGE = OutsideFinder('badge', '<BADGE>', lambda text: (m.span() for m in re.finditer(r'B-\\d+', text)))\n"
+        "EMAIL = OutsideFinder('email', '<MINE>', lambda text: iter(()))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = RedactConfig(finders=("badge_finder:BADGE",))
+    finders = others(config.finders)
+    text = "Ask B-17 at jane.doe@acme-corp.com."
+    assert redact(text, policy_for(config, "web"), finders)[0] == "Ask <BADGE> at <EMAIL>."
+    assert redact(text, SourcePolicy(others=Policy.DROP), finders)[2] == "badge"
+    assert redact(text, SourcePolicy(others=Policy.OFF), finders)[0] == "Ask B-17 at <EMAIL>."
+    with pytest.raises(ValueError, match="needs a name of its own"):
+        RedactConfig(finders=("badge_finder:EMAIL",))
