@@ -4,10 +4,11 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from flows.provenance import notices
@@ -75,6 +76,13 @@ def render(
     comparisons: Sequence[Mapping[str, Any]] = (),
     beside: Sequence[OtherRun] = (),
 ) -> str:
+    """The page; ``beside`` as in ``write_page``."""
+    shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
+    return _template().render(**shown)
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
         autoescape=True,
@@ -89,8 +97,7 @@ def render(
         "seconds": _seconds,
         "size": describe_bytes,
     }
-    shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
-    return environment.get_template("report.html.j2").render(**shown)
+    return environment.get_template("report.html.j2")
 
 
 def _last_run(datasets: Datasets) -> list[OtherRun]:
