@@ -159,7 +159,8 @@ def _names(sections: Mapping[str, Any], origin: str) -> list[str]:
         for name, section in sections.items()
         if name not in STAGE_NAMES and (_reference(section) or name in offered_stages())
     ]
-    _refuse_unknown(sections, {*STAGE_NAMES, *outside}, "stages", origin)
+    foreign = "A stage of another package is named by `use`, or offered by the package where it is installed. "
+    _refuse_unknown(sections, {*STAGE_NAMES, *outside}, "stages", origin, foreign)
     return [name for name in (*STAGE_NAMES, *outside) if name in sections]
 
 
@@ -330,9 +331,9 @@ def _allowed_keys(model: type[BaseModel]) -> str:
     return f"Allowed keys: {', '.join(sorted(model.model_fields))}."
 
 
-def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str) -> None:
+def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str, more: str = "") -> None:
     unknown = sorted(str(key) for key in raw if key not in allowed)
     if unknown:
         place = f"{key}.{unknown[0]}" if key else unknown[0]
-        remedy = f"{nearest(unknown[0], allowed)}Allowed keys: {', '.join(sorted(allowed))}."
+        remedy = f"{nearest(unknown[0], allowed)}{more}Allowed keys: {', '.join(sorted(allowed))}."
         raise ConfigError(f"unknown key {place}", where=origin, remedy=remedy)

@@ -16,11 +16,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 from prefect.workers.process import ProcessWorker
 
+from flows.operate.deploying import own_defaults
 from flows.operate.deployments import deployments
 from flows.operate.refusals import closed_template, is_open, process_template, refusal
 from flows.operate.worker import refusing
 from flows.recipe import load_recipe
 from flows.recipe_file import DEPLOYED
+from infra import extensions
 
 
 def deployed(**changes: Any) -> Any:
@@ -43,6 +45,26 @@ def test_every_deployment_of_ours_is_taken_as_it_stands() -> None:
             assert refusal(run_with(), deployed(entrypoint=spec.entrypoint), "process") is None
     by_prefect = deployed(pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "/srv"}}])
     assert refusal(run_with(), by_prefect, "process") is None
+
+
+def test_a_stage_of_another_package_is_taken_where_the_package_offers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = deployed(entrypoint="flows.stage_flows.shout")
+    assert "none that headwater made" in (refusal(run_with(), theirs, "process") or "")
+    monkeypatch.setattr(extensions, "_entry_points", lambda: {"headwater.stages": {"shout": "my_stage:STAGE"}})
+    assert refusal(run_with(), theirs, "process") is None
+    assert refusal(run_with(), deployed(entrypoint="shout"), "process") is not None
+
+
+def test_the_server_takes_what_the_recipe_s_file_names() -> None:
+    choices = {"items": {"type": "string", "enum": ["c4"]}}
+    models = {"Rules": {"properties": {"presets": choices}}, "Source": {"properties": {"kind": {"enum": ["warc"]}}}}
+    form = {"properties": {"params": {}}, "definitions": models}
+    config = {"sources": [{"presets": ["c4", "my_rules:STRICT"], "kind": "my_mail:MBOX"}]}
+    schema = own_defaults(form, {"recipe": "mine.yaml", "config": config})["definitions"]
+    assert schema["Rules"]["properties"]["presets"]["items"]["enum"] == ["c4", "my_rules:STRICT"]
+    assert schema["Source"]["properties"]["kind"]["enum"] == ["warc", "my_mail:MBOX"]
+    assert schema["Source"]["additionalProperties"] is True
+    assert choices["items"]["enum"] == ["c4"]
 
 
 @pytest.mark.parametrize(
