@@ -43,8 +43,9 @@ class PpoRules(Config):
     """Optimizer steps of one pass."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """Discount from token to token."""
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """Weight of longer returns in the advantages."""
+    gae_lambda: float = Field(default=1.0, ge=0, le=1)
+    """Weight of longer returns in the advantages. A reply is judged once, at its end: below 1, less of that reaches a token
+    the further it is from the end, and what is learnt first is to end."""
     policy_clip: float = Field(default=0.2, gt=0)
     """Furthest a token's probability ratio is pushed in one round."""
     value_clip: float = Field(default=0.5, gt=0)
