@@ -1,8 +1,10 @@
 """Every field of every stage, from the models themselves: ``python -m tests.flows.field_reference > docs/reference.md``."""
 
+import json
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from copy import copy
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -19,7 +21,7 @@ Made from the models by `python -m tests.flows.field_reference > docs/reference.
 its stage's section, a command line by `--set dedup.bands=20`, a form by its name. **(how)** marks fields that say only how the
 work is done: changing one reruns nothing. `[]` is an entry of a list. How recipes are written: [recipe.md](recipe.md).
 """
-BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} of them"}
+BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} long"}
 
 
 def pages() -> Iterator[str]:
@@ -32,46 +34,62 @@ def pages() -> Iterator[str]:
 
 def section(name: str, description: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"\n## {name}\n\n{description}\n"
-    rows = list(fields_of(model, ""))
-    if not rows:
-        yield "\nNo fields.\n"
-        return
-    yield "\n| field | what | default | meaning |\n|---|---|---|---|\n"
-    seen: dict[str, str] = {}
-    for path, row in rows:
-        if path not in seen:  # several kinds of one thing share most of their fields
-            seen[path] = row
-            yield row
+    rows = list(rows_of(model, ""))
+    yield "\n| field | what | default | meaning |\n|---|---|---|---|\n" if rows else "\nNo fields.\n"
+    yield from rows
 
 
-def fields_of(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+def rows_of(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """A row for each field; of a section the rows of its own fields instead, of a list of sections both."""
     for name, field in model.model_fields.items():
+        path, models = f"{prefix}{name}", models_in(field.annotation)
+        several = is_list(field.annotation)
+        plain = len(models) == 1 and not several and type(None) not in get_args(field.annotation)
+        if not plain:
+            yield row(path, field)
+        inner = f"{path}[]." if several else f"{path}."
+        if len(models) == 1:
+            yield from rows_of(models[0], inner)
+        elif models:
+            yield from rows_of_kinds(models, inner)
+
+
+def rows_of_kinds(models: list[type[BaseModel]], prefix: str) -> Iterator[str]:
+    """What may be one of several kinds: each field once, with the kinds that have it if not all do."""
+    kinds = {model: kind_of(model.model_fields["kind"].annotation) for model in models}
+    fields = {name: copy(field) for model in reversed(models) for name, field in model.model_fields.items()}
+    order = dict.fromkeys(name for model in models for name in model.model_fields)
+    for name in order:
+        field = fields[name]
+        having = [model for model in models if name in model.model_fields]
+        told = "" if len(having) == len(models) else f"{', '.join(kinds[model] for model in having)}: "
         path = f"{prefix}{name}"
-        models = models_in(field.annotation)
-        inner = f"{path}{'[]' if is_list(field.annotation) else ''}."
-        if models and not is_list(field.annotation) and len(models) == 1 and not is_optional(field.annotation):
-            yield from fields_of(models[0], inner)
-            continue
-        yield path, row(path, field)
-        for each in models:
-            yield from fields_of(each, inner)
+        if name == "kind":
+            yield f"| `{path}` | {', '.join(kinds.values())} | required | {meaning_of(models[0], name)} |\n"
+        else:
+            defaults = {default(model.model_fields[name]) for model in having}
+            field.description = meaning_of(having[0], name)
+            yield row(path, field, told, "" if len(defaults) == 1 else "by kind")
 
 
-def row(path: str, field: FieldInfo) -> str:
+def meaning_of(model: type[BaseModel], name: str) -> str:
+    """What the field says, or where a kind only gives it a default, what it says for all kinds."""
+    fields = (base.model_fields.get(name) for base in model.__mro__ if issubclass(base, BaseModel))
+    return next((field.description for field in fields if field and field.description), "")
+
+
+def row(path: str, field: FieldInfo, kinds: str = "", usual: str = "") -> str:
     marks = [mark for mark in field.metadata if isinstance(mark, Execution) or mark is Execution]
     how = "**(how)** " if marks else ""
     meaning = " ".join((field.description or "").replace("``", "`").split())
-    cells = (f"`{path}`", what(field), default(field), how + meaning)
+    cells = (f"`{path}`", what(field), usual or default(field), kinds + how + meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def what(field: FieldInfo) -> str:
-    bounds = [
-        text.format(f"{getattr(mark, name):,}".replace(",", " ") if isinstance(getattr(mark, name), int) else getattr(mark, name))
-        for mark in field.metadata
-        for name, text in BOUNDS.items()
-        if getattr(mark, name, None) is not None
-    ]
+    """What may stand there, with its bounds."""
+    marks = [(text, getattr(mark, name, None)) for mark in field.metadata for name, text in BOUNDS.items()]
+    bounds = [text.format(f"{bound:,}".replace(",", " ")) for text, bound in marks if bound is not None]
     return ", ".join([kind_of(field.annotation), *bounds])
 
 
@@ -119,14 +137,15 @@ def shown(value: Any) -> str:
         return "see below"
     if isinstance(value, (tuple, list)):
         if any(isinstance(item, BaseModel) for item in value):
-            names = [name for item in value if (name := name_of(item))]
-            return ", ".join(f"`{name}`" for name in names) or f"{len(value)} entries"
+            return "; ".join(map(entry, value))
         return ", ".join(map(shown, value))
     return f"`{value}`"
 
 
-def name_of(item: Any) -> str:
-    return next((str(getattr(item, key)) for key in ("name", "source", "file") if getattr(item, key, None)), "")
+def entry(item: BaseModel) -> str:
+    """A section that stands in a list by default, by its name or by what it sets."""
+    set_ = item.model_dump(mode="json", exclude_defaults=True)
+    return f"`{set_['name']}`" if "name" in set_ else f"`{json.dumps(set_, ensure_ascii=False)}`".replace('"', "")
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -137,10 +156,6 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def is_list(annotation: Any) -> bool:
     return get_origin(annotation) in (tuple, list) or any(map(is_list, get_args(annotation)))
-
-
-def is_optional(annotation: Any) -> bool:
-    return type(None) in get_args(annotation)
 
 
 if __name__ == "__main__":
