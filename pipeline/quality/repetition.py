@@ -118,24 +118,26 @@ def _ngrams(hashes, lengths, starts, scales, sizes, tops):  # type: ignore[no-un
                 covered += 1
             stamp = document * len(sizes) + row
             spaces = n - 1 if scale == 1 else 0
-            most, characters, place = 1, 0, 0
+            most, best, place = 1, 0, 0
             while place < places:
                 key = grams[place]
                 slot = np.int64((key * _SPREAD) >> shift)
                 while owner[slot] == stamp and keys[slot] != key:
                     slot = (slot + 1) & mask
-                if owner[slot] != stamp:
+                seen = owner[slot] == stamp
+                if not seen:
                     owner[slot] = stamp
                     keys[slot] = key
                     occurrences[slot] = 1
                 elif row < tops:
                     occurrences[slot] += 1
                     total = occurrences[slot] * (ends[place + n] - ends[place] + spaces)
-                    if occurrences[slot] > most or (occurrences[slot] == most and total > characters):
-                        most, characters = occurrences[slot], total
+                    if occurrences[slot] > most or (occurrences[slot] == most and total > best):
+                        most, best = occurrences[slot], total
                 else:
-                    characters += ends[place + n] - ends[place] + spaces
+                    result[row, document] += ends[place + n] - ends[place] + spaces
                     place += n - 1  # the words of a repeated n-gram are counted once
                 place += 1
-            result[row, document] = characters
+            if row < tops:
+                result[row, document] = best
     return result
