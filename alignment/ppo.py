@@ -278,7 +278,7 @@ def evaluate(job: ModelJob[PpoConfig], models: PpoModels, held_out: HeldOutPromp
         "kl": mean_interval(trained.kl, seed).as_dict(),
         "reply_tokens": {"sft": float(np.mean(before.tokens)), "ppo": float(np.mean(after.tokens))},
         "finished": {"sft": float(np.mean(before.finished)), "ppo": float(np.mean(after.finished))},
-        **held_out.report(job, before, after),
+        **held_out.report(job, before, after, chosen_to_fit=True),
     }
     if figures["reward"]["gain"]["high"] < 0:
         job.warn(f"PPO lowered the reward on held-out prompts by {-figures['reward']['gain']['value']:.3f}")

@@ -25,6 +25,7 @@ def test_the_runs_of_a_reply_that_were_there_before() -> None:
 def test_a_model_that_does_as_before_is_not_complained_of() -> None:
     assert complaints(spoken(0.99), spoken(0.97, 24, 0.02), PEOPLE, 128, 0) == []
     assert complaints(spoken(0.0, 128), spoken(0.98, 20), PEOPLE, 128, 0) == [], "shorter because it learnt to stop"
+    assert complaints(spoken(0.76, 23), spoken(0.9, 18), PEOPLE, 40, 0, chosen_to_fit=True) == []
 
 
 @pytest.mark.parametrize(
