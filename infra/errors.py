@@ -67,13 +67,15 @@ EXTRAS = {
 """What is installed only if it is asked for, and the name to ask for it by."""
 
 
-def missing_package(error: BaseException) -> HeadwaterError | None:
+def missing_package(error: BaseException, where: str = "") -> HeadwaterError | None:
     """An import that failed, as the sentence that says what to install; None for any other error."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
         return None
     return HeadwaterError(
-        f"this needs {package}, which is not installed here", remedy=f"pip install 'headwater[{EXTRAS[package]}]'"
+        f"this needs {package}, which is not installed here",
+        where=where,
+        remedy=f"pip install 'headwater[{EXTRAS[package]}]'",
     )
 
 

@@ -24,7 +24,7 @@ from importlib import metadata
 from typing import Any, TypeVar, get_args
 
 from infra.config import Config, canonical_json, identity
-from infra.errors import ConfigError
+from infra.errors import ConfigError, missing_package
 from infra.stage import JobStage, ShardStage, Stage
 from infra.stage_source import FOLLOWED, Import, source_of
 
@@ -83,6 +83,8 @@ def _attribute(module: str, name: str, key: str) -> Any:
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if missing := missing_package(error, f"{module}:{name}"):  # ours, of an installation without it
+            raise missing from error
         package = (error.name or module).partition(".")[0]
         there = package == module.partition(".")[0] and importlib.util.find_spec(package) is not None
         what = f"has no module {error.name!r}" if there else "is not installed here"

@@ -26,6 +26,12 @@ def test_two_fasttext_packages_are_one_too_many(monkeypatch: pytest.MonkeyPatch)
     assert check.state == "fail" and "fasttext-predict" in check.detail
 
 
+def test_an_installation_without_torch_is_not_ill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda name: name != "torch")
+    check = only(list(doctor.gpus()))
+    assert check.state == "ok" and "data stages only" in check.detail
+
+
 def test_a_lock_that_nobody_holds_is_removed_and_one_in_use_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

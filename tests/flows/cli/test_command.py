@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -139,10 +140,41 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
+def test_version_and_the_short_form_of_help(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, capsys, "--version")[:2] == (0, f"headwater {version('headwater')}\n")
+    for line in ("-h", "run -h", "plan -h"):
+        code, out, _ = call(monkeypatch, capsys, line)
+        assert code == 0
+        assert "Usage: headwater" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"), [("headwater tak", {"takedown"}), ("headwater run --st", {"--start-at", "--stop-after"})]
+)
+def test_the_shell_completes_commands_and_their_options(monkeypatch, capsys, line, offered) -> None:
+    monkeypatch.setenv("_HEADWATER_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit):
+        call(monkeypatch, capsys, "")
+    assert set(capsys.readouterr().out.split()) == offered
+
+
+@pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("prefect", "prefect"), ("starlette", "prefect")])
+def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, capsys, package, extra) -> None:
+    def fail(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named '{package}.nn'", name=f"{package}.nn")
+
+    monkeypatch.setattr("flows.cli.status.open_store", fail)
+    code, _, err = call(monkeypatch, capsys, "status")
+    assert code == 1
+    assert err == f"error: this needs {package}, which is not installed here. pip install 'headwater[{extra}]'\n"
+
+
 def sentences() -> list[tuple[str, str]]:
     """(place, text) of every sentence in an error of ours."""
     found = []
-    for folder in ("flows", "alignment", "training", "pipeline", "infra"):
+    for folder in ("headwater", "flows", "alignment", "training", "pipeline", "infra"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 name = getattr(getattr(node, "func", None), "id", "")
