@@ -35,15 +35,14 @@ def record_batches(data: Any) -> Iterator[pa.RecordBatch]:
 
 def text_batches(data: Any, column: str) -> Iterator[pa.RecordBatch]:
     """As ``record_batches``; texts alone (a list, a column) are a table with one column."""
-    alone = isinstance(data, (list, tuple, pa.Array, pa.ChunkedArray)) or _library(data) != "datasets"
-    if isinstance(data, (pa.Array, pa.ChunkedArray)) or (alone and type(data).__name__ == "Series"):
-        array = data if isinstance(data, (pa.Array, pa.ChunkedArray)) else pa.chunked_array(data)
-        yield from record_batches(pa.table({column: array}))
-    elif isinstance(data, (list, tuple)):
+    if type(data).__name__ == "Column" and _library(data) == "datasets":
+        data = list(data)
+    if isinstance(data, (list, tuple)):
         for first in range(0, len(data), ROWS):
             yield pa.record_batch({column: pa.array(data[first : first + ROWS], pa.large_string())})
-    elif type(data).__name__ == "Column" and _library(data) == "datasets":
-        yield from text_batches(list(data), column)
+    elif isinstance(data, (pa.Array, pa.ChunkedArray)) or type(data).__name__ == "Series":
+        array = data if isinstance(data, (pa.Array, pa.ChunkedArray)) else pa.chunked_array(data)
+        yield from record_batches(pa.table({column: array}))
     else:
         yield from record_batches(data)
 
