@@ -34,7 +34,7 @@ _PHONE = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _FEWEST_DIGITS, _MOST_DIGITS = 8, 15
-# Numbers of things, unless a telephone is spoken of.
+# Numbers of things, unless a telephone is spoken of. Our own mask of an earlier number speaks of none.
 _THING_BEFORE = re.compile(
     r"(?:\b(?:isbn|issn|doi|arxiv|parts?|p/n|pn|sku|serial|s/n|cases?|orders?|ref|reference|invoice|items?|model|cas|upc|ean|gtin|patent"
     r"|docket|tickets?|tracking|catalog(?:ue)?|article|art|bug|issue|account|acct|claim|permit|zip|id)\b"
@@ -42,7 +42,7 @@ _THING_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _TELEPHONE = re.compile(
-    r"tel|phone|fax|call|mobil|cell|whatsapp|hotline|rufnummer|téléfono|teléfono|電話|电话|전화|тел", re.IGNORECASE
+    r"tel|phone(?!>)|fax|call|mobil|cell|whatsapp|hotline|rufnummer|téléfono|teléfono|電話|电话|전화|тел", re.IGNORECASE
 )
 
 

@@ -66,11 +66,46 @@ def find_spans(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[Outsi
     return taken
 
 
+def find_all(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[OutsideFinder] = ()) -> list[Span]:
+    """As ``find_spans``, and what comes to light once those are masked: in ``KEY-----ada@firm.de`` behind a private key the
+    address, whose beginning was the key's."""
+    spans: list[Span] = []
+    found = find_spans(text, kinds, others)
+    while found != spans:
+        spans = found
+        more = [_in_original(span, spans, others) for span in find_spans(mask(text, spans, others), kinds, others)]
+        apart = [span for span in spans if not any(new.start < span.end and span.start < new.end for new in more)]
+        found = sorted([*apart, *more])
+    return spans
+
+
+def _in_original(span: Span, masked: list[Span], others: Sequence[OutsideFinder]) -> Span:
+    """A span of the masked text where it lies in the text as it came; of a mask that it touches, all it stands for."""
+    masks = _masks(others)
+    start: int | None = None
+    grown = 0  # by how much the masks so far are longer than what they stand for
+    for earlier in masked:
+        first = earlier.start + grown
+        last = first + len(masks[earlier.kind])
+        if start is None and span.start < last:
+            start = min(span.start - grown, earlier.start)
+        if span.end <= first:
+            break
+        if span.end <= last:
+            return Span(start or 0, earlier.end, span.kind)
+        grown += last - first - (earlier.end - earlier.start)
+    return Span(span.start - grown if start is None else start, span.end - grown, span.kind)
+
+
 def mask(text: str, spans: list[Span], others: Sequence[OutsideFinder] = ()) -> str:
     """The text with every span replaced by the name of its kind."""
-    masks = MASKS | {other.kind: other.mask for other in others}
+    masks = _masks(others)
     pieces, position = [], 0
     for span in spans:
         pieces += [text[position : span.start], masks[span.kind]]
         position = span.end
     return "".join([*pieces, text[position:]])
+
+
+def _masks(others: Sequence[OutsideFinder]) -> dict[str, str]:
+    return MASKS | {other.kind: other.mask for other in others}

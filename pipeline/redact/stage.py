@@ -20,7 +20,7 @@ from pipeline.document import RowWriter, identity_of, read_batches, with_texts
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import documents_and_fates, fate
 from pipeline.profiles import BySource, Profile, SourceEntry, entry_for, source_of
-from pipeline.redact.spans import KINDS, OutsideFinder, Span, find_spans, mask
+from pipeline.redact.spans import KINDS, OutsideFinder, Span, find_all, mask
 
 BATCH_ROWS = 512
 SPAN_SCHEMA = pa.schema(
@@ -81,7 +81,9 @@ class RedactConfig(BySource):
     def _are_there(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for finder in others(given):
             if finder.kind in KINDS or not re.fullmatch("[a-z][a-z0-9_]*", finder.kind):
-                raise ValueError(f"a finder calls its kind {finder.kind!r}: it needs a name of its own, in small letters")
+                raise ValueError(
+                    f"a finder calls its kind {finder.kind!r}: it needs a name of its own, in small letters"
+                )
         return given
 
 
@@ -136,7 +138,7 @@ def redact(text: str, policy: SourcePolicy, finders: Sequence[OutsideFinder] = (
     """The masked text, the spans that were masked, and the kind that drops the document (none: an empty string)."""
     wanted = tuple(kind for kind in KINDS if policy.of(kind) is not Policy.OFF)
     wished = [finder for finder in finders if policy.others is not Policy.OFF]
-    spans = find_spans(text, wanted, wished)
+    spans = find_all(text, wanted, wished)
     for kind in (*KINDS, *(finder.kind for finder in wished)):
         if policy.of(kind) is Policy.DROP and any(span.kind == kind for span in spans):
             return text, spans, kind
@@ -161,7 +163,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="redact",
-    code_version=2,
+    code_version=3,
     config=RedactConfig,
     reference="pipeline.redact:STAGE",
     inputs=inputs,

@@ -55,6 +55,7 @@ FOUND = [
     ("secret", 'api_key = "9f8A7c6B5d4E3f2A1b0C"', "9f8A7c6B5d4E3f2A1b0C"),
 ]
 LEFT_ALONE = [
+    "<PHONE>, SKU: 212-555-0188",  # numbers of things beside one that was masked before
     "someone@example.com and root@localhost and @handle and a@b",
     "logo@2x.png icon@3x.app H = A@np.linalg.inv(B); x = U@np.diag(s)@Vt; y = W@x.data; z = A@B.name[0] and U@np.save(f)",
     "git clone git@github.com:acme/tool.git, git@gitlab.com: and ssh://git@host.org/x and ada@host.org:src/tool",
@@ -96,6 +97,24 @@ def test_masking_keeps_the_rest():
 def test_only_the_kinds_asked_for():
     text = "jane@firm.de +49 30 901820"
     assert [span.kind for span in find_spans(text, ("phone",))] == ["phone"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "kind"), [("ada@firm.de", "email"), ("378282246310005", "credit_card"), (" x ada@firm.de", "email")]
+)
+def test_what_a_mask_brings_to_light_is_masked_too(behind: str, kind: str):
+    key = (
+        "-----BEGIN RSA PRIVATE KEY-----\n"
+        + "MIIEowIBAAKCAQEA7bq0123456789abcdefg\n" * 3
+        + "-----END RSA PRIVATE KEY-----"
+    )
+    text = f"{key}{behind}, tel. +49 30 901820."
+    _, spans, _ = redact(text, SourcePolicy())
+    assert [(span.kind, text[span.start : span.end]) for span in spans] == [
+        ("secret", key),
+        (kind, behind.removeprefix(" x ")),
+        ("phone", "+49 30 901820"),
+    ]
 
 
 PIECES = st.one_of(
