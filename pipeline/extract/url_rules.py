@@ -2,6 +2,7 @@
 
     example.org                 example.org and www.example.org, any page
     example.org/ads/            only pages whose path (and query) begins so
+    example.org/page$           only the page whose path (and query) is so
     example.org/a#part          an address with a fragment: only that one
     git.example/owner/name      files of a repository; archive.tar.gz/folder/ those of an archive; rows.jsonl#7 one row
     # a remark
@@ -50,7 +51,7 @@ class UrlRules:
             if domain in self.domains:
                 return domain
             for entry in self.paths.get(domain, ()):
-                if path == entry or (path.startswith(entry) and "#" not in entry):
+                if entry in (path, f"{path}$") or (path.startswith(entry) and "#" not in entry):
                     return domain + entry
         return ""
 
