@@ -85,15 +85,21 @@ def refuse_blocked(plans: Sequence[StagePlan]) -> None:
     raise blocking
 
 
+def _listed(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
 def check_graph(nodes: Sequence[StageNode]) -> None:
     """Every input of a stage must come from a stage before it."""
     seen: set[str] = set()
     for node in nodes:
         for role, upstream in node.upstream.items():
             if upstream not in seen:
+                chosen = [name for name, value in node.config if value == upstream or upstream in _listed(value)]
+                otherwise = f", or choose otherwise in {node.name}.{chosen[0]}" if chosen else ""
                 raise ConfigError(
                     f"stage {node.name!r} reads {upstream!r} (as {role}), which the recipe does not run before it",
-                    remedy=f"Add a section {upstream!r} to the recipe.",
+                    remedy=f"Add a section {upstream!r} to the recipe{otherwise}.",
                 )
         seen.add(node.name)
 

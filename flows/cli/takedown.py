@@ -29,9 +29,9 @@ def _show(view: dict[str, list[dict[str, object]]], out: Console) -> None:
         out.print(text, markup=False)
 
     if not view["documents"]:
-        line("No dataset holds such a document.")
+        line("No dataset holds such a document. A URL is compared as it is written; --domain finds all spellings.")
         return
-    line(f"{len(view['documents'])} documents")
+    line(f"{len(view['documents'])} document{'s' * (len(view['documents']) != 1)}")
     for document in view["documents"][:20]:
         line(f"  {document['id']}  {document['url']}")
     if len(view["documents"]) > 20:
@@ -50,7 +50,8 @@ def _show(view: dict[str, list[dict[str, object]]], out: Console) -> None:
             line(heading)
         for entry in view[key]:
             line(f"  {_describe(entry)}")
-    line(f"A rebuild without them would run: {', '.join(map(str, view['rebuild']))}")
+    rebuild = ", ".join(map(str, view["rebuild"]))
+    line(f"A rebuild without them would run: {rebuild or 'nothing, no text of theirs is left'}")
 
 
 def _describe(entry: object) -> str:

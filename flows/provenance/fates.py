@@ -91,6 +91,7 @@ def _where_it_may_be(datasets: Sequence[Dataset]) -> list[str]:
     return [
         f"{dataset.name}/{dataset.manifest.fingerprint}: {sentence}"
         for dataset in datasets
+        if dataset.manifest.counts.failed or not dataset.manifest.complete
         for sentence in dataset.manifest.warnings
         if not sentence.startswith(BUILT_ON)
     ]

@@ -1,5 +1,6 @@
 """``why`` knows conversations by the ids they have in their files, and each of their replies that teaches nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,15 @@ def test_a_conversation_is_followed_with_its_replies(tmp_path: Path) -> None:
     assert fate.url == "talk/1" and fate_of(fate.id, datasets).history[0].rule == "taught"
     with pytest.raises(InputError, match="no stage ever saw"):
         fate_of("talk/2", datasets)
+
+
+@pytest.mark.parametrize(("failed", "told"), [(0, False), (1, True)])
+def test_what_nobody_saw_may_be_in_what_could_not_be_read_and_nowhere_else(
+    failed: int, told: bool, tmp_path: Path
+) -> None:
+    dataset = ledger_of(tmp_path, "sft", [("talk/1", "kept", "taught", None)])
+    counts = dataset.manifest.counts.model_copy(update={"failed": failed})
+    manifest = dataset.manifest.model_copy(update={"counts": counts, "warnings": ["talks.jsonl is cut"]})
+    with pytest.raises(InputError) as caught:
+        fate_of("talk/2", [replace(dataset, manifest=manifest)])
+    assert ("talks.jsonl is cut" in caught.value.error) == told
