@@ -4,7 +4,7 @@ pyarrow, pandas and polars speak the Arrow interface (``__arrow_c_stream__``), s
 understood too. A Hugging Face dataset is read by its own iterator, as it lies on the disk.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -39,12 +39,23 @@ def text_batches(data: Any, column: str) -> Iterator[pa.RecordBatch]:
         data = list(data)
     if isinstance(data, (list, tuple)):
         for first in range(0, len(data), ROWS):
-            yield pa.record_batch({column: pa.array(data[first : first + ROWS], pa.large_string())})
+            yield pa.record_batch({column: _texts(data, first)})
     elif isinstance(data, (pa.Array, pa.ChunkedArray)) or type(data).__name__ == "Series":
         array = data if isinstance(data, (pa.Array, pa.ChunkedArray)) else pa.chunked_array(data)
         yield from record_batches(pa.table({column: array}))
     else:
         yield from record_batches(data)
+
+
+def _texts(data: Sequence[Any], first: int) -> pa.Array:
+    try:
+        return pa.array(data[first : first + ROWS], pa.large_string())
+    except UnicodeEncodeError as error:
+        row = next(row for row, text in enumerate(data) if text == error.object)
+        raise InputError(
+            f"text {row} holds half a surrogate pair, which is no character",
+            remedy="Replace it: text.encode('utf-8', 'replace').decode().",
+        ) from error
 
 
 def texts_of(data: Any, column: str) -> Iterator[str]:

@@ -99,6 +99,11 @@ def test_what_is_no_table_and_a_missing_column_are_told() -> None:
         headwater.dedup(pa.table({"text": ["a", None]}))
 
 
+def test_half_a_surrogate_pair_is_told_with_its_row() -> None:
+    with pytest.raises(InputError, match="text 2 holds half a surrogate pair"):
+        headwater.measure(["one", "two", "\ud800 three"])
+
+
 def corpus() -> dict[str, list[Any]]:
     """Rows 0 and 3 are near duplicates, 1 and 4 the same text, 2 and 5 one address; 6 is alone."""
     rng = random.Random(5)
