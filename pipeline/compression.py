@@ -152,7 +152,7 @@ class Lost:
     why: str
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """One line with its line feed; ``offset`` counts unpacked bytes. ``resumed``: what came before it was lost, so
     it may be the rest of a line."""
 
@@ -373,7 +373,7 @@ def _end(raw: BinaryIO) -> int:
     return raw.seek(0, io.SEEK_END)
 
 
-def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[Line | Overlong | Lost]:
+def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[TextLine | Overlong | Lost]:
     """The lines of a file, whatever it is compressed with; UTF-16 with its mark becomes UTF-8."""
     offset, rest, skipped, resumed = 0, b"", 0, False
     for piece in _as_utf8(pieces(raw, salvage=salvage)):
@@ -390,19 +390,19 @@ def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[Lin
             offset, skipped, rest, resumed = offset + skipped + len(rest) + len(first) + 1, 0, b"", False
         else:
             whole = rest + first + feed
-            yield Line(offset, whole, resumed) if len(whole) <= longest else Overlong(offset, len(whole))
+            yield TextLine(offset, whole, resumed) if len(whole) <= longest else Overlong(offset, len(whole))
             offset, rest, resumed = offset + len(whole), b"", False
         if feed:
             *complete, rest = more.split(b"\n")
             for line in complete:
-                yield Line(offset, line + b"\n") if len(line) < longest else Overlong(offset, len(line) + 1)
+                yield TextLine(offset, line + b"\n") if len(line) < longest else Overlong(offset, len(line) + 1)
                 offset += len(line) + 1
         if len(rest) > longest:
             skipped, rest = skipped + len(rest), b""
     if skipped:
         yield Overlong(offset, skipped + len(rest))
     elif rest:
-        yield Line(offset, rest, resumed)
+        yield TextLine(offset, rest, resumed)
 
 
 def _as_utf8(found: Iterator[bytes | Lost]) -> Iterator[bytes | Lost]:

@@ -24,7 +24,7 @@ import psutil
 from infra.execution.attempts import Death
 from infra.execution.base import UnitTask
 from infra.execution.limits import Board
-from infra.execution.worker import Assignment, Message, worker_main
+from infra.execution.worker import Answer, Assignment, worker_main
 
 JOIN_S = 10.0
 RECYCLE_FRACTION = 0.6
@@ -117,12 +117,12 @@ class WorkerHandle:
             return False
         return True
 
-    def receive(self) -> Message | None:
+    def receive(self) -> Answer | None:
         """The next message, or None if the worker is gone. Call it when the connection or the sentinel is ready."""
         try:
             if not self.connection.poll():
                 return None
-            message: Message = self.connection.recv()
+            message: Answer = self.connection.recv()
         except (EOFError, OSError):
             return None
         return message

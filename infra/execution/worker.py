@@ -43,7 +43,7 @@ class StartFailed:
     failure: Failure
 
 
-Message = Opened | StartFailed | Receipt | Failure
+Answer = Opened | StartFailed | Receipt | Failure
 
 
 def worker_main(task: UnitTask, connection: Connection, board_path: Path, environment: dict[str, str]) -> None:
@@ -61,7 +61,7 @@ def worker_main(task: UnitTask, connection: Connection, board_path: Path, enviro
     connection.send(Opened())
     while (assignment := _receive(connection)) is not None:
         try:
-            answer: Message = run_unit(
+            answer: Answer = run_unit(
                 opened, assignment.unit, assignment.attempt, UnitGuard(board, assignment.quarantine)
             )
         except Exception as error:

@@ -16,7 +16,7 @@ BATCH = 512
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingPassages:
     """Training passages, and how the ordinary documents were used."""
 
     passages: list[Passage]
@@ -24,7 +24,7 @@ class Material:
     """Whether the ordinary documents were sorted by the rules (else all of them are the bad side)."""
 
 
-def training_material(samples: Sequence[Sample], config: ClassifierConfig) -> Material:
+def training_material(samples: Sequence[Sample], config: ClassifierConfig) -> TrainingPassages:
     """Cut, sort by the rules, and balance."""
     good = _cut([sample for sample in samples if sample.good], config)
     ordinary = [sample for sample in samples if not sample.good]
@@ -35,8 +35,8 @@ def training_material(samples: Sequence[Sample], config: ClassifierConfig) -> Ma
         chosen = balanced([*half_and_half(good, [replace(item, good=True) for item in passing]), *failing],
                           config.passage_words)  # fmt: skip
         if len(chosen) >= FEWEST_PASSAGES:
-            return Material(chosen, by_rules=True)
-    return Material(balanced([*good, *_cut(ordinary, config)], config.passage_words), by_rules=False)
+            return TrainingPassages(chosen, by_rules=True)
+    return TrainingPassages(balanced([*good, *_cut(ordinary, config)], config.passage_words), by_rules=False)
 
 
 def passes_rules(samples: Sequence[Sample], presets: Sequence[Preset]) -> NDArray[np.bool_]:

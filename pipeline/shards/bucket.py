@@ -17,7 +17,7 @@ from pipeline.ledger import Fate, fate, ledger_writer
 from pipeline.shards.format import LINEAGE_SCHEMA, Row
 from pipeline.shards.keys import STRIDE, arc, copies
 from pipeline.shards.order import row_at
-from pipeline.shards.packing import Piece, pack, split
+from pipeline.shards.packing import DocumentPiece, pack, split
 from pipeline.shards.tokenise import STAGE_NAME, TokenFile
 
 MIXTURE_CAP = "mixture_cap"
@@ -124,9 +124,9 @@ class Packed:
     documents: pa.Table
     tokens: np.ndarray
     starts: np.ndarray
-    rows: Sequence[Sequence[Piece]]
+    rows: Sequence[Sequence[DocumentPiece]]
 
-    def of_piece(self, piece: Piece) -> np.ndarray:
+    def of_piece(self, piece: DocumentPiece) -> np.ndarray:
         start = int(self.starts[piece.document]) + piece.offset
         return self.tokens[start : start + piece.length]
 

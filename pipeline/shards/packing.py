@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Piece:
+class DocumentPiece:
     """``length`` tokens of a document (its place in the list of documents), beginning at its token ``offset``."""
 
     document: int
@@ -19,18 +19,18 @@ class Piece:
     length: int
 
 
-def split(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[Piece]:
+def split(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[DocumentPiece]:
     """Cut documents of these lengths into pieces of at most ``capacity`` tokens."""
     return [
-        Piece(document, offset, min(capacity, int(length) - offset))
+        DocumentPiece(document, offset, min(capacity, int(length) - offset))
         for document, length in enumerate(lengths)
         for offset in range(0, int(length), capacity)
     ]
 
 
-def pack(pieces: Sequence[Piece], capacity: int) -> list[list[Piece]]:
+def pack(pieces: Sequence[DocumentPiece], capacity: int) -> list[list[DocumentPiece]]:
     """Rows of pieces. Within a row they keep the order of the documents, so that sizes tell nothing about places."""
-    rows: list[list[Piece]] = []
+    rows: list[list[DocumentPiece]] = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0  # bit r is set while some row has room for exactly r tokens: finding the best fit is one shift
     for piece in sorted(pieces, key=lambda piece: (-piece.length, piece.document, piece.offset)):

@@ -22,7 +22,7 @@ Fields = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Message:
+class HttpMessage:
     """An HTTP response: its status, its header fields, and where in the block its body begins."""
 
     status: int
@@ -58,7 +58,7 @@ def begins_http(block: bytes) -> bool:
     return bool(BEGINS_HTTP.match(block))
 
 
-def read_message(block: bytes) -> Message | None:
+def read_message(block: bytes) -> HttpMessage | None:
     """The final response of a block (100 Continue and the like come before it); None where there is no status line."""
     start = 0
     for _ in range(MAX_INTERIM):
@@ -71,7 +71,7 @@ def read_message(block: bytes) -> Message | None:
         if 100 <= int(status[1]) < 200 and STATUS.match(block, body):
             start = body
             continue
-        return Message(int(status[1]), read_fields(block[status.end() : body]), body)
+        return HttpMessage(int(status[1]), read_fields(block[status.end() : body]), body)
     return None
 
 

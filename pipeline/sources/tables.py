@@ -17,9 +17,9 @@ from pydantic import Field
 from infra.errors import InputError
 from pipeline.compression import (
     Damaged,
-    Line,
     Lost,
     Overlong,
+    TextLine,
     foreign_format,
     lines,
     read_lines,
@@ -86,7 +86,7 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
     with open_archive(archive) as raw:
         for line in lines(raw, source.max_record_bytes, salvage=source.salvage):
             empty = False
-            if not isinstance(line, Line):
+            if not isinstance(line, TextLine):
                 yield _unread(line, archive.name, source)
                 continue
             if line.data.isspace():
@@ -130,7 +130,7 @@ def _unread(line: Overlong | Lost, archive: str, source: TableOptions) -> Outcom
     )
 
 
-def _bad_line(line: Line, why: str, archive: str, source: TableOptions) -> Outcome:
+def _bad_line(line: TextLine, why: str, archive: str, source: TableOptions) -> Outcome:
     """A last line without its line feed that is no JSON is what a cut file ends with."""
     rule = "bad_json" if line.data.endswith(b"\n") else "truncated_file"
     if rule == "truncated_file":

@@ -38,7 +38,7 @@ from pipeline.sources.contract import (
 from pipeline.sources.files import open_archive
 from pipeline.sources.headers import (
     Fields,
-    Message,
+    HttpMessage,
     begins_http,
     digest_matches,
     first,
@@ -252,7 +252,7 @@ def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
     return _Record(kind, page, origin, first(fields, "warc-refers-to-target-uri") or first(fields, "warc-refers-to"))
 
 
-def _message(kind: str, fields: Fields, block: bytes) -> Message | None:
+def _message(kind: str, fields: Fields, block: bytes) -> HttpMessage | None:
     """The HTTP message in a block: declared as one, or beginning like one where a response is stored."""
     declared = any(value.lower().startswith("application/http") for value in fields.get("content-type", []))
     if not declared and not (kind in ("response", "revisit") and begins_http(block)):
@@ -263,7 +263,7 @@ def _message(kind: str, fields: Fields, block: bytes) -> Message | None:
     return message
 
 
-def _check_length(message: Message, payload: bytes) -> None:
+def _check_length(message: HttpMessage, payload: bytes) -> None:
     """No record follows where this one's length says: it may be too short."""
     promised = first(message.fields, "content-length")
     if promised.isdecimal() and int(promised) > len(payload):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from infra.errors import InputError
 from pipeline import compression
-from pipeline.compression import Damaged, Line, Lost, Overlong, foreign_format, lines, pieces, read_lines, unpacked
+from pipeline.compression import Damaged, Lost, Overlong, TextLine, foreign_format, lines, pieces, read_lines, unpacked
 
 NOISE = random.Random(3)
 ROWS = [b'{"text": "line %d %d"}\n' % (n, NOISE.getrandbits(64)) for n in range(800)]
@@ -34,14 +34,14 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 PACKED = pytest.mark.parametrize("name", PACKERS)
 
 
-def found(data: bytes, salvage: bool = False) -> list[Line | Overlong | Lost]:
+def found(data: bytes, salvage: bool = False) -> list[TextLine | Overlong | Lost]:
     return list(lines(io.BytesIO(data), 1 << 20, salvage=salvage))
 
 
 def test_a_plain_file_is_itself() -> None:
     raw = io.BytesIO(DATA)
     assert unpacked(raw) is raw
-    assert [line.data for line in found(DATA) if isinstance(line, Line)] == ROWS
+    assert [line.data for line in found(DATA) if isinstance(line, TextLine)] == ROWS
 
 
 @PACKED
@@ -51,7 +51,7 @@ def test_members_are_read_whole_in_order(name: str, held: int, monkeypatch: pyte
     pack = PACKERS[name]
     for data in (pack(DATA), pack(DATA[:9_000]) + pack(DATA[9_000:]), pack(DATA) + b"\0" * 512):
         assert b"".join(piece for piece in pieces(io.BytesIO(data)) if isinstance(piece, bytes)) == DATA
-        assert all(DATA[line.offset :].startswith(line.data) for line in found(data) if isinstance(line, Line))
+        assert all(DATA[line.offset :].startswith(line.data) for line in found(data) if isinstance(line, TextLine))
         assert unpacked(io.BytesIO(data)).read() == DATA
 
 
@@ -67,7 +67,7 @@ def test_no_flipped_bit_gives_an_altered_line(name: str) -> None:
         if compression.codec_of(io.BytesIO(flipped)) is None:
             continue  # the first bytes: it is not compressed any more
         outcome = found(bytes(flipped))
-        assert all(line.data in good for line in outcome if isinstance(line, Line))
+        assert all(line.data in good for line in outcome if isinstance(line, TextLine))
         assert any(isinstance(line, Lost) for line in outcome) or len(outcome) == len(ROWS)
 
 
@@ -79,7 +79,7 @@ def test_a_damaged_member_costs_itself(name: str) -> None:
     outcome = found(first + bytes(broken) + third)
     (lost,) = [line for line in outcome if isinstance(line, Lost)]
     assert (lost.start, lost.end) == (len(first), len(first) + len(second))
-    kept = [line for line in outcome if isinstance(line, Line)]
+    kept = [line for line in outcome if isinstance(line, TextLine)]
     after = kept[[line.resumed for line in kept].index(True)]
     assert DATA[24_000:].startswith(after.data), "the rest of a line whose beginning was lost is marked"
     assert {line.data for line in kept if line is not after} < set(ROWS)
@@ -105,7 +105,7 @@ def test_a_cut_member_gives_nothing_unless_asked_to(name: str) -> None:
     whole, cut = PACKERS[name](DATA[:12_000]), PACKERS[name](DATA[12_000:])[:-9]
     outcome = found(whole + cut)
     assert outcome[-1] == Lost(len(whole), len(whole) + len(cut), f"the {name} data ends early")
-    kept = b"".join(line.data for line in outcome if isinstance(line, Line))
+    kept = b"".join(line.data for line in outcome if isinstance(line, TextLine))
     assert kept == DATA[: DATA.rfind(b"\n", 0, 12_000) + 1]
     if name == "gzip":  # the others hold a whole block back
         assert len(found(whole + cut, salvage=True)) > len(outcome)
@@ -138,14 +138,14 @@ def test_lines_are_those_of_the_bytes_however_they_come(parts: list[bytes], step
         return
     offset = 0
     for line, (whole, overlong) in zip(outcome, expected, strict=True):
-        assert line == (Overlong(offset, len(whole)) if overlong else Line(offset, whole))
+        assert line == (Overlong(offset, len(whole)) if overlong else TextLine(offset, whole))
         offset += len(whole)
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-8-sig"])
 def test_marked_unicode_is_read(codec: str) -> None:
     text = '{"text": "Grüße 𝄞"}\n{"text": "zwei"}\n'
-    outcome = [json.loads(line.data)["text"] for line in found(text.encode(codec)) if isinstance(line, Line)]
+    outcome = [json.loads(line.data)["text"] for line in found(text.encode(codec)) if isinstance(line, TextLine)]
     assert outcome == ["Grüße 𝄞", "zwei"]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, MutableMapping
 from pipeline.sources.wikitext.inline import drop_tables, render_external_links, render_links, strip_tags
 from pipeline.sources.wikitext.layout import lay_out
 from pipeline.sources.wikitext.names import MAGIC_WORDS, Wiki
-from pipeline.sources.wikitext.preprocess import CLOSING, OPENING, Page, Preprocessor
+from pipeline.sources.wikitext.preprocess import CLOSING, OPENING, Preprocessor, WikiPage
 from pipeline.sources.wikitext.templates import expander
 
 _CONTROL = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f{OPENING}{CLOSING}]")
@@ -36,7 +36,7 @@ def readable_text(
     ``clean`` is applied to all but what is verbatim (two empty lines in code are two). ``unseen`` is told what gave no text: ``template:name`` and ``section:title``, and how often.
     """
     wiki = wiki or Wiki()
-    page = Page(wiki, expander(wiki, title))
+    page = WikiPage(wiki, expander(wiki, title))
     text = Preprocessor(page, _CONTROL.sub("", markup)).run()
     text = render_links(drop_tables(strip_tags(text)), wiki)
     text = render_external_links(_MAGIC.sub("", text))

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.sources.wikitext.names import LANGUAGE_PREFIXES, Wiki
-from pipeline.sources.wikitext.preprocess import GAP, Page, Preprocessor, decode_entities
+from pipeline.sources.wikitext.preprocess import GAP, Preprocessor, WikiPage, decode_entities
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)((?:\s[^<>]*)?/?)>")
 _LINES = frozenset(
@@ -93,7 +93,7 @@ def _mark(name: str, *, opening: bool) -> str:
     return "\n" if name in _LINES else ""
 
 
-def code_text(page: Page, content: str) -> str:
+def code_text(page: WikiPage, content: str) -> str:
     """What ``<code>`` shows: every character, but known templates, links to articles and pairs of tags within it."""
     text = Preprocessor(page, content, keep_unknown=True).run()
     text = render_links(text, page.wiki, code=True)

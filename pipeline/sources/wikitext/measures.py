@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
-from pipeline.sources.wikitext.units import Unit, unit_of
+from pipeline.sources.wikitext.units import MeasureUnit, unit_of
 
 _RANGES = {
     "-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "to(-)": " to ", "x": " by ", "by": " by ", "*": " by ",
@@ -67,14 +67,14 @@ def _shown(text: str) -> str:
     return group_digits(text.replace(",", "").replace("-", "−")) if parse_number(text) is not None else text
 
 
-def _converted(value: float, given: Unit, wanted: Unit) -> float:
+def _converted(value: float, given: MeasureUnit, wanted: MeasureUnit) -> float:
     if given.kind != "temperature":
         return value * given.factor / wanted.factor
     celsius = {"C": value, "F": (value - 32) / 1.8, "K": value - 273.15}[given.code]
     return {"C": celsius, "F": celsius * 1.8 + 32, "K": celsius + 273.15}[wanted.code]
 
 
-def _precision(text: str, value: float, result: float, given: Unit, wanted: Unit) -> int:
+def _precision(text: str, value: float, result: float, given: MeasureUnit, wanted: MeasureUnit) -> int:
     """Digits after the point of a result, negative for noughts before it."""
     plain = text.strip().replace(",", "").lstrip("-−+")
     if "." in plain:
@@ -149,7 +149,7 @@ def _joined(numbers: list[str], joints: list[str]) -> str:
     return text
 
 
-def _wanted(given: Unit, rest: list[str]) -> list[Unit]:
+def _wanted(given: MeasureUnit, rest: list[str]) -> list[MeasureUnit]:
     """The units of the result: those named (``km mi``), or the given one's default."""
     named = [part for part in rest if parse_number(part) is None]
     if not named:
@@ -163,8 +163,8 @@ def _wanted(given: Unit, rest: list[str]) -> list[Unit]:
 def _result(
     values: list[str],
     joints: list[str],
-    given: Unit,
-    wanted: Unit,
+    given: MeasureUnit,
+    wanted: MeasureUnit,
     rest: list[str],
     named: dict[str, str],
     abbreviation: str,
@@ -185,7 +185,13 @@ def _result(
 
 
 def _asked_precision(
-    text: str, value: float, result: float, given: Unit, wanted: Unit, rest: list[str], named: dict[str, str]
+    text: str,
+    value: float,
+    result: float,
+    given: MeasureUnit,
+    wanted: MeasureUnit,
+    rest: list[str],
+    named: dict[str, str],
 ) -> int:
     digits = [part.strip() for part in rest if re.fullmatch(r"\s*[-−]?\d{1,2}\s*", part)]
     if digits:
@@ -196,7 +202,7 @@ def _asked_precision(
     return _precision(text, value, result, given, wanted)
 
 
-def _unit_text(unit: Unit, number: str, named: dict[str, str], short: bool) -> str:
+def _unit_text(unit: MeasureUnit, number: str, named: dict[str, str], short: bool) -> str:
     """The unit behind its number, as a symbol or a name in the right number, hyphenated as an adjective."""
     american = named.get("sp", "") == "us"
     adjective = named.get("adj", "") in ("on", "mid")
@@ -223,7 +229,7 @@ def _displayed(left: str, results: list[str], how: str) -> str:
 
 
 def _compound(
-    values: list[str], given: Unit, rest: list[str], second: Unit, named: dict[str, str], abbreviate: bool
+    values: list[str], given: MeasureUnit, rest: list[str], second: MeasureUnit, named: dict[str, str], abbreviate: bool
 ) -> str:
     """``{{convert|5|ft|10|in}}``: two units of one measure."""
     short = abbreviate or named.get("abbr") in ("on", "in")

@@ -3,7 +3,7 @@
 One pass over the page with a stack of what is open. Comments go; extension tags (``<nowiki>``, ``<pre>``, ``<ref>``, …)
 end at their first closing tag, whatever stands between; ``{{…}}``, ``{{{…}}}`` and, in wikis with script variants,
 ``-{…}-`` are evaluated when they close, from the inside out; ``[[…|…]]`` only keeps its ``|`` from splitting a
-template's arguments. What never closes is text. Literal pieces wait in ``Page.literals`` behind a mark, so that no later
+template's arguments. What never closes is text. Literal pieces wait in ``WikiPage.literals`` behind a mark, so that no later
 stage reads markup in them.
 
 Time is linear in the page: nothing is searched twice, and when nested templates have copied text ``COPIES`` times over,
@@ -50,7 +50,7 @@ Expand = Callable[[str, list[tuple[str | None, str]]], str | None]
 
 
 @dataclass
-class Page:
+class WikiPage:
     """What the stages share about one page."""
 
     wiki: Wiki
@@ -105,7 +105,7 @@ def _character(found: re.Match[str]) -> str:
 class Preprocessor:
     """One page's pass. ``keep_unknown``: unknown templates stay as written (in code, where they are no templates)."""
 
-    def __init__(self, page: Page, text: str, keep_unknown: bool = False) -> None:
+    def __init__(self, page: WikiPage, text: str, keep_unknown: bool = False) -> None:
         self.page, self.text, self.keep_unknown = page, text, keep_unknown
         self.variants = page.wiki.variants()
         self.stack = [_Piece("")]

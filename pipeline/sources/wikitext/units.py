@@ -166,7 +166,7 @@ _THOUSANDS = {3: "thousand", 6: "million", 9: "billion", 12: "trillion"}
 
 
 @dataclass(frozen=True)
-class Unit:
+class MeasureUnit:
     """One unit; ``kind`` is what it measures."""
 
     code: str
@@ -184,18 +184,18 @@ class Unit:
 
 
 @cache
-def _units() -> dict[str, Unit]:
+def _units() -> dict[str, MeasureUnit]:
     units, kind = {}, ""
     for line in _UNITS_TEXT.strip().split("\n"):
         if "|" not in line:
             kind = line
             continue
         code, name, plural, factor, default = line.split("|")
-        units[code] = Unit(code, kind, name, plural or f"{name}s", float(factor), default)
+        units[code] = MeasureUnit(code, kind, name, plural or f"{name}s", float(factor), default)
     return units
 
 
-def unit_of(code: str) -> Unit | None:
+def unit_of(code: str) -> MeasureUnit | None:
     """The unit a template names; ``e6acre`` are millions of acres, ``Moilbbl/d`` millions of barrels a day."""
     code = code.strip()
     if unit := _units().get(code) or _units().get(_ALIASES.get(code, "")):

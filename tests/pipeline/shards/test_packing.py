@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards.packing import Piece, pack, split
+from pipeline.shards.packing import DocumentPiece, pack, split
 
 
 @settings(max_examples=200, deadline=None)
@@ -31,7 +31,7 @@ def test_only_documents_longer_than_a_row_are_cut_and_into_as_few_pieces_as_can_
 
 
 def test_the_fullest_row_with_room_is_chosen() -> None:
-    rows = pack([Piece(0, 0, 6), Piece(1, 0, 7), Piece(2, 0, 3)], 10)
+    rows = pack([DocumentPiece(0, 0, 6), DocumentPiece(1, 0, 7), DocumentPiece(2, 0, 3)], 10)
     assert sorted(sum(piece.length for piece in row) for row in rows) == [6, 10]
 
 
