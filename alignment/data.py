@@ -1,9 +1,11 @@
 """Where conversations and preferences come from: files of an input dataset, or paths; and how their lines are read."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from alignment.turns import Message
 from infra.config import Json
 from infra.errors import InputError
 from infra.store.address import dataset_file
@@ -14,6 +16,17 @@ from pipeline.sources.digests import file_digest
 BOM = b"\xef\xbb\xbf"
 LONGEST_LINE = 64 << 20
 MODEL_SUFFIXES = (".json", ".jinja", ".model", ".safetensors")
+
+
+@dataclass(frozen=True)
+class RatedReply:
+    """A reply that somebody liked or did not, with no other beside it to compare it with (KTO)."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    completion: str
+    label: bool
+    weight: float = 1.0
 
 
 def outside_digests(*addresses: str, base_model: str = "") -> Json:

@@ -21,7 +21,7 @@ from alignment.data import outside_digests
 from alignment.generation import reply_limit
 from alignment.job import AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, engine_of, optimise
-from alignment.losses import dpo
+from alignment.losses import PAIR_LOSSES, PairLogProbs, PreferenceRules, implied_rewards
 from alignment.order import Order
 from alignment.pairs import (
     PairBatch,
@@ -42,13 +42,9 @@ from training.loop import publish_model
 from training.model import Decoder
 
 
-class DpoConfig(AnsweringConfig):
+class DpoConfig(AnsweringConfig, PreferenceRules):
     """Direct preference optimisation."""
 
-    beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to the reference: smaller lets it move further."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Assumed share of pairs labelled the wrong way round."""
     chosen_loss: float = Field(default=0.5, ge=0)
     """Weight of the chosen reply's own loss, a mean over its tokens, beside the preference's (as in RPO, arXiv
     2404.19733). It holds the model to what people say and to where they stop; 0 is plain DPO."""
@@ -72,21 +68,26 @@ def reply_totals(model: Decoder, batch: PairBatch) -> Tensor:
     return reply_log_probs(model, batch.replies).sum(1)
 
 
+def reply_means(model: Decoder, batch: PairBatch) -> Tensor:
+    """The same a token."""
+    return reply_totals(model, batch) / batch.replies.mask.sum(1)
+
+
 def dpo_losses(policy: Decoder, batch: PairBatch, known: Tensor, config: DpoConfig) -> dict[str, Tensor]:
     """Sums over the pairs of a batch. ``known`` [pairs, 2] is what the reference gives chosen and rejected replies."""
     chosen, rejected = halves(reply_totals(policy, batch))
     known = known.to(chosen.dtype)
-    terms = dpo(chosen, rejected, known[:, 0], known[:, 1], config.beta, config.label_smoothing)
-    margin = terms.chosen_reward - terms.rejected_reward
-    tokens, _ = halves(batch.replies.mask.sum(1))
-    own = -(chosen / tokens).sum()
+    pairs = PairLogProbs(chosen, rejected, known[:, 0], known[:, 1], *halves(batch.replies.mask.sum(1)))
+    loss = PAIR_LOSSES[config.loss](pairs, config).sum()
+    better, worse = implied_rewards(pairs, config)
+    own = -pairs.means[0].sum()
     return {
-        "loss": terms.loss + config.chosen_loss * own,
-        "preference_loss": terms.loss.detach(),
+        "loss": loss + config.chosen_loss * own,
+        "preference_loss": loss.detach(),
         "chosen_loss": own.detach(),
-        "accuracy": (margin > 0).float().sum(),
-        "margin": margin.sum(),
-        "chosen_reward": terms.chosen_reward.sum(),
+        "accuracy": (better > worse).float().sum(),
+        "margin": (better - worse).sum(),
+        "chosen_reward": better.sum(),
     }
 
 
@@ -110,7 +111,8 @@ def train(job: ModelJob[DpoConfig]) -> None:
         return dpo_losses(policy, batch, known, config)
 
     def margins() -> np.ndarray:
-        rewards = config.beta * (pair_figures(job, engine, held_out, reply_totals) - reference_held_out)
+        seen = pair_figures(job, engine, held_out, reply_totals if config.has_reference else reply_means)
+        rewards = config.beta * (seen - reference_held_out)
         return np.asarray(rewards[:, 0] - rewards[:, 1])
 
     def validate() -> dict[str, float]:
@@ -143,7 +145,10 @@ def train(job: ModelJob[DpoConfig]) -> None:
 
 
 def reference_log_probs(job: ModelJob[DpoConfig], engine: Engine, pairs: list[PairTokens], name: str) -> np.ndarray:
-    """[pairs, 2] under the model as it came, from the work folder if an earlier attempt left it there."""
+    """[pairs, 2] under the model as it came, from the work folder if an earlier attempt left it there; zeros where the
+    loss asks no reference."""
+    if not job.config.has_reference:
+        return np.zeros((len(pairs), 2))
     path = job.request.work_dir / f"reference-{name}.npy"
     there = path.exists()
     dist.barrier()  # all ranks have looked before the first writes

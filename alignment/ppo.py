@@ -26,7 +26,7 @@ from alignment.data import outside_digests
 from alignment.generation import Apply, HeldOutPrompts, ReplyFigures, answer_prompts, reply_settings
 from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import engine_of, tune
-from alignment.losses import kl_k1
+from alignment.losses import kl_estimate
 from alignment.order import chunks, seed_of, share, step_indices
 from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
@@ -298,7 +298,7 @@ def answers(
         batch = sampled.batch
         own = apply(partial(reply_log_probs, batch=batch, temperature=settings.temperature))
         known = reply_log_probs(models.reference, batch, settings.temperature)
-        return models.reward.judge(batch), (kl_k1(own, known) * batch.mask).sum(1)
+        return models.reward.judge(batch), (kl_estimate(own, known) * batch.mask).sum(1)
 
     replies = answer_prompts(job, apply, prompts, settings, judged)
     return Answers(replies, *replies.more)

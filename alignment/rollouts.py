@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignment.advantages import gae, token_rewards, whiten
-from alignment.losses import kl_k1
+from alignment.losses import kl_estimate
 from alignment.replies import Replies, collate
 from training.generate import generate
 from training.model import Decoder
@@ -76,7 +76,7 @@ class Experience:
     @property
     def kl(self) -> Tensor:
         """Estimated KL of each whole reply from the reference ``[B]``."""
-        return (kl_k1(self.log_probs, self.reference) * self.batch.mask).sum(1)
+        return (kl_estimate(self.log_probs, self.reference) * self.batch.mask).sum(1)
 
 
 def rewarded(scores: Tensor, finished: Tensor, missing_end_penalty: float, clip: float) -> Tensor:
@@ -88,7 +88,7 @@ def estimate(experience: Experience, kl_coefficient: float, gamma: float, lam: f
     """Fill advantages and returns."""
     mask = experience.batch.mask
     rewards = token_rewards(
-        experience.rewarded, kl_k1(experience.log_probs, experience.reference), mask, kl_coefficient
+        experience.rewarded, kl_estimate(experience.log_probs, experience.reference), mask, kl_coefficient
     )
     experience.advantages, experience.returns = gae(rewards, experience.values, mask, gamma, lam)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from alignment.conversations import Conversation, Message, render_pieces, render_prompt, stop_ids
-from alignment.losses import dpo, pairwise_logistic
+from alignment.dpo import DpoConfig, dpo_losses
+from alignment.losses import pairwise_logistic
 from alignment.order import seed_of, step_indices
 from alignment.packing import pack
 from alignment.pairs import PairTokens, halves, pair_batch
@@ -123,15 +124,13 @@ def test_the_reward_model_separates_what_can_be_separated(ranks: Ranks) -> None:
 
 
 def test_dpo_widens_the_margin_on_pairs_it_has_not_seen(ranks: Ranks) -> None:
-    pairs, beta = toy_pairs(96), 0.1
+    pairs, config = toy_pairs(96), DpoConfig(chosen_loss=0)
     engine, reference = engine_of(tiny_decoder(1), ranks, lr=1e-3, steps=30), tiny_decoder(1)
 
     def losses(model: torch.nn.Module, batch: object) -> dict[str, Tensor]:
-        policy = halves(reply_log_probs(model, batch.replies).sum(1))  # type: ignore[arg-type, attr-defined]
         with torch.no_grad():
             known = halves(reply_log_probs(reference, batch.replies).sum(1))  # type: ignore[attr-defined]
-        terms = dpo(*policy, *known, beta)
-        return {"loss": terms.loss, "margin": (terms.chosen_reward - terms.rejected_reward).sum()}
+        return dpo_losses(model, batch, torch.stack(known, 1), config)  # type: ignore[arg-type]
 
     unseen = pair_batch(pairs, np.arange(64, 96), TOKENIZER.pad_id, CPU)
     assert engine.evaluate(losses, unseen)["margin"].item() == 0
