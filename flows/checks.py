@@ -17,19 +17,19 @@ from pipeline.profiles import BySource, SourceProfile, entry_for
 
 def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
     """Every source is covered where it must be, and every name of a source is one. Raises ConfigError."""
-    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
-    names = _source_names(configs)
+    names = _source_names(nodes)
     if not names:
         return
     for name in names:
-        for stage in sorted({"quality", "redact"} & configs.keys()):
+        for stage, config in (*_of_kind(nodes, "quality"), *_of_kind(nodes, "redact")):
             try:
-                entry_for(configs[stage], configs[stage].sources, name, f"stages.{stage}.sources")
+                entry_for(config, config.sources, name, f"stages.{stage}.sources")
             except ConfigError as error:
                 raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     _check_rules(nodes, names, origin)
-    _check_text_sets(configs.get("classifier"), names, origin)
-    for place, pattern in _named(configs):
+    for stage, config in _of_kind(nodes, "classifier"):
+        _check_text_sets(stage, config, names, origin)
+    for place, pattern in _named(nodes):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(
                 f"{place} names the source {pattern!r}, which ingest does not have",
@@ -42,25 +42,30 @@ def notices(nodes: Sequence[StageNode]) -> list[str]:
     """What the recipe will do that a reader of it may not expect: languages left out, sources without rules."""
     from pipeline.quality.config import describe_selection  # and numpy, which a reading command does not need
 
-    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
-    said = []
-    languages = getattr(getattr(configs.get("ingest"), "extract", None), "languages", ())
-    if languages:
-        said.append(
-            f"pages in other languages than {', '.join(languages)} are not extracted (ingest.extract.languages)"
-        )
-    if "quality" in configs:
-        said += [line for name in _source_names(configs) for line in describe_selection(configs["quality"], name)]
+    said = [
+        f"pages in other languages than {', '.join(config.extract.languages)} are not extracted ({stage}.extract.languages)"
+        for stage, config in _of_kind(nodes, "ingest")
+        if config.extract.languages
+    ]
+    names = _source_names(nodes)
+    for stage, config in _of_kind(nodes, "quality"):
+        aside = "" if stage == "quality" else f"{stage}: "
+        said += [aside + line for name in names for line in describe_selection(config, name)]
     return said
 
 
-def _source_names(configs: dict[str, Any]) -> list[str]:
-    return [source.name for source in configs["ingest"].sources] if "ingest" in configs else []
+def _of_kind(nodes: Sequence[StageNode], kind: str) -> list[tuple[str, Any]]:
+    """(section, configuration) of every stage of a kind that the recipe runs."""
+    return [(node.name, node.config) for node in nodes if node.kind == kind and not node.use]
+
+
+def _source_names(nodes: Sequence[StageNode]) -> list[str]:
+    return list(dict.fromkeys(source.name for _, config in _of_kind(nodes, "ingest") for source in config.sources))
 
 
 def with_profiles(nodes: Sequence[StageNode]) -> list[StageNode]:
     """The nodes, those whose settings go by profiles told the profiles of the recipe's sources."""
-    sources = [source for node in nodes if node.name == "ingest" for source in node.config.sources]  # type: ignore[attr-defined]
+    sources = [source for node in nodes if node.kind == "ingest" for source in node.config.sources]  # type: ignore[attr-defined]
     said = tuple(SourceProfile(source=each.name, profile=each.profile) for each in sources if each.profile)
     return [
         replace(node, config=node.config.model_copy(update={"profiles": said}))
@@ -72,19 +77,25 @@ def with_profiles(nodes: Sequence[StageNode]) -> list[StageNode]:
 
 def _check_rules(nodes: Sequence[StageNode], names: Sequence[str], origin: str) -> None:
     """Rules of the recipe's own and of other packages look at what is measured; a share by score needs scores."""
-    configs: dict[str, Any] = {node.name: node.config for node in nodes if not node.use}
-    quality, attributes = configs.get("quality"), configs.get("attributes")
-    if quality is None:
-        return
+    by_name = {node.name: node for node in nodes}
+    for node in nodes:
+        if node.kind == "quality" and not node.use:
+            measured = by_name.get(node.upstream["attributes"])
+            _check_rules_of(node, None if measured is None or measured.use else measured, names, origin)
+
+
+def _check_rules_of(node: StageNode, measured: StageNode | None, names: Sequence[str], origin: str) -> None:
+    """``measured``: the stage whose attributes it looks at, where the recipe runs it."""
     from pipeline.quality.config import rules_for  # and numpy, which a reading command does not need
     from pipeline.quality.rules import PRESETS, check_attributes
 
+    attributes: Any = measured.config if measured is not None else None
     for name in names:
-        entry = rules_for(quality, name)
-        scored = attributes is None or any(node.name == "classifier" for node in nodes)
+        entry = rules_for(node.config, name)  # type: ignore[arg-type]
+        scored = measured is None or "classifier" in measured.upstream
         if entry.keep_fraction is not None and not scored:
             raise ConfigError(
-                f"quality keeps a share of {name!r} by the classifier's score, and the recipe has no classifier",
+                f"{node.name} keeps a share of {name!r} by the classifier's score, and the recipe has no classifier",
                 where=origin,
                 remedy="Add a section classifier, or leave out keep_fraction.",
             )
@@ -94,28 +105,27 @@ def _check_rules(nodes: Sequence[StageNode], names: Sequence[str], origin: str) 
             check_attributes(entry.all_rules(), attribute_schema(attributes.measures), origin)
 
 
-def _check_text_sets(config: Any, names: Sequence[str], origin: str) -> None:
+def _check_text_sets(stage: str, config: Any, names: Sequence[str], origin: str) -> None:
     """Sets of texts by profile; those by name are checked with all other names."""
-    for side in ("positives", "negatives") if config is not None else ():
+    for side in ("positives", "negatives"):
         for texts in getattr(config, side):
             if texts.profile and not any(config.covers(texts, name) for name in names):
                 raise ConfigError(
-                    f"classifier.{side} wants sources of {texts.described}, and ingest has none",
+                    f"{stage}.{side} wants sources of {texts.described}, and ingest has none",
                     where=origin,
-                    remedy=f"Give one of {', '.join(names)} that profile, or name other classifier.{side}.",
+                    remedy=f"Give one of {', '.join(names)} that profile, or name other {stage}.{side}.",
                 )
 
 
-def _named(configs: dict[str, Any]) -> Iterable[tuple[str, str]]:
+def _named(nodes: Sequence[StageNode]) -> Iterable[tuple[str, str]]:
     """Where a source is named, and by which name or pattern. Weights of 0 and rules by pattern may name what is not there."""
-    if classifier := configs.get("classifier"):
+    for stage, config in _of_kind(nodes, "classifier"):
         for side in ("positives", "negatives"):
-            yield from ((f"classifier.{side}", texts.source) for texts in getattr(classifier, side) if texts.source)
-    if dedup := configs.get("dedup"):
-        yield from (("dedup.source_priority", name) for name in dedup.source_priority)
-    shards = configs.get("shards")
-    if shards and not shards.append_to:  # the dataset it grows may have other sources
-        yield from (("shards.mixture", entry.source) for entry in shards.mixture if entry.weight)
-        yield from (
-            ("shards.phases", entry.source) for phase in shards.phases for entry in phase.mixture if entry.weight
-        )
+            yield from ((f"{stage}.{side}", texts.source) for texts in getattr(config, side) if texts.source)
+    for stage, config in _of_kind(nodes, "dedup"):
+        yield from ((f"{stage}.source_priority", name) for name in config.source_priority)
+    for stage, config in _of_kind(nodes, "shards"):
+        if not config.append_to:  # the dataset it grows may have other sources
+            mixtures = [(f"{stage}.mixture", config.mixture)]
+            mixtures += [(f"{stage}.phases", phase.mixture) for phase in config.phases]
+            yield from ((place, entry.source) for place, mixture in mixtures for entry in mixture if entry.weight)

@@ -28,9 +28,7 @@ def arranged(nodes: Sequence[StageNode], after: Mapping[str, str]) -> list[Stage
     for node in nodes:
         stage = node.stage
         if isinstance(stage, ShardStage):
-            absent = frozenset(
-                role for role in stage.optional if stage.inputs(node.config).get(role, role) not in names
-            )
+            absent = frozenset(role for role in stage.optional if node.upstream.get(role, role) not in names)
             node = replace(node, documents=_documents(node, chain, before, after), absent=absent)
         elif node.name in after:
             raise ConfigError(f"stage {node.name!r} receives no documents", remedy="Leave out its `after`.")
@@ -40,7 +38,7 @@ def arranged(nodes: Sequence[StageNode], after: Mapping[str, str]) -> list[Stage
 
 def hands_on(node: StageNode) -> bool:
     """Whether others can take its documents."""
-    return isinstance(node.stage, ShardStage) and node.stage.ledgered and node.name != LAST
+    return isinstance(node.stage, ShardStage) and node.stage.ledgered and node.kind != LAST
 
 
 def _chain(nodes: Sequence[StageNode], after: Mapping[str, str]) -> list[str]:

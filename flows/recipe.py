@@ -8,9 +8,10 @@
       workers: 2
     stages:
       dedup: {bands: 14, rows: 8}
-      tokenizer: {use: tokenizer/0123456789ab}   # a published dataset, as it is, in the stage's place
+      tokenizer: {use: tokenizer@demo}           # a published dataset, as it is, in the stage's place
       redact: {after: quality}                   # where it stands among the stages that take documents
       shout: {use: "my_pkg.stage:STAGE", after: ingest}   # a stage of another package
+      dedup_again: {use: dedup, after: redact}   # one of ours, under a name of its own
       ...
 
 A stage's section is validated by the stage's own configuration model. A mistake is reported with the file, the key and
@@ -18,34 +19,30 @@ the allowed values.
 """
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from flows.checks import check_sources, with_profiles
 from flows.machines import ExecutionSettings
 from flows.order import arranged
 from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.scale import apply_scale
-from flows.stages import STAGE_NAMES, load_stage, offered_stages
+from flows.sections import node_of, refuse_unknown, section_names, validate
+from flows.stages import STAGE_NAMES
 from infra.config import Config
 from infra.errors import ConfigError
-from infra.extensions import REFERENCE, named_code, refuse_code
+from infra.extensions import named_code, refuse_code
 from infra.planning import check_graph
 from infra.stage import StageNode
 
 if TYPE_CHECKING:
     from pipeline.sources.common_crawl import CommonCrawlSource
     from training.scale import ScalePlan
-
-FINGERPRINT = re.compile("[0-9a-f]{12}")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -132,15 +129,15 @@ def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
 def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     """Validate a recipe given as plain data."""
     allowed = {"recipe", "description", "execution", "scale", "stages"}
-    _refuse_unknown(raw, allowed, "", origin)
+    refuse_unknown(raw, allowed, "", origin)
     sections = raw.get("stages") or {}
     if not isinstance(sections, Mapping) or not sections:
         raise ConfigError(
             "the recipe has no stages", where=origin, remedy="Add `stages:` with a section for each stage."
         )
-    execution = _validate(ExecutionSettings, raw.get("execution") or {}, "execution", origin)
+    execution = validate(ExecutionSettings, raw.get("execution") or {}, "execution", origin)
     try:
-        every = [_node(name, sections, origin) for name in _names(sections, origin)]
+        every = [node_of(name, sections, origin) for name in section_names(sections, origin)]
         nodes = with_profiles(
             arranged(every, {name: str(s["after"]) for name, s in sections.items() if "after" in (s or {})})
         )
@@ -150,37 +147,6 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     check_sources(nodes, origin)
     name = str(raw.get("recipe") or Path(origin).stem)
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
-
-
-def _names(sections: Mapping[str, Any], origin: str) -> list[str]:
-    """The stages of a recipe: ours as data usually flows, then those of other packages."""
-    outside = [
-        name
-        for name, section in sections.items()
-        if name not in STAGE_NAMES and (_reference(section) or name in offered_stages())
-    ]
-    foreign = "A stage of another package is named by `use`, or offered by the package where it is installed. "
-    _refuse_unknown(sections, {*STAGE_NAMES, *outside}, "stages", origin, foreign)
-    return [name for name in (*STAGE_NAMES, *outside) if name in sections]
-
-
-def _node(name: str, sections: Mapping[str, Any], origin: str) -> StageNode:
-    section = sections[name] or {}
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"stages.{name} must be a mapping", remedy=_allowed_keys(load_stage(name).config))
-    # It shows what the recipe runs, unless told otherwise.
-    if name == "report":
-        section = {"stages": [each for each in sections if each != "report"], **section}
-    stage = load_stage(name, _reference(section))
-    use = "" if _reference(section) else _used(name, section, origin)
-    own = {key: value for key, value in section.items() if key not in ("use", "after")}
-    return StageNode(stage, _validate(stage.config, own, f"stages.{name}", origin), use)
-
-
-def _reference(section: Any) -> str:
-    """The dotted path of another package's stage, if the section names one."""
-    use = section.get("use") if isinstance(section, Mapping) else None
-    return use if isinstance(use, str) and REFERENCE.fullmatch(use) else ""
 
 
 def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str, "ScalePlan | None"]:
@@ -259,81 +225,3 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         target[part] = following
         target = following
     target[parts[-1]] = value
-
-
-def _used(stage: str, section: Mapping[str, Any], origin: str) -> str:
-    """The published dataset that a section takes in its stage's place (none: an empty string)."""
-    if "use" not in section:
-        return ""
-    fingerprint = str(section["use"]).removeprefix(f"{stage}/")
-    if not FINGERPRINT.fullmatch(fingerprint):
-        raise ConfigError(
-            f"stages.{stage}.use = {section['use']!r} is no dataset of stage {stage}",
-            where=origin,
-            remedy=f"Write {stage}/ and the fingerprint that `headwater status` shows.",
-        )
-    return f"{stage}/{fingerprint}"
-
-
-def _validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{key} must be a mapping", where=origin, remedy=_allowed_keys(model))
-    try:
-        return model.model_validate(dict(section))
-    except ValidationError as error:
-        raise _explain(error, model, key, origin) from None
-
-
-def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: str) -> ConfigError:
-    first = error.errors()[0]
-    owner, path = _owner(model, first["loc"])
-    place = ".".join((key, *path))
-    if first["type"] == "extra_forbidden":
-        remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
-        return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
-    if first["type"] == "value_error" and isinstance(first.get("input"), (Mapping, BaseModel)):
-        return ConfigError(f"{place}: {first['ctx']['error']}", where=origin)
-    given = str(first.get("input"))[:80]
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return ConfigError(f"{place} = {given!r}: {message}", where=origin)
-
-
-def _owner(model: type[BaseModel], location: Sequence[str | int]) -> tuple[type[BaseModel], list[str]]:
-    """The nested model in which the last key of a location stands, and the keys to it as a recipe has them.
-
-    A location also names the kind of a model that was chosen by its kind.
-    """
-    choices: list[type[BaseModel]] = []
-    keys: list[str] = []
-    for part in location[:-1]:
-        chosen = next((each for each in choices if part in _kinds(each)), None)
-        if chosen is not None:
-            model, choices = chosen, []
-            continue
-        keys.append(str(part))
-        if isinstance(part, str) and part in model.model_fields:
-            choices = _models_in(model.model_fields[part].annotation)
-            model = choices[0] if choices else model
-    return model, [*keys, *map(str, location[-1:])]
-
-
-def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
-    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
-
-
-def _allowed_keys(model: type[BaseModel]) -> str:
-    return f"Allowed keys: {', '.join(sorted(model.model_fields))}."
-
-
-def _refuse_unknown(raw: Mapping[str, Any], allowed: set[str], key: str, origin: str, more: str = "") -> None:
-    unknown = sorted(str(key) for key in raw if key not in allowed)
-    if unknown:
-        place = f"{key}.{unknown[0]}" if key else unknown[0]
-        remedy = f"{nearest(unknown[0], allowed)}{more}Allowed keys: {', '.join(sorted(allowed))}."
-        raise ConfigError(f"unknown key {place}", where=origin, remedy=remedy)

@@ -51,23 +51,27 @@ LAST = "shards"
 """Where documents become rows: the only one of them that hands no documents on."""
 
 
-def load_stage(name: str, reference: str = "") -> "Stage":
+def load_stage(given: str) -> "Stage":
     """Import a stage: of ours by name, of another package by its dotted path or as an installed package offers it.
 
     Raises ConfigError for one that is neither.
     """
     from infra.errors import ConfigError
-    from infra.extensions import load, offered
+    from infra.extensions import load, reference_of
     from infra.stage import JobStage, ShardStage
 
-    known = {entry.name: entry.reference for entry in STAGES}
-    address = reference or known.get(name) or offered("use").get(name)
+    address = {entry.name: entry.reference for entry in STAGES}.get(given) or reference_of(given, "use")
     if address is None:
-        raise ConfigError(f"there is no stage {name!r}", remedy=f"Stages: {', '.join(STAGE_NAMES)}.")
-    stage: Stage = load(address, "use", ShardStage | JobStage)  # type: ignore[arg-type] # a union is no class
-    if stage.name != name:
+        known = (*STAGE_NAMES, *offered_stages())
         raise ConfigError(
-            f"{address} is the stage {stage.name!r}, not {name!r}", remedy=f"Name the recipe's section {stage.name!r}."
+            f"there is no stage {given!r}",
+            remedy=f"Stages: {', '.join(known)}; of another package: package.module:NAME.",
+        )
+    stage: Stage = load(address, "use", ShardStage | JobStage)  # type: ignore[arg-type] # a union is no class
+    if isinstance(stage, ShardStage) and given not in STAGE_NAMES and load(stage.reference, "use", ShardStage) != stage:
+        raise ConfigError(
+            f"the stage {address} says that its reference is {stage.reference}, which is another one",
+            remedy=f"Declare it with reference={address!r}: worker processes import it by that.",
         )
     return stage
 
@@ -83,7 +87,7 @@ def pool_of(stage: "Stage") -> str:
     """The kind of work pool a stage wants: a process group a GPU, if its declaration does not know better."""
     from infra.stage import JobStage
 
-    return {entry.name: entry.pool for entry in STAGES}.get(stage.name, "gpu" if isinstance(stage, JobStage) else "cpu")
+    return {entry.name: entry.pool for entry in STAGES}.get(stage.kind, "gpu" if isinstance(stage, JobStage) else "cpu")
 
 
 # ---- what is published, by the order of the path ---------------------------------------------------------------------
@@ -108,14 +112,14 @@ def in_order(datasets: "Iterable[Dataset]") -> "list[Dataset]":
 
 def keeps_fates(dataset: "Dataset") -> bool:
     """Whether its stage took documents and kept, dropped or failed each; of another package's, its ledger tells."""
-    if dataset.name in STAGE_NAMES:
-        return dataset.name in DOCUMENT_STAGES
+    if dataset.kind in STAGE_NAMES:
+        return dataset.kind in DOCUMENT_STAGES
     return any(output.path.startswith("ledger/") for output in dataset.manifest.outputs)
 
 
 def holds_documents(dataset: "Dataset") -> bool:
     """Whether later stages can take its documents."""
-    return dataset.name != LAST and keeps_fates(dataset)
+    return dataset.kind != LAST and keeps_fates(dataset)
 
 
 def document_path(datasets: "Iterable[Dataset]") -> "list[Dataset]":

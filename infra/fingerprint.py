@@ -23,7 +23,7 @@ from infra.stage import Stage
 def fingerprint_payload(stage: Stage, config: Config, input_digests: Mapping[str, str]) -> dict[str, Json]:
     """All that decides the dataset, as plain JSON values. Raises ConfigError or InputError where outside files are missing."""
     payload: dict[str, Json] = {
-        "stage": stage.name,
+        "stage": stage.kind,
         "code_version": stage.code_version,
         "config": identity(config),
         "inputs": dict(input_digests),

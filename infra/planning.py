@@ -8,6 +8,7 @@ though they will be skipped after all if the new output turns out to have the sa
 Planning is pure reading: it takes no lease and writes nothing.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -174,12 +175,15 @@ def _plan_forced(node: StageNode, store: Store, fingerprint: str) -> StagePlan:
 
 
 def _plan_used(node: StageNode, store: Store, selected: bool) -> StagePlan:
-    fingerprint = node.use.rsplit("/", 1)[-1]
-    dataset = store.find(node.name, fingerprint)
+    name, mark, version = re.split("([/@])", node.use)
+    dataset = store.get_ref(name, version) if mark == "@" else store.find(name, version)
     if dataset is None:
-        reason = f"it is to use {node.use}, which is not in this workspace"
-        return StagePlan(node.name, Action.BLOCKED, reason, fingerprint, selected)
-    return StagePlan(node.name, Action.SKIP, f"uses {node.use} as it is", fingerprint, selected, dataset)
+        known = f"; labels of {name}: {', '.join(store.labels(name)) or 'none'}" if mark == "@" else ""
+        reason = f"it is to use {node.use}, which is not in this workspace{known}"
+        return StagePlan(node.name, Action.BLOCKED, reason, None if known else version, selected)
+    return StagePlan(
+        node.name, Action.SKIP, f"uses {node.use} as it is", dataset.manifest.fingerprint, selected, dataset
+    )
 
 
 def _plan_unselected(

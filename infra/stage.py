@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,12 @@ class ShardStage:
     ledgered: bool = False
     earlier: Callable[[Any], Sequence[str]] = lambda config: ()
     description: str = ""
+    declared: str = ""
+    """The name it was declared under, where a recipe has it under another one (``named``)."""
+
+    @property
+    def kind(self) -> str:
+        return self.declared or self.name
 
     @property
     def documents(self) -> str | None:
@@ -228,24 +234,35 @@ class JobStage:
     external: Callable[[Any], Json] = lambda config: None
     check: Callable[[Any], None] = lambda config: None
     description: str = ""
+    declared: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.declared or self.name
 
 
 Stage = ShardStage | JobStage
+
+
+def named(stage: Stage, name: str) -> Stage:
+    """The same stage under another name: that of a recipe's section, and of its dataset. What it is stays its ``kind``."""
+    return stage if stage.name == name else replace(stage, name=name, declared=stage.kind)
 
 
 @dataclass(frozen=True)
 class StageNode:
     """A stage with the configuration and the place a recipe gives it.
 
-    ``use`` names a published dataset (``name/fingerprint``) that stands in its place: the stage does not run. ``documents``
-    names the stage whose documents it receives, if not the one that its declaration names; ``absent`` are roles whose stages
-    the recipe does without.
+    ``use`` names a published dataset (``name/fingerprint``, ``name@label``) that stands in its place: the stage does not run.
+    ``documents`` names the stage whose documents it receives, if not the one that its declaration names; ``inputs`` does so for
+    its other roles; ``absent`` are roles whose stages the recipe does without.
     """
 
     stage: Stage
     config: Config
     use: str = ""
     documents: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
 
     @property
@@ -253,9 +270,14 @@ class StageNode:
         return self.stage.name
 
     @property
+    def kind(self) -> str:
+        """What stage it is, whatever it is called here."""
+        return self.stage.kind
+
+    @property
     def upstream(self) -> Mapping[str, str]:
         """role -> name of the stage whose dataset it reads."""
-        found = dict(self.stage.inputs(self.config))
+        found = {**self.stage.inputs(self.config), **self.inputs}
         if isinstance(self.stage, ShardStage) and self.stage.documents and self.documents:
             found[self.stage.documents] = self.documents
         return {role: name for role, name in found.items() if role not in self.absent}

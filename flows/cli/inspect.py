@@ -92,7 +92,7 @@ def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
 def _arrived(store: Store, dataset: Dataset) -> Dataset | None:
     """The dataset whose languages a stage received: the attributes, or the stage before."""
     for record in dataset.manifest.inputs:
-        if record.name == "ingest" or (dataset.name == "quality" and record.name != "attributes"):
+        if record.name == "ingest" or (dataset.kind == "quality" and record.name != "attributes"):
             continue
         found = store.find(record.name, record.fingerprint)
         if found is not None and (record.name == "attributes" or holds_documents(found)):

@@ -97,7 +97,7 @@ def _stages(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def is_deployed(stage: str) -> bool:
-    """Whether a stage has deployments of its own: ours, and those that installed packages offer. A worker takes no others."""
+    """Whether a section has deployments of its own: ours, and those that installed packages offer. A worker takes no others."""
     return stage in STAGE_NAMES or stage in offered_stages()
 
 

@@ -18,9 +18,9 @@ def difference_of(fate: DocumentFate, datasets: Sequence[Dataset]) -> Difference
     """The difference to the survivor of a document that was dropped as a duplicate, in this snapshot or an earlier one; None
     if it was not, or if a text is not there any more."""
     verdict = fate.history[-1]
-    if verdict.stage != "dedup" or verdict.survivor is None:
+    dedup = next((dataset for dataset in datasets if dataset.name == verdict.stage), None)
+    if dedup is None or dedup.kind != "dedup" or verdict.survivor is None:
         return None
-    dedup = next(dataset for dataset in datasets if dataset.name == "dedup")
     used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
     source = next((each for each in datasets if (each.name, each.digest) in used), None)
     if source is None:

@@ -96,5 +96,5 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
 
 def _settings(dataset: Dataset) -> dict[str, Any]:
     """What decides, less where the documents come from."""
-    place = {"ingest": "sources", "dedup": "previous"}.get(dataset.name)
+    place = {"ingest": "sources", "dedup": "previous"}.get(dataset.kind)
     return {key: value for key, value in dataset.manifest.config.items() if key != place}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from flows.stages import document_path
+from flows.stages import LAST, document_path
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON, describe_loss
@@ -146,9 +146,9 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[StageVerd
             url = url or row["url"]
             history.append(_verdict(dataset, row, stages))
             break
-        if dataset.name == "shards":
+        if dataset.kind == LAST:
             if _in_shards(document, dataset):
-                history.append(StageVerdict("shards", "kept"))
+                history.append(StageVerdict(dataset.name, "kept"))
             continue
         kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality", *KNOWN])
         if not kept:

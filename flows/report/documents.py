@@ -104,7 +104,7 @@ def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFate
         unwritten = sum(counts.dropped.values()) + counts.failed - rows
         lost = 0 if dataset.manifest.complete else min(max(unwritten, 0), counts.failed)
         fates = StageFates(dataset.name, counts.incoming, counts.kept, counts.failed, rules, Counter(), lost)
-        if dataset.name == LAST and found:
+        if dataset.kind == LAST and found:
             # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
             fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
         else:

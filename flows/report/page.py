@@ -17,7 +17,7 @@ from flows.report import FOLDER, cards, documents, learning, origin, verdict
 from flows.report.changes import changes
 from flows.report.distributions import distributions
 from flows.report.sankey import sankey
-from flows.stages import document_path, holds_documents
+from flows.stages import document_path, holds_documents, in_order
 from infra.progress import describe_bytes
 from infra.store.dataset import Dataset
 from infra.store.files import write_bytes
@@ -228,9 +228,10 @@ def classifier(datasets: Datasets) -> dict[str, Any] | None:
 
 
 def dedup(datasets: Datasets, fates: Sequence[documents.StageFates]) -> dict[str, Any] | None:
-    if "dedup" not in datasets:
+    dataset = next((each for each in in_order(datasets.values()) if each.kind == "dedup"), None)
+    if dataset is None:
         return None
-    stats = datasets["dedup"].manifest.stats
+    stats = dataset.manifest.stats
     lsh = stats.get("lsh")
     chart = Markup("")
     if lsh:
@@ -242,7 +243,7 @@ def dedup(datasets: Datasets, fates: Sequence[documents.StageFates]) -> dict[str
             describe="Chance that a pair is nominated, by its similarity",
             y_range=(0, 1.02),
         )
-    stage = next(stage for stage in fates if stage.name == "dedup")
+    stage = next(stage for stage in fates if stage.name == dataset.name)
     pairs = [sample for sample in stage.samples if sample.survivor]
     return {"lsh": lsh, "chart": chart, "verification": stats.get("verification"), "stage": stage, "pairs": pairs}
 

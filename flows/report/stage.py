@@ -4,7 +4,6 @@ The page shows times and hosts, so it is listed in the manifest and left out of 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 from pydantic import Field
 
@@ -14,21 +13,17 @@ from infra.config import Config
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 
-StageName = Literal[
-    "sample", "ingest", "classifier", "attributes", "quality", "dedup", "decontaminate", "redact", "tokenizer",
-    "shards", "pretrain", "sft", "preferences", "reward", "ppo", "dpo", "evaluate", "export",
-]  # fmt: skip
 CHAT_MODELS = ("sft", "ppo", "dpo")
 
 
 class ReportConfig(Config):
     """What the page shows."""
 
-    stages: tuple[StageName, ...] = (
+    stages: tuple[str, ...] = (
         "sample", "ingest", "classifier", "attributes", "quality", "dedup", "decontaminate", "redact", "tokenizer",
         "shards", "pretrain", "sft", "preferences", "reward", "ppo", "dpo", "evaluate", "export",
     )  # fmt: skip
-    """Stages to report on: those the recipe runs."""
+    """Stages to report on, by their sections: those the recipe runs."""
     questions: tuple[str, ...] = ("Hi, how are you?", "What do you like to do on weekends?", "Do you have any pets?")
     """What each chat model is asked."""
     reply_tokens: int = Field(48, ge=1, le=2048)

@@ -26,6 +26,11 @@ class Dataset:
         return self.manifest.name
 
     @property
+    def kind(self) -> str:
+        """The stage that made it, whatever the recipe called it."""
+        return str(self.manifest.payload.get("stage", self.name))
+
+    @property
     def digest(self) -> str:
         return self.manifest.output_digest
 

@@ -57,6 +57,38 @@ def test_what_came_next_takes_the_documents_of_what_was_put_between():
     }
 
 
+def test_a_stage_of_ours_may_stand_twice_under_a_name_of_its_own():
+    told = ways(
+        {
+            "dedup": {},
+            "redact": {},
+            "dedup_again": {"use": "dedup", "after": "redact", "ngram": 3},
+            "tokenizer": {},
+            "tokenizer_small": {"use": "tokenizer", "vocab_size": 400, "after": "dedup"},
+            "shards": {},
+            "shards_small": {"use": "shards", "inputs": {"tokenizer": "tokenizer_small"}},
+        }
+    )
+    assert told["dedup_again"] == {"quality": "redact"} and told["redact"] == {"decontaminate": "dedup"}
+    assert told["tokenizer"] == {"redact": "dedup_again"} and told["tokenizer_small"] == {"redact": "dedup"}
+    assert told["shards_small"] == {"redact": "dedup_again", "tokenizer": "tokenizer_small"}
+
+
+def test_quality_twice_looks_at_attributes_of_its_own():
+    again = {"use": "attributes", "after": "dedup", **SILENT}
+    told = ways(
+        {
+            "attributes": SILENT,
+            "quality": {},
+            "dedup": {},
+            "measured_again": again,
+            "quality_again": {"use": "quality", "after": "dedup", "inputs": {"attributes": "measured_again"}},
+        }
+    )
+    assert told["measured_again"] == {"ingest": "dedup"}
+    assert told["quality_again"] == {"ingest": "dedup", "attributes": "measured_again"}
+
+
 @pytest.mark.parametrize(
     ("stages", "sentence"),
     [
@@ -79,6 +111,19 @@ def test_what_came_next_takes_the_documents_of_what_was_put_between():
         ({"shout": {"use": "nowhere.stage:STAGE", "after": "ingest"}}, "'nowhere' is not installed here"),
         ({"shout": {"use": "os:system", "after": "ingest"}}, "use takes a ShardStage or JobStage"),
         ({"shout": {"after": "ingest"}}, "unknown key stages.shout"),
+        ({"again": {"use": "dedupe", "after": "ingest"}}, "is no stage and no dataset (mine.yaml). Did you mean 'dedup'?"),
+        ({"again": {"use": "dedup"}}, "does not say whose documents it takes"),
+        ({"again": {"use": "dedup", "after": "ingest", "band": 3}}, "unknown key stages.again.band"),
+        ({"a/b": {"use": "dedup", "after": "ingest"}}, "stages.a/b cannot be the name of a section"),
+        ({"redact": {"use": "dedup"}}, "Headwater's own stage of that name and cannot use 'dedup'"),
+        ({"redact": {"use": "my_pkg.stage:STAGE"}}, "Headwater's own stage of that name"),
+        ({"again": {"use": "my_pkg/stage.py"}}, "is no stage and no dataset"),
+        ({"again": {"use": "0123456789ab"}}, "in the place of a stage whose name the section has"),
+        ({"dedup": {"inputs": {"words": "x"}}}, "stages.dedup.inputs.words: dedup has no such input"),
+        (
+            {"dedup": {"source_priority": ["mine"]}, "again": {"use": "dedup", "after": "dedup", "source_priority": ["x"]}},
+            "again.source_priority names the source 'x'",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence(stages: dict, sentence: str):

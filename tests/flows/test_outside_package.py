@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from flows.cli.options import document_stages
 from flows.params import stage_params
+from flows.provenance.differences import difference_of
 from flows.provenance.fates import fate_of
 from flows.provenance.funnel import funnel
 from flows.recipe import load_recipe
@@ -24,7 +25,7 @@ from flows.stages import in_order
 from flows.start import run_in_workspace
 from infra.errors import ConfigError
 from infra.extensions import code_of
-from infra.planning import StageSelection
+from infra.planning import StageSelection, plan
 from infra.store.store import Store
 from pipeline.ingest import STAGE as INGEST
 from pipeline.ingest import IngestConfig
@@ -130,3 +131,54 @@ def test_only_the_recipe_s_file_names_code(recipe: Path):
     form = stage_params(load_recipe(str(recipe)).node("quality").stage)
     with pytest.raises(ConfigError, match="evil.rules:ALL is code"):
         form(recipe=str(recipe), config={"sources": [{"presets": ["evil.rules:ALL"]}]})
+
+
+TWICE = """
+execution: {{workers: 1}}
+stages:
+  ingest:
+    sources: [{{name: mine, kind: parquet, address: {folder}, profile: none, url_column: url}}]
+  dedup: {{}}
+  quiet: {{use: "my_stage:STAGE", after: dedup, mark: "?"}}
+  quieter: {{use: "my_stage:STAGE", after: quiet}}
+  dedup_again: {{use: dedup, after: quieter, ngram: 1, threshold: 0.6}}
+  report: {{}}
+"""
+
+
+def test_a_stage_may_stand_twice_and_a_label_may_stand_in_its_place(tmp_path: Path):
+    texts = [
+        "One two three four five",
+        "One two three four six",
+        "One two three four seven!",
+        "Who are you?",
+        "x y z w v",
+    ]
+    table = pa.table({"text": texts, "url": [f"u{row}" for row in range(len(texts))]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    path = tmp_path / "twice.yaml"
+    path.write_text(TWICE.format(folder=tmp_path / "rows.parquet"))
+    store = Store.at(str(tmp_path / "work"))
+
+    def run(*overrides: str) -> Any:
+        loaded = load_recipe(str(path), overrides)
+        return run_in_workspace(loaded, StageSelection(), store, use_prefect=False, quiet=True)
+
+    done = run()
+    rows = {row.stage: (row.incoming, row.kept, row.dropped) for row in funnel(done.datasets.values())}
+    assert rows["quiet"] == (5, 4, (("too_loud", 1),)) and rows["quieter"] == (4, 3, (("too_loud", 1),))
+    assert rows["dedup"] == (5, 5, ()) and rows["dedup_again"] == (3, 2, (("near_duplicate", 1),))
+    again = done.datasets["dedup_again"]
+    assert (again.name, again.kind) == ("dedup_again", "dedup")
+    fates = [fate_of(f"u{row}", document_stages(store, "twice")) for row in range(3)]
+    dropped = next(fate for fate in fates[:2] if fate.history[-1].rule)
+    assert dropped.history[-1].stage == "dedup_again" and difference_of(dropped, document_stages(store, "twice"))
+    assert [step.stage for step in fates[2].history] == ["ingest", "dedup", "quiet", "quieter"]
+    assert "dedup_again" in (done.datasets["report"].local("data/report.html")).read_text()
+
+    assert [outcome.action for outcome in run().outcomes] == ["SKIP"] * 6
+    pinned = load_recipe(str(path), ["dedup.use=dedup@twice", "dedup.ngram=9"])
+    entry = plan(pinned.nodes, store, StageSelection(), "twice")[1]
+    assert entry.dataset == done.datasets["dedup"] and entry.reason == "uses dedup@twice as it is"
+    absent = plan(load_recipe(str(path), ["dedup.use=dedup@nobody"]).nodes, store, StageSelection(), "twice")[1]
+    assert absent.reason == "it is to use dedup@nobody, which is not in this workspace; labels of dedup: latest, twice"

@@ -203,6 +203,7 @@ def test_a_stage_may_take_a_published_dataset_as_it_is(tmp_path: Path) -> None:
     )
     assert entry.action is Action.BLOCKED and "which is not in this workspace" in entry.reason
     rows = "ingest.sources=[{name: rows, kind: jsonl, address: x.jsonl, profile: chat}]"
+    assert load_recipe("demo", ["tokenizer.use=tokenizer@books"]).node("tokenizer").use == "tokenizer@books"
     taken = load_recipe("demo", [rows, "classifier.use=0123456789ab", "shards.mixture=[]"])
     assert taken.node("classifier").use == "classifier/0123456789ab", "its sets of texts are nobody's business then"
 
