@@ -27,7 +27,7 @@ WORKERS = 2
 def main(source: str, work: Path) -> None:
     config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, seed=1)
     folders = {name: str(work / name) for name in ("signatures", "buckets", "clusters", "kept", "removed")}
-    files = len(list(Path(source).glob("*.jsonl")))
+    files = len(list(Path(source).glob("*.jsonl*")))
 
     def run(pipeline: list, tasks: int, name: str) -> None:
         LocalPipelineExecutor(pipeline, tasks=tasks, workers=WORKERS, logging_dir=str(work / "logs" / name)).run()
@@ -44,7 +44,9 @@ def main(source: str, work: Path) -> None:
     survivors = {
         row["metadata"]["minhash_cluster_id"]: row["id"] for row in _rows(Path(folders["kept"])) if _clustered(row)
     }
-    pairs = [(row["id"], survivors[row["metadata"]["minhash_cluster_id"]]) for row in _rows(Path(folders["removed"]))]
+    # It does not mark every survivor with its cluster.
+    removed = _rows(Path(folders["removed"]))
+    pairs = [(row["id"], survivors.get(row["metadata"]["minhash_cluster_id"])) for row in removed]
     sys.stdout.write("\n" + json.dumps({"seconds": seconds, "pairs": pairs}) + "\n")
 
 
