@@ -135,9 +135,7 @@ def _verdict(arm: str, found: "_Difference", p_holm: float, separates: bool, fam
     if separates and p_holm <= ALPHA:
         word = "better" if found.delta < 0 else "worse"
     seeds = found.seeds_to_tell(family) if word == "cannot tell" else None
-    return Verdict(
-        arm, word, found.delta, *found.interval, found.p, p_holm, None if seeds is None else seeds * tokens
-    )
+    return Verdict(arm, word, found.delta, *found.interval, found.p, p_holm, None if seeds is None else seeds * tokens)
 
 
 def _holm(values: Mapping[str, float]) -> dict[str, float]:
@@ -197,9 +195,8 @@ class _Difference:
     def seeds_to_tell(self, family: int) -> int | None:
         """Seeds S with ``|delta| = (z of the test + z of the power) × sqrt(run noise / S + documents)``: more runs of the
         same length make the seeds' part smaller, never the documents'."""
-        wanted = (self.delta / (ndtri(1 - ALPHA / 2 / family) + ndtri(POWER))) ** 2 - float(
-            np.var(self.documents)
-        )
+        error: float = self.delta / (ndtri(1 - ALPHA / 2 / family) + ndtri(POWER))
+        wanted = error**2 - float(np.var(self.documents))
         if wanted <= 0:
             return None
         return max(self.seeds + 1, ceil(self.seed_variance * self.seeds / wanted))
