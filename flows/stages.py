@@ -34,6 +34,7 @@ STAGES = (
     StageEntry("tokenizer", "pipeline.tokenizer:STAGE"),
     StageEntry("shards", "pipeline.shards:STAGE"),
     StageEntry("pretrain", "training.pretrain:STAGE", "gpu"),
+    StageEntry("answers", "training.answers:STAGE", "gpu"),
     StageEntry("sft", "alignment.sft:STAGE", "gpu"),
     StageEntry("preferences", "alignment.preferences:STAGE", "gpu"),
     StageEntry("reward", "alignment.reward:STAGE", "gpu"),

@@ -46,7 +46,7 @@ def graph(datasets: Mapping[str, Dataset]) -> Markup:
 def _kind(name: str) -> int:
     if name in MODEL_STAGES:
         return KINDS["model"]
-    return KINDS["figure"] if name in ("evaluate", "classifier", "tokenizer") else KINDS["document"]
+    return KINDS["figure"] if name in ("answers", "evaluate", "classifier", "tokenizer") else KINDS["document"]
 
 
 def dataset_rows(datasets: Mapping[str, Dataset]) -> list[DatasetRow]:
