@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.order import FIRST, hands_on
+from flows.stages import LAST
 from infra.errors import HeadwaterError
 from infra.planning import Action, StagePlan
 from infra.stage import StageNode
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from pipeline.sources.contract import SourceConfig
     from pipeline.sources.probe import Probe
 
-PATH = ("ingest", "attributes", "quality", "dedup", "decontaminate", "redact", "shards")
 SAMPLE_SECONDS = 6.0
+MEASURED = "attributes"
+"""It hands on no documents but numbers beside them."""
 MOST_GROWTH = 20.0
 """Beyond so many times its bytes, an earlier dataset is a worse guide than a sample."""
 CHARACTERS_A_TOKEN = 4.0
@@ -85,7 +88,8 @@ def forecast(
     nodes: Sequence[StageNode], plans: Sequence[StagePlan], store: Store, label: str, workers: int
 ) -> Forecast | None:
     """None where nothing of the data path is to be done."""
-    found = {plan.stage: plan for plan in plans if plan.stage in PATH}
+    path = [node for node in nodes if hands_on(node) or node.kind in (MEASURED, LAST)]
+    found = {node.name: plan for node in path for plan in plans if plan.stage == node.name}
     to_run = [name for name, plan in found.items() if plan.selected and plan.action in (Action.RUN, Action.RESUME)]
     if not to_run:
         return None
@@ -98,7 +102,7 @@ def forecast(
     if before is not None:
         growth = _growth(by_name["ingest"], found["ingest"], before, published)
         if found["ingest"].dataset or (_same_sources(by_name["ingest"], before) and growth <= MOST_GROWTH):
-            return _walk(list(found.values()), earlier, before.manifest.counts.incoming * growth, None, workers)
+            return _walk(path, found, earlier, before.manifest.counts.incoming * growth, None, workers)
         # Another recipe's sources, or a handful of documents, say nothing about these.
         earlier = {}
     sample = _sampled(by_name, published)
@@ -106,7 +110,7 @@ def forecast(
         return None
     if not sample.incoming:
         return Forecast((), None, None, None, None, sample.notes)
-    return _walk(list(found.values()), earlier, sample.incoming, sample, workers)
+    return _walk(path, found, earlier, sample.incoming, sample, workers)
 
 
 def _same_sources(node: StageNode, before: Dataset) -> bool:
@@ -141,7 +145,8 @@ def _earlier(store: Store, name: str, label: str) -> Dataset | None:
 
 
 def _walk(
-    plans: Sequence[StagePlan],
+    path: Sequence[StageNode],
+    plans: Mapping[str, StagePlan],
     earlier: Mapping[str, Dataset],
     documents: float,
     sample: _Sample | None,
@@ -149,8 +154,17 @@ def _walk(
 ) -> Forecast:
     rows: list[StageForecast] = []
     notes = list(sample.notes) if sample else []
-    for plan in plans:
+    kept: dict[str, float] = {}
+    arriving = documents
+    for node in path:
+        plan = plans[node.name]
         dataset = plan.dataset or earlier.get(plan.stage)
+        if node.documents:
+            documents = kept.get(node.documents, documents)
+        elif node.name != FIRST and dataset is not None:  # another source of documents
+            documents = dataset.manifest.counts.incoming
+        else:
+            documents = arriving
         if dataset is not None:
             row = _from_dataset(plan, dataset, documents)
         elif sample is not None:
@@ -160,8 +174,8 @@ def _walk(
         if row.basis == "not known":
             notes.append(f"what {row.stage} drops is not known: counted as kept")
         rows.append(row)
-        documents = documents if row.stage in ("attributes", "shards") else row.kept
-    names = {plan.stage for plan in plans if plan.selected and plan.action in (Action.RUN, Action.RESUME)}
+        kept[node.name] = documents = documents if node.kind in (MEASURED, LAST) else row.kept
+    names = {plan.stage for plan in plans.values() if plan.selected and plan.action in (Action.RUN, Action.RESUME)}
     costs = [row for row in rows if row.stage in names]
     unknown = sorted(row.stage for row in costs if row.seconds is None)
     if unknown:

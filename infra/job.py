@@ -10,6 +10,7 @@ figures such as ``loss``), ``phase`` (``name``; announces long silence such as a
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,14 +117,30 @@ def finish(
     sentence each of what a user of the dataset must know.
     """
     rows = rows or {}
+    unknown: list[str] = []
+    figures = _finite(dict(stats), "", unknown)
+    if unknown:
+        warnings = [*warnings, f"not finite, and so not on record: {', '.join(unknown)}"]
     described = [
         describe_file(request.dataset_root, path, rows=rows.get(path), digested=digested)
         for path, digested in sorted(outputs.items())
     ]
     write_json(
         request.work_dir / "result.json",
-        {"outputs": [output.as_dict() for output in described], "stats": dict(stats), "warnings": list(warnings)},
+        {"outputs": [output.as_dict() for output in described], "stats": figures, "warnings": list(warnings)},
     )
+
+
+def _finite(value: Any, name: str, unknown: list[str]) -> Any:
+    """Figures as JSON can hold them: None for those that are not finite, whose names are noted."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item, f"{name}.{key}".lstrip("."), unknown) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, f"{name}[{index}]", unknown) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        unknown.append(name)
+        return None
+    return value
 
 
 def load_result(work_dir: Path) -> JobResult | None:

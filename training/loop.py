@@ -284,6 +284,7 @@ class Loop(Generic[Batch]):
         self._restore(loaded.state)
         self.progress.rollbacks = rollbacks
         self.progress.roll_back(self.done, behind)
+        self.recorder.went_back(self.done)
         self.recorder.warning(
             f"back to the checkpoint of step {loaded.step} from step {reached}; training goes on with sequence {behind}"
         )

@@ -75,7 +75,7 @@ def memory_gb() -> float:
 class MetricsLog:
     """One JSON line a step, and the same to TensorBoard and Weights & Biases. Rank 0 only.
 
-    Lines of steps after ``step`` are dropped: a resumed run takes those steps again.
+    Lines of steps after ``step`` are dropped: a resumed run takes those steps again. So does one that goes back (``go_back``).
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class MetricsLog:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_steps(path, step)
-        self._stream = path.open("a")
+        self._path, self._stream = path, path.open("a")
         self._board = EventWriter(tensorboard, step)
         self._wandb = _open_wandb(wandb_project, wandb_folder, run) if wandb_project else None
 
@@ -95,6 +95,13 @@ class MetricsLog:
         self._board.add(step, numbers)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+    def go_back(self, step: int) -> None:
+        """Drop what was written of steps after this one: they are taken again, on other data."""
+        self._stream.close()
+        _keep_steps(self._path, step)
+        self._stream = self._path.open("a")
+        self._board.forget(step)
 
     def close(self) -> None:
         self._stream.close()

@@ -94,6 +94,11 @@ class Recorder:
             self.job.progress(done, self.total, **figures)
             self._open_window()
 
+    def went_back(self, done: int) -> None:
+        """To behind this iteration: what follows it is made again."""
+        if self.log is not None:
+            self.log.go_back(done)
+
     def measuring(self) -> None:
         self.job.phase("validation")
 

@@ -20,7 +20,11 @@ class EventWriter:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
         self._stream = (folder / name).open("ab")
         self._event(0, _text(3, "brain.Event:2"))
-        self._event(step + 1, _bytes(7, _number(1, 1)))  # session start: what is known of later steps is forgotten
+        self.forget(step)
+
+    def forget(self, step: int) -> None:
+        """Void what was said of steps after this one: to its readers a session starts there."""
+        self._event(step + 1, _bytes(7, _number(1, 1)))
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         values = b"".join(

@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.cli.options import document_stages
+from flows.forecast import forecast
 from flows.params import stage_params
 from flows.provenance.differences import difference_of
 from flows.provenance.fates import fate_of
@@ -177,6 +178,12 @@ def test_a_stage_may_stand_twice_and_a_label_may_stand_in_its_place(tmp_path: Pa
     assert "dedup_again" in (done.datasets["report"].local("data/report.html")).read_text()
 
     assert [outcome.action for outcome in run().outcomes] == ["SKIP"] * 6
+    loaded = load_recipe(str(path), ["quiet.mark=."])
+    expected = forecast(loaded.nodes, plan(loaded.nodes, store, StageSelection(), "twice"), store, "twice", 1)
+    assert expected is not None and expected.documents == 2
+    assert [(row.stage, row.incoming, row.kept) for row in expected.stages] == [
+        ("ingest", 5, 5), ("dedup", 5, 5), ("quiet", 5, 4), ("quieter", 4, 3), ("dedup_again", 3, 2),
+    ]  # fmt: skip
     pinned = load_recipe(str(path), ["dedup.use=dedup@twice", "dedup.ngram=9"])
     entry = plan(pinned.nodes, store, StageSelection(), "twice")[1]
     assert entry.dataset == done.datasets["dedup"] and entry.reason == "uses dedup@twice as it is"

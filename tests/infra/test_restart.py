@@ -1,5 +1,6 @@
 """When a job is started again and when it is not, with a launcher that plays prepared attempts."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.errors import HeadwaterError
-from infra.job import JobRequest, JobResult, JobSpec, emit, finish, write_request
+from infra.job import JobRequest, JobResult, JobSpec, emit, finish, load_result, write_request
 from infra.launch.restart import run_job
 from infra.launch.spec import JobEnd, JobHandle, OnTick
 
@@ -135,6 +136,14 @@ def test_an_exception_while_waiting_ends_the_job(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         run_job(JobSpec("fake"), prepared, prepared.request.work_dir, fail)
     assert prepared.terminated == ["1"]
+
+
+def test_figures_that_are_not_finite_are_left_out_and_named(tmp_path: Path) -> None:
+    request = launcher(tmp_path, []).request
+    finish(request, {}, {"loss": math.nan, "steps": 3, "by": {"web": [1.0, -math.inf]}})
+    result = load_result(request.work_dir)
+    assert result is not None and result.stats == {"loss": None, "steps": 3, "by": {"web": [1.0, None]}}
+    assert result.warnings == ["not finite, and so not on record: loss, by.web[1]"]
 
 
 def test_torn_events_are_ignored_and_old_ones_not_repeated(tmp_path: Path) -> None:

@@ -54,6 +54,21 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
 
 
+def test_a_log_that_goes_back_has_every_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0, tensorboard=tmp_path / "board", wandb_project="", wandb_folder=tmp_path, run="r")
+    for step in range(1, 6):
+        log.write(step, {"loss": float(step)})
+    log.go_back(3)
+    log.write(4, {"loss": 40.0})
+    log.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    (board,) = (tmp_path / "board").iterdir()
+    starts = [event for event in records(board.read_bytes()) if b"\x3a\x02\x08\x01" in event]
+    assert len(starts) == 2 and b"\x10\x04" in starts[1]  # at the beginning, and from step 4 on
+
+
 def test_event_files_hold_what_tensorboard_reads(tmp_path):
     writer = EventWriter(tmp_path, 0)
     writer.add(300, {"loss": 2.5, "bits_per_byte/web": 1.25})
