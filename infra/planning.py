@@ -15,11 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from infra import rebuild
+from infra.config import Config
 from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint
 from infra.incomplete import incomplete_version
 from infra.journal import count_receipts
-from infra.stage import StageNode
+from infra.stage import ShardStage, StageNode
 from infra.stage_source import changed_files, stage_source
 from infra.store.dataset import Dataset
 from infra.store.store import Store
@@ -110,15 +111,25 @@ def plan(nodes: Sequence[StageNode], store: Store, selection: StageSelection, la
     check_graph(nodes)
     selected = selection.stages([node.name for node in nodes])
     plans: dict[str, StagePlan] = {}
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
-        plans[node.name] = _plan_stage(node, store, plans, node.name in selected, node.name in selection.force, label)
+        known = {role: plans[name].dataset or by_name[name].config for role, name in node.upstream.items()}
+        plans[node.name] = _plan_stage(
+            node, store, plans, known, node.name in selected, node.name in selection.force, label
+        )
     return list(plans.values())
 
 
 def _plan_stage(
-    node: StageNode, store: Store, done: Mapping[str, StagePlan], selected: bool, force: bool, label: str
+    node: StageNode,
+    store: Store,
+    done: Mapping[str, StagePlan],
+    known: Mapping[str, Dataset | Config],
+    selected: bool,
+    force: bool,
+    label: str,
 ) -> StagePlan:
-    """What happens to one stage."""
+    """What happens to one stage; ``known`` of each of its inputs: the dataset, or how it will be made."""
     if node.use:
         return _plan_used(node, store, selected)
     pending = sorted({name for name in node.upstream.values() if done[name].action != Action.SKIP})
@@ -133,6 +144,8 @@ def _plan_stage(
         return StagePlan(node.name, Action.BLOCKED, str(unpublished), cause=unpublished)
     try:
         node.stage.check(node.config)
+        if isinstance(node.stage, ShardStage):
+            node.stage.check_earlier(node.config, store.dataset_url(node.name, "new"), known)
         if pending or unknown:
             node.stage.external(node.config)  # what it reads from outside the store is there, or it is known now
             return StagePlan(node.name, Action.RUN, f"its input {', '.join(pending or unknown)} will be rebuilt")

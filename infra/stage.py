@@ -188,6 +188,8 @@ class ShardStage:
     (``name/fingerprint`` in the same store, or an address) that this one is built on: the manifest names them too.
     ``check(config)`` raises ConfigError or InputError for what can be known to be wrong before any input exists: files
     outside the store that are missing or lack a column. A plan asks it, so that nobody waits hours for the answer.
+    ``check_earlier(config, root, inputs)`` is the same for datasets that this one is built on: ``root`` is a place in the store
+    beside which they lie, and for each role ``inputs`` has the dataset, or the configuration of the stage that is yet to make it.
     """
 
     name: str
@@ -199,6 +201,7 @@ class ShardStage:
     finalize: Callable[[StageContext], None] = lambda context: None
     external: Callable[[Any], Json] = lambda config: None
     check: Callable[[Any], None] = lambda config: None
+    check_earlier: Callable[[Any, str, Mapping[str, Dataset | Config]], None] = lambda config, root, inputs: None
     consumes: str | None = None
     reads: str | None = None
     optional: tuple[str, ...] = ()

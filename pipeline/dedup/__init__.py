@@ -23,6 +23,7 @@ Regrouping is done by files cut into partitions (``exchange``); documents are kn
 from infra.stage import ShardStage, Step
 from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.fates import fate_unit, fate_units
+from pipeline.dedup.index import open_previous
 from pipeline.dedup.levels import copy_unit, copy_units, url_unit, url_units
 from pipeline.dedup.nominate import band_unit, band_units, nominate_unit, nominate_units
 from pipeline.dedup.repeats import repeat_unit, repeat_units, span_unit, span_units
@@ -36,6 +37,10 @@ from pipeline.dedup.verify import verify_unit, verify_units
 
 def _inputs(config: DedupConfig) -> dict[str, str]:
     return {DOCUMENTS: "quality"}
+
+
+def _check_earlier(config: DedupConfig, root: str) -> None:
+    open_previous(config, root)
 
 
 _NOMINATING = (
@@ -67,6 +72,7 @@ STAGE = ShardStage(
     consumes=DOCUMENTS,
     ledgered=True,
     earlier=lambda config: config.previous if config.scope == "all" else (),
+    check_earlier=lambda config, root, inputs: _check_earlier(config, root),
     description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",
 )
 

@@ -38,8 +38,8 @@ class EarlierShards:
     def stats(self) -> dict[str, Any]:
         return self.dataset.manifest.stats if self.dataset is not None else {}
 
-    def check(self, tokenizer_digest: str, seq_len: int) -> None:
-        """Raise ConfigError where new rows would not fit the old ones."""
+    def check(self, wanted: Mapping[str, Any]) -> None:
+        """Raise ConfigError where new rows, which have these figures, would not fit the old ones."""
         if self.dataset is None:
             return
         if UNIGRAMS not in {output.path for output in self.dataset.manifest.outputs}:
@@ -48,7 +48,6 @@ class EarlierShards:
                 where=self.dataset.root,
                 remedy="Build them again with this version, or leave shards.append_to empty.",
             )
-        wanted = {"tokenizer_digest": tokenizer_digest, "seq_len": seq_len}
         other = [
             f"{key} is {str(self.stats[key])[:12]} there and {str(value)[:12]} here"
             for key, value in wanted.items()

@@ -93,8 +93,18 @@ def _earlier(context: StageContext | UnitContext) -> EarlierShards:
 
 def _adopt_units(context: StageContext) -> Iterator[Unit]:
     earlier = _earlier(context)
-    earlier.check(_tokenizer(context.inputs).digest, context.config.seq_len)
+    earlier.check({"tokenizer_digest": _tokenizer(context.inputs).digest, "seq_len": context.config.seq_len})
     return adopt_units(earlier)
+
+
+def _check_earlier(config: ShardsConfig, root: str, inputs: Mapping[str, Dataset | Config]) -> None:
+    """As far as it can be known while the tokenizer is yet to be trained: its vocabulary has the same size at least."""
+    tokenizer = inputs["tokenizer"]
+    if isinstance(tokenizer, Dataset):
+        wanted = {"tokenizer_digest": Tokenizer.load(tokenizer.local("data")).digest}
+    else:
+        wanted = {"vocab_size": tokenizer.vocab_size}  # type: ignore[attr-defined]
+    EarlierShards.open(config.append_to, root).check({**wanted, "seq_len": config.seq_len})
 
 
 def _adopt(unit: Unit, context: UnitContext) -> Counts:
@@ -380,6 +390,7 @@ STAGE = ShardStage(
         Step(PACK, _pack_units, _pack),
     ),
     earlier=lambda config: (config.append_to,) if config.append_to else (),
+    check_earlier=lambda config, root, inputs: _check_earlier(config, root, inputs) if config.append_to else None,
     finalize=_finalize,
     consumes="redact",
     ledgered=True,
