@@ -10,16 +10,21 @@ overrules the scale.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, missing_package
 
 if TYPE_CHECKING:
     from training.scale import ScalePlan
 
 
-def apply_scale(raw: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], "ScalePlan"]:
-    """The recipe with the values that its scale gives in the pretraining section, and where they come from."""
-    from training.pretrain import PretrainConfig
-    from training.scale import plan_scale, read_count
+def apply_scale(raw: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], "ScalePlan | None"]:
+    """The recipe with the values that its scale gives in the pretraining section, and whence (without torch: neither)."""
+    try:
+        from training.pretrain import PretrainConfig
+        from training.scale import plan_scale, read_count
+    except ModuleNotFoundError as error:
+        if missing_package(error) is None:
+            raise
+        return dict(raw), None  # what it would give is for a stage that cannot run here
 
     stages = raw.get("stages") or {}
     section: Any = stages.get("pretrain") if isinstance(stages, Mapping) else None

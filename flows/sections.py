@@ -19,9 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from flows.recipe_file import nearest
 from flows.stages import STAGE_NAMES, load_stage, offered_stages
-from infra.errors import ConfigError
+from infra.config import Config
+from infra.errors import ConfigError, MissingPackage
 from infra.extensions import REFERENCE, offered
-from infra.stage import Stage, StageNode, named
+from infra.stage import ShardStage, Stage, StageNode, named
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")
 DATASET = re.compile(r"(?P<name>[A-Za-z][\w-]*)?(?:/(?P<fingerprint>[0-9a-f]{12})|@(?P<label>[\w.-]+))")
@@ -55,7 +56,10 @@ def node_of(name: str, sections: Mapping[str, Any], origin: str) -> StageNode:
     section = sections[name] or {}
     if not isinstance(section, Mapping):
         raise ConfigError(f"stages.{name} must be a mapping", remedy=_allowed_keys(load_stage(name).config))
-    stage, use = _stage_of(name, section)
+    try:
+        stage, use = _stage_of(name, section)
+    except MissingPackage as error:
+        return _stand_in(name, error)
     # It shows what the recipe runs, unless told otherwise.
     if stage.kind == "report":
         section = {"stages": [each for each in sections if each != name], **section}
@@ -70,6 +74,17 @@ def node_of(name: str, sections: Mapping[str, Any], origin: str) -> StageNode:
             remedy=f"Its inputs: {roles}; whose documents it takes, `after` says.",
         )
     return node
+
+
+class _Unread(Config):
+    """The fields of a stage whose models cannot be imported here."""
+
+
+def _stand_in(name: str, error: MissingPackage) -> StageNode:
+    """In the place of a stage that cannot be imported: the others are planned and run as they are."""
+    remedy = f"{error.remedy}, or run the stages before it: --stop-after STAGE."
+    missing = MissingPackage(error.error, where=error.where, remedy=remedy)
+    return StageNode(ShardStage(name, 0, _Unread, "", ()), _Unread(), missing=missing)
 
 
 def _inputs(name: str, section: Mapping[str, Any]) -> dict[str, str]:

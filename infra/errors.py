@@ -56,6 +56,10 @@ class LeaseLost(HeadwaterError):
     """Another run took over this dataset while we were working on it; nothing of ours is published."""
 
 
+class MissingPackage(HeadwaterError):
+    """What is asked for needs an extra that is not installed here."""
+
+
 class Blocked(HeadwaterError):
     """A stage cannot run because an input dataset is not published."""
 
@@ -67,12 +71,12 @@ EXTRAS = {
 """What is installed only if it is asked for, and the name to ask for it by."""
 
 
-def missing_package(error: BaseException, where: str = "") -> HeadwaterError | None:
+def missing_package(error: BaseException, where: str = "") -> MissingPackage | None:
     """An import that failed, as the sentence that says what to install; None for any other error."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
         return None
-    return HeadwaterError(
+    return MissingPackage(
         f"this needs {package}, which is not installed here",
         where=where,
         remedy=f"pip install 'headwater[{EXTRAS[package]}]'",

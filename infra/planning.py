@@ -132,6 +132,8 @@ def _plan_stage(
     """What happens to one stage; ``known`` of each of its inputs: the dataset, or how it will be made."""
     if node.use:
         return _plan_used(node, store, selected)
+    if node.missing is not None:
+        return StagePlan(node.name, Action.BLOCKED, str(node.missing), selected=selected, cause=node.missing)
     pending = sorted({name for name in node.upstream.values() if done[name].action != Action.SKIP})
     unknown = sorted({name for name in node.upstream.values() if done[name].dataset is None})
     if not selected:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.config import Config, Json, canonical_json
+from infra.errors import HeadwaterError
 from infra.job import JobSpec
 from infra.store.dataset import Dataset
 from infra.store.files import OutputFile, publish_file
@@ -258,7 +259,8 @@ class StageNode:
 
     ``use`` names a published dataset (``name/fingerprint``, ``name@label``) that stands in its place: the stage does not run.
     ``documents`` names the stage whose documents it receives, if not the one that its declaration names; ``inputs`` does so for
-    its other roles; ``absent`` are roles whose stages the recipe does without.
+    its other roles; ``absent`` are roles whose stages the recipe does without. ``missing`` says why this machine cannot run it:
+    then stage and configuration are stand-ins, and neither its fields nor its inputs are known.
     """
 
     stage: Stage
@@ -267,6 +269,7 @@ class StageNode:
     documents: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    missing: HeadwaterError | None = None
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ Exits with 1 if a stage is BLOCKED: ``run`` would refuse it too.
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from flows.checks import notices
@@ -81,7 +82,7 @@ def plan_table(plans: list[StagePlan]) -> Table:
     table = table_of("Plan", "stage", "action", "fingerprint", "reason")
     for entry in plans:
         action = f"[{STYLES[entry.action]}]{entry.action}[/]"
-        table.add_row(entry.stage, action, entry.fingerprint or "not known yet", entry.reason)
+        table.add_row(entry.stage, action, entry.fingerprint or "not known yet", escape(entry.reason))
     return table
 
 

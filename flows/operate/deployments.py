@@ -93,7 +93,7 @@ def _form(recipe: Recipe) -> dict[str, Any]:
 def _stages(recipe: Recipe) -> list[tuple[str, str]]:
     order = {name: place for place, name in enumerate(STAGE_NAMES)}
     found = sorted(recipe.nodes, key=lambda node: order.get(node.name, len(order)))
-    return [(node.name, pool_of(node.stage)) for node in found if is_deployed(node.name)]
+    return [(node.name, pool_of(node.stage)) for node in found if node.missing is None and is_deployed(node.name)]
 
 
 def is_deployed(stage: str) -> bool:
