@@ -62,7 +62,7 @@ class SftConfig(AnsweringConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=2,
+    code_version=3,  # 3: as pretrain 5
     config=SftConfig,
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs([config.conversations]),
     external=lambda config: outside_digests(config.conversations, base_model=config.base_model),

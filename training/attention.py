@@ -5,7 +5,8 @@ Four situations:
 * one document a row: a causal kernel, no mask in memory;
 * packed rows on a GPU: the documents of all rows one behind the other, for a kernel of variable lengths, which does
   no work between documents;
-* packed rows elsewhere: a boolean mask lets a token see only earlier tokens of its own document;
+* packed rows elsewhere: a boolean mask lets a token see only earlier tokens of its own document; short ones in half
+  precision are multiplied out, for on a CPU the kernel's backward pass takes three times as long as its products;
 * generation: keys and values of earlier tokens come from a ``KVCache``.
 
 Positions are not reset at document boundaries of a packed row: rotary attention depends on differences of positions
@@ -27,6 +28,8 @@ from training.rope import rotate
 BLOCK = 64
 """Keys that attention takes at a time. With whole blocks, what is masked behind a row adds exact zeros to its sums; with
 parts of blocks, a row's last bits would depend on how long its neighbours are."""
+EXPLICIT_TOKENS = 512
+"""Packed rows up to this length are multiplied out on a CPU; the scores of longer ones would take too much memory."""
 PROMPT_BLOCK = 16
 """The same for a first forward without a mask: whole vectors are enough there."""
 
@@ -122,6 +125,8 @@ class Visibility:
     causal: bool = False
     mask: Tensor | None = None
     """``[B, 1, T, S]``, True = visible."""
+    bias: Tensor | None = None
+    """The same, added to the scores: 0 or minus infinity. Attention is multiplied out."""
     documents: Tensor | None = None
     """Where the documents begin when all rows stand one behind the other, and the end of the last (int32)."""
     grouped: bool = False
@@ -137,7 +142,10 @@ def visibility(hidden: Tensor, segments: Tensor | None, cache: KVCache | None) -
         return Visibility(causal=tokens > 1)
     if has_document_kernel(hidden):
         return Visibility(documents=document_starts(segments), grouped=asks_for_groups())
-    return Visibility(mask=document_mask(segments))
+    mask = document_mask(segments)
+    if device.type == "cpu" and hidden.dtype == torch.bfloat16 and tokens <= EXPLICIT_TOKENS:
+        return Visibility(bias=torch.zeros_like(mask, dtype=hidden.dtype).masked_fill_(~mask, float("-inf")))
+    return Visibility(mask=mask)
 
 
 def document_mask(segments: Tensor) -> Tensor:
@@ -204,6 +212,8 @@ class Attention(nn.Module):
         queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
         if seen.documents is not None:
             mixed = attend_documents(queries, keys, values, seen.documents, seen.grouped)
+        elif seen.bias is not None:
+            mixed = attend_explicitly(queries, keys, values, seen.bias)
         else:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             if cache is not None:
@@ -245,6 +255,22 @@ def attend_documents(queries: Tensor, keys: Tensor, values: Tensor, documents: T
     )
     assert isinstance(mixed, Tensor)  # it returns more only when asked
     return mixed.view(batch, tokens, heads, width)
+
+
+def attend_explicitly(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of ``[B, T, H, D]`` written out: scores, ``bias`` added, softmax, mixture. The query heads that share a
+    key head are rows of one product."""
+    batch, tokens, heads, width = queries.shape
+    kv_heads = keys.shape[2]
+    shared = heads // kv_heads
+    grouped = (queries * width**-0.5).view(batch, tokens, kv_heads, shared, width).permute(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch * kv_heads, shared * tokens, width)
+    scores = rows @ keys.permute(0, 2, 3, 1).reshape(batch * kv_heads, width, tokens)
+    weights = torch.softmax(scores.view(batch, heads, tokens, tokens) + bias, -1)
+    mixed = weights.view(batch * kv_heads, shared * tokens, tokens) @ values.transpose(1, 2).reshape(
+        batch * kv_heads, tokens, width
+    )
+    return mixed.view(batch, kv_heads, shared, tokens, width).permute(0, 3, 1, 2, 4).reshape(queries.shape)
 
 
 @functools.cache

@@ -314,6 +314,8 @@ def create_engine(
         )
     if muon:
         torch_optimizer.layouts = layouts_of(deepspeed_engine, parallel.zero_stage, muon)
+        if ranks.device.type == "cuda" or parallel.dtype == "bf16":
+            torch_optimizer.precision = torch.bfloat16
     return Engine(
         model,
         deepspeed_engine,

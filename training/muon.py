@@ -24,9 +24,16 @@ from torch import Tensor, nn
 
 BUCKET = 1 << 26
 """Elements of cut matrices exchanged at a time."""
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""The quintic whose iteration pulls singular values towards 1 fastest."""
-ITERATIONS = 5
+COEFFICIENTS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""Polar Express: for each of five iterations the quintic that leaves the worst singular value nearest to 1."""
+MARGIN = 1.02
+"""Keeps the largest singular value inside what the quintics were made for, rounding included."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,15 @@ class Layout:
     """Whether a matrix lies on more than one rank."""
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The orthogonal factor of a matrix, its singular values within a few tenths of 1."""
-    a, b, c = COEFFICIENTS
-    work = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+def orthogonalise(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
+    """The orthogonal factor of a matrix, its singular values within a few tenths of 1, by products in ``precision``."""
+    work = matrix.to(precision)
     tall = work.shape[0] > work.shape[1]
     work = work.T if tall else work
-    work = work / (work.norm() + 1e-7)
-    for _ in range(ITERATIONS):
+    work = work / (work.norm() * MARGIN + 1e-7)
+    for a, b, c in COEFFICIENTS:
         square = work @ work.T
-        work = a * work + (b * square + c * square @ square) @ work
+        work = torch.addmm(work, torch.addmm(square, square, square, beta=b, alpha=c), work, beta=a)
     orthogonal: Tensor = (work.T if tall else work).to(matrix.dtype)
     return orthogonal
 
@@ -72,7 +78,16 @@ def adam_sized(shape: tuple[int, int]) -> float:
 
 
 @torch.no_grad()
-def muon_update(flat: Tensor, layout: Layout, state: dict[str, Any], *, lr: float, beta: float, decay: float) -> None:
+def muon_update(
+    flat: Tensor,
+    layout: Layout,
+    state: dict[str, Any],
+    *,
+    lr: float,
+    beta: float,
+    decay: float,
+    precision: torch.dtype = torch.float32,
+) -> None:
     """One step for a flat parameter, in place. Collective where the layout has cut matrices."""
     gradient = flat.grad
     assert gradient is not None
@@ -87,7 +102,8 @@ def muon_update(flat: Tensor, layout: Layout, state: dict[str, Any], *, lr: floa
     target = flat.view(-1)
     target.mul_(1 - lr * decay)
     for piece, matrix in _whole_matrices(towards, layout):
-        update = orthogonalise(matrix.view(piece.shape)).view(-1)[piece.start : piece.start + piece.length]
+        whole = orthogonalise(matrix.view(piece.shape), precision).reshape(-1)
+        update = whole[piece.start : piece.start + piece.length]
         target[piece.place : piece.place + piece.length].add_(update, alpha=-lr * adam_sized(piece.shape))
 
 

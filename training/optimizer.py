@@ -74,6 +74,8 @@ class SkippingOptimizer(torch.optim.AdamW):
 
     skip: Callable[[], bool] | None = None
     momentum: float = 0.0
+    precision: torch.dtype = torch.float32
+    """Of Muon's matrix products."""
     layouts: dict[int, Layout] | None = None
     """Where Muon's matrices lie, by ``id`` of the flat parameter; known once DeepSpeed has cut them."""
 
@@ -96,6 +98,7 @@ class SkippingOptimizer(torch.optim.AdamW):
                         lr=group["lr"],
                         beta=self.momentum,
                         decay=group["weight_decay"],
+                        precision=self.precision,
                     )
         return None
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.training.folders import tiny_config, tiny_model
+from training.attention import attend_explicitly, document_mask, visibility
 from training.model import Decoder, ModelConfig, build_model, parameter_count
 
 
@@ -50,6 +51,34 @@ def test_documents_laid_end_to_end_equal_documents_behind_a_mask(monkeypatch: py
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     monkeypatch.setattr("training.attention.has_document_kernel", lambda hidden: True)
     torch.testing.assert_close(model(rows, segments=segments), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_written_out_equals_the_kernel(kv_heads: int) -> None:
+    """Values and all gradients, in float32."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(2, 21, 4, 6), (2, 21, kv_heads, 6), (2, 21, kv_heads, 6)]
+    parts = [torch.randn(shape, generator=draw, requires_grad=True) for shape in shapes]
+    mask = document_mask(torch.tensor([[0] * 9 + [1] * 12, [3] * 20 + [0]]))
+    queries, keys, values = (part.transpose(1, 2) for part in parts)
+    kernel = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+    written_out = attend_explicitly(*parts, torch.zeros(mask.shape).masked_fill(~mask, float("-inf")))
+    torch.testing.assert_close(written_out, kernel)
+    towards = torch.randn(kernel.shape, generator=draw)
+    for ours, theirs in zip(
+        torch.autograd.grad(written_out, parts, towards), torch.autograd.grad(kernel, parts, towards), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_short_packed_rows_in_half_precision_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(init_std=0.1).to(torch.bfloat16)
+    rows, segments = tokens(2, 20), torch.tensor([[1] * 9 + [2] * 11, [1] * 20])
+    assert visibility(model.embed_tokens(rows), segments, None).bias is not None
+    quick = model(rows, segments=segments)
+    monkeypatch.setattr("training.attention.EXPLICIT_TOKENS", 19)
+    assert visibility(model.embed_tokens(rows), segments, None).mask is not None
+    torch.testing.assert_close(quick, model(rows, segments=segments), atol=0.06, rtol=0.03)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -33,11 +33,16 @@ def test_groups_of_a_decoder(name, tied):
         assert by_treatment[False, True] == inside | (set() if tied else {"lm_head.weight"})
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
-def test_orthogonalised_singular_values_are_near_one(shape):
+def test_orthogonalised_singular_values_are_near_one(shape, precision):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
-    assert values.min() > 0.6 and values.max() < 1.3
+    matrix = torch.randn(shape)
+    orthogonal = orthogonalise(matrix, precision)
+    values = torch.linalg.svdvals(orthogonal)
+    assert orthogonal.dtype == matrix.dtype and values.min() > 0.8 and values.max() < 1.2
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    torch.testing.assert_close(orthogonal, left @ right, atol=0.15, rtol=0)
 
 
 def test_updates_have_the_size_of_adams():
