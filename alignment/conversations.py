@@ -10,141 +10,35 @@ learns to stop, and the same happens when padding shares an id with it. Everythi
 A conversation longer than a row goes on in another piece. A reply is always taught behind its own question and, where
 the conversation has one, its system turn; a reply that fits no row even so is not taught, and ``cut`` says so.
 
-What a line of a file cannot be used for costs that line: ``Reading`` counts it and hands on where it is.
+Calls of tools are an assistant's words; their results come in turns that no person can write (``written_turn``).
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from alignment.data import RawLine, raw_lines
-from alignment.turns import END, ROLES, AnyTokenizer, ChatTokenizer, Conversation, Message, Rendered, Templated
-from infra.config import canonical_json
+from alignment.forms import conversation_of
+from alignment.records import Reading, Unusable, records
+from alignment.turns import END, AnyTokenizer, ChatTokenizer, Conversation, Message, Rendered, Templated
 from infra.errors import InputError
+from pipeline.tokenizer.chat_template import written_turn
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A line that cannot be used, and why."""
-
-    line: RawLine
-    reason: str
-    detail: str = ""
-
-
-@dataclass
-class Reading:
-    """What became of the lines of a file. ``tell`` hears of each that was refused."""
-
-    read: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    tell: Callable[[Refusal], None] | None = None
-    first: Refusal | None = None
-    """The first that was refused: an example."""
-
-    def refuse(self, refusal: Refusal) -> None:
-        self.first = self.first or refusal
-        self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
-        if self.tell is not None:
-            self.tell(refusal)
-
-    @property
-    def example(self) -> str:
-        """What is wrong with the first line that was refused, for an error's sentence."""
-        if self.first is None:
-            return ""
-        return f" (line {self.first.line.number}: {self.first.detail or self.first.reason})"
-
-
-def read_conversations(path: Path, reading: Reading | None = None) -> Iterator[Conversation]:
-    """Stream ``{id, messages: [{role, content}]}`` lines. A bad line costs itself and is counted by its reason.
+def read_conversations(address: Path | str, reading: Reading | None = None) -> Iterator[Conversation]:
+    """Stream the conversations of a file in any form (``alignment.forms``). A bad record costs itself and is counted.
 
     A conversation without an id is named by its content, so that it stays on its side of the split wherever it stands.
     """
     reading = reading if reading is not None else Reading()
-    for line in raw_lines(path):
-        conversation = _parse(line)
-        if isinstance(conversation, Refusal):
-            reading.refuse(conversation)
+    for record in records(address, reading):
+        try:
+            conversation = conversation_of(record.raw)
+        except Unusable as error:
+            reading.refuse(record.refusal(error))
             continue
         reading.read += 1
         yield conversation
-
-
-def _parse(line: RawLine) -> Conversation | Refusal:
-    """A conversation, or the reason why the line is none."""
-    raw = parse_object(line)
-    if isinstance(raw, Refusal):
-        return raw
-    if not isinstance(raw.get("messages"), list):
-        return Refusal(line, "not_a_conversation", f"it has no list of messages; its keys: {_keys(raw)}")
-    messages = messages_of(raw["messages"])
-    if isinstance(messages, str):
-        return Refusal(line, "bad_message", messages)
-    if not any(message.role == "assistant" and message.content.strip() for message in messages):
-        return Refusal(line, "no_reply", "no assistant says anything in it")
-    return Conversation(name_of(raw.get("id"), [messages_to_json(messages)]), messages)
-
-
-def parse_object(line: RawLine) -> dict[str, Any] | Refusal:
-    """The JSON object of a line. Half of a character pair, which no text can hold, becomes U+FFFD."""
-    if line.problem is not None:
-        return Refusal(line, *line.problem)
-    try:
-        text = line.data.decode()
-    except UnicodeDecodeError as error:
-        return Refusal(line, "not_utf8", f"byte {error.start} of the line")
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return Refusal(line, "not_json", str(error)[:200])
-    return raw if isinstance(raw, dict) else Refusal(line, "not_an_object", f"it is a {type(raw).__name__}")
-
-
-def name_of(given: Any, content: Any) -> str:
-    """The id a record brings, or else one made of its content."""
-    if isinstance(given, (str, int)) and not isinstance(given, bool) and str(given).strip():
-        return whole_characters(str(given))
-    return hashlib.blake2b(canonical_json(content).encode(), digest_size=16).hexdigest()
-
-
-def messages_of(raw: Sequence[Any]) -> tuple[Message, ...] | str:
-    """Messages from plain data, or a sentence about the first that is none."""
-    messages = []
-    for number, entry in enumerate(raw, start=1):
-        if not isinstance(entry, dict):
-            return f"message {number} is no object"
-        role, content = entry.get("role"), _words(entry.get("content"))
-        if role not in ROLES:
-            return f"message {number} has the role {str(role)[:40]!r}; known are {', '.join(ROLES)}"
-        if not isinstance(content, str):
-            return f"the content of message {number} is no text"
-        messages.append(Message(role, whole_characters(content)))
-    return tuple(messages)
-
-
-def _words(content: Any) -> Any:
-    """Content given as parts is their text, if they are nothing but text."""
-    if isinstance(content, list) and content and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
-        texts = [part.get("text") for part in content]
-        return "".join(texts) if all(isinstance(text, str) for text in texts) else None
-    return content
-
-
-def whole_characters(text: str) -> str:
-    """Lone surrogates have no UTF-8 form and become U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _keys(raw: Mapping[str, Any]) -> str:
-    return ", ".join(list(raw)[:8]) or "none"
 
 
 def is_held_out(conversation: Conversation, fraction: float) -> bool:
@@ -172,10 +66,11 @@ def render_messages(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> It
     """Turn by turn: the role, the words, the end. Only what an assistant says, and its end, is taught."""
     end = tokenizer.token_id(END)
     # One call for all: the tokenizer's cost a call exceeds that of a short message.
-    encoded = tokenizer.encode_batch([message.content.strip() for message in messages])
-    for message, words in zip(messages, encoded, strict=True):
-        counts = message.role == "assistant"
-        yield Rendered([tokenizer.token_id(f"<|{message.role}|>"), *words, end], [False] + [counts] * (len(words) + 1))
+    written = [written_turn(message.role, message.content, message.tools, message.tool_calls) for message in messages]
+    encoded = tokenizer.encode_batch([words for _, words in written])
+    for (role, _), words in zip(written, encoded, strict=True):
+        counts = role == "assistant"
+        yield Rendered([tokenizer.token_id(f"<|{role}|>"), *words, end], [False] + [counts] * (len(words) + 1))
 
 
 def render_prompt(tokenizer: AnyTokenizer, messages: Sequence[Message]) -> list[int]:
@@ -246,7 +141,7 @@ def cut(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) ->
         if lead is None:
             found.untaught[index] = Untaught("answers_nothing")
             continue
-        teaches = bool(message.content.strip())
+        teaches = message.says
         if not teaches:
             found.untaught[index] = Untaught("empty_reply")
         new = [place for place in [*lead, index] if place not in piece]
@@ -275,6 +170,9 @@ def _lead(messages: Sequence[Message], index: int) -> list[int] | None:
         start -= 1
     if messages[start].role == "assistant":
         return None
+    if messages[start].role == "tool" and start > 0 and (asked := _lead(messages, start - 1)) is not None:
+        # Results answer nobody: what was asked, and the call, belong to them.
+        return [*asked, *range(start - 1, index)]
     return list(range(start + (start == 0 and messages[0].role == "system"), index))
 
 
@@ -283,8 +181,8 @@ def _fresh(
 ) -> dict[int, bool]:
     """A piece that opens with what a reply answers. All of it is context: what was taught before is not taught twice."""
     system = [0] if messages[0].role == "system" else []
-    questions = sum(messages[place].role != "assistant" for place in lead)
-    for dropped in range(max(1, questions)):
+    asking = [number for number, place in enumerate(lead) if messages[place].role in ("user", "system")]
+    for dropped in asking or [0]:
         piece = dict.fromkeys([*system, *lead[dropped:], index], False)
         if turns.size(piece) <= max_length:
             break
@@ -365,13 +263,5 @@ def exchanges(conversations: Iterable[Conversation]) -> Iterator[Exchange]:
     """Every assistant turn that answers something."""
     for conversation in conversations:
         for turn, message in enumerate(conversation.messages):
-            if turn > 0 and message.role == "assistant" and message.content.strip():
+            if turn > 0 and message.role == "assistant" and message.content.strip() and not message.tool_calls:
                 yield Exchange(conversation, turn)
-
-
-def messages_from_json(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    return tuple(Message(entry["role"], entry["content"]) for entry in raw)
-
-
-def messages_to_json(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]

@@ -30,12 +30,15 @@ class RatedReply:
 
 
 def outside_digests(*addresses: str, base_model: str = "") -> Json:
-    """What the files outside the store hold, for the fingerprint; None where all are inside. They must be there."""
+    """What the files outside the store hold, for the fingerprint; None where all are inside. They must be there.
+
+    A dataset of the hub is known by its name: give its revision where a run must be repeatable.
+    """
+    from alignment.records import find_outside, is_hub
+
     digests: list[Json] = []
-    for path in (Path(address) for address in addresses if not dataset_file(address)):
-        if not path.is_file():
-            raise InputError("there is no such file", where=str(path), remedy="Check the path in the recipe.")
-        digests.append(sha256_file(path))
+    for address in (address for address in addresses if not dataset_file(address)):
+        digests += [address] if is_hub(address) else [sha256_file(path) for path in find_outside(address)]
     if base_model:
         digests += _model_digests(Path(base_model))
     return digests or None
@@ -83,10 +86,6 @@ def raw_lines(path: Path) -> Iterator[RawLine]:
 def _check_format(path: Path, head: bytes) -> None:
     if kind := foreign_format(head):
         raise InputError(f"the file is {kind}", where=str(path), remedy="JSON lines are wanted: an object a line.")
-    if head.startswith(b"["):
-        raise InputError(
-            "the file is one JSON array", where=str(path), remedy="Write its items on lines of their own: jq -c '.[]'."
-        )
 
 
 def commonest(counts: Mapping[str, int]) -> str:

@@ -8,11 +8,11 @@ its data, a stage that trains has nothing to show for what it learnt from: such 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from alignment.conversations import Refusal, Untaught
+from alignment.conversations import Untaught
 from alignment.job import ModelJob
+from alignment.records import Refusal
 from alignment.turns import Conversation
 from pipeline.document import RowWriter, document_id
 from pipeline.ledger import Verdict, fate, ledger_writer
@@ -26,12 +26,12 @@ class FateLedger:
         self.kept = 0
         self.lost: Counter[str] = Counter()
 
-    def line(self, path: Path, refusal: Refusal) -> None:
-        """A line that could not be read or used."""
-        line = refusal.line
-        place = f"line {line.number} of {path.name}, from byte {line.offset} on"
-        detail = f"{place}: {refusal.detail}" if refusal.detail else place
-        self._add("failed", refusal.reason, None, document_id(path.name, str(line.offset), "", ""), detail)
+    def line(self, refusal: Refusal) -> None:
+        """A record that could not be read or used."""
+        detail = f"{refusal.place}: {refusal.detail}" if refusal.detail else refusal.place
+        # Rows of a table have no byte of their own.
+        place = str(refusal.line.offset) if refusal.line.offset or refusal.line.data else f"row {refusal.line.number}"
+        self._add("failed", refusal.reason, None, document_id(refusal.file, place, "", ""), detail)
 
     def conversation(self, conversation: Conversation, replies: int, untaught: dict[int, Untaught], held: bool) -> None:
         """What became of a conversation, and of each of its replies that teaches nothing."""

@@ -9,9 +9,9 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from alignment.conversations import check_special_tokens, stop_ids
 from alignment.template_chat import chat_tokenizer
@@ -24,6 +24,14 @@ from training.job import Job, JobConfig, TrainingJobConfig, run_job
 from training.model import Decoder
 from training.optimizer import OptimizerConfig
 from training.schedule import ScheduleConfig
+
+
+def _one_is_a_list(value: Any) -> Any:
+    return ((value,) if value else ()) if isinstance(value, str) else value or ()
+
+
+Addresses = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
+"""Where data lies; one address may be written without a list."""
 
 
 class ModelJobConfig(JobConfig):

@@ -1,31 +1,29 @@
-"""Comparisons of one's own: which of two replies to a prompt was preferred, in the forms in which such data is published.
+"""People's judgements of replies, in the forms in which such data is published.
 
     {"prompt": "…", "chosen": "…", "rejected": "…"}              texts; the prompt is a user's turn, or a transcript
     {"prompt": […], "chosen": […], "rejected": […]}              messages ({role, content}); replies alone …
     {"chosen": […], "rejected": […]}                             … or whole chats that differ in their last turn
     {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": …}    whole chats as transcripts (HH-RLHF)
+    {"prompt": …, "a": …, "b": …, "winner": "a"|"b"|"tie"|"both_bad"}    one person's vote
+    {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_labelled``)
 
-JSON lines or Parquet, compressed or not; a ``system`` text beside them opens the chat. A record that is none of these
-costs itself, and is told with its reason.
+A comparison may have a ``weight`` (1), an ``annotator``, and a ``margin``: how much better the better reply is, given
+or as ``score_chosen`` less ``score_rejected``. A tie is a comparison too: of two replies nobody could choose between.
+A ``system`` text beside them opens the chat. A record that is none of these costs itself, and is told with its reason.
 """
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from alignment.conversations import Reading, Refusal, messages_of, messages_to_json, name_of, parse_object
-from alignment.data import RawLine, raw_lines
+from alignment.forms import messages_to_json, tools_of, turns_from
+from alignment.records import Reading, Record, Unusable, keys_of, name_of, records
 from alignment.turns import Message
-from infra.errors import InputError
 
-PARQUET_MAGIC = b"PAR1"
-_SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+WINNERS = ("a", "b", "tie", "both_bad")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -41,119 +39,140 @@ class Pair:
     chosen_ids: tuple[int, ...] | None = None
     """The reply's tokens with their end, where they are known."""
     rejected_ids: tuple[int, ...] | None = None
+    weight: float = 1.0
+    """How much this judgement counts beside others."""
+    tie: bool = False
+    """Neither is better: which one stands first means nothing."""
+    margin: float = 0.0
+    """How much better the better one is, on the scale of who judged."""
+    annotator: str = ""
 
 
-class _Unusable(Exception):
-    """(reason, detail) for the ledger."""
+@dataclass(frozen=True)
+class Labelled:
+    """One reply and whether it is a good one."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    completion: str
+    good: bool
 
 
-def read_comparisons(path: Path, reading: Reading) -> Iterator[tuple[RawLine, Pair]]:
+def read_comparisons(address: Path | str, reading: Reading) -> Iterator[tuple[Record, Pair]]:
     """The comparisons of a file, each with its place; the others are refused."""
-    for line, raw in _records(path):
-        if isinstance(raw, Refusal):
-            reading.refuse(raw)
-            continue
+    return _read(address, reading, comparison_of)
+
+
+def read_labelled(address: Path | str, reading: Reading) -> Iterator[tuple[Record, Labelled]]:
+    """The labelled replies of a file, each with its place; the others are refused."""
+    return _read(address, reading, labelled_of)
+
+
+def _read(
+    address: Path | str, reading: Reading, parse: Callable[[Mapping[str, Any]], Found]
+) -> Iterator[tuple[Record, Found]]:
+    for record in records(address, reading):
         try:
-            found = comparison_of(raw)
-        except _Unusable as error:
-            reading.refuse(Refusal(line, *error.args))
+            found = parse(record.raw)
+        except Unusable as error:
+            reading.refuse(record.refusal(error))
             continue
         reading.read += 1
-        yield line, found
+        yield record, found
 
 
-def comparison_of(raw: dict[str, Any]) -> Pair:
-    """The comparison a record holds. Raises ``_Unusable``."""
-    if raw.get("chosen") is None or raw.get("rejected") is None:
-        raise _Unusable("not_a_pair", f"it has no chosen and rejected; its keys: {', '.join(list(raw)[:8]) or 'none'}")
-    given = _turns(raw.get("prompt"), "user")
-    chosen, rejected = (_turns(raw[name], "assistant") for name in ("chosen", "rejected"))
+def comparison_of(raw: Mapping[str, Any]) -> Pair:
+    """The comparison a record holds. Raises ``Unusable``."""
+    voted = raw.get("winner") is not None
+    better, worse = _sides(raw) if voted else ("chosen", "rejected")
+    if raw.get(better) is None or raw.get(worse) is None:
+        raise Unusable("not_a_pair", f"it has no {better} and {worse}; its keys: {keys_of(raw)}")
+    given = _turns(raw, "prompt", "user")
     # Whole chats bring their prompt; of replies alone it stands beside them.
-    (before, better), (other, worse) = _last_reply(chosen), _last_reply(rejected)
+    (before, chosen), (other, rejected) = (
+        _last_reply(_turns(raw, name, "assistant"), name) for name in (better, worse)
+    )
     if before != other:
-        raise _Unusable("different_prompts", "the two chats differ before their last reply")
-    prompt = before or given
-    while prompt and prompt[-1].role == "assistant" and not prompt[-1].content:
+        raise Unusable("different_prompts", "the two chats differ before their last reply")
+    prompt = _asked(before or given, raw)
+    if not chosen or not rejected:
+        raise Unusable("empty_reply", "one of the replies is empty")
+    if chosen == rejected:
+        raise Unusable("same_replies", "")
+    tie = voted and raw["winner"] not in ("a", "b")
+    content = [messages_to_json(prompt), chosen, rejected]
+    return Pair(
+        name_of(raw.get("id") or raw.get("prompt_id"), content),
+        prompt,
+        chosen,
+        rejected,
+        weight=_number(raw, "weight", 1.0, least=0.0),
+        tie=tie,
+        margin=0.0 if tie else _margin(raw),
+        annotator=str(raw["annotator"]) if raw.get("annotator") is not None else "",
+    )
+
+
+def _sides(raw: Mapping[str, Any]) -> tuple[str, str]:
+    """The fields of the better and the worse reply of a vote."""
+    if raw["winner"] not in WINNERS:
+        raise Unusable("bad_vote", f"winner is {str(raw['winner'])[:40]!r}; known are {', '.join(WINNERS)}")
+    return ("b", "a") if raw["winner"] == "b" else ("a", "b")
+
+
+def _margin(raw: Mapping[str, Any]) -> float:
+    """How much better the better reply is; 0 where nobody says. Scores that say the opposite are not believed."""
+    if raw.get("margin") is not None:
+        return _number(raw, "margin", 0.0, least=0.0)
+    if raw.get("score_chosen") is None or raw.get("score_rejected") is None:
+        return 0.0
+    return max(0.0, _number(raw, "score_chosen", 0.0) - _number(raw, "score_rejected", 0.0))
+
+
+def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -math.inf) -> float:
+    value = raw.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+        raise Unusable("bad_number", f"{name} is {str(value)[:40]!r}")
+    return float(value)
+
+
+def labelled_of(raw: Mapping[str, Any]) -> Labelled:
+    """The labelled reply a record holds. Raises ``Unusable``."""
+    label = raw.get("label")
+    if raw.get("completion") is None or not (isinstance(label, bool) or label in (0, 1)):
+        raise Unusable("not_labelled", f"it has no completion with a label true or false; its keys: {keys_of(raw)}")
+    before, completion = _last_reply(_turns(raw, "completion", "assistant"), "completion")
+    prompt = _asked(before or _turns(raw, "prompt", "user"), raw)
+    if not completion:
+        raise Unusable("empty_reply", "completion is empty")
+    return Labelled(name_of(raw.get("id"), [messages_to_json(prompt), completion]), prompt, completion, bool(label))
+
+
+def _asked(prompt: tuple[Message, ...], raw: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What is replied to, with what opens the chat. Raises ``Unusable`` where nobody asks."""
+    while prompt and prompt[-1].role == "assistant" and not prompt[-1].says:
         prompt = prompt[:-1]  # "Assistant:" at the end of a transcript asks for the reply
-    system = raw.get("system")
-    if isinstance(system, str) and system.strip() and prompt and prompt[0].role != "system":
-        prompt = (Message("system", system.strip()), *prompt)
+    system, tools = raw.get("system"), tools_of(raw.get("tools"))
+    words = system.strip() if isinstance(system, str) else ""
+    if prompt and prompt[0].role != "system" and (words or tools):
+        prompt = (Message("system", words), *prompt)
     if not any(message.role == "user" and message.content for message in prompt):
-        raise _Unusable("no_prompt", "no user says anything before the replies")
-    if not better or not worse:
-        raise _Unusable("empty_reply", "one of the replies is empty")
-    if better == worse:
-        raise _Unusable("same_replies", "")
-    content = [messages_to_json(prompt), better, worse]
-    return Pair(name_of(raw.get("id") or raw.get("prompt_id"), content), prompt, better, worse)
+        raise Unusable("no_prompt", "no user says anything before the replies")
+    return (replace(prompt[0], tools=tools), *prompt[1:]) if tools else prompt
 
 
-def _last_reply(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+def _last_reply(turns: tuple[Message, ...], name: str) -> tuple[tuple[Message, ...], str]:
     if not turns:
-        raise _Unusable("empty_reply", "one of the replies is empty")
+        raise Unusable("empty_reply", f"{name} is empty")
     if turns[-1].role != "assistant":
-        raise _Unusable("no_reply", "a chat does not end with the assistant's words")
+        raise Unusable("no_reply", f"{name} does not end with the assistant's words")
+    if turns[-1].tool_calls:
+        raise Unusable("calls_tool", f"{name} ends with a call of a tool, which is no reply to be compared")
     return turns[:-1], turns[-1].content
 
 
-def _turns(value: Any, role: str) -> tuple[Message, ...]:
-    """Turns from a text, a transcript, a message or a list of messages; words without white space around them."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = transcript(value) if value.lstrip().startswith(("Human:", "Assistant:")) else [_said(role, value)]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise _Unusable("bad_message", f"a {type(value).__name__} is neither text nor messages")
-    turns = messages_of(value)
-    if isinstance(turns, str):
-        raise _Unusable("bad_message", turns)
-    return tuple(Message(turn.role, turn.content.strip()) for turn in turns)
-
-
-def transcript(text: str) -> list[dict[str, str]]:
-    """``\\n\\nHuman: …\\n\\nAssistant: …`` as messages."""
-    parts = _SPEAKER.split(text)
-    return [_said(_ROLES[name], words) for name, words in zip(parts[1::2], parts[2::2], strict=True)]
-
-
-def _said(role: str, words: str) -> dict[str, str]:
-    return {"role": role, "content": words.strip()}
-
-
-def _records(path: Path) -> Iterator[tuple[RawLine, dict[str, Any] | Refusal]]:
-    if not path.is_file():
-        raise InputError("there is no such file", where=str(path), remedy="Check preferences.pairs.")
-    with path.open("rb") as stream:
-        magic = stream.read(len(PARQUET_MAGIC))
-    if magic == PARQUET_MAGIC:
-        yield from _rows(path)
-        return
-    for line in raw_lines(path):
-        yield line, parse_object(line)
-
-
-def _rows(path: Path) -> Iterator[tuple[RawLine, dict[str, Any] | Refusal]]:
-    """Rows of a Parquet file. Text that is not UTF-8 costs its row."""
-    try:
-        batches = pq.ParquetFile(path).iter_batches(256)
-        for first, batch in _numbered(batches):
-            for index in range(batch.num_rows):
-                line = RawLine(first + index, 0, b"")
-                try:
-                    (row,) = batch.slice(index, 1).to_pylist()
-                    yield line, row
-                except UnicodeDecodeError as error:
-                    yield line, Refusal(line, "not_utf8", str(error))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"the Parquet file cannot be read: {str(error).splitlines()[0]}", where=str(path), remedy="Fetch it again."
-        ) from error
-
-
-def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    first = 1
-    for batch in batches:
-        yield first, batch
-        first += batch.num_rows
+def _turns(raw: Mapping[str, Any], name: str, role: str) -> tuple[Message, ...]:
+    """The turns of a field, words without white space around them."""
+    return tuple(replace(turn, content=turn.content.strip()) for turn in turns_from(raw.get(name), role, name))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from alignment.conversations import render_prompt, render_reply
 from alignment.generation import HeldOutPrompts
@@ -26,6 +27,9 @@ class PairTokens:
     chosen: list[int]
     rejected: list[int]
     id: str = ""
+    weight: float = 1.0
+    tie: bool = False
+    margin: float = 0.0
 
     @property
     def length(self) -> int:
@@ -39,6 +43,10 @@ class PairBatch:
 
     replies: Replies
     indices: np.ndarray
+    weights: Tensor
+    """Of each pair, how much it counts; ``ties`` where neither reply is better, ``margins`` how much better it is."""
+    ties: Tensor
+    margins: Tensor
 
     @property
     def pairs(self) -> int:
@@ -53,6 +61,9 @@ def tokenize_pairs(tokenizer: AnyTokenizer, pairs: Sequence[Pair]) -> list[PairT
             list(pair.chosen_ids or render_reply(tokenizer, pair.chosen)),
             list(pair.rejected_ids or render_reply(tokenizer, pair.rejected)),
             pair.id,
+            pair.weight,
+            pair.tie,
+            pair.margin,
         )
         for pair in pairs
     ]
@@ -67,12 +78,15 @@ def pairs_of(job: ModelJob[Any], split: str) -> list[Pair]:
     return [replace(pair, chosen_ids=None, rejected_ids=None) for pair in pairs]
 
 
-def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairTokens]]:
-    """What to train on and what to measure on. Raises InputError where the model has no room for the longest."""
-    both = (
-        tokenize_pairs(job.tokenizer, pairs_of(job, "train")),
-        tokenize_pairs(job.tokenizer, pairs_of(job, "held_out")),
-    )
+def training_pairs(job: ModelJob[Any], ties: bool = False) -> tuple[list[PairTokens], list[PairTokens]]:
+    """What to train on and what to measure on; ``ties`` only for those who can learn from them. Raises InputError where
+    nothing is left, or the model has no room for the longest."""
+    found = ([pair for pair in pairs_of(job, split) if ties or not pair.tie] for split in ("train", "held_out"))
+    both = tuple(tokenize_pairs(job.tokenizer, pairs) for pairs in found)
+    if not all(both):
+        raise InputError(
+            "all comparisons to train on or to measure on are ties, which say nothing here", where="preferences"
+        )
     longest, limit = max(int(pair_lengths(pairs).max()) for pairs in both), job.position_limit
     if longest > limit:
         raise InputError(
@@ -80,7 +94,7 @@ def training_pairs(job: ModelJob[Any]) -> tuple[list[PairTokens], list[PairToken
             where=str(job.model_folder),
             remedy=f"Set preferences.max_pair_tokens (or max_prompt_tokens and max_reply_tokens) to {limit} together.",
         )
-    return both
+    return both[0], both[1]
 
 
 def held_out_questions(job: ModelJob[Any], reply_tokens: int, most: int) -> HeldOutPrompts:
@@ -102,17 +116,22 @@ def pair_batch(pairs: Sequence[PairTokens], indices: np.ndarray, pad_id: int, de
     """The batch of the given pairs."""
     some = [pairs[index] for index in indices]
     replies = [pair.chosen for pair in some] + [pair.rejected for pair in some]
-    return PairBatch(collate([pair.prompt for pair in some] * 2, replies, pad_id, device), indices)
+    weights, ties, margins = (
+        torch.tensor([getattr(pair, name) for pair in some], device=device) for name in ("weight", "tie", "margin")
+    )
+    return PairBatch(
+        collate([pair.prompt for pair in some] * 2, replies, pad_id, device), indices, weights, ties, margins
+    )
 
 
-def halves(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def halves(values: Tensor) -> tuple[Tensor, Tensor]:
     """What belongs to the chosen and what to the rejected replies."""
     chosen, rejected = values.chunk(2)
     return chosen, rejected
 
 
 def pair_figures(
-    job: ModelJob[Any], engine: Engine, pairs: Sequence[PairTokens], figure: Callable[[Any, PairBatch], torch.Tensor]
+    job: ModelJob[Any], engine: Engine, pairs: Sequence[PairTokens], figure: Callable[[Any, PairBatch], Tensor]
 ) -> np.ndarray:
     """A figure of the chosen and the rejected reply of each pair ``[pairs, 2]``, float64, shared among the ranks and
     known to all. ``figure(model, batch)`` is ``[2 * pairs]``, chosen replies first."""

@@ -22,31 +22,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from alignment.conversations import (
     Exchange,
-    Reading,
     exchanges,
     fitting,
     is_held_out,
-    messages_from_json,
-    messages_to_json,
     read_conversations,
     render_prompt,
     render_reply,
 )
 from alignment.data import commonest, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
-from alignment.job import ModelJob, ModelJobConfig, run_model_job
+from alignment.forms import messages_from_json, messages_to_json
+from alignment.job import Addresses, ModelJob, ModelJobConfig, run_model_job
 from alignment.order import chunks, seed_of, share
 from alignment.pair_files import Pair, read_comparisons
+from alignment.records import Reading, find
 from alignment.rollouts import ReplySettings, sample
 from alignment.turns import AnyTokenizer, Conversation, Message
 from infra.errors import InputError
 from infra.job_main import Preempted
 from infra.stage import JobStage
-from infra.store.address import dataset_inputs, local_path
+from infra.store.address import dataset_inputs
 from infra.store.files import read_json, write_json
 
 TOKENIZER_KEY = b"headwater.tokenizer"
@@ -66,17 +65,28 @@ PAIR_SCHEMA = pa.schema(
 """``prompt`` is JSON: the messages that fit the prompt length; ``id`` is the conversation and turn, or a comparison's own;
 ``split`` is ``train`` or ``held_out``. The ids are the replies' tokens with their end, under the tokenizer whose digest
 the file's metadata names; null in files of version 1."""
+VOTE_SCHEMA = pa.schema(
+    [
+        *PAIR_SCHEMA,
+        pa.field("weight", pa.float32()),
+        pa.field("tie", pa.bool_()),
+        pa.field("margin", pa.float32()),
+        pa.field("annotator", pa.string()),
+    ],
+    metadata={"headwater.pairs": "3"},
+)
+"""With what votes have beside comparisons; files in which no pair has any of it are written without (null where read)."""
 
 
 class PreferencesConfig(ModelJobConfig):
     """Pairs of a human reply and the model's own, or comparisons of one's own."""
 
-    conversations: str = "dataset://sample/conversations.jsonl"
-    """JSON lines of {id, messages: [{role, content}]}, compressed or not: a path, or a file of the sample dataset."""
-    pairs: tuple[str, ...] = ()
-    """Files of comparisons of your own (JSON lines or Parquet with prompt, chosen and rejected as texts, messages or
-    HH-RLHF transcripts). Nothing is sampled then, and of the settings below only held_out_fraction and max_pair_tokens
-    count."""
+    conversations: Addresses = ("dataset://sample/conversations.jsonl",)
+    """Files of conversations in any form that fine-tuning reads: paths, files of an input, or datasets of the hub."""
+    pairs: Addresses = ()
+    """Files of comparisons of your own: prompt, chosen and rejected as texts, messages or HH-RLHF transcripts, or single
+    votes {prompt, a, b, winner}. Nothing is sampled then, and of the settings below only held_out_fraction and
+    max_pair_tokens count."""
     max_pair_tokens: int | None = Field(default=None, ge=16)
     """Longest prompt and reply of a comparison of your own together; the oldest turns are left out first. None: as many
     as the model has positions."""
@@ -101,15 +111,10 @@ class PreferencesConfig(ModelJobConfig):
     chunk: int = Field(default=32, ge=1)
     """Prompts sampled together; also the unit of resuming."""
 
-    @field_validator("pairs", mode="before")
-    @classmethod
-    def _one_file_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) and value else value or ()
-
     @property
     def addresses(self) -> tuple[str, ...]:
         """The files that are read."""
-        return self.pairs or (self.conversations,)
+        return self.pairs or self.conversations
 
 
 STAGE = JobStage(
@@ -125,7 +130,7 @@ STAGE = JobStage(
 
 def read_pairs(path: Path, split: str) -> list[Pair]:
     """The pairs of a split, in file order."""
-    rows = pq.read_table(path, schema=PAIR_SCHEMA, filters=[("split", "==", split)]).to_pylist()
+    rows = pq.read_table(path, schema=VOTE_SCHEMA, filters=[("split", "==", split)]).to_pylist()
     return [
         Pair(
             row["id"],
@@ -135,6 +140,10 @@ def read_pairs(path: Path, split: str) -> list[Pair]:
             row["split"],
             row["chosen_ids"] and tuple(row["chosen_ids"]),
             row["rejected_ids"] and tuple(row["rejected_ids"]),
+            1.0 if row["weight"] is None else row["weight"],
+            bool(row["tie"]),
+            row["margin"] or 0.0,
+            row["annotator"] or "",
         )
         for row in rows
     ]
@@ -222,7 +231,9 @@ def run(job: ModelJob[PreferencesConfig]) -> None:
             )
         path = job.request.data_dir / "pairs.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema = PAIR_SCHEMA.with_metadata({**PAIR_SCHEMA.metadata, TOKENIZER_KEY: job.tokenizer_digest})
+        voted = any(pair.weight != 1 or pair.tie or pair.margin or pair.annotator for pair in found)
+        kind = VOTE_SCHEMA if voted else PAIR_SCHEMA
+        schema = kind.with_metadata({**kind.metadata, TOKENIZER_KEY: job.tokenizer_digest})
         pq.write_table(pa.Table.from_pylist([_row(pair) for pair in found], schema=schema), path, compression="zstd")
         job.outputs |= {"data/pairs.parquet": True, ledger_path("pairs"): False}
         job.stats |= {"pairs": counts, "refused": dict(sorted(ledger.lost.items()))}
@@ -231,14 +242,16 @@ def run(job: ModelJob[PreferencesConfig]) -> None:
 
 def sampled_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     """Pairs of what people said and what the model says."""
-    config, path = job.config, local_path(job.config.conversations, job.request.inputs)
+    config, reading = job.config, Reading(tell=ledger.line)
     job.phase("choosing prompts")
-    reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
-    read = list(read_conversations(path, reading))
+    files = [path for address in config.conversations for path in find(address, job.request.inputs)]
+    read = [conversation for path in files for conversation in read_conversations(path, reading)]
     chosen = candidates(exchanges(read), job.tokenizer, config, ledger)
     if not chosen:
         lost = (commonest(ledger.lost) or "the file is empty") + reading.example
-        raise InputError(f"no exchange is short enough to make a pair of: {lost}", where=config.conversations)
+        raise InputError(
+            f"no exchange is short enough to make a pair of: {lost}", where=", ".join(config.conversations)
+        )
     sample_missing(job, chosen)
     dist.barrier()
     job.stats |= {"prompts": len(chosen), "lines_refused": reading.refused}
@@ -259,30 +272,28 @@ def own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[
 def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
     config, seen = job.config, set[bytes]()
     limit = min(config.max_pair_tokens or job.position_limit, job.position_limit)
-    reading = Reading()
-    for address in config.pairs:
-        path = local_path(address, job.request.inputs)
-        reading.tell = lambda refusal, path=path: ledger.line(path, refusal)
-        for line, found in read_comparisons(path, reading):
-            place = f"line {line.number} of {path.name}"
+    reading = Reading(tell=ledger.line)
+    for path in [path for address in config.pairs for path in find(address, job.request.inputs)]:
+        for record, found in read_comparisons(path, reading):
             chosen, rejected = (tuple(render_reply(job.tokenizer, text)) for text in (found.chosen, found.rejected))
             longest = max(len(chosen), len(rejected))
             try:
                 prompt = fitting(job.tokenizer, found.prompt, limit - longest)
             except InputError as error:
-                ledger.record("dropped", "template_refuses", found.id, f"{place}: {error.error}")
+                ledger.record("dropped", "template_refuses", found.id, f"{record.place}: {error.error}")
                 continue
-            text = json.dumps([messages_to_json(found.prompt), found.chosen, found.rejected])
-            key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            key = _key(found)
             if prompt is None:
                 least = longest + len(render_prompt(job.tokenizer, found.prompt[-1:]))
-                detail = f"{place}: {least} tokens with its last turn alone, of {limit}"
+                detail = f"{record.place}: {least} tokens with its last turn alone, of {limit}"
                 ledger.record("dropped", "too_long", found.id, detail)
+            elif found.weight == 0:
+                ledger.record("dropped", "no_weight", found.id, record.place)
             elif key in seen:
-                ledger.record("dropped", "same_pair", found.id, place)
+                ledger.record("dropped", "same_pair", found.id, record.place)
             else:
                 seen.add(key)
-                ledger.record("kept", "pair", found.id, place)
+                ledger.record("kept", "pair", found.id, record.place)
                 yield replace(
                     found, prompt=prompt, split=_own_split(found, config), chosen_ids=chosen, rejected_ids=rejected
                 )
@@ -292,6 +303,17 @@ def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator
             f"{sum(ledger.lost.values())} comparisons are not used: {commonest(ledger.lost)}{reading.example}; all are in "
             "the ledger"
         )
+
+
+def _key(found: Pair) -> bytes:
+    """The same judgement by the same person counts once."""
+    said = [
+        messages_to_json(found.prompt),
+        found.chosen,
+        found.rejected,
+        *([found.annotator] if found.annotator else []),
+    ]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).digest()
 
 
 def _own_split(found: Pair, config: PreferencesConfig) -> str:

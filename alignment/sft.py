@@ -5,51 +5,58 @@ the hash of their id are never trained on; their loss is the stage's figure, bes
 before and after. Its ledger tells of every conversation what was made of it, and of every reply why it teaches nothing.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from alignment.best import Figure
-from alignment.conversations import (
-    Exchange,
-    Reading,
-    cut,
-    exchanges,
-    fitting,
-    is_held_out,
-    read_conversations,
-    render_prompt,
-    render_reply,
-)
+from alignment.conversations import Exchange, fitting, render_prompt, render_reply
 from alignment.data import commonest, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.generation import HeldOutPrompts, reply_limit
-from alignment.job import AnsweringConfig, ModelJob, run_model_job
+from alignment.job import Addresses, AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, engine_of, optimise
-from alignment.order import Order
+from alignment.lora import LoraConfig, add_adapters, merge, save_adapters
+from alignment.material import describe, read_chats
+from alignment.order import Order, seed_of
 from alignment.packing import PackedRows, pack
+from alignment.records import Reading
 from alignment.rollouts import Prompt
-from alignment.turns import Rendered
-from infra.config import Json
+from infra.config import Execution, Json, Later
 from infra.errors import InputError
 from infra.stage import JobStage
-from infra.store.address import dataset_inputs, local_path
+from infra.store.address import dataset_inputs
+from infra.store.files import write_json
+from pipeline.language import LanguageConfig, open_detector
+from training.engine import Engine
 from training.loop import publish_model
 from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
+
+REPORT = "conversations.json"
+LANGUAGES = "lid.176.ftz"
 
 
 class SftConfig(AnsweringConfig):
     """Supervised fine-tuning on conversations."""
 
-    conversations: str = "dataset://sample/conversations.jsonl"
-    """JSON lines of {id, messages: [{role, content}]}, compressed or not: a path, or a file of the sample dataset. Without
-    an id a conversation is named by its content."""
+    conversations: Addresses = ("dataset://sample/conversations.jsonl",)
+    """Files of conversations: messages, ShareGPT, Alpaca, prompt and completion, HH-RLHF transcripts; JSON lines, a JSON array
+    or Parquet, compressed or not. Paths, patterns, folders, files of an input (dataset://sample/…) or a dataset of the Hugging
+    Face hub (hf://NAME?split=train). Without an id a conversation is named by its content."""
+    weights: Annotated[tuple[PositiveFloat, ...], Later()] = ()
+    """How often an epoch sees each file's conversations, in the order of conversations: 2 is twice, 0.25 a quarter of them.
+    Empty: each once."""
+    language_model: Annotated[str, Execution()] = ""
+    """fastText model (lid.176.ftz) that tells the conversations' languages for the report; empty: that of the sample
+    dataset where this is an input."""
     row_length: int = Field(default=256, ge=16)
     """Tokens of a packed row. A longer conversation goes on in another, each reply behind its question and system turn."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -58,14 +65,18 @@ class SftConfig(AnsweringConfig):
     """Packed rows of held-out conversations that are measured."""
     lr: float = Field(default=5e-4, gt=0)
     """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
+    lora: Annotated[LoraConfig, Later()] = LoraConfig()
+    """Train adapters instead of the weights; the published model has them merged, ``data/adapter`` by themselves."""
+    neftune: Annotated[float, Later()] = Field(default=0.0, ge=0)
+    """Strength of the noise on embeddings in training (NEFTune, arXiv 2310.05914; 5 is its paper's choice); 0: none."""
 
 
 STAGE = JobStage(
     name="sft",
     code_version=3,  # 3: as pretrain 5
     config=SftConfig,
-    inputs=lambda config: config.starts_from("pretrain") | dataset_inputs([config.conversations]),
-    external=lambda config: outside_digests(config.conversations, base_model=config.base_model),
+    inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
+    external=lambda config: outside_digests(*config.conversations, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.sft"),
     description="Supervised fine-tuning: the base model learns to answer in conversations.",
 )
@@ -79,12 +90,15 @@ class PackedBatch:
     loss_mask: Tensor
     segments: Tensor
     positions: Tensor
+    noise: tuple[float, tuple[int, ...]] | None = None
+    """Of embeddings in training: its strength, and a seed for each row."""
 
     @classmethod
     def of(cls, rows: PackedRows, device: torch.device) -> "PackedBatch":
         """The rows on a device."""
         arrays = (rows.input_ids, rows.loss_mask, rows.segments, rows.positions)
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+        ids, counted, segments, positions = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(ids, counted, segments, positions)
 
     @property
     def tokens(self) -> int:
@@ -94,9 +108,35 @@ class PackedBatch:
 def sft_losses(model: Decoder, batch: PackedBatch) -> dict[str, Tensor]:
     """Summed loss of the masked-in tokens. The first token of a piece never counts, so none is predicted across pieces."""
     mask = batch.loss_mask[:, 1:]
-    hidden = model(batch.input_ids, batch.positions, batch.segments)[:, :-1][mask]
+    with noisy_embeddings(model, batch):
+        hidden = model(batch.input_ids, batch.positions, batch.segments)[:, :-1][mask]
     total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.input_ids[:, 1:][mask])
     return {"loss": total}
+
+
+@contextlib.contextmanager
+def noisy_embeddings(model: Decoder, batch: PackedBatch) -> Iterator[None]:
+    """NEFTune: uniform noise in ±strength/√(L·d) on the embeddings, L tokens of a piece, d their width.
+
+    A row's noise hangs on its seed alone: not on the rows beside it, the ranks, or what was drawn before.
+    """
+    if batch.noise is None:
+        yield
+        return
+    strength, seeds = batch.noise
+    lengths = torch.stack([torch.bincount(row, minlength=row.shape[0] + 1)[row] for row in batch.segments])
+
+    def add(_module: Any, _given: Any, embedded: Tensor) -> Tensor:
+        size = embedded.shape[1:]
+        drawn = torch.stack([torch.rand(size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        bound = strength / (lengths.unsqueeze(-1) * size[-1]).float().sqrt()
+        return embedded + ((2 * drawn.to(embedded.device) - 1) * bound).to(embedded.dtype)
+
+    handle = model.embed_tokens.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -120,7 +160,16 @@ def train(job: ModelJob[SftConfig]) -> None:
     material = read_material(job, model.config.max_position)
     training = material.training
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps)
+    if config.lora.rank:
+        add_adapters(model, config.lora, config.seed)
     engine = engine_of(job, model, order.steps)
+
+    def rows(indices: np.ndarray) -> PackedBatch:
+        batch = PackedBatch.of(training.select(indices), job.ranks.device)
+        if not config.neftune:
+            return batch
+        seeds = tuple(seed_of(config.seed, f"neftune/{engine.step}", int(row)) for row in indices)
+        return replace(batch, noise=(config.neftune, seeds))
 
     def validate() -> dict[str, float]:
         return {"validation_loss": held_out_loss(job, engine, material.held_out)}
@@ -128,7 +177,7 @@ def train(job: ModelJob[SftConfig]) -> None:
     plan: Plan[PackedBatch] = Plan(
         order,
         training.lengths,
-        lambda indices: PackedBatch.of(training.select(indices), job.ranks.device),
+        rows,
         sft_losses,
         lambda batch: batch.tokens,
         validate,
@@ -141,42 +190,44 @@ def train(job: ModelJob[SftConfig]) -> None:
     optimise(job, engine, plan)
     job.stats |= prompts.report(job, before, prompts.answer(job, engine))
     job.stats |= {"validation_loss_before": loss_before, **material.stats}
-    publish_model(job, engine, job.model_folder)
-    job.outputs[ledger_path("conversations")] = False
+    publish(job, engine)
+    job.outputs |= {ledger_path("conversations"): False, f"data/{REPORT}": False}
     job.finish()
+
+
+def publish(job: ModelJob[SftConfig], engine: Engine) -> None:
+    """The model, with its adapters merged; and these by themselves."""
+    lora = job.config.lora
+    publish_model(job, engine, job.model_folder, lambda model: (merge(model) if lora.rank else model, None))
+    if lora.rank:
+        with engine.whole_model() as model:
+            if job.ranks.first:
+                names = save_adapters(
+                    cast(Decoder, model), lora, job.request.data_dir / "adapter", job.config.base_model
+                )
+                job.outputs |= {f"data/adapter/{name}": True for name in names}
 
 
 def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
     """Read, cut and pack the conversations; the ledger tells what became of them."""
-    config, path = job.config, local_path(job.config.conversations, job.request.inputs)
-    pieces: tuple[list[Rendered], list[Rendered]] = ([], [])
-    sources: list[str] = []
-    answers: list[Exchange] = []
+    config = job.config
     with fate_ledger(job, "conversations") as ledger:
-        reading = Reading(tell=lambda refusal: ledger.line(path, refusal))
-        for conversation in read_conversations(path, reading):
-            held = is_held_out(conversation, config.held_out_fraction)
-            try:
-                found = cut(job.tokenizer, conversation, config.row_length)
-            except InputError as error:  # a template that takes no system turn, or wants speakers to alternate
-                ledger.record("dropped", "template_refuses", conversation.id, error.error)
-                continue
-            pieces[held].extend(found.pieces)
-            sources.extend([] if held else [conversation.id] * len(found.pieces))
-            replies = sum(message.role == "assistant" for message in conversation.messages)
-            ledger.conversation(conversation, replies, found.untaught, held)
-            if held and len(answers) < config.generation_prompts:
-                answers.extend(exchanges([conversation]))
-    training, held_out = (pack(part, config.row_length, job.tokenizer.pad_id) for part in pieces)
-    say_what_is_lost(job, path, reading, ledger)
+        reading = Reading(tell=ledger.line)
+        chats = read_chats(config, job.request.inputs, job.tokenizer, reading, ledger)
+    training, held_out = (
+        pack(part, config.row_length, job.tokenizer.pad_id) for part in (chats.training, chats.held_out)
+    )
+    say_what_is_lost(job, reading, ledger)
     if len(training) == 0 or len(held_out) == 0:
         raise InputError(
             f"there are too few conversations to train on and to measure: {reading.read} could be read"
             + (f", {commonest(reading.refused)} could not{reading.example}" if reading.refused else "")
             + (f"; of their replies {commonest(ledger.lost)}" if ledger.lost else ""),
-            where=str(path),
+            where=", ".join(config.conversations),
             remedy="Mend the file, raise sft.row_length if replies are too long for a row, or sft.held_out_fraction.",
         )
+    if job.ranks.first:
+        write_json(job.request.data_dir / REPORT, describe(chats, job.tokenizer, languages_of(job, chats.texts)))
     # Best-fit rows are ordered by length: a sample from all over them, not the first.
     chosen = np.random.default_rng(config.seed).permutation(len(held_out))[: config.validation_rows]
     stats: dict[str, Json] = {
@@ -187,16 +238,26 @@ def read_material(job: ModelJob[SftConfig], positions: int) -> Material:
         "rows": len(training),
         "rows_filled": round(training.filled, 4),
     }
-    prompts = held_out_prompts(job, answers, positions)
-    return Material(training, sources, held_out.select(np.sort(chosen)), prompts, stats)
+    prompts = held_out_prompts(job, chats.answers, positions)
+    return Material(training, chats.sources, held_out.select(np.sort(chosen)), prompts, stats)
 
 
-def say_what_is_lost(job: ModelJob[SftConfig], path: Path, reading: Reading, ledger: FateLedger) -> None:
-    """Losses that a user must know of: lines that are no conversations, and replies too long for a row."""
+def languages_of(job: ModelJob[SftConfig], texts: list[str]) -> dict[str, int]:
+    """How many conversations are in each language; none where there is no model to tell."""
+    sample, address = job.request.inputs.get("sample"), job.config.language_model
+    if not address and sample is not None and any(output.path == f"data/{LANGUAGES}" for output in sample.files()):
+        address = f"dataset://sample/{LANGUAGES}"
+    detector = open_detector(LanguageConfig(model=address), job.request.inputs, job.request.work_dir)
+    found = Counter(language for language, _ in detector.detect(texts) if language)
+    return dict(found.most_common())
+
+
+def say_what_is_lost(job: ModelJob[SftConfig], reading: Reading, ledger: FateLedger) -> None:
+    """Losses that a user must know of: records that are no conversations, and replies too long for a row."""
     if reading.refused:
         job.warn(
-            f"{sum(reading.refused.values())} of {sum(reading.refused.values()) + reading.read} lines of {path.name} are "
-            f"no conversations that can be used: {commonest(reading.refused)}{reading.example}; all are in the ledger"
+            f"{sum(reading.refused.values())} of {sum(reading.refused.values()) + reading.read} records are no "
+            f"conversations that can be used: {commonest(reading.refused)}{reading.example}; all are in the ledger"
         )
     if long := ledger.lost.get("too_long"):
         job.warn(

@@ -1,13 +1,15 @@
 """Chats of a model from elsewhere, in the form of its own tokenizer and chat template (``training.chat_template``)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as HubTokenizer
 
-from alignment.conversations import messages_to_json
-from alignment.turns import AnyTokenizer, Message, Rendered
+from alignment.forms import messages_to_json
+from alignment.turns import AnyTokenizer, Call, Message, Rendered
 from infra.errors import InputError
 from pipeline.tokenizer import Tokenizer
 from training.chat_template import ChatFormat, chat_template
@@ -55,8 +57,12 @@ class FolderTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return decode(self._tokenizer, ids)
 
+    def control_name(self, token: int) -> str:
+        found = self._tokenizer.get_added_tokens_decoder().get(token)
+        return found.content if found is not None and found.special else ""
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        return self._format.ids(messages_to_json(messages))
+        return self._format.ids(*_as_given(messages))
 
     def reply(self, text: str) -> list[int]:
         """An assistant's words and their end, as they follow a prompt."""
@@ -64,8 +70,8 @@ class FolderTokenizer:
         return [token for token, counts in zip(chat.ids, chat.loss_mask, strict=True) if counts]
 
     def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
-        stripped = [Message(message.role, message.content.strip()) for message in messages]
-        chat = self._format.with_loss_mask(messages_to_json(stripped))
+        stripped = [replace(message, content=message.content.strip()) for message in messages]
+        chat = self._format.with_loss_mask(*_as_given(stripped))
         replies = [teaches for message, teaches in zip(messages, learnt, strict=True) if message.role == "assistant"]
         runs = [list(run) for marked, run in groupby(range(len(chat.ids)), key=chat.loss_mask.__getitem__) if marked]
         if len(runs) != len(replies):
@@ -86,3 +92,10 @@ class FolderTokenizer:
             if ids[index] in self._special.stops:
                 return range(run[0], index + 1)
         return range(run[0], run[-1] + 1)
+
+
+def _as_given(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Call] | None]:
+    """Messages and tools as templates take them. A system turn that only told of tools is none."""
+    plain = messages_to_json(messages)
+    tools = plain[0].pop("tools", None) if plain else None
+    return (plain[1:] if tools and not plain[0]["content"] else plain), tools

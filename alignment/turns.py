@@ -1,18 +1,33 @@
 """Who says what, and the tokens of it: the words that all of alignment shares."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 END = "<|end|>"
+Call = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Message:
+    """A turn. Who may call tools has them told in its leading system turn, which may be without words of its own."""
+
     role: str
     content: str
+    tools: tuple[Call, ...] = ()
+    """Of a leading system turn: the functions that the assistant may call, as JSON schemas."""
+    tool_calls: tuple[Call, ...] = ()
+    """Of an assistant: ``{type, function: {name, arguments}}``; arguments are an object."""
+    name: str = ""
+    """Of a tool: the function whose result this is."""
+    tool_call_id: str = ""
+
+    @property
+    def says(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.content.strip() or self.tool_calls)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,10 @@ class ChatTokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def control_name(self, token: int) -> str:
+        """The name of a control token; empty for any other."""
+        ...
+
     def token_id(self, name: str) -> int: ...
 
 
@@ -69,6 +88,10 @@ class Templated(Protocol):
     def pad_id(self) -> int: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
+
+    def control_name(self, token: int) -> str:
+        """The name of a control token; empty for any other."""
+        ...
 
     @property
     def stop_ids(self) -> list[int]: ...

@@ -34,6 +34,8 @@ from training.hub_tokenizer import SpecialTokens, encode, encode_places, read_ob
 
 CHAT_TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
+Tools = Sequence[Mapping[str, Any]] | None
+"""The functions that the assistant may call, as JSON schemas."""
 
 
 def chat_template(folder: Path) -> str | None:
@@ -68,34 +70,34 @@ class ChatFormat:
         self._names = special.names
         self.template = template
 
-    def ids(self, messages: Sequence[Message], *, prompt: bool = True) -> list[int]:
+    def ids(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = True) -> list[int]:
         """The conversation's ids; with ``prompt``, up to the start of the next reply."""
-        return self.encode(self.text(messages, prompt=prompt))
+        return self.encode(self.text(messages, tools, prompt=prompt))
 
-    def text(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
+    def text(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = True) -> str:
         """The conversation as sealed text, which ``encode`` reads."""
-        return self._seal(self._render(messages, prompt))[0]
+        return self._seal(self._render(messages, tools, prompt))[0]
 
     def encode(self, sealed: str) -> list[int]:
         """The ids of sealed text, or of any text: control tokens are only where a template put them."""
         return encode(self._sealed_tokenizer, sealed)
 
-    def with_loss_mask(self, messages: Sequence[Message]) -> EncodedChat:
+    def with_loss_mask(self, messages: Sequence[Message], tools: Tools = None) -> EncodedChat:
         """A whole conversation with what the assistant says marked: the template's ``{% generation %}`` blocks, or,
         where it has none, what each assistant message adds to the prompt before it."""
-        text, spans = self._seal(self._render(messages, prompt=False))
+        text, spans = self._seal(self._render(messages, tools, prompt=False))
         if not spans:
-            spans = self._added_spans(messages, text)
+            spans = self._added_spans(messages, tools, text)
         ids, places = encode_places(self._sealed_tokenizer, text)
         loss_mask = [any(max(first, start) < min(last, end) for start, end in spans) for first, last in places]
         return EncodedChat(ids, loss_mask)
 
-    def _added_spans(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
+    def _added_spans(self, messages: Sequence[Message], tools: Tools, whole: str) -> list[tuple[int, int]]:
         spans = []
         for index, message in enumerate(messages):
             if message.get("role") != "assistant":
                 continue
-            before, after = self.text(messages[:index]), self.text(messages[: index + 1], prompt=False)
+            before, after = self.text(messages[:index], tools), self.text(messages[: index + 1], tools, prompt=False)
             if not (after.startswith(before) and whole.startswith(after)):
                 raise InputError(
                     "the chat template writes earlier turns differently once later ones follow",
@@ -104,9 +106,9 @@ class ChatFormat:
             spans.append((len(before), len(after)))
         return spans
 
-    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
-        inert = [self._inert(dict(message)) for message in messages]
-        return render(self._compiled, inert, add_generation_prompt=prompt, **self._names)
+    def _render(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str:
+        inert, named = self._inert(messages), self._inert(tools) if tools else None
+        return render(self._compiled, inert, tools=named, add_generation_prompt=prompt, **self._names)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -129,11 +131,11 @@ class ChatFormat:
         return "|".join(re.escape(name) for name in sorted(self._controls, key=len, reverse=True) if name)
 
     def _inert(self, value: Any) -> Any:
-        """A message with a stand-in for the first character of each control token's name, in every string of it."""
+        """Messages with a stand-in for the first character of each control token's name, in every string of them."""
         if isinstance(value, str):
             return self._starts.sub(lambda found: self._mark(f"c{ord(found[0])}"), value)
         if isinstance(value, Mapping):
-            return {key: self._inert(entry) for key, entry in value.items()}
+            return {self._inert(key): self._inert(entry) for key, entry in value.items()}
         if isinstance(value, Sequence):
             return [self._inert(entry) for entry in value]
         return value
@@ -207,11 +209,17 @@ def compile_template(template: str, marks: tuple[str, str] = ("", "")) -> Templa
 
 
 def render(
-    template: Template, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any
+    template: Template,
+    messages: Sequence[Message],
+    *,
+    tools: Tools = None,
+    add_generation_prompt: bool = True,
+    **variables: Any,
 ) -> str:
-    """The conversation as text."""
+    """The conversation as text, by the variables that ``transformers`` gives."""
+    given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
     try:
-        return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **variables)
+        return template.render(messages=list(messages), **given, **variables)
     except Exception as error:  # whatever a stranger's template does
         raise InputError(f"the chat template cannot render this conversation: {error}") from error
 

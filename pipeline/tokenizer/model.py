@@ -93,6 +93,10 @@ class Tokenizer:
             raise KeyError(f"{name!r} is not a special token; there are {', '.join(SPECIALS)}")
         return SPECIALS.index(name)
 
+    def control_name(self, token: int) -> str:
+        """The name of a special token; empty for any other."""
+        return SPECIALS[token] if token < len(SPECIALS) else ""
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without ``<s>`` or ``</s>``. Never a special token, whatever the text says."""
         return self.encode_batch([text])[0]

@@ -130,7 +130,7 @@ def _json(value: Any) -> bytes:
 
 STAGE = ShardStage(
     name="tokenizer",
-    code_version=2,  # 2: the chat template marks what the assistant says
+    code_version=3,  # 3: the chat template has tools
     config=TokenizerConfig,
     reference="pipeline.tokenizer:STAGE",
     inputs=lambda config: {"redact": "redact"},

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.conversations import Reading
 from alignment.pair_files import Pair, read_comparisons
+from alignment.records import Reading
 from alignment.turns import Message
 from infra.errors import InputError
 from tests.support import shared_data

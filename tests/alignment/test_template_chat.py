@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from alignment.conversations import cut, fitting, messages_to_json, render_prompt, render_reply, stop_ids
+from alignment.conversations import cut, fitting, render_prompt, render_reply, stop_ids
+from alignment.forms import messages_to_json
 from alignment.template_chat import FolderTokenizer, chat_tokenizer
 from alignment.turns import Conversation, Message, Rendered
 from infra.errors import InputError

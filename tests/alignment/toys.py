@@ -23,6 +23,9 @@ class LetterTokenizer:
     def decode(self, ids: list[int]) -> str:
         return "".join(LETTERS[i - len(SPECIALS)] for i in ids if i >= len(SPECIALS))
 
+    def control_name(self, token: int) -> str:
+        return SPECIALS[token] if token < len(SPECIALS) else ""
+
     def token_id(self, name: str) -> int:
         return SPECIALS.index(name)
 

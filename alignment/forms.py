@@ -1,0 +1,225 @@
+"""The forms in which conversations are published, read as one.
+
+    {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included
+    {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included
+    {"instruction": …, "input": …, "output"|"response": …} Alpaca; history: [[question, answer], …]
+    {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
+    {"chosen": …, "rejected": …}                           the chosen chat, to learn from alone
+    {"text": "\\n\\nHuman: …\\n\\nAssistant: …"}               a transcript (HH-RLHF)
+
+A ``system`` text beside any of them opens the chat, and ``tools`` (a list, or its JSON) are what the assistant may call.
+What is no conversation is told with the field that is wrong.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignment.records import Unusable, keys_of, name_of, whole_characters
+from alignment.turns import ROLES, Call, Conversation, Message
+
+SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
+ALIASES = {
+    "human": "user", "prompter": "user", "customer": "user",
+    "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant", "model": "assistant",
+    "bot": "assistant", "ai": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "function": "tool", "function_response": "tool", "tool_response": "tool", "observation": "tool", "ipython": "tool",
+    "developer": "system",
+}  # fmt: skip
+CALLING = ("function_call", "tool_call")
+QUESTIONS = ("prompt", "instruction", "question", "query")
+ANSWERS = ("completion", "response", "output", "answer", "chosen")
+
+
+def conversation_of(raw: Mapping[str, Any]) -> Conversation:
+    """The conversation that a record holds. Raises ``Unusable``."""
+    given = {name: value for name, value in raw.items() if value is not None}
+    if given.get("label") in (False, 0) and "completion" in given:
+        raise Unusable("labelled_bad", "its label says that the completion is not to be learnt")
+    messages = _with_opening(_turns_of(given), given)
+    if not any(message.role == "assistant" and message.says for message in messages):
+        raise Unusable("no_reply", "no assistant says anything in it")
+    return Conversation(name_of(given.get("id"), [messages_to_json(messages)]), messages)
+
+
+def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
+    for name in ("messages", "conversations", "conversation"):
+        value = given.get(name)
+        if isinstance(value, str) and value.lstrip().startswith("["):  # as tables hold it
+            value = _from_json(value, name)
+        if isinstance(value, list):
+            return messages_of(value, name)
+    # Words that nothing is asked by: an empty instruction with an input, or a transcript that holds both.
+    question = next((name for name in QUESTIONS if given.get(name)), "")
+    answer = next((name for name in ANSWERS if name in given), "")
+    if question and answer:
+        asked = turns_from(given[question], "user", question)
+        extra = given.get("input") or given.get("context") if question == "instruction" else None
+        if isinstance(extra, str) and extra.strip() and asked:
+            last = asked[-1]
+            asked = (*asked[:-1], Message(last.role, f"{last.content.strip()}\n\n{extra.strip()}"))
+        replied = turns_from(given[answer], "assistant", answer)
+        # Of a whole chat the prompt is already a part.
+        return replied if replied and replied[0].role != "assistant" else (*_history(given), *asked, *replied)
+    for name in ("chosen", "text", "messages", "conversations"):
+        if isinstance(given.get(name), str) and is_transcript(given[name]):
+            return transcript(given[name])
+    if isinstance(given.get("chosen"), list):
+        return messages_of(given["chosen"], "chosen")
+    raise Unusable("not_a_conversation", f"it is in no known form; its keys: {keys_of(given)}")
+
+
+def _history(given: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Alpaca's earlier rounds: ``[[question, answer], …]``."""
+    turns: list[Message] = []
+    rounds = given.get("history", [])
+    for number, pair in enumerate(rounds if isinstance(rounds, list) else []):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise Unusable("bad_message", f"history[{number}] is no question with its answer")
+        turns += [Message("user", whole_characters(pair[0])), Message("assistant", whole_characters(pair[1]))]
+    return tuple(turns)
+
+
+def _with_opening(messages: tuple[Message, ...], given: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The messages behind their system turn, which holds the tools."""
+    system = given.get("system", given.get("system_prompt"))
+    tools = tools_of(given.get("tools") or given.get("functions"))
+    if messages and messages[0].role == "system":
+        opening, rest = messages[0], messages[1:]
+    elif tools or (isinstance(system, str) and system.strip()):
+        words = whole_characters(system).strip() if isinstance(system, str) else ""
+        opening, rest = Message("system", words), messages
+    else:
+        return messages
+    return (Message("system", opening.content, tools) if tools else opening, *rest)
+
+
+def tools_of(raw: Any) -> tuple[Call, ...]:
+    """Functions that may be called: a list of JSON schemas, or its JSON. Raises ``Unusable``."""
+    value = _from_json(raw, "tools") if isinstance(raw, str) else raw
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise Unusable("bad_tools", "tools is no list of objects")
+    return tuple(value)
+
+
+def messages_of(raw: Sequence[Any], field: str) -> tuple[Message, ...]:
+    """Messages from plain data. Raises ``Unusable`` for the first that is none."""
+    return tuple(_message(entry, f"{field}[{number}]") for number, entry in enumerate(raw))
+
+
+def _message(entry: Any, place: str) -> Message:
+    if not isinstance(entry, dict):
+        raise Unusable("bad_message", f"{place} is no object")
+    said = next((entry[name] for name in ("role", "from") if entry.get(name) is not None), None)
+    role = ALIASES.get(said.lower(), said.lower()) if isinstance(said, str) else None
+    if role not in ROLES:
+        raise Unusable("bad_message", f"{place} has the role {str(said)[:40]!r}; known are {', '.join(ROLES)}")
+    raw = next((entry[name] for name in ("content", "value", "text") if entry.get(name) is not None), None)
+    calls = _calls(entry, place)
+    if isinstance(said, str) and said.lower() in CALLING and isinstance(raw, str):
+        called = _from_json(raw, f"{place}.value")
+        calls, raw = _calls({"tool_calls": called if isinstance(called, list) else [called]}, place), ""
+    content = _words(raw)
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise Unusable("bad_message", f"{place} has no text as its content: it is {type(content).__name__}")
+    tool = {
+        name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
+    }
+    return Message(role, whole_characters(content), tool_calls=calls, **tool)
+
+
+def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:
+    """Calls as OpenAI writes them, with arguments as an object."""
+    raw = entry.get("tool_calls") or ([entry["function_call"]] if entry.get("function_call") else [])
+    raw = _from_json(raw, f"{place}.tool_calls") if isinstance(raw, str) else raw
+    calls = []
+    for number, call in enumerate(raw if isinstance(raw, list) else [raw]):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Unusable("bad_message", f"{place}.tool_calls[{number}] names no function")
+        arguments = function.get("arguments", function.get("parameters"))
+        if isinstance(arguments, str) and arguments.strip():
+            arguments = _from_json(arguments, f"{place}.tool_calls[{number}].arguments")
+        calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments or {}}})
+    return tuple(calls)
+
+
+def _from_json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError) as error:
+        raise Unusable("bad_message", f"{place} is no JSON: {str(error)[:100]}") from None
+
+
+def _words(content: Any) -> Any:
+    """Content given as parts is their text, if they are nothing but text."""
+    if isinstance(content, dict) and isinstance(content.get("text"), str):
+        content = [content]
+    if isinstance(content, list) and content and all(_is_text(part) for part in content):
+        return "".join(part if isinstance(part, str) else part["text"] for part in content)
+    return content
+
+
+def _is_text(part: Any) -> bool:
+    """Not a picture, and not a sound."""
+    if isinstance(part, dict):
+        return part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+    return isinstance(part, str)
+
+
+def turns_from(value: Any, role: str, field: str) -> tuple[Message, ...]:
+    """Turns from a text of that role, a transcript, a message or a list of messages. Raises ``Unusable``."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return transcript(value) if is_transcript(value) else (Message(role, whole_characters(value)),)
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise Unusable("bad_message", f"{field} is a {type(value).__name__}: neither text nor messages")
+    return messages_of(value, field)
+
+
+def is_transcript(text: str) -> bool:
+    return text.lstrip().startswith(("Human:", "Assistant:"))
+
+
+def transcript(text: str) -> tuple[Message, ...]:
+    """``\\n\\nHuman: …\\n\\nAssistant: …`` as messages."""
+    parts = SPEAKER.split(text)
+    said = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(
+        Message("user" if name == "Human" else "assistant", whole_characters(words.strip())) for name, words in said
+    )
+
+
+def messages_from_json(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """What ``messages_to_json`` made."""
+    return tuple(
+        Message(
+            entry["role"],
+            entry["content"],
+            tuple(entry.get("tools", ())),
+            tuple(entry.get("tool_calls", ())),
+            entry.get("name", ""),
+            entry.get("tool_call_id", ""),
+        )
+        for entry in raw
+    )
+
+
+def messages_to_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Plain data; what a message does not have is left out."""
+    return [
+        {"role": message.role, "content": message.content}
+        | ({"tools": list(message.tools)} if message.tools else {})
+        | ({"tool_calls": list(message.tool_calls)} if message.tool_calls else {})
+        | ({"name": message.name} if message.name else {})
+        | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+        for message in messages
+    ]

@@ -1,0 +1,120 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): the model's matrices stay, and each learns a product of two thin ones.
+
+    W x  becomes  W x + (alpha / rank) · B (A x),   A [rank, in] drawn at random, B [out, rank] zero
+
+so that the model starts as it was. Only A and B are trained: gradients and optimizer states are a hundredth of the
+model's. What is published is merged, ``W + (alpha / rank) · B A``, a model like any other; the adapters lie beside it in
+the format of ``peft``, to be put over the model they were made for.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from infra.config import Config
+from infra.store.files import write_bytes
+from training.model import Decoder
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+
+
+class LoraConfig(Config):
+    """Which matrices get adapters, and how large."""
+
+    rank: int = Field(default=0, ge=0)
+    """Width of the adapters; 0: none, all weights are trained. Rates are then some ten times those of a full training."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The adapters' product is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that are left out in training."""
+    targets: tuple[Target, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """The matrices of each block that get one."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LoraLinear(nn.Module):
+    """A linear layer that is not trained, with an adapter that is. Its weight keeps its name."""
+
+    def __init__(self, layer: nn.Linear, config: LoraConfig, name: str, seed: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.scale, self.dropout = layer.weight, layer.bias, config.scale, config.dropout
+        (outputs, inputs), weight = layer.weight.shape, layer.weight
+        digest = hashlib.blake2b(f"{seed}/lora/{name}".encode(), digest_size=7).digest()
+        drawn = torch.empty(config.rank, inputs)
+        nn.init.kaiming_uniform_(
+            drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        )
+        self.lora_A = nn.Parameter(drawn.to(weight.device, weight.dtype))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, config.rank, device=weight.device, dtype=weight.dtype))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        seen = F.dropout(hidden, self.dropout, self.training)
+        return F.linear(hidden, self.weight, self.bias) + self.scale * F.linear(
+            F.linear(seen, self.lora_A), self.lora_B
+        )
+
+    def merged(self) -> Tensor:
+        """The weight with the adapter in it, computed in float32."""
+        product = self.lora_B.float() @ self.lora_A.float()
+        return (self.weight.float() + self.scale * product).to(self.weight.dtype)
+
+
+def add_adapters(decoder: Decoder, config: LoraConfig, seed: int) -> None:
+    """Put adapters over the model's matrices; nothing else is trained any more."""
+    decoder.requires_grad_(False)
+    for name, module in list(decoder.named_modules()):
+        for target in config.targets:
+            if isinstance(layer := getattr(module, target, None), nn.Linear):
+                setattr(module, target, LoraLinear(layer, config, f"{name}.{target}", seed))
+
+
+def _adapted(decoder: Decoder) -> dict[str, LoraLinear]:
+    return {name: module for name, module in decoder.named_modules() if isinstance(module, LoraLinear)}
+
+
+@torch.no_grad()
+def merge(decoder: Decoder) -> Decoder:
+    """A model without adapters that says the same. It shares the weights that had none."""
+    weights = {name: tensor for name, tensor in decoder.state_dict().items() if ".lora_" not in name}
+    weights |= {f"{name}.weight": layer.merged() for name, layer in _adapted(decoder).items()}
+    with torch.device("meta"):
+        plain = Decoder(decoder.config)
+    plain.load_state_dict(weights, assign=True)
+    return plain
+
+
+def save_adapters(decoder: Decoder, config: LoraConfig, folder: Path, base: str) -> list[str]:
+    """Write the adapters as ``peft.PeftModel.from_pretrained`` reads them; returns the names of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"base_model.model.model.{name}.lora_{side}.weight": getattr(layer, f"lora_{side}").detach().cpu().contiguous()
+        for name, layer in _adapted(decoder).items()
+        for side in ("A", "B")
+    }
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(config.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_bytes(folder / SETTINGS, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+    return [WEIGHTS, SETTINGS]

@@ -1,0 +1,172 @@
+"""Conversations in every form in which they are published, and rows that nothing can be learnt from."""
+
+import json
+from typing import Any
+
+import pytest
+
+from alignment.conversations import cut, read_conversations
+from alignment.forms import conversation_of, messages_from_json, messages_to_json
+from alignment.records import Reading, Unusable
+from alignment.turns import Conversation, Message
+from tests.alignment.toys import LetterTokenizer
+from tests.support import shared_data
+
+PLAIN = (Message("user", "why?"), Message("assistant", "so"))
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+
+
+def said(*turns: tuple[str, Any], names: tuple[str, str] = ("role", "content")) -> list[dict[str, Any]]:
+    return [dict(zip(names, turn, strict=True)) for turn in turns]
+
+
+def shared(*turns: tuple[str, Any]) -> list[dict[str, Any]]:
+    return said(*turns, names=("from", "value"))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"messages": said(("user", "why?"), ("assistant", "so"))},
+        {"messages": json.dumps(said(("user", "why?"), ("assistant", "so"))), "tools": None},
+        {
+            "messages": said(
+                ("User", [{"type": "text", "text": "why"}, {"type": "text", "text": "?"}]), ("assistant", "so")
+            )
+        },
+        {"conversations": shared(("human", "why?"), ("gpt", "so"))},
+        {"conversations": [{"from": "human", "value": "why?", "weight": None}, {"from": "chatgpt", "value": "so"}]},
+        {"conversation": said(("human", "why?"), ("bot", "so"))},
+        {"instruction": "why?", "input": "", "output": "so"},
+        {"instruction": "why?", "input": None, "response": "so", "history": []},
+        {"prompt": "why?", "completion": "so"},
+        {"prompt": said(("user", "why?")), "completion": said(("assistant", "so")), "label": True},
+        {"question": "why?", "answer": "so"},
+        {"chosen": "\n\nHuman: why?\n\nAssistant: so", "rejected": "\n\nHuman: why?\n\nAssistant: no"},
+        {"prompt": "why?", "chosen": said(("user", "why?"), ("assistant", "so")), "rejected": "no"},
+        {"text": "Human: why?\n\nAssistant: so"},
+    ],
+)
+def test_the_forms_of_one_conversation(raw: dict[str, Any]) -> None:
+    assert conversation_of(raw).messages == PLAIN
+
+
+def test_what_opens_a_chat_and_what_went_before() -> None:
+    alpaca = {"instruction": "Add.", "input": "1 and 2", "output": "3", "system": "Count.", "history": [["hi", "yo"]]}
+    assert [(m.role, m.content) for m in conversation_of(alpaca).messages] == [
+        ("system", "Count."), ("user", "hi"), ("assistant", "yo"), ("user", "Add.\n\n1 and 2"), ("assistant", "3"),
+    ]  # fmt: skip
+    rows = {"conversations": shared(("system", "s"), ("human", "why?"), ("gpt", "so")), "system": "another"}
+    assert conversation_of(rows).messages == (Message("system", "s"), *PLAIN)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {
+            "messages": [
+                *said(("user", "1+2?")),
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "c", **CALL}]},
+                {"role": "tool", "tool_call_id": "", "content": "3"},
+                *said(("assistant", "It is 3.")),
+            ],
+            "tools": [TOOL],
+        },
+        {
+            "messages": [
+                *said(("user", "1+2?")),
+                {"role": "assistant", "function_call": {"name": "add", "arguments": '{"a": 1}'}},
+                *said(("function", "3"), ("assistant", "It is 3.")),
+            ],
+            "functions": [TOOL],
+        },
+        {
+            "conversations": shared(
+                ("human", "1+2?"), ("function_call", '{"name": "add", "arguments": {"a": 1}}'), ("observation", "3"),
+                ("gpt", "It is 3."),
+            ),
+            "tools": json.dumps([TOOL]),
+        },
+    ],
+)  # fmt: skip
+def test_calls_of_tools_are_carried_through(raw: dict[str, Any]) -> None:
+    found = conversation_of(raw)
+    assert found.messages == (
+        Message("system", "", tools=(TOOL,)),
+        Message("user", "1+2?"),
+        Message("assistant", "", tool_calls=(CALL,)),
+        Message("tool", "3"),
+        Message("assistant", "It is 3."),
+    )
+    assert messages_from_json(json.loads(json.dumps(messages_to_json(found.messages)))) == found.messages
+
+
+def test_a_reply_behind_a_result_is_taught_with_what_was_asked_and_called() -> None:
+    call = {"function": {"name": "f", "arguments": {}}}
+    turns = (
+        *PLAIN,
+        Message("user", "sum"),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "three"),
+        Message("assistant", "it is three"),
+    )
+    tokenizer = LetterTokenizer()
+    whole = cut(tokenizer, Conversation("x", turns), 500)
+    assert len(whole.pieces) == 1 and not whole.untaught
+    tight = len(cut(tokenizer, Conversation("x", turns[2:]), 500).pieces[0].ids)
+    first, second = (
+        cut(tokenizer, Conversation("x", turns), tight).pieces[0],
+        cut(tokenizer, Conversation("x", turns), tight).pieces[-1],
+    )
+    assert tokenizer.decode(first.ids).startswith("why?so")
+    assert tokenizer.decode(second.ids).startswith("sum") and tokenizer.decode(second.ids).endswith("it is three")
+    learnt = [tokenizer.decode([i for i, m in zip(p.ids, p.loss_mask, strict=True) if m]) for p in whole.pieces]
+    assert "three" in learnt[0] and "tool response" not in learnt[0].replace("_", " "), "a result is context"
+
+
+REPORTED: list[tuple[dict[str, Any], str, str]] = [
+    ({"conversations": shared(("human", "a"), ("gpt", None))}, "bad_message", "conversations[1]"),
+    ({"conversations": shared(("human", "a"), (None, "b"))}, "bad_message", "conversations[1] has the role"),  # type: ignore[arg-type]
+    ({"conversations": shared(("human", "a"))}, "no_reply", ""),
+    ({"conversations": []}, "no_reply", ""),
+    ({"messages": said(("user", "a"), ("assistant", " \n"))}, "no_reply", ""),
+    ({"messages": said(("user", [{"type": "image", "url": "x"}]), ("assistant", "b"))}, "bad_message", "messages[0]"),
+    ({"messages": said(("user", 3), ("assistant", "b"))}, "bad_message", "messages[0]"),
+    ({"messages": ["a", "b"]}, "bad_message", "messages[0] is no object"),
+    ({"messages": said(("user", "a"), ("ghost", "b"))}, "bad_message", "'ghost'"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "bad_message", "tool_calls[0]"),
+    ({"conversations": shared(("human", "a"), ("function_call", "{torn"))}, "bad_message", "conversations[1].value"),
+    ({"messages": said(("user", "a"), ("assistant", "b")), "tools": "[{torn"}, "bad_message", "tools is no JSON"),
+    ({"messages": said(("user", "a"), ("assistant", "b")), "tools": {"a": 1}}, "bad_tools", "no list"),
+    ({"instruction": "a", "output": "b", "history": [["x"]]}, "bad_message", "history[0]"),
+    ({"instruction": "a", "output": 7}, "bad_message", "output is a int"),
+    ({"prompt": "a", "completion": "b", "label": False}, "labelled_bad", ""),
+    ({"text": "only a text"}, "not_a_conversation", "its keys: text"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason", "words"), REPORTED)
+def test_what_people_report_costs_its_row_and_names_its_field(raw: dict[str, Any], reason: str, words: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        conversation_of(raw)
+    assert caught.value.reason == reason and words in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("sft/gpteacher_codegen.json", 0.9),
+        ("sft/roleplay-simple-deduped-roleplay-dataset.json", 0.9),
+        ("sft/toolformer-similarity-0.6-dataset.json", 0.9),
+        ("preference/hh-helpful-base.jsonl.gz", 0.99),
+    ],
+)
+def test_every_row_of_published_sets_has_a_fate(name: str, share: float) -> None:
+    path = shared_data(name)
+    reading = Reading()
+    found = list(read_conversations(path, reading))
+    if path.suffix == ".json":
+        assert len(found) + sum(reading.refused.values()) == len(json.loads(path.read_text()))
+    assert reading.read == len(found) > share * (len(found) + sum(reading.refused.values()))
+    assert all(message.content.strip() for conversation in found for message in conversation.messages[-1:])
