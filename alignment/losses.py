@@ -19,9 +19,20 @@ from infra.config import Config, Later
 # ---- reward model -----------------------------------------------------------------------------------------------------
 
 
-def pairwise_logistic(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Reward model (Bradley–Terry): sum over pairs of -log σ(score of chosen - score of rejected)."""
-    return -F.logsigmoid(chosen - rejected).sum()
+def bradley_terry(
+    chosen: Tensor,
+    rejected: Tensor,
+    weights: Tensor | float = 1.0,
+    ties: Tensor | None = None,
+    margins: Tensor | float = 0.0,
+) -> Tensor:
+    """Reward model: sum over pairs of the weighted -log σ(score of chosen - score of rejected - margin); of a tie the mean
+    over both orders (margins: Llama 2, arXiv 2307.09288)."""
+    difference = chosen - rejected
+    loss = -F.logsigmoid(difference - margins)
+    if ties is not None:
+        loss = torch.where(ties, -0.5 * (F.logsigmoid(difference) + F.logsigmoid(-difference)), loss)
+    return (weights * loss).sum()
 
 
 # ---- preferences ------------------------------------------------------------------------------------------------------

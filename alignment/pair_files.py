@@ -5,7 +5,7 @@
     {"chosen": […], "rejected": […]}                             … or whole chats that differ in their last turn
     {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": …}    whole chats as transcripts (HH-RLHF)
     {"prompt": …, "a": …, "b": …, "winner": "a"|"b"|"tie"|"both_bad"}    one person's vote
-    {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_labelled``)
+    {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_rated``)
 
 A comparison may have a ``weight`` (1), an ``annotator``, and a ``margin``: how much better the better reply is, given
 or as ``score_chosen`` less ``score_rejected``. A tie is a comparison too: of two replies nobody could choose between.
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from alignment.data import RatedReply
 from alignment.forms import messages_to_json, tools_of, turns_from
 from alignment.records import Reading, Record, Unusable, keys_of, name_of, records
 from alignment.turns import Message
@@ -48,24 +49,14 @@ class Pair:
     annotator: str = ""
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """One reply and whether it is a good one."""
-
-    id: str
-    prompt: tuple[Message, ...]
-    completion: str
-    good: bool
-
-
 def read_comparisons(address: Path | str, reading: Reading) -> Iterator[tuple[Record, Pair]]:
     """The comparisons of a file, each with its place; the others are refused."""
     return _read(address, reading, comparison_of)
 
 
-def read_labelled(address: Path | str, reading: Reading) -> Iterator[tuple[Record, Labelled]]:
-    """The labelled replies of a file, each with its place; the others are refused."""
-    return _read(address, reading, labelled_of)
+def read_rated(address: Path | str, reading: Reading) -> Iterator[tuple[Record, RatedReply]]:
+    """The rated replies of a file, each with its place; the others are refused."""
+    return _read(address, reading, rated_of)
 
 
 def _read(
@@ -138,16 +129,20 @@ def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -m
     return float(value)
 
 
-def labelled_of(raw: Mapping[str, Any]) -> Labelled:
-    """The labelled reply a record holds. Raises ``Unusable``."""
+def rated_of(raw: Mapping[str, Any]) -> RatedReply:
+    """The rated reply a record holds. Raises ``Unusable``."""
     label = raw.get("label")
     if raw.get("completion") is None or not (isinstance(label, bool) or label in (0, 1)):
-        raise Unusable("not_labelled", f"it has no completion with a label true or false; its keys: {keys_of(raw)}")
+        raise Unusable("not_rated", f"it has no completion with a label true or false; its keys: {keys_of(raw)}")
     before, completion = _last_reply(_turns(raw, "completion", "assistant"), "completion")
     prompt = _asked(before or _turns(raw, "prompt", "user"), raw)
     if not completion:
         raise Unusable("empty_reply", "completion is empty")
-    return Labelled(name_of(raw.get("id"), [messages_to_json(prompt), completion]), prompt, completion, bool(label))
+    name, weight = (
+        name_of(raw.get("id"), [messages_to_json(prompt), completion]),
+        _number(raw, "weight", 1.0, least=0.0),
+    )
+    return RatedReply(name, prompt, completion, bool(label), weight)
 
 
 def _asked(prompt: tuple[Message, ...], raw: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from alignment.best import Figure
 from alignment.data import outside_digests
 from alignment.job import ModelJob, SupervisedConfig, run_model_job
 from alignment.loop import Plan, engine_of, optimise
+from alignment.losses import bradley_terry
 from alignment.order import Order
 from alignment.pairs import PairBatch, halves, pair_batch, pair_figures, pair_lengths, training_pairs
 from alignment.replies import RewardModel
@@ -62,18 +62,11 @@ def reward_losses(
 ) -> dict[str, Tensor]:
     """Summed weighted loss of the pairs, and how many are ranked right; of a tie half."""
     chosen, rejected = halves(model.judge(batch.replies))
-    difference = chosen - rejected
-    loss = bradley_terry(difference, batch.weights, batch.ties, margin * batch.margins)
+    loss = bradley_terry(chosen, rejected, batch.weights, batch.ties, margin * batch.margins)
     if centring:
         loss = loss + centring * (batch.weights * (chosen + rejected) ** 2).sum()
-    right = torch.where(batch.ties, 0.5, (difference > 0).float())
+    right = torch.where(batch.ties, 0.5, (chosen > rejected).float())
     return {"loss": loss, "accuracy": (batch.weights * right).sum()}
-
-
-def bradley_terry(difference: Tensor, weights: Tensor, ties: Tensor, margins: Tensor) -> Tensor:
-    """Sum over pairs of the weighted negative log-likelihood of what people said."""
-    chosen, rejected = F.logsigmoid(difference - margins), F.logsigmoid(-difference)
-    return -(weights * torch.where(ties, 0.5 * (chosen + rejected), chosen)).sum()
 
 
 def train(job: ModelJob[RewardConfig]) -> None:

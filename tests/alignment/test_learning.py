@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alignment.conversations import Conversation, Message, render_pieces, render_prompt, stop_ids
 from alignment.dpo import DpoConfig, dpo_losses
-from alignment.losses import pairwise_logistic
+from alignment.losses import bradley_terry
 from alignment.order import seed_of, step_indices
 from alignment.packing import pack
 from alignment.pairs import PairTokens, halves, pair_batch
@@ -162,4 +162,4 @@ def test_scores_are_normalised() -> None:
     raw = RewardModel(decoder, score).judge(batch)
     same = RewardModel(decoder, score, mean=raw.mean().item(), std=raw.std().item()).judge(batch)
     torch.testing.assert_close(same, (raw - raw.mean()) / raw.std())
-    assert pairwise_logistic(raw, raw).item() == pytest.approx(len(raw) * np.log(2))
+    assert bradley_terry(raw, raw).item() == pytest.approx(len(raw) * np.log(2))

@@ -13,12 +13,12 @@ from alignment.losses import (
     PAIR_LOSSES,
     PairLogProbs,
     PreferenceRules,
+    bradley_terry,
     clipped_policy,
     clipped_value,
     group_policy,
     kl_estimate,
     kto,
-    pairwise_logistic,
 )
 from alignment.pairs import PairTokens, pair_batch
 from alignment.replies import Replies, RewardModel, collate, reply_log_probs, reply_log_probs_and_entropy
@@ -86,7 +86,7 @@ def test_reward_and_kto_gradients_do_not_depend_on_how_the_batch_is_cut() -> Non
         return kto(reply_log_probs(policy, select(rows)).sum(1) + 9, liked[rows], 0.3, rules).sum()
 
     def reward_loss(rows: list[int]) -> Tensor:
-        return pairwise_logistic(reward.judge(select(rows)), reward.judge(select(rows, OTHERS)))
+        return bradley_terry(reward.judge(select(rows)), reward.judge(select(rows, OTHERS)))
 
     assert_equal_gradients(policy, kto_loss, 4)
     assert_equal_gradients(reward, reward_loss, 4)

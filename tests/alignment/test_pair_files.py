@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.pair_files import Pair, read_comparisons
-from alignment.records import Reading
+from alignment.pair_files import Pair, rated_of, read_comparisons
+from alignment.records import Reading, Unusable
 from alignment.turns import Message
 from infra.errors import InputError
 from tests.support import shared_data
@@ -75,6 +75,10 @@ def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
         ({"chosen": [USER("x"), MODEL("a")], "rejected": [USER("y"), MODEL("b")]}, "different_prompts"),
         ({"chosen": [USER("x")], "rejected": [USER("x"), MODEL("b")]}, "no_reply"),
         ("chosen", "not_an_object"),
+        ({"prompt": "why?", "a": "x", "b": "y", "winner": "c"}, "bad_vote"),
+        ({"prompt": "why?", "a": "x", "winner": "a"}, "not_a_pair"),
+        ({"prompt": "why?", "a": "x", "b": "y", "winner": "a", "weight": -1}, "bad_number"),
+        ({"prompt": "why?", "chosen": "x", "rejected": "y", "margin": "much"}, "bad_number"),
     ],
 )
 def test_what_is_no_comparison_costs_itself(tmp_path: Path, record: Any, reason: str) -> None:
@@ -100,3 +104,40 @@ def test_every_published_pair_of_hh_rlhf_has_a_fate() -> None:
     found, reading = read(path)
     assert reading.read == len(found) and len(found) + sum(reading.refused.values()) == lines
     assert len(found) > 0.95 * lines
+
+
+@pytest.mark.parametrize(
+    ("more", "chosen", "tie", "margin", "weight"),
+    [
+        ({"winner": "a"}, "x", False, 0.0, 1.0),
+        ({"winner": "b", "weight": 0.5, "margin": 2}, "y", False, 2.0, 0.5),
+        ({"winner": "tie", "margin": 2}, "x", True, 0.0, 1.0),
+        ({"winner": "both_bad"}, "x", True, 0.0, 1.0),
+    ],
+)
+def test_a_vote_is_a_comparison(
+    tmp_path: Path, more: dict[str, Any], chosen: str, tie: bool, margin: float, weight: float
+) -> None:
+    found = one(tmp_path, {"prompt": "why?", "a": "x", "b": MODEL("y"), "annotator": 7, **more})
+    assert isinstance(found, Pair) and found.annotator == "7" and {found.chosen, found.rejected} == {"x", "y"}
+    assert (found.chosen, found.tie, found.margin, found.weight) == (chosen, tie, margin, weight)
+
+
+def test_scores_are_a_margin_unless_they_contradict() -> None:
+    from alignment.pair_files import comparison_of
+
+    row = {"prompt": "why?", "chosen": "x", "rejected": "y", "score_chosen": 4.5, "score_rejected": 2}
+    assert comparison_of(row).margin == 2.5 and comparison_of(row | {"score_chosen": 1}).margin == 0
+    assert comparison_of(row | {"margin": 0.5}).margin == 0.5
+
+
+def test_rated_replies_are_read() -> None:
+    found = rated_of({"prompt": [USER("why?")], "completion": [MODEL("so ")], "label": False, "weight": 2})
+    assert (found.prompt, found.completion, found.label, found.weight) == (PROMPT, "so", False, 2.0)
+    assert rated_of({"prompt": "why?", "completion": "so", "label": 1}).label
+    for row, reason in [
+        ({"prompt": "a", "completion": "b"}, "not_rated"),
+        ({"completion": "b", "label": True}, "no_prompt"),
+    ]:
+        with pytest.raises(Unusable, match=reason):
+            rated_of(row)
