@@ -2,11 +2,14 @@
 
 A dataset is cut into the shards it is stored in; each is one unit, read row by row and never downloaded whole. The Parquet
 and JSON lines files of a local folder are read as such files are (``tables.py``), so that a line or row which cannot be read
-costs itself; the library gives up the whole file. Code of a dataset's own is never run (``datasets`` refuses it). Name a
+costs itself; the library gives up the whole file. Of a local folder of text files
+each is one document. Code of a dataset's own is never run (``datasets`` refuses it). Name a
 ``revision`` (a commit of the hub) where the run must be repeatable: without one the identity is the name alone.
 """
 
 import contextlib
+import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,22 +17,28 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from infra.config import Json
+from infra.config import Json, canonical_json
 from infra.errors import InputError
-from pipeline.sources.contract import Archive, Outcome, Part, Reading, damaged
+from pipeline.compression import Damaged, unpacked
+from pipeline.document import Document, Origin, document_id
+from pipeline.extract.clean import clean_text
+from pipeline.sources.code import decoded_code
+from pipeline.sources.columns import check_columns, columns_of, paths_of
+from pipeline.sources.contract import Archive, Outcome, Part, Reading, damaged, lost
 from pipeline.sources.digests import file_digest
-from pipeline.sources.files import printable
+from pipeline.sources.files import open_archive, printable
 from pipeline.sources.tables import (
     BATCH_ROWS,
     LineOptions,
-    check_columns,
-    columns_of,
     document_of_row,
     read_jsonl,
     read_parquet,
     rows_of,
 )
+from pipeline.sources.warc import payload_digest
 
+TEXTS, TEXT_BYTES = 1000, 64_000_000
+"""Files of text that are read together, and their bytes."""
 DATA_ERRORS = (ValueError, FileNotFoundError, RuntimeError, LookupError)
 
 
@@ -40,14 +49,20 @@ class HuggingFaceSource(LineOptions):
     subset: str = Field(default="", description="The dataset's configuration.")
     split: str = Field(default="train", description="The split.")
     revision: str = Field(default="", description="Commit, branch or tag; empty: the newest.")
+    sample_by: Literal["document", "paragraph", "line"] = Field(
+        default="document",
+        description="What of a local folder's text files is a document: the file, or each part of it.",
+    )
 
 
 def parts(config: HuggingFaceSource, _archives: list[Archive]) -> Iterable[Part]:
     """One part a shard of the split."""
     name = "/".join(part for part in (config.address.strip("/"), config.subset, config.split) if part)
     files = local_files(config) if Path(config.address).is_dir() else []
-    if format_of(files):
-        return [_file_part(name, Path(file)) for file in files]
+    if format_of(files) == "text" and config.sample_by == "document":
+        return _text_parts(name, files, config)
+    if format_of(files) not in ("", "text"):
+        return [_file_part(name, Path(file), config) for file in files]
     number = max(1, _open(config).num_shards)
     return [
         Part(Archive(f"{name}/{shard:05}-of-{number:05}", config.address, 0, config.revision), shard, number)
@@ -55,28 +70,52 @@ def parts(config: HuggingFaceSource, _archives: list[Archive]) -> Iterable[Part]
     ]
 
 
-def _file_part(name: str, file: Path) -> Part:
+def _file_part(name: str, file: Path, config: HuggingFaceSource) -> Part:
     size = file.stat().st_size
-    return Part(Archive(f"{name}/{printable(file.name)}", str(file), size, file_digest(file, size)), 0, size)
+    return Part(Archive(f"{name}/{_within(file, config)}", str(file), size, file_digest(file, size)), 0, size)
+
+
+def _within(file: str | Path, config: HuggingFaceSource) -> str:
+    """A file's path below the source's folder: two files of one name stay two."""
+    return printable(os.path.relpath(file, Path(config.address).resolve()))
+
+
+def _text_parts(name: str, files: Sequence[str], config: HuggingFaceSource) -> Iterator[Part]:
+    """One part for some files together."""
+    group: list[tuple[str, int, int]] = []
+    for file in (*files, ""):
+        if group and (not file or len(group) >= TEXTS or sum(size for *_, size in group) >= TEXT_BYTES):
+            content = [[_within(path, config), file_digest(Path(path), size)] for path, _, size in group]
+            digest = hashlib.sha256(canonical_json(content).encode())
+            size = sum(size for *_, size in group)
+            yield Part(Archive(name, config.address, size, digest.hexdigest()[:32]), spans=tuple(group))
+            group = []
+        if file:
+            group.append((file, 0, Path(file).stat().st_size))
 
 
 def local_identity(config: HuggingFaceSource) -> Json:
     """What the files of a local folder hold; a dataset of the hub is asked when the stage runs."""
     if not Path(config.address).is_dir():
         return None
-    return [[Path(file).name, file_digest(file, Path(file).stat().st_size)] for file in local_files(config)]
+    return [[_within(file, config), file_digest(file, Path(file).stat().st_size)] for file in local_files(config)]
 
 
 def read(part: Part, reading: Reading[HuggingFaceSource]) -> Iterator[Outcome]:
     """One document a row; of columns, only the mapped ones are read."""
-    if format_of([part.archive.url]) and Path(part.archive.url).is_file():
-        yield from (read_parquet if format_of([part.archive.url]) == "parquet" else read_jsonl)(part, reading)
-        return
     source = reading.source
+    if part.spans:
+        yield from (_text(path, f"{part.archive.name}/{_within(path, source)}", source) for path, *_ in part.spans)
+        return
+    kind = format_of([part.archive.url]) if Path(part.archive.url).is_file() else ""
+    if kind in ("parquet", "jsonl"):
+        yield from (read_parquet if kind == "parquet" else read_jsonl)(part, reading)
+        return
     dataset = _open(source)
-    if dataset.column_names is not None:
-        check_columns(source, dataset.column_names, source.address)
-        dataset = dataset.select_columns(columns_of(source))
+    if dataset.features is not None:
+        names = paths_of(dataset.features.arrow_schema)
+        check_columns(source, names, source.address)
+        dataset = dataset.select_columns(list(dict.fromkeys(_tops(columns_of(source, names), dataset.column_names))))
     if part.end > 1:
         dataset = dataset.shard(num_shards=part.end, index=part.start)
     position = 0
@@ -92,14 +131,50 @@ def read(part: Part, reading: Reading[HuggingFaceSource]) -> Iterator[Outcome]:
         yield damaged(source.name, part.archive.name, "damaged_rows", position, 0, why)
 
 
-def format_of(files: Sequence[str]) -> Literal["parquet", "jsonl", ""]:
-    """``parquet`` or ``jsonl`` where all files are such by their names."""
-    kinds = {
-        "parquet" if file.endswith(".parquet") else "jsonl" if ".jsonl" in Path(file).suffixes else "" for file in files
-    }
-    if kinds == {"parquet"}:
-        return "parquet"
-    return "jsonl" if kinds == {"jsonl"} else ""
+def _tops(paths: Sequence[str], columns: Sequence[str]) -> Iterator[str]:
+    """The columns that hold these."""
+    return (path if path in columns else path.partition(".")[0] for path in paths)
+
+
+def _text(path: str, name: str, source: HuggingFaceSource) -> Outcome:
+    """A file as a document, whose address and id are the file's."""
+    most = source.max_record_bytes
+    try:
+        with open_archive(Archive(name, path, 0, "")) as raw, unpacked(raw, salvage=source.salvage) as stream:
+            content = stream.read(most + 1)
+    except Damaged as error:
+        return damaged(source.name, name, "damaged_file", 0, 0, str(error))
+    digest = payload_digest(content)
+    identity = document_id(source.name, name, name, digest)
+    if len(content) > most:
+        return lost(
+            identity, source.name, "dropped", "record_too_large", url=name, score=float(most + 1), threshold=float(most)
+        )
+    decoded = decoded_code(content)
+    if decoded is None:
+        return lost(
+            identity, source.name, "failed", "not_utf8", url=name, detail=f"{name}: its characters are not known"
+        )
+    text = clean_text(decoded)
+    if not text:
+        return lost(identity, source.name, "dropped", "no_text", url=name, score=0.0, threshold=1.0)
+    origin = Origin(archive=name, offset=0, length=len(content), record_id=name, digest=digest)
+    return Document(
+        id=identity,
+        text=text,
+        source=source.name,
+        url=name,
+        language=source.language,
+        license=source.license,
+        origin=origin,
+    )
+
+
+def format_of(files: Sequence[str]) -> Literal["parquet", "jsonl", "text", ""]:
+    """What all of some files are by their names."""
+    known: dict[str, Literal["parquet", "jsonl", "text"]] = {".parquet": "parquet", ".jsonl": "jsonl", ".txt": "text"}
+    kinds = {next((known[each] for each in Path(file).suffixes if each in known), None) for file in files}
+    return (kinds.pop() or "") if len(kinds) == 1 else ""
 
 
 def local_files(config: HuggingFaceSource) -> list[str]:
@@ -126,6 +201,7 @@ def _open(config: HuggingFaceSource) -> Any:
             split=config.split or "train",
             revision=config.revision or None,
             streaming=True,
+            **({"sample_by": config.sample_by} if config.sample_by != "document" else {}),
         )
 
 

@@ -131,7 +131,7 @@ def _dataset_files(source: HuggingFaceSource) -> _Stored | None:
     files = hugging_face.local_files(source)
     kind = hugging_face.format_of(files)
     archives = [Archive(Path(file).name, file, Path(file).stat().st_size, "") for file in files]
-    return _Stored(_as(source, kind), archives) if kind else None
+    return _Stored(_as(source, kind), archives) if kind in ("parquet", "jsonl") else None
 
 
 def _as(source: SourceConfig, kind: str) -> SourceConfig:

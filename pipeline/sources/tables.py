@@ -6,13 +6,12 @@ end. What is damaged in the file itself costs the compressed member, or the row 
 
 import datetime
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from json import loads
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from infra.errors import InputError
 from pipeline.compression import (
@@ -29,31 +28,28 @@ from pipeline.compression import (
 from pipeline.document import Document, Origin, document_id, read_batches
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.dates import iso_date
-from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, RecordLimit, Salvage, damaged, lost
+from pipeline.sources.columns import (
+    Row,
+    TableOptions,
+    check_columns,
+    check_text_column,
+    columns_of,
+    has_text,
+    paths_in,
+    paths_of,
+    value_of,
+)
+from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, Salvage, damaged, lost
 from pipeline.sources.files import open_archive
 from pipeline.sources.warc import payload_digest
 
 BATCH_ROWS = 512
-MAX_KEYS = 100
 MAX_TITLE = 500
 MAX_CELL = 8_000
 """Longer addresses, ids and names are cut: they are no such thing."""
 HEAD_BYTES = 512
 BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
 LOOK_BYTES = 1 << 20
-Row = dict[str, Any]
-
-
-class TableOptions(RecordLimit):
-    """Sources whose records are rows: the column map."""
-
-    text_column: str = Field(default="text", description="The column with the text.")
-    id_column: str | None = Field(default=None, description="The column with the record's own id; none: its position.")
-    url_column: str | None = Field(default=None, description="The column with the URL.")
-    title_column: str | None = Field(default=None, description="The column with the title.")
-    author_column: str | None = Field(default=None, description="The column with the author, or a list of them.")
-    date_column: str | None = Field(default=None, description="The column with the date.")
-    license_column: str | None = Field(default=None, description="The column with the licence.")
 
 
 class LineOptions(TableOptions, Salvage):
@@ -96,7 +92,7 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
             row = _row(line.data)
             if isinstance(row, dict):
                 first = first or row
-                mapped = mapped or source.text_column in row
+                mapped = mapped or has_text(row, source)
                 yield document_of_row(row, archive.name, line.offset, len(line.data), source)
             elif not line.resumed:  # else the rest of a line whose beginning was lost
                 bad = line.data[:HEAD_BYTES] if bad is None else bad
@@ -104,7 +100,7 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
     if empty:
         yield damaged(source.name, archive.name, EMPTY_FILE, 0, archive.size, "the file is empty")
     if first and not mapped:
-        raise missing_column(source.text_column, list(first)[:MAX_KEYS], archive.url)
+        check_text_column(source, paths_in(first), archive.url)
     if bad is not None and not first:
         raise _no_json_lines(bad, archive)
 
@@ -162,10 +158,12 @@ def read_parquet(part: Part, reading: Reading[TableOptions]) -> Iterator[Outcome
     try:
         with open_archive(archive) as raw, seekable(raw) as stream:
             table = _parquet_file(stream, archive)
-            check_columns(source, set(table.schema_arrow.names), archive.url)
+            names = paths_of(table.schema_arrow)
+            check_columns(source, names, archive.url)
+            columns = columns_of(source, names)
             position = 0
             for group in range(table.num_row_groups):
-                yield from _row_group(table, group, position, archive.name, source)
+                yield from _row_group(table, group, columns, position, archive.name, source)
                 position += table.metadata.row_group(group).num_rows
     except Damaged as error:
         raise InputError(f"the file is damaged: {error}", where=archive.url, remedy="Fetch it again.") from None
@@ -184,12 +182,12 @@ def _parquet_file(stream: BinaryIO, archive: Archive) -> pq.ParquetFile:
 
 
 def _row_group(
-    table: pq.ParquetFile, group: int, position: int, archive: str, source: TableOptions
+    table: pq.ParquetFile, group: int, columns: list[str], position: int, archive: str, source: TableOptions
 ) -> Iterator[Outcome]:
     done, total = 0, table.metadata.row_group(group).num_rows
     why = "rows are missing"
     try:
-        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns_of(source)):
+        for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
             for row in rows_of(batch):
                 yield document_of_row(row, archive, position + done, 1, source)
                 done += 1
@@ -255,31 +253,6 @@ def rows_of_file(address: str) -> Iterator[Row]:
             yield row
 
 
-def check_columns(source: TableOptions, names: Collection[str], where: str) -> None:
-    """Every mapped column must be there: a misspelt one would leave its field empty without a word."""
-    for column in columns_of(source):
-        if column not in names:
-            raise missing_column(column, names, where)
-
-
-def missing_column(column: str, names: Collection[str], where: str) -> InputError:
-    remedy = f"Correct the source's column map; the columns are: {', '.join(sorted(names))}."
-    return InputError(f"there is no column {column}", where=where, remedy=remedy)
-
-
-def columns_of(source: TableOptions) -> list[str]:
-    """The columns that the source maps."""
-    mapped = (
-        source.id_column,
-        source.url_column,
-        source.title_column,
-        source.author_column,
-        source.date_column,
-        source.license_column,
-    )
-    return list(dict.fromkeys([source.text_column, *(name for name in mapped if name)]))
-
-
 def document_of_row(row: Row, archive: str, offset: int, length: int, source: TableOptions) -> Outcome:
     """A row as a document by the source's column map; a row that holds what nobody foresaw costs itself."""
     try:
@@ -291,7 +264,7 @@ def document_of_row(row: Row, archive: str, offset: int, length: int, source: Ta
 
 
 def _document(row: Row, archive: str, offset: int, length: int, source: TableOptions) -> Outcome:
-    raw = row.get(source.text_column)
+    raw = value_of(row, source.text_column)
     record_id = _cell(row, source.id_column) or f"{archive}@{offset}"
     # Every document can be asked for: what has no address of its own gets its place's.
     url = _cell(row, source.url_column) or f"{archive}#{record_id}"
@@ -328,7 +301,7 @@ def _document(row: Row, archive: str, offset: int, length: int, source: TableOpt
 
 
 def _cell(row: Row, column: str | None) -> str | None:
-    value = row.get(column) if column else None
+    value = value_of(row, column)
     if value is None or value == "":
         return None
     return value if isinstance(value, str) else _text(value)
@@ -339,14 +312,14 @@ def _text(value: object) -> str:
 
 
 def _author(row: Row, column: str | None) -> str | None:
-    value = row.get(column) if column else None
+    value = value_of(row, column)
     names = [clean_line(_text(name)) for name in (value if isinstance(value, list) else [value]) if name]
     return "; ".join(name for name in names if name)[:MAX_TITLE] or None
 
 
 def _date(row: Row, column: str | None) -> str | None:
     """ISO 8601; a value that is no date is none."""
-    value = row.get(column) if column else None
+    value = value_of(row, column)
     if isinstance(value, datetime.date):  # a datetime too
         return value.isoformat()
     return iso_date(_text(value)) if value is not None else None
@@ -363,14 +336,14 @@ def check_file(source: JsonlSource | ParquetSource, archive: Archive) -> None:
         return
     if isinstance(source, ParquetSource):
         check_columns(source, names, archive.url)
-    elif names and source.text_column not in names:
-        raise missing_column(source.text_column, names, archive.url)
+    elif names:
+        check_text_column(source, names, archive.url)
 
 
 def _columns_of_file(source: JsonlSource | ParquetSource, archive: Archive) -> set[str]:
     with open_archive(archive) as raw:
         if isinstance(source, ParquetSource):
             with seekable(raw) as stream:
-                return set(_parquet_file(stream, archive).schema_arrow.names)
+                return set(paths_of(_parquet_file(stream, archive).schema_arrow))
         rows = [_row(line) for line in io.BytesIO(unproven_head(raw, LOOK_BYTES)) if not line.isspace()]
-    return set().union(*(row for row in rows if isinstance(row, dict)))
+    return set().union(*(paths_in(row) for row in rows if isinstance(row, dict)))

@@ -69,3 +69,31 @@ def test_rows_of_the_library_are_read_one_by_one(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(hugging_face, "format_of", lambda files: "")
     outcomes = read(tmp_path)
     assert ([document["text"] for document in documents(outcomes)], rules(outcomes)) == (["one", "two"], ["not_utf8"])
+
+
+def test_of_a_folder_of_text_files_each_is_a_document_unless_told_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "a.txt").write_text("First line.\nSecond line.\n\nAnother paragraph.")
+    (tmp_path / "more/a.txt").write_bytes("\ufeffGr\u00fc\u00dfe".encode("utf-16-le"))
+    (tmp_path / "more/b.txt").write_text("  \n")
+    (tmp_path / "more/c.txt").write_bytes(b"\x80no\0text")
+    unmapped = {"text_column": "text", "id_column": None}
+    outcomes = read(tmp_path, **unmapped)
+    found = {
+        document["url"].removeprefix(f"{tmp_path}/train/".lstrip("/")): document["text"]
+        for document in documents(outcomes)
+    }
+    assert found == {"a.txt": "First line.\nSecond line.\n\nAnother paragraph.", "more/a.txt": "Gr\u00fc\u00dfe"}
+    assert rules(outcomes) == ["no_text", "not_utf8"]
+    for name in ("more/a.txt", "more/b.txt", "more/c.txt"):
+        (tmp_path / name).unlink()
+    assert len(documents(read(tmp_path, sample_by="line", **unmapped))) == 3
+    assert len(documents(read(tmp_path, sample_by="paragraph", **unmapped))) == 2
+
+
+def test_files_of_one_name_in_two_folders_stay_two(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_text('{"body": "the same text"}\n')
+    first, second = documents(read(tmp_path, id_column=None))
+    assert first["id"] != second["id"] and first["url"].endswith("one/a.jsonl#" + first["origin"]["record_id"])

@@ -225,3 +225,47 @@ def test_authors_and_dates_of_rows(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     (row,) = documents(read_source(tmp_path / "a.parquet", "parquet", date_column="on"))
     assert row["date"] == "1843-10-05T07:08:00"
+
+
+USUAL = [
+    {"text": "one", "url": "http://example.org/1", "title": "One", "date": "2024-05-06", "doc_id": 7},
+    {
+        "text": "two",
+        "link": "http://example.org/2",
+        "metadata": {"title": "Two", "id": "b", "date": "2023-01-02", "url": "x"},
+    },
+    {"text": "three", "meta": '{"url": "http://example.org/3", "timestamp": "2022-03-04T05:06:07Z"}', "url": ""},
+    {"text": "four", "url": {"no": "address"}, "title": ["no title"]},
+]
+
+
+def test_usual_columns_are_found_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(USUAL))
+    found = documents(read_source(tmp_path / "a.jsonl", "jsonl"))
+    assert [(each["url"], each["title"], each["date"], each["origin"]["record_id"]) for each in found] == [
+        ("http://example.org/1", "One", "2024-05-06", "7"),
+        ("http://example.org/2", "Two", "2023-01-02", "b"),
+        ("http://example.org/3", None, "2022-03-04T05:06:07Z", f"a.jsonl@{found[2]['origin']['offset']}"),
+        (f"a.jsonl#a.jsonl@{found[3]['origin']['offset']}", None, None, f"a.jsonl@{found[3]['origin']['offset']}"),
+    ]
+    without = {"url_column": None, "title_column": "", "date_column": None, "id_column": None}
+    (first, *_) = documents(read_source(tmp_path / "a.jsonl", "jsonl", **without))
+    assert (first["url"], first["title"], first["date"]) == ("a.jsonl#a.jsonl@0", None, None)
+
+
+def test_usual_columns_of_parquet_inside_others_too(tmp_path: Path) -> None:
+    metadata = [{"url": f"http://example.org/{row}", "title": f"T{row}", "size": row} for row in range(2)]
+    pq.write_table(pa.table({"text": ["one", "two"], "metadata": metadata, "other": [1, 2]}), tmp_path / "a.parquet")
+    found = documents(read_source(tmp_path / "a.parquet", "parquet"))
+    assert [(each["url"], each["title"]) for each in found] == [
+        ("http://example.org/0", "T0"),
+        ("http://example.org/1", "T1"),
+    ]
+    (row, _) = documents(
+        read_source(tmp_path / "a.parquet", "parquet", text_column="metadata.title", title_column="other")
+    )
+    assert (row["text"], row["title"]) == ("T0", "1")
+    with pytest.raises(InputError, match=r"no column metadata.uri.*metadata.url"):
+        read_source(tmp_path / "a.parquet", "parquet", url_column="metadata.uri")
+    with pytest.raises(InputError, match=r"no column body | content"):
+        read_source(tmp_path / "a.parquet", "parquet", text_column="body | content")
