@@ -27,6 +27,7 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
             except ConfigError as error:
                 raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     _check_rules(nodes, names, origin)
+    _check_repetition(nodes, origin)
     for stage, config in _of_kind(nodes, "classifier"):
         _check_text_sets(stage, config, names, origin)
     for place, pattern in _named(nodes):
@@ -51,6 +52,7 @@ def notices(nodes: Sequence[StageNode]) -> list[str]:
     for stage, config in _of_kind(nodes, "quality"):
         aside = "" if stage == "quality" else f"{stage}: "
         said += [aside + line for name in names for line in describe_selection(config, name)]
+    said += [entry.described for _, config in _of_kind(nodes, "shards") for entry in config.repetition]
     return said
 
 
@@ -105,6 +107,39 @@ def _check_rules_of(node: StageNode, measured: StageNode | None, names: Sequence
             check_attributes(entry.all_rules(), attribute_schema(attributes.measures), origin)
 
 
+def _check_repetition(nodes: Sequence[StageNode], origin: str) -> None:
+    """What documents are ranked by is measured, and a number."""
+    by_name = {node.name: node for node in nodes}
+    judge = next((node for node in nodes if node.kind == "attributes" and not node.use), None)
+    for stage, config in _of_kind(nodes, "shards"):
+        for entry in config.repetition:
+            ranks = f"{stage}.repetition ranks {entry.source!r} by"
+            if entry.score == "quality" and judge is not None and "classifier" not in judge.upstream:
+                raise ConfigError(
+                    f"{ranks} the classifier's score, and the recipe has no classifier",
+                    where=origin,
+                    remedy="Add a section classifier, or name another score.",
+                )
+            measured = by_name.get(by_name[stage].upstream.get("attributes", ""))
+            if measured is not None and not measured.use:
+                _check_score(ranks, entry.score, measured.config, origin)
+
+
+def _check_score(ranks: str, score: str, attributes: Any, origin: str) -> None:
+    import pyarrow as pa
+
+    from pipeline.quality.measures import attribute_schema  # and numpy, which a reading command does not need
+
+    fields = attribute_schema(attributes.measures)
+    numbers = sorted(each.name for each in fields if pa.types.is_integer(each.type) or pa.types.is_floating(each.type))
+    if score not in numbers:
+        raise ConfigError(
+            f"{ranks} {score!r}, which is no number of the attributes",
+            where=origin,
+            remedy=f"{nearest(score, numbers)}Numbers there: {', '.join(numbers)}.",
+        )
+
+
 def _check_text_sets(stage: str, config: Any, names: Sequence[str], origin: str) -> None:
     """Sets of texts by profile; those by name are checked with all other names."""
     for side in ("positives", "negatives"):
@@ -128,4 +163,5 @@ def _named(nodes: Sequence[StageNode]) -> Iterable[tuple[str, str]]:
         if not config.append_to:  # the dataset it grows may have other sources
             mixtures = [(f"{stage}.mixture", config.mixture)]
             mixtures += [(f"{stage}.phases", phase.mixture) for phase in config.phases]
+            yield from ((f"{stage}.repetition", entry.source) for entry in config.repetition)
             yield from ((place, entry.source) for place, mixture in mixtures for entry in mixture if entry.weight)

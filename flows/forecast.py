@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from flows.order import FIRST, hands_on
 from flows.stages import LAST
-from infra.errors import HeadwaterError
+from infra.errors import ConfigError, HeadwaterError
 from infra.planning import Action, StagePlan
 from infra.stage import StageNode
 from infra.store.dataset import Dataset
@@ -180,7 +180,8 @@ def _walk(
     unknown = sorted(row.stage for row in costs if row.seconds is None)
     if unknown:
         notes.append(f"without the time and disk of {', '.join(unknown)}")
-    tokens = _tokens(documents, earlier.get("shards"), sample)
+    last = next((node for node in path if node.kind == LAST), None)
+    tokens = training_tokens(documents, earlier.get(LAST), sample, last)
     return Forecast(
         tuple(rows),
         round(documents),
@@ -216,9 +217,21 @@ def _from_sample(stage: str, sample: _Sample, incoming: float, workers: int) -> 
     return StageForecast(stage, round(incoming), round(incoming), None, None, "not known")
 
 
-def _tokens(documents: float, shards: Dataset | None, sample: _Sample | None) -> int:
-    if shards is not None and shards.manifest.counts.incoming and "total_tokens" in shards.manifest.stats:
-        return round(documents * float(shards.manifest.stats["total_tokens"]) / shards.manifest.counts.incoming)
+def training_tokens(documents: float, before: Dataset | None, sample: _Sample | None, node: StageNode | None) -> int:
+    """What the mixture and its curves take of the tokens that such documents had the last time."""
+    if before is not None and before.manifest.counts.incoming and "total_tokens" in before.manifest.stats:
+        stats, growth = before.manifest.stats, documents / before.manifest.counts.incoming
+        as_before = round(growth * float(stats["total_tokens"]))
+        if node is None or node.config.append_to or "mixture" not in stats:  # type: ignore[attr-defined]
+            return as_before
+        from pipeline.shards.stage import planned
+
+        available = {name: round(entry["available_tokens"] * growth) for name, entry in stats["mixture"].items()}
+        try:
+            phases = planned(node.config, available)  # type: ignore[arg-type]
+        except ConfigError:  # it names other sources than there were
+            return as_before
+        return round(sum(entry.tokens for plan in phases for entry in plan.values()))
     if sample is not None and sample.passed:
         return round(documents * sample.characters / sample.passed / CHARACTERS_A_TOKEN)
     return 0

@@ -14,6 +14,7 @@ Runs of one series take turns, from planning until the shards are published: tra
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from flows.crawls.series import LAST_STAGE, Base, Series
 from flows.recipe import Recipe
@@ -103,6 +104,9 @@ def _node(node: StageNode, crawl: str, base: Base, recipe: Recipe) -> StageNode:
                 where="shards.phases",
                 remedy="Use a mixture for a series of crawls.",
             )
-        mixture = tuple(entry for entry in config.mixture if entry.source in names)  # type: ignore[attr-defined]
-        config = config.model_copy(update={"append_to": base.append_to, "mixture": mixture})
+        own: dict[str, Any] = {
+            field: tuple(entry for entry in getattr(config, field) if entry.source in names)
+            for field in ("mixture", "repetition")
+        }
+        config = config.model_copy(update={"append_to": base.append_to} | own)
     return replace(node, config=config)

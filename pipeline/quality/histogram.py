@@ -28,6 +28,14 @@ def bins_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(low, bits, _BINS - 1 - bits)
 
 
+def score_bins(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The bin of each of any finite numbers: those from 0 to 1 as probabilities, others to 1/4096 of their size."""
+    scores = np.nan_to_num(scores.astype(np.float32)) + np.float32(0)  # of zeros only the positive one
+    coarse = np.abs(scores).view(np.uint32).astype(np.int64) >> _DROPPED_BITS
+    beyond = coarse - (int(np.float32(1).view(np.uint32)) >> _DROPPED_BITS) + _BINS
+    return np.where(scores < 0, -1 - coarse, np.where(scores > 1, beyond, bins_of(scores)))
+
+
 def lower_edge(index: int) -> float:
     """The least probability of a bin."""
     if index <= _HALF:

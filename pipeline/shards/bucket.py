@@ -18,9 +18,10 @@ from pipeline.shards.format import LINEAGE_SCHEMA, Row
 from pipeline.shards.keys import STRIDE, arc, copies
 from pipeline.shards.order import row_at
 from pipeline.shards.packing import DocumentPiece, pack, split
-from pipeline.shards.tokenise import STAGE_NAME, TokenFile
+from pipeline.shards.repetition import Curve
+from pipeline.shards.tokenise import SCORE, STAGE_NAME, TokenFile, scores_of
 
-MIXTURE_CAP = "mixture_cap"
+MIXTURE_CAP, REPETITION_CURVE = "mixture_cap", "repetition_curve"
 
 
 @dataclass
@@ -32,7 +33,8 @@ class Bucket:
 
     def add(self, batch: pa.RecordBatch, source: str, copy: int = 0) -> None:
         place = batch.column("key").to_numpy() + np.uint64((copy * STRIDE) % (1 << 64))
-        table = pa.Table.from_batches([batch]).drop_columns(["key", "choice", "held"])
+        table = pa.Table.from_batches([batch])
+        table = table.drop_columns([name for name in table.column_names if name in ("key", "choice", "held", SCORE)])
         self.places.append(place)
         self.tables.append(
             table.append_column("source", pa.array([source] * len(place), pa.string())).append_column(
@@ -61,26 +63,30 @@ def gather(
     buckets: int,
     rates: Mapping[str, tuple[float, float]],
     bounds: Mapping[str, int],
+    curves: Mapping[str, Curve],
     last: bool = True,
 ) -> tuple[Bucket, list[Fate]]:
     """A bucket's training documents: those that a phase takes between two rates of their source.
 
-    In the ``last`` phase also a fate for each document that no phase took.
+    By a curve each document has rates of its own. In the ``last`` phase also a fate for each that no phase took.
     """
     gathered, left_out = Bucket(), []
     for file in files:
         since, rate = rates[file.source]
-        for copy in range(int(since), max(1, math.ceil(rate))):
+        curve = curves.get(file.source)
+        least, most = (curve.least, curve.most) if curve else (1.0, 1.0)
+        for copy in range(int(since * least), max(1, math.ceil(rate * most))):
             for low, high in arc(bucket, buckets, copy):
                 for batch in file.slices(low, high):
                     train = batch.filter(pa.array(batch.column("held").to_numpy() >= bounds[file.source]))
                     choice = train.column("choice").to_numpy()
-                    reached = copies(choice, rate) > copy
-                    taken = reached & (copies(choice, since) <= copy)
+                    times = curve.of_scores(scores_of(train)) if curve else np.ones(len(choice))
+                    reached = copies(choice, rate * times) > copy
+                    taken = reached & (copies(choice, since * times) <= copy)
                     if taken.any():
                         gathered.add(train.filter(pa.array(taken)), file.source, copy)
                     if copy == 0 and last:
-                        left_out += _left_out(train.filter(pa.array(~reached)), file.source, rate)
+                        left_out += _left_out(train, ~reached, file.source, rate, times, curve)
     return gathered, left_out
 
 
@@ -94,27 +100,32 @@ def gather_held_out(files: Iterable[TokenFile], bound: int) -> Bucket:
     return gathered
 
 
-def _left_out(batch: pa.RecordBatch, source: str, rate: float) -> list[Fate]:
-    detail = f"the mixture takes {rate:.4f} of {source}"
-    return [
-        fate(
-            STAGE_NAME,
-            "dropped",
-            MIXTURE_CAP,
-            document,
-            url,
-            source,
-            score=place / 2**64,
-            threshold=rate,
-            detail=detail,
-        )
-        for document, url, place in zip(
-            batch.column("id").to_pylist(),
-            batch.column("url").to_pylist(),
-            batch.column("choice").to_pylist(),
-            strict=True,
-        )
-    ]
+def _left_out(
+    batch: pa.RecordBatch, rows: np.ndarray, source: str, rate: float, times: np.ndarray, curve: Curve | None
+) -> list[Fate]:
+    """The curve left a document out if it would have done so of a whole pass; otherwise the mixture did."""
+    choice = batch.column("choice").to_numpy()
+    by_curve = copies(choice, times) == 0
+    scores = scores_of(batch)
+    fates = []
+    for row in np.flatnonzero(rows):
+        id, url = batch.column("id")[row].as_py(), batch.column("url")[row].as_py()
+        if curve is not None and by_curve[row]:
+            score = None if np.isnan(scores[row]) else float(scores[row])
+            what = f"{curve.score} of {source}" if score is not None else f"documents of {source} without {curve.score}"
+            detail = f"the curve takes this {what} {times[row]:.4g} times"
+            fates.append(fate(
+                STAGE_NAME, "dropped", REPETITION_CURVE, id, url, source,
+                score=score, threshold=curve.threshold, detail=detail,
+            ))  # fmt: skip
+        else:
+            own = rate * float(times[row])
+            detail = f"the mixture takes {own:.4f} of {source}" + (" with this score" if curve else "")
+            fates.append(fate(
+                STAGE_NAME, "dropped", MIXTURE_CAP, id, url, source,
+                score=int(choice[row]) / 2**64, threshold=own, detail=detail,
+            ))  # fmt: skip
+    return fates
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,12 @@ def ring_keys(documents: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.nda
     return numbers[:, 0], numbers[:, 1]
 
 
-def copies(choice: np.ndarray, rate: float) -> np.ndarray:
-    """How often each document is taken at ``rate``."""
-    whole = int(rate)
+def copies(choice: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
+    """How often each document is taken at ``rate``, which is one for all or each document's own."""
+    whole = np.floor(rate)
     # Compared in doubles: the last bits of a 64-bit number do not matter to a fraction.
     once_more = choice.astype(np.float64) < (rate - whole) * float(RING)
-    return whole + once_more.astype(np.int64)
+    return np.int64(whole) + once_more.astype(np.int64)
 
 
 def arc(bucket: int, buckets: int, copy: int) -> list[tuple[int, int]]:

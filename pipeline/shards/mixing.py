@@ -8,13 +8,14 @@ A curriculum is several mixtures, one after the other. Each takes up a source wh
 first phase took at rates 0 to 0.3 the second continues from 0.3 on, so nothing is repeated before everything was seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
 from infra.config import Config
 from infra.errors import ConfigError
+from pipeline.shards.repetition import Repetition
 
 
 class SourceWeight(Config):
@@ -41,9 +42,12 @@ class Phase(Config):
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """What becomes of one source. ``share`` is its part of the planned tokens; a phase takes it from ``since`` on."""
+    """What becomes of one source. ``share`` is its part of the planned tokens; a phase takes it from ``since`` on.
 
-    available: int
+    ``available`` are the tokens of one pass: by a curve, repetitions included.
+    """
+
+    available: float
     rate: float
     tokens: float
     share: float
@@ -51,10 +55,10 @@ class SourcePlan:
 
 
 def plan_mixture(
-    available: Mapping[str, int], weights: Sequence[SourceWeight], total_tokens: int | None
+    available: Mapping[str, float], weights: Sequence[SourceWeight], total_tokens: int | None
 ) -> dict[str, SourcePlan]:
     """The rate of each source, given its training tokens. Raises ConfigError for names that do not exist."""
-    _check_names(available, weights)
+    check_names(available, weights)
     if weights:
         wanted = _by_weight(available, weights, total_tokens)
     else:
@@ -73,12 +77,12 @@ def plan_mixture(
     }
 
 
-def plan_phases(available: Mapping[str, int], phases: Sequence[Phase]) -> list[dict[str, SourcePlan]]:
+def plan_phases(available: Mapping[str, float], phases: Sequence[Phase]) -> list[dict[str, SourcePlan]]:
     """The rates of each phase. Raises ConfigError where a phase asks for more than its sources still have."""
     plans = []
     used = dict.fromkeys(available, 0.0)
     for number, phase in enumerate(phases, start=1):
-        _check_names(available, phase.mixture)
+        check_names(available, phase.mixture)
         wanted = _by_weight(available, phase.mixture, phase.tokens, used)
         total = sum(wanted.values())
         if total < (phase.tokens or 1) * (1 - 1e-9):
@@ -99,7 +103,7 @@ def plan_phases(available: Mapping[str, int], phases: Sequence[Phase]) -> list[d
 
 
 def _by_weight(
-    available: Mapping[str, int],
+    available: Mapping[str, float],
     weights: Sequence[SourceWeight],
     total_tokens: int | None,
     used: Mapping[str, float] | None = None,
@@ -127,14 +131,16 @@ def _by_weight(
     }
 
 
-def _check_names(available: Mapping[str, int], weights: Sequence[SourceWeight]) -> None:
-    names = [entry.source for entry in weights]
+def check_names(
+    available: Iterable[str], entries: Sequence[SourceWeight | Repetition], where: str = "shards.mixture"
+) -> None:
+    names = [entry.source for entry in entries]
     for name in names:
         if name not in available:
             raise ConfigError(
-                f"the mixture names the source {name!r}, but there are {', '.join(sorted(available)) or 'none'}",
-                where="shards.mixture",
+                f"{where} names the source {name!r}, but there are {', '.join(sorted(available)) or 'none'}",
+                where=where,
                 remedy="Use the names of the recipe's sources.",
             )
         if names.count(name) > 1:
-            raise ConfigError(f"the mixture names the source {name!r} twice", where="shards.mixture")
+            raise ConfigError(f"{where} names the source {name!r} twice", where=where)

@@ -2,15 +2,17 @@
 
     adopt       a shard of the version that is appended to  ->  the same shard              (pipeline/shards/append.py)
     tokenise    a group of one source's files  ->  its tokens, sorted by place on the ring     (work/, not published)
+    rank        the same, of a source with a repetition curve  ->  how many tokens have which score  (work/)
     pack        a bucket of the ring, by phase ->  data/train-00000.arrow + lineage + ledger
                 a source's held-out documents  ->  data/validation-<source>.arrow + lineage
     finalize    data/stats.json, and the balance of documents over both steps
 
-The mixture and the number of buckets are decided between the two steps, when the tokens are counted. Memory holds one
+The mixture and the number of buckets are decided before the last step, when the tokens are counted. Memory holds one
 group or one bucket at a time.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Annotated, Any
@@ -18,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from infra.config import Config, Execution, Json
+from infra.config import Config, Execution, Json, Later
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, Receipt, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
 from infra.store.dataset import Dataset
@@ -26,7 +28,6 @@ from infra.store.files import OutputFile, file_sizes, write_bytes
 from pipeline.profiles import source_of
 from pipeline.shards.append import UNIGRAMS, EarlierShards, adopt, adopt_units
 from pipeline.shards.bucket import (
-    MIXTURE_CAP,
     Packed,
     gather,
     gather_held_out,
@@ -39,11 +40,13 @@ from pipeline.shards.format import LINEAGE_SUFFIX, TRAIN, shard_schema, validati
 from pipeline.shards.holdout import Holdout, holdouts, sum_metric
 from pipeline.shards.keys import held_bound
 from pipeline.shards.mixing import Phase, SourcePlan, SourceWeight, plan_mixture, plan_phases
-from pipeline.shards.stats import appended, entropy, unigram_counts
-from pipeline.shards.tokenise import TOO_FEW_TOKENS, TokenFile, Tokenised, tokenise, write_sorted
+from pipeline.shards.ranking import curves_over, rank, rank_units
+from pipeline.shards.repetition import SCORE, Curve, Repetition
+from pipeline.shards.stats import appended, entropy, mixture_stats, phase_stats, unigram_counts
+from pipeline.shards.tokenise import TOO_FEW_TOKENS, ScoreFile, TokenFile, Tokenised, tokenise, write_sorted
 from pipeline.tokenizer.model import Tokenizer
 
-ADOPT, TOKENISE, PACK = "adopt", "tokenise", "pack"
+ADOPT, TOKENISE, RANK, PACK = "adopt", "tokenise", "rank", "pack"
 
 
 class ShardsConfig(Config):
@@ -57,6 +60,9 @@ class ShardsConfig(Config):
     """Upper limit of training tokens over all sources."""
     phases: tuple[Phase, ...] = ()
     """A curriculum: mixtures in the order in which training sees them. Empty: ``mixture`` throughout."""
+    repetition: Annotated[tuple[Repetition, ...], Later()] = ()
+    """How often a source's documents are seen, by their score. A pass over the source is then one of the curve: where the
+    mixture wants less of it, all repetitions shrink alike, and ``max_epochs`` counts such passes."""
     validation_fraction: float = Field(0.02, ge=0, lt=1)
     """Share of each source's documents that is held out, chosen by the hash of their id; 0 holds out none."""
     validation_documents: int = Field(8, ge=0)
@@ -81,7 +87,19 @@ class ShardsConfig(Config):
             raise ValueError("every phase but the last needs tokens")
         if self.phases and self.append_to:
             raise ValueError("a curriculum cannot be appended to another dataset: leave out phases or append_to")
+        curved = [entry.source for entry in self.repetition]
+        if len(set(curved)) < len(curved):
+            raise ValueError("repetition names a source twice")
         return self
+
+    def ranked_by(self, source: str) -> str:
+        """The score by which a source's documents are ranked; empty: they all count alike."""
+        return next((entry.score for entry in self.repetition if entry.source == source), "")
+
+
+def inputs(config: ShardsConfig) -> Mapping[str, str]:
+    others = {entry.score for entry in config.repetition} - {SCORE}
+    return {"redact": "redact", "tokenizer": "tokenizer", **({"attributes": "attributes"} if others else {})}
 
 
 # ---- adopt ----------------------------------------------------------------------------------------------------------
@@ -143,10 +161,14 @@ def _tokenise(unit: Unit, context: UnitContext) -> Counts:
     tokenizer = _tokenizer(context.inputs)
     source, paths = str(unit.payload["source"]), unit.payload["paths"]
     assert isinstance(paths, list)
-    work = Tokenised(source, config.seed, config.min_tokens, held_bound(config.validation_fraction))
+    score = config.ranked_by(source)
+    beside = score not in ("", SCORE)
+    measured = {file.path for file in context.inputs["attributes"].files("data/")} if beside else set()
+    work = Tokenised(source, config.seed, config.min_tokens, held_bound(config.validation_fraction), beside)
     dropped = 0
     for path in map(str, paths):
-        fates = tokenise(context.inputs["redact"].url(path), tokenizer, work)
+        scores = ScoreFile(context.inputs["attributes"].url(path), score) if path in measured else None
+        fates = tokenise(context.inputs["redact"].url(path), tokenizer, work, scores)
         # Named after the document file, not after the unit: how files are grouped must not be seen in the dataset.
         with context.output(path.replace("data/", "ledger/", 1)) as ledger:
             write_fates(fates, ledger)
@@ -159,33 +181,57 @@ def _tokenise(unit: Unit, context: UnitContext) -> Counts:
     return Counts(work.incoming, work.incoming - dropped, {TOO_FEW_TOKENS: dropped} if dropped else {})
 
 
+# ---- rank -----------------------------------------------------------------------------------------------------------
+
+
+def _holdouts(context: StageContext) -> dict[str, Holdout]:
+    config: ShardsConfig = context.config
+    files = context.step_files(TOKENISE)
+    return holdouts(context.receipts[TOKENISE], files, config.validation_fraction, config.validation_documents)
+
+
+def _rank_units(context: StageContext) -> Iterator[Unit]:
+    config: ShardsConfig = context.config
+    return rank_units(context.step_files(TOKENISE), config.repetition, _holdouts(context) if config.repetition else {})
+
+
+def _rank(unit: Unit, context: UnitContext) -> Counts:
+    rank(f"{context.work_root}/steps/{TOKENISE}", unit, context)
+    return Counts()
+
+
 # ---- pack -----------------------------------------------------------------------------------------------------------
 
 
-def _mixture(context: StageContext) -> tuple[list[dict[str, SourcePlan]], dict[str, Holdout]]:
-    """What each phase takes of each source; without a curriculum there is one phase."""
-    config: ShardsConfig = context.config
-    files = context.step_files(TOKENISE)
-    held = holdouts(context.receipts[TOKENISE], files, config.validation_fraction, config.validation_documents)
-    available = {source: entry.train_tokens for source, entry in held.items()}
+def planned(config: ShardsConfig, available: Mapping[str, int]) -> list[dict[str, SourcePlan]]:
+    """What each phase takes of each source, given its training tokens; without a curriculum there is one phase."""
+    passes = {entry.source: entry.mean for entry in config.repetition}
+    seen = {source: tokens * passes.get(source, 1) for source, tokens in available.items()}
     if config.phases:
-        return plan_phases(available, config.phases), held
-    return [plan_mixture(available, config.mixture, config.total_tokens)], held
+        return plan_phases(seen, config.phases)
+    return [plan_mixture(seen, config.mixture, config.total_tokens)]
+
+
+def _mixture(context: StageContext) -> tuple[list[dict[str, SourcePlan]], dict[str, Holdout]]:
+    config: ShardsConfig = context.config
+    held = _holdouts(context)
+    available = {source: entry.train_tokens for source, entry in held.items()}
+    return planned(config, available), held
 
 
 def _pack_units(context: StageContext) -> Iterator[Unit]:
     config: ShardsConfig = context.config
     phases, held = _mixture(context)
-    planned = [int(sum(entry.tokens for entry in plan.values())) for plan in phases]
-    if not all(planned):
+    sizes = [int(sum(entry.tokens for entry in plan.values())) for plan in phases]
+    if not all(sizes):
         raise InputError(
             "no training tokens are left to pack",
             where="shards",
             remedy="Loosen the filters, or lower shards.validation_fraction or shards.min_tokens.",
         )
-    buckets = [-(-tokens // config.bucket_tokens) for tokens in planned]
+    buckets = [-(-tokens // config.bucket_tokens) for tokens in sizes]
     bounds: dict[str, Json] = {source: entry.bound for source, entry in held.items()}
-    earlier = _earlier(context)
+    earlier, curves = _earlier(context), curves_over(context.step_files(RANK), config.repetition)
     for phase, plan in enumerate(phases):
         common: dict[str, Json] = {
             "phase": phase,
@@ -194,13 +240,14 @@ def _pack_units(context: StageContext) -> Iterator[Unit]:
             "shards": sum(buckets),
             "rates": {source: [entry.since, entry.rate] for source, entry in plan.items()},
             "bounds": bounds,
+            "curves": {source: curve.as_dict() for source, curve in curves.items()},
             "mixture": _shares(plan),
         }
         for bucket in range(buckets[phase]):
             # Shards are numbered through all phases: their names are the order in which training meets them.
             shard = sum(buckets[:phase]) + bucket
             payload = common | {"bucket": bucket, "shard": shard, "name": earlier.next_name(TRAIN, shard)}
-            yield Unit(unit_id(PACK, phase, bucket, buckets[phase]), payload, planned[phase] // buckets[phase])
+            yield Unit(unit_id(PACK, phase, bucket, buckets[phase]), payload, sizes[phase] // buckets[phase])
     if config.validation_fraction:
         for source in phases[0]:
             split = validation_split(source)
@@ -224,8 +271,9 @@ def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
     tokenizer = _tokenizer(context.inputs)
     payload: Mapping[str, Any] = unit.payload
     bucket, buckets, shard = payload["bucket"], payload["buckets"], payload["shard"]
+    curves = {source: Curve.from_dict(curve) for source, curve in payload["curves"].items()}
     gathered, left_out = gather(
-        _token_files(context), bucket, buckets, payload["rates"], payload["bounds"], payload["last"]
+        _token_files(context), bucket, buckets, payload["rates"], payload["bounds"], curves, payload["last"]
     )
     packed = pack_documents(gathered.documents(), config.seq_len + 1, config.seed, shard)
     context.metrics["buckets"] = payload["shards"]
@@ -237,7 +285,7 @@ def _pack_bucket(unit: Unit, context: UnitContext) -> Counts:
         tokens = packed.tokens if packed is not None else np.zeros(0, np.int64)
         np.save(stream, np.bincount(tokens, minlength=tokenizer.vocab_size))
     # Dropped documents were counted as kept by the first step; finalize draws the balance of both.
-    return Counts(len(left_out), 0, {MIXTURE_CAP: len(left_out)} if left_out else {})
+    return Counts(len(left_out), 0, dict(sorted(Counter(fate["rule"] for fate in left_out).items())))
 
 
 def _pack_validation(unit: Unit, context: UnitContext) -> None:
@@ -324,8 +372,8 @@ def _finalize(context: StageContext) -> None:
         "unigram_entropy_nats": entropy(counts),
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_digest": tokenizer.digest,
-        "mixture": _mixture_stats(_mixture(context)[0], tokens),
-        "phases": [_phase_stats(packed, phase) for phase in range(max(1, len(config.phases)))],
+        "mixture": mixture_stats(_mixture(context)[0], tokens, config.repetition),
+        "phases": [phase_stats(packed, phase) for phase in range(max(1, len(config.phases)))],
         "validation": {
             source: {
                 "documents": sum_metric(packed, "validation_documents")[source],
@@ -335,34 +383,13 @@ def _finalize(context: StageContext) -> None:
             for source, count in sum_metric(packed, "validation_tokens").items()
         },
     }
+    if config.repetition:
+        curves = curves_over(context.step_files(RANK), config.repetition)
+        own["repetition"] = {entry.source: curves[entry.source].stats(entry) for entry in config.repetition}
     stats = appended(earlier.stats, own)
     with context.output("data/stats.json") as path:
         write_bytes(path, (json.dumps(stats, indent=1, sort_keys=True) + "\n").encode())
     context.stats.update(stats)
-
-
-def _mixture_stats(phases: Sequence[Mapping[str, SourcePlan]], tokens: Mapping[str, float]) -> dict[str, Any]:
-    """Over all phases: what was planned of each source and what became of it."""
-    planned = sum(entry.tokens for plan in phases for entry in plan.values())
-    return {
-        source: {
-            "available_tokens": entry.available,
-            "rate": entry.rate,
-            "planned_share": sum(plan[source].tokens for plan in phases) / planned,
-            "share": tokens.get(source, 0) / sum(tokens.values()),
-        }
-        for source, entry in phases[-1].items()
-    }
-
-
-def _phase_stats(packed: Sequence[Receipt], phase: int) -> dict[str, Any]:
-    """Rows of one phase, and its tokens by source."""
-    tokens = {
-        name.removeprefix(f"{phase}/"): count
-        for name, count in sum_metric(packed, "phase_tokens").items()
-        if name.startswith(f"{phase}/")
-    }
-    return {"sequences": sum_metric(packed, "phase_sequences").get(str(phase), 0), "tokens": tokens}
 
 
 def _require_every_bucket(packed: Sequence[Receipt]) -> None:
@@ -383,10 +410,11 @@ STAGE = ShardStage(
     code_version=4,
     config=ShardsConfig,
     reference="pipeline.shards:STAGE",
-    inputs=lambda config: {"redact": "redact", "tokenizer": "tokenizer"},
+    inputs=inputs,
     steps=(
         Step(ADOPT, _adopt_units, _adopt),
         Step(TOKENISE, _tokenise_units, _tokenise),
+        Step(RANK, _rank_units, _rank),
         Step(PACK, _pack_units, _pack),
     ),
     earlier=lambda config: (config.append_to,) if config.append_to else (),

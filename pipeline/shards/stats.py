@@ -1,16 +1,50 @@
-"""Figures of a version that was appended to another: the earlier one's and those of its own rows together."""
+"""The figures of a shard set; of a version that was appended to another, the earlier one's and its own together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from infra.stage import Receipt
 from infra.store.cache import local_file
+from pipeline.shards.holdout import sum_metric
+from pipeline.shards.mixing import SourcePlan
+from pipeline.shards.repetition import Repetition
+
+
+def mixture_stats(
+    phases: Sequence[Mapping[str, SourcePlan]], tokens: Mapping[str, float], repetition: Sequence[Repetition]
+) -> dict[str, Any]:
+    """Over all phases: what was planned of each source and what became of it; ``rate`` is how often its tokens are seen."""
+    planned = sum(entry.tokens for plan in phases for entry in plan.values())
+    # One pass of a curve is so many over the source.
+    passes = {entry.source: entry.mean for entry in repetition}
+    return {
+        source: {
+            "available_tokens": round(entry.available / passes[source]) if source in passes else entry.available,
+            "rate": entry.rate * passes.get(source, 1),
+            "planned_share": sum(plan[source].tokens for plan in phases) / planned,
+            "share": tokens.get(source, 0) / sum(tokens.values()),
+        }
+        for source, entry in phases[-1].items()
+    }
+
+
+def phase_stats(packed: Sequence[Receipt], phase: int) -> dict[str, Any]:
+    """Rows of one phase, and its tokens by source."""
+    tokens = {
+        name.removeprefix(f"{phase}/"): count
+        for name, count in sum_metric(packed, "phase_tokens").items()
+        if name.startswith(f"{phase}/")
+    }
+    return {"sequences": sum_metric(packed, "phase_sequences").get(str(phase), 0), "tokens": tokens}
 
 
 def appended(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """``own`` alone where nothing was appended to. ``versions`` tells the parts apart, oldest first."""
-    versions = [{"sequences": own["sequences"], "tokens": own["total_tokens"]}]
+    """``own`` alone where nothing was appended to. ``versions`` tells the parts apart, oldest first, each with its curves."""
+    own = dict(own)
+    curves = {"repetition": own.pop("repetition")} if "repetition" in own else {}
+    versions = [{"sequences": own["sequences"], "tokens": own["total_tokens"], **curves}]
     if not before:
         return {**own, "versions": versions}
     tokens = _added(before["tokens"], own["tokens"])

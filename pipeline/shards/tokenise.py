@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.store.cache import local_file
 from pipeline.document import read_batches
@@ -26,7 +27,11 @@ TOO_FEW_TOKENS = "too_few_tokens"
 COLUMNS = ["id", "text", "url", "origin", "quality"]
 
 
-def tokens_schema(vocab_size: int) -> pa.Schema:
+SCORE = "score"
+"""What documents are ranked by, where that is not their quality: a column of the step's files, of no shard."""
+
+
+def tokens_schema(vocab_size: int, scored: bool = False) -> pa.Schema:
     return pa.schema(
         [
             pa.field("key", pa.uint64(), nullable=False),
@@ -38,8 +43,27 @@ def tokens_schema(vocab_size: int) -> pa.Schema:
             pa.field("archive_offset", pa.int64()),
             pa.field("quality", pa.float32()),
             pa.field("tokens", pa.large_list(token_type(vocab_size)), nullable=False),
+            *([pa.field(SCORE, pa.float32())] if scored else []),
         ]
     )
+
+
+def scores_of(batch: pa.RecordBatch) -> np.ndarray:
+    """What the documents of a token file are ranked by; NaN where a document has no score."""
+    column = batch.column(SCORE if SCORE in batch.schema.names else "quality")
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float32)
+
+
+class ScoreFile:
+    """A score of the documents in one file, from the attributes beside it."""
+
+    def __init__(self, url: str, column: str) -> None:
+        # One file's ids and numbers, some dozen bytes a document.
+        rows = pa.Table.from_batches(read_batches(url, columns=["id", column]))
+        self._ids, self._scores = rows["id"].combine_chunks(), rows[column].cast(pa.float32(), safe=False)
+
+    def of(self, ids: pa.Array) -> pa.Array:
+        return self._scores.take(pc.index_in(ids, self._ids))
 
 
 @dataclass
@@ -50,6 +74,8 @@ class Tokenised:
     seed: int
     min_tokens: int
     held_bound: int
+    scored: bool = False
+    """Ranked by a score of their attributes, which each file's ``add`` is given."""
     tables: list[pa.Table] = field(default_factory=list)
     incoming: int = 0
     documents: int = 0
@@ -57,14 +83,14 @@ class Tokenised:
     held_documents: int = 0
     held_tokens: int = 0
 
-    def add(self, batch: pa.RecordBatch, tokenizer: Tokenizer) -> list[Fate]:
+    def add(self, batch: pa.RecordBatch, tokenizer: Tokenizer, scores: ScoreFile | None = None) -> list[Fate]:
         """Encode a batch of documents; returns the fates of those with too little in them."""
         self.incoming += batch.num_rows
         encoded = tokenizer.encode_batch(batch.column("text").to_pylist())
         ids, urls = batch.column("id").to_pylist(), batch.column("url").to_pylist()
         kept = [index for index, tokens in enumerate(encoded) if len(tokens) >= self.min_tokens]
         if kept:
-            self._keep(batch.take(pa.array(kept)), [encoded[index] for index in kept], tokenizer)
+            self._keep(batch.take(pa.array(kept)), [encoded[index] for index in kept], tokenizer, scores)
         least = self.min_tokens
         return [
             fate(
@@ -81,7 +107,9 @@ class Tokenised:
             if len(tokens) < least
         ]
 
-    def _keep(self, batch: pa.RecordBatch, encoded: list[list[int]], tokenizer: Tokenizer) -> None:
+    def _keep(
+        self, batch: pa.RecordBatch, encoded: list[list[int]], tokenizer: Tokenizer, scores: ScoreFile | None
+    ) -> None:
         ids = batch.column("id").to_pylist()
         key, choice = ring_keys(ids, self.seed)
         whole = [[tokenizer.bos_id, *tokens, tokenizer.eos_id] for tokens in encoded]
@@ -93,7 +121,8 @@ class Tokenised:
         self.held_documents += int(below.sum())
         self.held_tokens += int(lengths[below].sum())
         origin = batch.column("origin")
-        schema = tokens_schema(tokenizer.vocab_size)
+        schema = tokens_schema(tokenizer.vocab_size, self.scored)
+        column = scores.of(batch.column("id")) if scores is not None else pa.nulls(len(ids), pa.float32())
         self.tables.append(
             pa.table(
                 {
@@ -106,21 +135,22 @@ class Tokenised:
                     "archive_offset": origin.field("offset"),
                     "quality": batch.column("quality"),
                     "tokens": pa.array(whole, schema.field("tokens").type),
+                    **({SCORE: column} if self.scored else {}),
                 },
                 schema=schema,
             )
         )
 
 
-def tokenise(url: str, tokenizer: Tokenizer, into: Tokenised) -> list[Fate]:
+def tokenise(url: str, tokenizer: Tokenizer, into: Tokenised, scores: ScoreFile | None = None) -> list[Fate]:
     """Add the documents of a file; returns the fates of those left out."""
     batches = read_batches(url, columns=COLUMNS, batch_rows=BATCH_DOCUMENTS)
-    return [fate for batch in batches for fate in into.add(batch, tokenizer)]
+    return [fate for batch in batches for fate in into.add(batch, tokenizer, scores)]
 
 
 def write_sorted(tokenised: Tokenised, vocab_size: int, path: Path) -> None:
     """Write the group sorted by (key, id)."""
-    schema = tokens_schema(vocab_size)
+    schema = tokens_schema(vocab_size, tokenised.scored)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         if tokenised.tables:
             table = pa.concat_tables(tokenised.tables).combine_chunks()

@@ -12,16 +12,19 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import build_app
+from flows.forecast import training_tokens
 from flows.recipe import load_recipe
 from flows.start import run_in_workspace
 from infra.planning import StageSelection
+from infra.stage import Counts, StageNode
 from infra.store.store import Store
 from pipeline.extract.page import ExtractConfig
+from pipeline.shards import STAGE, ShardsConfig
 from pipeline.sources import probe as probes
 from pipeline.sources.contract import Reading
 from tests.pipeline.sources.archives import PROSE, html_page, read_source, warc_record
 from tests.pipeline.sources.mirror import serve
-from tests.support import source_config
+from tests.support import adopt_dataset, source_config
 
 
 def recipe(folder: Path, kind: str, address: Path, *further: str) -> Path:
@@ -109,6 +112,22 @@ def test_the_rules_of_the_recipe_are_put_to_the_sample(tmp_path: Path) -> None:
     kept = {row["stage"]: row["kept"] for row in found["stages"]}
     assert kept == {"ingest": 11, "attributes": 11, "quality": 10, "dedup": 10}
     assert any("dedup drops is not known" in note for note in found["notes"])
+
+
+def test_tokens_are_those_of_the_mixture_and_its_curves(tmp_path: Path) -> None:
+    """An earlier version tells what each source has; what is taken of it the recipe says, which may have changed."""
+    before = adopt_dataset(tmp_path, "shards", [], Counts(100, 100))
+    mixture = {"web": {"available_tokens": 1000}, "code": {"available_tokens": 500}}
+    before.manifest.stats.update({"total_tokens": 1500, "mixture": mixture})
+
+    def tokens(**settings: Any) -> int:
+        node = StageNode(STAGE, ShardsConfig.model_validate(settings))
+        return training_tokens(200.0, before, None, node)
+
+    assert tokens() == 3000
+    assert tokens(repetition=[{"source": "web", "curve": [[0, 0], [0.5, 3]]}]) == 4000
+    assert tokens(mixture=[{"source": "code", "max_epochs": 2}]) == 2000
+    assert tokens(mixture=[{"source": "books"}]) == 3000, "sources that were not there: as it was"
 
 
 @pytest.mark.parametrize("kind", ["warc", "jsonl", "jsonl.gz"])

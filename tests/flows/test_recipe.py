@@ -36,6 +36,7 @@ def test_overrides_change_one_field_and_keep_the_rest() -> None:
 
 QUALITY = "extends: demo\nstages: {{quality: {{sources: [{}]}}}}"
 MIXTURE = "extends: demo\nstages: {{shards: {{mixture: [{{source: {}}}]}}}}"
+REPETITION = "extends: demo\nstages: {{shards: {{repetition: [{{source: {}, score: {}, curve: [{}]}}]}}}}"
 POSITIVES = "extends: demo\nstages: {{classifier: {{positives: [{{source: '{}'}}]}}}}"
 
 
@@ -92,6 +93,13 @@ def write(folder: Path, text: str) -> str:
             r"no entry of stages\.redact\.sources covers the source",
         ),
         (MIXTURE.format("wikipedi"), r"shards\.mixture names the source 'wikipedi'.*Did you mean 'wikipedia'"),
+        (REPETITION.format("wikipedi", "quality", "[0, 1]"), r"shards\.repetition names the source 'wikipedi'"),
+        (
+            REPETITION.format("web", "wrds", "[0, 1]"),
+            r"by 'wrds', which is no number of the attributes.*Did you mean 'words'",
+        ),
+        (REPETITION.format("web", "language", "[0, 1]"), r"by 'language', which is no number"),
+        (REPETITION.format("web", "quality", "[0.5, 1]"), r"quantiles begin at 0, rise"),
         (POSITIVES.format("books*"), r"classifier\.positives names the source 'books\*'.*web"),
         (
             "extends: demo\nstages: {dedup: {source_priority: [wiki]}}",
@@ -179,6 +187,16 @@ def test_what_a_reader_may_not_expect_is_said(tmp_path: Path) -> None:
     assert any("web: only documents in en are kept" in line for line in said)
     assert any("texts: no quality rule holds" in line and "give the source" not in line for line in said)
     assert not any(line.startswith(("wikipedia", "code")) for line in said)
+
+
+def test_a_curve_is_said_in_words() -> None:
+    said = notices(
+        load_recipe("demo", ["shards.repetition=[{source: web, curve: [[0, 0], [0.3, 1], [0.9, 4]]}]"]).nodes
+    )
+    assert (
+        "web: tokens ranked by quality, from the worst to the best 0% to 30% never, 30% to 90% × 1, 90% to 100% × 4"
+        in said
+    )
 
 
 def test_a_source_that_does_not_say_what_it_is_is_told_with_the_choices(tmp_path: Path) -> None:
