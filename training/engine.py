@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -305,7 +306,11 @@ def create_engine(
     watched = _Watched(model)
     torch_optimizer = create_optimizer(watched, optimizer)
     muon = {weight for group in torch_optimizer.param_groups if group["muon"] for weight in group["params"]}
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints memory figures whatever its log level
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # it prints memory figures whatever its log level
+        # To compare types it loads a Muon of its own, and with its decorator torch's compiler: a second of every start.
+        mock.patch.object(torch, "compile", lambda function: function),
+    ):
         deepspeed_engine, *_ = deepspeed.initialize(
             model=watched,
             optimizer=torch_optimizer,

@@ -126,7 +126,9 @@ class Decoder(nn.Module):
         self.config = config
         self.checkpoint_activations = checkpoint_activations
         self.compiled = False
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Its own first values are never used; drawing them where there is no memory yet loads torch's compiler, a second.
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         self.layers = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -78,6 +78,11 @@ class SkippingOptimizer(torch.optim.AdamW):
     """Of Muon's matrix products."""
     layouts: dict[int, Layout] | None = None
     """Where Muon's matrices lie, by ``id`` of the flat parameter; known once DeepSpeed has cut them."""
+    # Nothing here is ever compiled, and torch's wrapper around these loads its compiler: two seconds of every rank's start.
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+    state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
 
     def step(self, closure: Any = None) -> Any:
         if self.skip is not None and self.skip():
