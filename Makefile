@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/headwater run demo
 
 test: lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: lint types
 	$(BIN)/python -m pytest -q -m ""

@@ -3,10 +3,19 @@
 import os
 import sys
 
+import pytest
+
 from tests.support import REPOSITORY
+
+LONGEST = ("test_whole_path.py", "test_pretrain.py", "test_runner.py", "test_check.py")
+"""The files that take longest begin first, or the suite would end with one process at work and the other idle."""
 
 # Processes that the tests start import nothing from their working folder, and the tests are not installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_sessionfinish() -> None:

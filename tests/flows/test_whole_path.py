@@ -4,13 +4,14 @@ One uninterrupted run and one that is killed at seven places must publish the sa
 their JSON, and the exported model to ``transformers``.
 """
 
+import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
+from flows.cli import main
 from flows.provenance.fates import find_rows
 from flows.stages import STAGE_NAMES
 from infra.store.dataset import Dataset
@@ -28,12 +30,28 @@ HEADWATER = [sys.executable, "-m", "flows.cli.main"]
 LIMIT_S = 500
 
 
-def headwater(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HEADWATER, *arguments], capture_output=True, text=True, timeout=LIMIT_S, check=check)
+def program(*arguments: str, typed: str = "") -> str:
+    """A command as a program of its own; returns what it prints."""
+    done = subprocess.run(
+        [*HEADWATER, *arguments], input=typed, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def headwater(*arguments: str) -> tuple[int, str, str]:
+    """The same in this process, without the seconds that a start takes: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["headwater", *arguments])
+        code = main._run(arguments)
+    return code, out.getvalue(), err.getvalue()
 
 
 def as_json(*arguments: str) -> Any:
-    return json.loads(headwater(*arguments, "--json").stdout)
+    code, out, err = headwater(*arguments, "--json")
+    assert code == 0, err[-3000:]
+    return json.loads(out)
 
 
 def digests(home: Path) -> dict[str, str]:
@@ -44,9 +62,8 @@ def digests(home: Path) -> dict[str, str]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one uninterrupted run."""
     home = tmp_path_factory.mktemp("whole")
-    done = headwater("run", "smoke", "--no-prefect", "--workspace", str(home), check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Funnel" in done.stdout and "Evaluation" in done.stdout and "report.html" in done.stdout
+    said = program("run", "smoke", "--no-prefect", "--workspace", str(home))
+    assert "Funnel" in said and "Evaluation" in said and "report.html" in said
     return home
 
 
@@ -175,7 +192,7 @@ def test_a_second_run_skips_everything_with_reasons(home: Path) -> None:
     assert [entry["stage"] for entry in plan["stages"]] == list(STAGE_NAMES)
     assert {entry["action"] for entry in plan["stages"]} == {"SKIP"}
     assert all(entry["reason"] and entry["fingerprint"] for entry in plan["stages"])
-    again = as_json("run", "smoke", "--no-prefect", "--workspace", str(home))
+    again = json.loads(program("run", "smoke", "--no-prefect", "--json", "--workspace", str(home)))
     assert {entry["action"] for entry in again["stages"]} == {"SKIP"}
 
 
@@ -198,8 +215,8 @@ def test_why_tells_kept_dropped_and_duplicate(home: Path) -> None:
     assert (story["history"][-1]["stage"], story["history"][-1]["rule"]) == ("quality", dropped["rule"])
     story = as_json("why", copy["id"].hex(), "--workspace", str(home))
     assert story["history"][-1]["survivor"] == copy["survivor_id"].hex()
-    lost = headwater("why", "http://nobody.example/", "--json", "--workspace", str(home), check=False)
-    assert lost.returncode == 1 and set(json.loads(lost.stderr)) == {"error", "where", "remedy"}
+    code, _, err = headwater("why", "http://nobody.example/", "--json", "--workspace", str(home))
+    assert code == 1 and set(json.loads(err)) == {"error", "where", "remedy"}
 
 
 def test_trace_leads_from_a_step_to_documents_and_back(home: Path) -> None:
@@ -247,8 +264,8 @@ def test_two_checkpoints_are_compared_on_the_same_rows(home: Path, tmp_path: Pat
     assert by_step["tasks"] == as_json("evaluate", str(older), "--compare", str(newer), *options)["tasks"]
     tasks = {task["task"]: task for task in by_step["tasks"]}
     assert {"web", "wikipedia", "humaneval"} <= tasks.keys() and tasks["web"]["value"] != 0
-    refused = headwater("evaluate", "pretrain:3", "--workspace", str(home), check=False)
-    assert refused.returncode != 0 and "there is no checkpoint of step 3" in refused.stderr
+    code, _, err = headwater("evaluate", "pretrain:3", "--workspace", str(home))
+    assert code == 1 and "there is no checkpoint of step 3" in err
 
 
 def test_inspect_report_and_status_read_the_store(home: Path, tmp_path: Path) -> None:
@@ -276,7 +293,7 @@ def test_the_exported_model_is_the_same_in_transformers(home: Path, tmp_path: Pa
 
     from training.text_model import load_text_model
 
-    headwater("export", "--to", str(tmp_path / "model"), "--workspace", str(home))
+    assert headwater("export", "--to", str(tmp_path / "model"), "--workspace", str(home))[0] == 0
     ours = load_text_model(tmp_path / "model", "cpu")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -290,9 +307,5 @@ def test_the_exported_model_is_the_same_in_transformers(home: Path, tmp_path: Pa
 
 def test_generate_is_reproducible_and_chat_ends_politely(home: Path) -> None:
     words = ("generate", "The", "--max-new-tokens", "8", "--seed", "3", "--workspace", str(home))
-    assert as_json(*words)["text"] == as_json(*words)["text"]
-    talk = subprocess.run(
-        [*HEADWATER, "chat", "--max-new-tokens", "8", "--workspace", str(home)],
-        input="hello\n\n", capture_output=True, text=True, timeout=LIMIT_S, check=True, env={**os.environ},
-    )  # fmt: skip
-    assert "model>" in talk.stdout
+    assert as_json(*words)["text"] == json.loads(program(*words, "--json"))["text"]
+    assert "model>" in program("chat", "--max-new-tokens", "8", "--workspace", str(home), typed="hello\n\n")
