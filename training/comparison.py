@@ -59,7 +59,8 @@ class Effect:
     @property
     def rates_disagree(self) -> bool:
         """One rate calls the arm better, another worse: the ranking depends on the rate."""
-        return min(delta for _, delta in self.by_rate) < 0 < max(delta for _, delta in self.by_rate)
+        signs = {delta > 0 for _, delta in self.by_rate if delta}
+        return len(signs) > 1
 
 
 @dataclass(frozen=True)
