@@ -19,7 +19,7 @@ the allowed values.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -102,6 +102,46 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if overrides:
         refuse_code(raw, written, origin)
     return replace(build_recipe(raw, origin), overrides=tuple(overrides), scale=plan)
+
+
+def overlaid_recipe(
+    name_or_path: str,
+    changes: Sequence[Mapping[str, Any] | str],
+    *,
+    without: Collection[str] = (),
+    only: Collection[str] = (),
+    needed: Collection[str] = (),
+) -> Recipe:
+    """A recipe as one that extends it would be, by changes in their order: sections of stages, or an override
+    ``key=value`` (``scale=4M`` too).
+
+    Stages of ``without``, or of the recipe's own those that are not of ``only``, are left out whatever a change says of
+    them. Of the result what the stages ``needed`` are made from is kept, if any are named.
+    """
+    raw, origin, _ = _read(name_or_path)
+    uses = {name: (section or {}).get("use") for name, section in raw["stages"].items()}
+    gone = {*without, *(name for name, use in uses.items() if use in without or (only and name not in only))}
+    raw["stages"] = {name: section for name, section in raw["stages"].items() if name not in gone}
+    for change in changes:
+        if not isinstance(change, str):
+            raw = _merge(raw, {"stages": {name: section for name, section in change.items() if name not in gone}})
+        elif change.startswith(SCALE):
+            raw, _ = apply_scale({**raw, "scale": change.removeprefix(SCALE)}, origin)
+        elif change.partition(".")[0] not in gone:
+            written = copy.deepcopy(raw)
+            _apply_override(raw, change)
+            refuse_code(raw, written, origin)
+    recipe = build_recipe(raw, origin)
+    return replace(recipe, nodes=_made_from(recipe.nodes, needed)) if needed else recipe
+
+
+def _made_from(nodes: Sequence[StageNode], wanted: Collection[str]) -> tuple[StageNode, ...]:
+    """The stages with these names and all that they are made from, in order."""
+    kept = set(wanted)
+    for node in reversed(nodes):
+        if node.name in kept:
+            kept.update(node.upstream.values())
+    return tuple(node for node in nodes if node.name in kept)
 
 
 def refuse_code_beside(name_or_path: str, given: Any) -> None:
@@ -214,6 +254,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
                 remedy=f"Its stages are: {', '.join(sections)}.",
             )
         parts = ["stages", *parts]
+    set_value(raw, f"{'.'.join(parts)}={text}")
+
+
+def set_value(raw: dict[str, Any], override: str) -> None:
+    """Put a value, read as YAML, where ``key.key=value`` says; what lies there in between is made."""
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator:
+        raise ConfigError(f"--set {override!r} is not key=value", remedy="Write a field: --set tokens=200000.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -37,17 +37,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The mapping that a recipe's file holds. Raises ConfigError."""
+def read_recipe_file(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The mapping that a file of this kind holds. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"the recipe is not UTF-8 (byte {error.start})", where=str(path), remedy="Save it as UTF-8."
+            f"the {what} is not UTF-8 (byte {error.start})", where=str(path), remedy="Save it as UTF-8."
         ) from None
     except OSError as error:
         found = describe_os_error(error, str(path))
-        raise ConfigError(f"the recipe cannot be read: {found.error}", where=found.where, remedy=found.remedy) from None
+        raise ConfigError(f"the {what} cannot be read: {found.error}", where=found.where, remedy=found.remedy) from None
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -56,14 +56,15 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         problem = " ".join((error.problem or str(error)).split())
         if "'\\t'" in problem:
             problem += "; YAML indents with spaces, never with tabs"
-        raise ConfigError(f"the recipe is not valid YAML: {problem}", where=line, remedy="Mend that line.") from None
+        raise ConfigError(f"the {what} is not valid YAML: {problem}", where=line, remedy="Mend that line.") from None
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise ConfigError(f"the recipe is not valid YAML: {problem}", where=str(path), remedy="Mend it.") from None
+        raise ConfigError(f"the {what} is not valid YAML: {problem}", where=str(path), remedy="Mend it.") from None
+    remedy = f"See docs/{'ablate' if what == 'lab' else what}.md."
     if raw is None:
-        raise ConfigError("the recipe is empty", where=str(path), remedy="See docs/recipe.md.")
+        raise ConfigError(f"the {what} is empty", where=str(path), remedy=remedy)
     if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a mapping of keys", where=str(path), remedy="See docs/recipe.md.")
+        raise ConfigError(f"a {what} is a mapping of keys", where=str(path), remedy=remedy)
     return raw
 
 

@@ -131,7 +131,7 @@ def _stage_of(name: str, section: Mapping[str, Any]) -> tuple[Stage, str]:
 def validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
     """Raises ConfigError that names the place, and what may stand there."""
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{key} must be a mapping", where=origin, remedy=_allowed_keys(model))
+        raise ConfigError(f"{key or 'the file'} must be a mapping", where=origin, remedy=_allowed_keys(model))
     try:
         return model.model_validate(dict(section))
     except ValidationError as error:
@@ -141,7 +141,7 @@ def validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
 def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: str) -> ConfigError:
     first = error.errors()[0]
     owner, path = _owner(model, first["loc"])
-    place = ".".join((key, *path))
+    place = ".".join(filter(None, (key, *path)))
     if first["type"] == "extra_forbidden":
         remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
         return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)

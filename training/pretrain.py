@@ -18,21 +18,23 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from infra.config import Execution
-from infra.errors import InputError
+from infra.config import Execution, Later
+from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from pipeline.shards.format import TRAIN
 from pipeline.shards.order import phase_of, rows_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.engine import Engine, ParallelConfig, Ranks, create_engine
+from training.hub_format import load_model
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
 from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
-from training.model import ModelConfig
+from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
 from training.recorder import IterationResult
 from training.sharded import build_for_engine
@@ -70,6 +72,9 @@ class PretrainConfig(TrainingJobConfig):
     """Keep the documents packed into one row from seeing each other."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared log-partition, which keeps logits from drifting."""
+    trunk: Annotated[bool, Later()] = False
+    """Begin with the weights of an earlier pretraining, its input ``trunk``, instead of fresh ones: ``headwater ablate``
+    lets many runs branch from one."""
     eval_every: Annotated[int, Execution()] = Field(default=0, ge=0)
     """Steps between validations; there is always one at the end. 0: only that one."""
     eval_sequences: Annotated[int, Execution()] = Field(default=64, ge=1)
@@ -80,7 +85,9 @@ STAGE = JobStage(
     name="pretrain",
     code_version=5,  # 5: short packed rows in half precision are multiplied out on a CPU; Muon by Polar Express
     config=PretrainConfig,
-    inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},
+    inputs=lambda config: (
+        {"shards": "shards", "tokenizer": "tokenizer"} | ({"trunk": "pretrain"} if config.trunk else {})
+    ),
     job=lambda config: config.job_spec("training.pretrain"),
     description="Trains the decoder on the token shards.",
 )
@@ -133,7 +140,8 @@ def run(job: Job[PretrainConfig]) -> None:
     config = job.config
     rank_slice(config.batch_sequences, job.ranks.rank, job.ranks.world_size)  # refused before anything is built
     data = open_data(job.data("shards"), job.data("tokenizer"))
-    engine = build_engine(config, data, model_shape(config, data), job.ranks)
+    trunk = job.data("trunk") / "model" if config.trunk else None
+    engine = build_engine(config, data, model_shape(config, data), job.ranks, trunk)
     loop = train(job, engine, task_of(config, data, engine))
     job.stats["bits_per_byte"] = {name.partition("/")[2]: value for name, value in loop.figures.items()}
     publish_model(job, engine, job.data("tokenizer"))
@@ -143,14 +151,32 @@ def run(job: Job[PretrainConfig]) -> None:
     job.finish()
 
 
-def build_engine(config: PretrainConfig, data: Data, shape: ModelConfig, ranks: Ranks) -> Engine:
+def build_engine(
+    config: PretrainConfig, data: Data, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None
+) -> Engine:
     return create_engine(
-        build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks),
+        _first_model(config, shape, ranks, trunk),
         config.optimizer,
         config.parallel,
         total_steps=total_steps(config, data),
         ranks=ranks,
     )
+
+
+def _first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk: Path | None) -> Decoder:
+    """Fresh weights, or those of the model folder that this training branches from."""
+    if trunk is not None and config.parallel.zero_stage == 3:
+        raise ConfigError(
+            "a training that begins with a trunk cannot cut up its weights", remedy="Use ZeRO stage 1 or 2."
+        )
+    model = build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks)
+    if trunk is not None:
+        try:
+            model.load_state_dict(load_model(trunk, torch.float32).state_dict())
+        except RuntimeError:  # names or sizes of the weights
+            other = InputError("the trunk is a model of another shape", where=str(trunk), remedy="Give both the same.")
+            raise other from None
+    return model
 
 
 def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[MicroBatch]:

@@ -28,6 +28,7 @@ COMMANDS = (
     ("takedown", "Who holds or learned from a URL or a domain, and what a rebuild would run again."),
     ("scale", "From a size or a budget to a run: shape, batch, rate, tokens, memory, hours, cost."),
     ("ladder", "Train small models, fit a scaling law, predict the large one."),
+    ("ablate", "Which corpus makes the better model: arms, seeds, rates, intervals."),
     ("inspect", "Schema, counts, drop reasons and samples of a dataset."),
     ("report", "Write or find the report page of a recipe's datasets."),
     ("chat", "Talk with a model."),

@@ -1,4 +1,8 @@
-"""The tokenizer stage: draw a sample, train on it, prove what was trained, publish it in two formats."""
+"""The tokenizer stage: draw a sample, train on it, prove what was trained, publish it in two formats.
+
+It reads the documents of every dataset that it is handed: of a recipe one, of several corpora that are to be compared all
+of them. A file that two of them share is drawn from once.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +15,7 @@ from pydantic import Field
 from infra.config import Config
 from infra.errors import HeadwaterError, InputError
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id, unit_of_files
-from infra.store.files import write_bytes
+from infra.store.files import OutputFile, write_bytes
 from pipeline.profiles import source_of
 from pipeline.tokenizer.fertility import SourceFertility, measure
 from pipeline.tokenizer.hugging_face import hub_files, hub_tokenizer
@@ -37,10 +41,20 @@ class TokenizerConfig(Config):
     """Text of each source on which fertility is measured and the round trip is checked."""
 
 
+def _files(context: StageContext | UnitContext) -> Iterator[tuple[str, OutputFile]]:
+    """Every document file, with the input that it is of; equal ones once."""
+    seen: set[tuple[str, str]] = set()
+    for role, dataset in sorted(context.inputs.items()):
+        for output in dataset.files("data/", ".parquet"):
+            if (output.path, output.digest) not in seen:
+                seen.add((output.path, output.digest))
+                yield role, output
+
+
 def _sources(context: StageContext | UnitContext) -> dict[str, int]:
     """Bytes of each source's document files."""
     sizes: dict[str, int] = {}
-    for output in context.inputs["redact"].files("data/", ".parquet"):
+    for _, output in _files(context):
         source = source_of(output.path)
         sizes[source] = sizes.get(source, 0) + (output.bytes if output.rows != 0 else 0)
     return sizes
@@ -52,17 +66,21 @@ def _quotas(context: StageContext | UnitContext) -> dict[str, Quota]:
 
 
 def _draw_units(context: StageContext) -> Iterator[Unit]:
-    for output in context.inputs["redact"].files("data/", ".parquet"):
+    for role, output in _files(context):
         if output.rows != 0:
             source = source_of(output.path)
-            payload = {"path": output.path, "source": source}
+            payload = {"input": role, "path": output.path, "source": source}
             yield unit_of_files(unit_id(output.path, output.digest), payload, [output], counted=False)
 
 
 def _draw(unit: Unit, context: UnitContext) -> Counts:
     source = str(unit.payload["source"])
     with context.intermediate(f"{source}/{unit.id}.parquet") as path:
-        draw([context.inputs["redact"].url(str(unit.payload["path"]))], _quotas(context)[source].bound, path)
+        draw(
+            [context.inputs[str(unit.payload["input"])].url(str(unit.payload["path"]))],
+            _quotas(context)[source].bound,
+            path,
+        )
     return Counts()
 
 

@@ -1,0 +1,206 @@
+"""The arms' corpora: documents of each arm by the ordinary path, one tokenizer of them all, rows of each.
+
+Stages that arms share have the same fingerprint and are built once. Everything is published below labels of the lab's own,
+``lab-<lab>-<arm>``; no other label moves. What would make the comparison worthless is refused here, before anything is
+trained: an arm without documents, arms that are equal, more passes than a corpus is good for, evaluations that are part of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from flows.ablate.lab import CONTROL, SAME, Lab, branch_tokens, trunk_arm
+from flows.execute import RunOne, resolve_inputs
+from flows.recipe import Recipe
+from infra.errors import ConfigError, HeadwaterError, InputError
+from infra.planning import StagePlan, StageSelection, plan, refuse_blocked
+from infra.stage import StageNode
+from infra.store.dataset import Dataset
+from infra.store.store import Store
+from infra.work import RunContext
+from pipeline.decontaminate.config import EvaluationSet
+from pipeline.decontaminate.evaluations import read_texts
+from pipeline.shards.append import UNIGRAMS
+from pipeline.tokenizer.model import Tokenizer
+
+MOST_PASSES = 8.0
+"""So often a corpus may be read. Beyond some four passes repetition costs more than it gives (Muennighoff 2023)."""
+ROWS = ("tokenizer", "shards", "pretrain")
+"""The stages behind an arm's documents."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What an arm is trained on: its datasets by stage, and figures of its rows."""
+
+    arm: str
+    datasets: Mapping[str, Dataset]
+    unique_tokens: int
+    bytes_per_token: float
+
+    @property
+    def documents(self) -> int:
+        return self.datasets["shards"].manifest.counts.kept
+
+
+def document_nodes(recipe: Recipe) -> list[StageNode]:
+    return [node for node in recipe.nodes if node.name not in ROWS]
+
+
+def plan_documents(lab: Lab, store: Store) -> dict[str, list[StagePlan]]:
+    """What is to be done for the documents of each arm. Raises where one of them cannot be made."""
+    check_evaluations(lab)
+    plans = {}
+    for arm, recipe in lab.recipes.items():
+        plans[arm] = plan(document_nodes(recipe), store, StageSelection(), lab.label(arm))
+        with about(arm):
+            refuse_blocked(plans[arm])
+    return plans
+
+
+@contextmanager
+def about(arm: str) -> Iterator[None]:
+    """What is raised here is told with the arm's name."""
+    try:
+        yield
+    except (ConfigError, InputError) as error:
+        raise type(error)(f"arm {arm!r}: {error.error}", where=error.where, remedy=error.remedy) from None
+
+
+def check_evaluations(lab: Lab) -> None:
+    """The fields of evaluation files that lie outside the store, read once. Raises ConfigError or InputError."""
+    for each in lab.config.measured:
+        if "://" not in each.file:
+            fields = tuple(field for field in (each.prompt, each.answer) if field)
+            try:
+                for _ in read_texts(EvaluationSet(name=each.name, address=each.file, fields=fields), {}):
+                    pass
+            except HeadwaterError as error:
+                raise type(error)(error.error, where=error.where, remedy="Correct the evaluation in the lab.") from None
+
+
+def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict[str, Corpus]]:
+    """The corpus of each arm that is trained (and of an ``anneal``'s trunk), built or found published; and the lab, whose
+    control is an arm of the user's if their corpora turn out to be equal."""
+    plans = plan_documents(lab, run.store)
+    documents = {}
+    for arm in lab.recipes:
+        run.reporter.message(arm, "documents of this arm")
+        with about(arm):
+            documents[arm] = _documents(lab, arm, plans[arm], run, run_one)
+    _refuse_overlap(lab, documents)
+    tokenizer = _tokenizer(lab, documents, run, run_one)
+    wanted = dict.fromkeys([*(arm for arm in lab.trained if arm != SAME), trunk_arm(lab)])
+    corpora = {}
+    for arm in wanted:
+        datasets = {**documents[arm], "tokenizer": tokenizer}
+        with about(arm):
+            shards = _built(lab.recipes[arm].node("shards"), lab.label(arm), datasets, run, run_one)
+        corpora[arm] = _corpus(arm, {**datasets, "shards": shards})
+    lab, corpora = _with_one_control(lab, corpora)
+    _refuse_equal(lab, corpora)
+    _refuse_many_passes(lab, corpora)
+    return lab, corpora
+
+
+def _built(node: StageNode, label: str, datasets: Mapping[str, Dataset], run: RunContext, run_one: RunOne) -> Dataset:
+    return run_one(node, resolve_inputs(node, datasets), replace(run, label=label, recipe=label), False).dataset
+
+
+def _documents(
+    lab: Lab, arm: str, plans: Sequence[StagePlan], run: RunContext, run_one: RunOne
+) -> dict[str, Dataset]:
+    datasets: dict[str, Dataset] = {}
+    for node, entry in zip(document_nodes(lab.recipes[arm]), plans, strict=True):
+        used = entry.dataset if node.use else None
+        datasets[node.name] = used or _built(node, lab.label(arm), datasets, run, run_one)
+    return datasets
+
+
+def last_documents(recipe: Recipe, datasets: Mapping[str, Dataset]) -> Dataset:
+    """The documents that an arm's rows are made of."""
+    return datasets[recipe.node("shards").upstream["redact"]]
+
+
+def _tokenizer(lab: Lab, documents: Mapping[str, Mapping[str, Dataset]], run: RunContext, run_one: RunOne) -> Dataset:
+    """The tokenizer of every arm: a named one, or one made from the documents of all of them."""
+    node = lab.recipes[lab.baseline].node("tokenizer")
+    named = lab.config.tokenizer or node.use
+    if named:
+        return run.store.resolve(named)
+    every = {each.digest: each for each in (last_documents(lab.recipes[arm], documents[arm]) for arm in documents)}
+    # Roles by content, so that the tokenizer is the same whatever the arms are called.
+    inputs = {f"redact{number or ''}": every[digest] for number, digest in enumerate(sorted(every))}
+    label = lab.label("tokenizer")
+    return run_one(node, inputs, replace(run, label=label, recipe=label), False).dataset
+
+
+def _corpus(arm: str, datasets: Mapping[str, Dataset]) -> Corpus:
+    counts = np.load(datasets["shards"].local(UNIGRAMS))
+    sizes = np.array([len(each) for each in Tokenizer.load(datasets["tokenizer"].local("data")).token_bytes])
+    tokens = int(datasets["shards"].manifest.stats["total_tokens"])
+    return Corpus(arm, datasets, tokens, float((counts * sizes).sum() / max(1, counts.sum())))
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+def _refuse_overlap(lab: Lab, documents: Mapping[str, Mapping[str, Dataset]]) -> None:
+    """Evaluation texts are taken out of every arm. A file that is largely part of one was no evaluation."""
+    for arm, datasets in documents.items():
+        for name, met in (datasets["decontaminate"].manifest.stats.get("evaluations") or {}).items():
+            if met["items_met"] > lab.config.max_overlap * met["items"]:
+                raise InputError(
+                    f"evaluation {name!r} overlaps the training texts: {met['items_met']:,} of its {met['items']:,} items "
+                    f"are in {met['documents']:,} documents of arm {arm!r}",
+                    where=lab.origin,
+                    remedy="Measure on texts that are held out, or raise max_overlap: those documents are left out of "
+                    "every arm.",
+                )
+
+
+def _with_one_control(lab: Lab, corpora: dict[str, Corpus]) -> tuple[Lab, dict[str, Corpus]]:
+    """An arm that leaves nothing out serves as the control; then there is no other."""
+    if CONTROL in lab.config.arms or lab.control != CONTROL:
+        return lab, corpora
+    for arm, corpus in corpora.items():
+        if arm not in (CONTROL, lab.baseline) and _content(lab, corpus) == _content(lab, corpora[CONTROL]):
+            recipes = {name: recipe for name, recipe in lab.recipes.items() if name != CONTROL}
+            return replace(lab, control=arm, recipes=recipes), {n: c for n, c in corpora.items() if n != CONTROL}
+    return lab, corpora
+
+
+def _content(lab: Lab, corpus: Corpus) -> tuple[object, ...]:
+    """How often each token is in it, and its curriculum: the same whatever the documents' names and order."""
+    counts = next(each.digest for each in corpus.datasets["shards"].manifest.outputs if each.path == UNIGRAMS)
+    return counts, getattr(lab.recipes[corpus.arm].node("shards").config, "phases", ())
+
+
+def _refuse_equal(lab: Lab, corpora: Mapping[str, Corpus]) -> None:
+    seen: dict[tuple[object, ...], str] = {}
+    for arm, corpus in corpora.items():
+        key = _content(lab, corpus)
+        if key in seen:
+            raise InputError(
+                f"the arms {seen[key]!r} and {arm!r} have equal corpora ({corpus.documents:,} documents, "
+                f"{corpus.unique_tokens:,} tokens): there is nothing to compare",
+                where=lab.origin,
+                remedy="Leave one of them out, or change what makes it.",
+            )
+        seen[key] = arm
+
+
+def _refuse_many_passes(lab: Lab, corpora: Mapping[str, Corpus]) -> None:
+    for arm, corpus in corpora.items():
+        tokens = branch_tokens(lab.config)
+        if lab.config.spend == "anneal" and arm == trunk_arm(lab):
+            tokens = max(tokens, lab.config.tokens - tokens)
+        if tokens > MOST_PASSES * corpus.unique_tokens:
+            raise InputError(
+                f"{tokens:,} tokens are {tokens / corpus.unique_tokens:.1f} passes over arm {arm!r}, which has "
+                f"{corpus.unique_tokens:,}; more than {MOST_PASSES:g} say little of a corpus",
+                where=lab.origin,
+                remedy=f"Lower tokens to {int(MOST_PASSES * corpus.unique_tokens):,} at most, or give the arm more text.",
+            )
