@@ -48,6 +48,8 @@ class Line:
     """Dots without a line between them."""
     sizes: Sequence[float] = ()
     """The dots' radii, where they differ."""
+    band: Sequence[tuple[float, float, float]] = ()
+    """(x, least, most): the ground behind the line, of what it is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def line_chart(
         return Markup("")
     across = Scale(*(x_range or _span([p[0] for s in shown for p in s.points], 0.0)), LEFT, WIDTH - RIGHT)
     heights = [p[1] for s in shown for p in s.points] + [level.value for level in levels]
+    heights += [end for s in shown for _, *ends in s.band for end in ends if math.isfinite(end)]
     up = Scale(*(y_range or _span(heights, 0.06)), HEIGHT - BOTTOM, TOP)
     whole = all(float(p[0]).is_integer() for s in shown for p in s.points) and x_range is None
     parts = [STANDALONE if alone else "", _axes(across, up, x, y, whole, powers)]
@@ -103,6 +106,7 @@ def line_chart(
         parts.append(
             f'<text class="level-name" x="{place}" y="{at - 5:.1f}" text-anchor="{anchor}">{escape(level.name)}</text>'
         )
+    parts += [_ground(s, across, up) for s in shown if s.band]
     parts += [_line(s, across, up) for s in shown]
     named = [s for s in shown if not s.faint]
     if alone:
@@ -279,6 +283,15 @@ def _axes(across: Scale, up: Scale, x: str, y: str, whole: bool, logarithmic: bo
         f'transform="rotate(-90 14 {middle})">{escape(y)}</text>'
     )
     return "".join(parts)
+
+
+def _ground(series: Line, across: Scale, up: Scale) -> str:
+    places = sorted(thin([(x, 0.0) for x, *_ in series.band]))
+    ends = {x: (low, high) for x, low, high in series.band if math.isfinite(low) and math.isfinite(high)}
+    kept = [x for x, _ in places if x in ends]
+    below = [f"{across(x):.1f} {up(ends[x][0]):.1f}" for x in kept]
+    above = [f"{across(x):.1f} {up(ends[x][1]):.1f}" for x in reversed(kept)]
+    return f'<path class="ground {series.colour}" d="M{" L".join([*below, *above])}Z"/>' if kept else ""
 
 
 def _line(series: Line, across: Scale, up: Scale) -> str:

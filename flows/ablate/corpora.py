@@ -14,16 +14,16 @@ import numpy as np
 from flows.ablate.lab import CONTROL, SAME, Lab, branch_tokens, trunk_arm
 from flows.execute import RunOne, resolve_inputs
 from flows.recipe import Recipe
-from infra.errors import ConfigError, HeadwaterError, InputError
+from infra.errors import ConfigError, InputError
 from infra.planning import StagePlan, StageSelection, plan, refuse_blocked
 from infra.stage import StageNode
+from infra.store.address import dataset_file
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.work import RunContext
-from pipeline.decontaminate.config import EvaluationSet
-from pipeline.decontaminate.evaluations import read_texts
 from pipeline.shards.append import UNIGRAMS
 from pipeline.tokenizer.model import Tokenizer
+from training.answers import read_items
 
 MOST_PASSES = 8.0
 """So often a corpus may be read. Beyond some four passes repetition costs more than it gives (Muennighoff 2023)."""
@@ -70,15 +70,11 @@ def about(arm: str) -> Iterator[None]:
 
 
 def check_evaluations(lab: Lab) -> None:
-    """The fields of evaluation files that lie outside the store, read once. Raises ConfigError or InputError."""
+    """The fields of evaluation files that lie outside the store, read once. Raises InputError."""
     for each in lab.config.measured:
-        if "://" not in each.file:
-            fields = tuple(field for field in (each.prompt, each.answer) if field)
-            try:
-                for _ in read_texts(EvaluationSet(name=each.name, address=each.file, fields=fields), {}):
-                    pass
-            except HeadwaterError as error:
-                raise type(error)(error.error, where=error.where, remedy="Correct the evaluation in the lab.") from None
+        if dataset_file(each.file) is None:
+            for _ in read_items(each, {}):
+                pass
 
 
 def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict[str, Corpus]]:
@@ -109,9 +105,7 @@ def _built(node: StageNode, label: str, datasets: Mapping[str, Dataset], run: Ru
     return run_one(node, resolve_inputs(node, datasets), replace(run, label=label, recipe=label), False).dataset
 
 
-def _documents(
-    lab: Lab, arm: str, plans: Sequence[StagePlan], run: RunContext, run_one: RunOne
-) -> dict[str, Dataset]:
+def _documents(lab: Lab, arm: str, plans: Sequence[StagePlan], run: RunContext, run_one: RunOne) -> dict[str, Dataset]:
     datasets: dict[str, Dataset] = {}
     for node, entry in zip(document_nodes(lab.recipes[arm]), plans, strict=True):
         used = entry.dataset if node.use else None

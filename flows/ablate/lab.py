@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from training.answers import AnswersConfig, Evaluation
 
 from flows.recipe import Recipe, overlaid_recipe, set_value
 from flows.recipe_file import SCALE, nearest, read_recipe_file
@@ -36,6 +35,7 @@ from infra.errors import ConfigError
 from infra.stage import StageNode
 from infra.store.address import dataset_inputs
 from pipeline.profiles import Profile
+from training.answers import AnswersConfig, Evaluation
 from training.model import ModelConfig
 from training.pretrain import PretrainConfig
 
@@ -44,6 +44,7 @@ FILTERS = ("quality", "dedup")
 """Stages of ours that leave documents out for what they are: the control has none of them."""
 AFRESH = ("sample", "ingest", "decontaminate", "redact", "tokenizer", "shards", "pretrain")
 """What a corpus of another system goes through: evaluation texts and personal data are taken out of every arm alike."""
+QUESTIONS = "dataset://sample/eval/"
 OTHER_SEEDS = 1000
 """What the seeds of the A/A arm are shifted by."""
 FAIR: Mapping[str, Any] = {
@@ -268,6 +269,10 @@ def arm_recipe(config: LabConfig, arm: Arm, base: str, changes: Sequence[str]) -
     """The base recipe with the lab's changes, then the arm's, up to pretraining."""
     measured = {"decontaminate": {"evaluations": [_texts_of(each) for each in config.measured]}}
     inputs: dict[str, Any] = {name: {} for name in dataset_inputs(each.file for each in config.measured)}
+    if any(
+        each.file.startswith(QUESTIONS) for each in config.measured
+    ):  # the sample has most of them where they are asked for
+        inputs["sample"] = {"evaluations": True}
     model = {} if config.model is None else {"pretrain": {"model": config.model.model_dump()}}
     scale = [f"{SCALE}{config.scale}", {"pretrain": config.stages.get("pretrain", {})}] if config.scale else []
     laid: list[Mapping[str, Any] | str] = [FAIR, config.stages, *scale, model, *changes, measured, inputs]

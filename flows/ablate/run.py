@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from training.comparison import Comparison, compare
 
 from flows.ablate.corpora import Corpus, build_corpora, plan_documents
 from flows.ablate.lab import SAME, Lab, branch_tokens, trunk_arm, trunk_config
+from flows.ablate.page import leave_lab_page
 from flows.ablate.trials import Measured, RunGroup, groups_of, run_trials
 from flows.context import run_context, terminal_reporter
 from flows.execute import RunOne, resolve_inputs, run_directly
@@ -31,6 +31,8 @@ from infra.stage import StageNode
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.work import RunContext
+from training.answers import ITEMS
+from training.comparison import Comparison, compare
 from training.metrics import flops_per_token
 from training.pretrain import STAGE, PretrainConfig
 
@@ -143,7 +145,8 @@ def _run(lab: Lab, run: RunContext, run_one: RunOne, run_group: RunGroup, began:
         items_of(measured), baseline=lab.baseline, same=SAME, control=lab.control, tokens=branch_tokens(lab.config)
     )
     result = LabResult(lab, corpora, measured, compared, time.monotonic() - began)
-    return replace(result, seconds=time.monotonic() - began)
+    page = leave_lab_page(run.store, result.as_dict(), lab, corpora, measured)
+    return replace(result, page=page, seconds=time.monotonic() - began)
 
 
 def _labelled(run_one: RunOne) -> RunOne:
@@ -161,7 +164,7 @@ def items_of(measured: Sequence[Measured]) -> pa.Table:
     """What every model said of every item, as the comparison wants it."""
     tables = []
     for each in measured:
-        items = pq.read_table(each.items.local("data/items.parquet"))
+        items = pq.read_table(each.items.local(ITEMS))
         trial = each.trial
         for name, value, kind in (
             ("rate", trial.rate, pa.float64()),

@@ -78,11 +78,12 @@ def render(
 ) -> str:
     """The page; ``beside`` as in ``write_page``."""
     shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
-    return _template().render(**shown)
+    return template("report.html.j2").render(**shown)
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A page's template, with the filters that pages use."""
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
         autoescape=True,
@@ -97,7 +98,7 @@ def _template() -> Template:
         "seconds": _seconds,
         "size": describe_bytes,
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _last_run(datasets: Datasets) -> list[OtherRun]:

@@ -4,7 +4,6 @@ import importlib
 import json
 import random
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from training.engine import init_distributed
 from training.job import Job, StopSignal
 from training.pretrain import PretrainConfig
 
-NOUNS = "river house garden teacher window letter market engine forest doctor bridge village captain winter".split()
-VERBS = "watched carried opened followed remembered painted crossed repaired described visited".split()
-MANNER = "slowly every morning with great care before the storm in the old town without a word".split()
+NOUNS = ("river", "house", "garden", "teacher", "window", "letter", "market", "engine", "forest", "doctor", "bridge")
+VERBS = ("watched", "carried", "opened", "followed", "remembered", "painted", "crossed", "repaired", "described")
+MANNER = ("slowly", "every morning", "with great care", "before the storm", "in the old town", "without a word")
 
 
 def sentence(random_: random.Random) -> str:
@@ -43,7 +42,10 @@ def bad(number: int) -> str:
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
-    rows = [{"id": str(number), "text": text, "url": f"https://example.org/{path.stem}/{number}"} for number, text in enumerate(texts)]
+    rows = [
+        {"id": str(number), "text": text, "url": f"https://example.org/{path.stem}/{number}"}
+        for number, text in enumerate(texts)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -133,9 +135,9 @@ class InProcessLauncher:
 
 
 @pytest.fixture
-def launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[InProcessLauncher]:
+def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcessLauncher:
     """What runs of this test train with."""
     found = InProcessLauncher()
     monkeypatch.setattr(flows.machines, "launcher_of", lambda settings: found)
     monkeypatch.setattr(flows.machines, "executor_of", lambda settings: InProcessExecutor())
-    yield found
+    return found
