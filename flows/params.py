@@ -118,6 +118,35 @@ class StageParams(RecipeParams):
         return replace_config(recipe, stage, type(given).model_validate(overlaid(own, given)))
 
 
+class AblateParams(BaseModel):
+    """A lab."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=in_plain_words)
+
+    lab: str = Field(
+        "filters", title="Lab", description="A bundled lab's name, or the path of a YAML file where the flow runs."
+    )
+    overrides: list[str] = Field(
+        [],
+        title="Overrides",
+        description="Single fields of the lab or of its base recipe, one key=value a line: tokens=2000000, dedup.bands=20.",
+    )
+    workspace: str = Field(
+        "",
+        title="Workspace",
+        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
+    )
+    only: list[str] = Field(
+        [], title="Only", description="Train these arms, and those that tell what their differences mean. Empty: all."
+    )
+    seeds: int = Field(
+        0, ge=0, le=100, title="Seeds", description="Trainings of every arm and rate; 0: as the lab says."
+    )
+    dry_run: bool = Field(
+        False, title="Plan only", description="Say what is to be trained and how long it takes, and train nothing."
+    )
+
+
 @cache
 def stage_params(stage: Stage) -> type[StageParams]:
     """The form of one stage: always the same class, because a flow accepts no other."""

@@ -18,6 +18,7 @@ filtered (or the arm that is the same as that). An arm is the ordinary path: its
 that is said of the lab as a whole holds for every arm: tokens, model, evaluation texts taken out of the corpus.
 """
 
+import copy
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.sections import validate
 from infra.config import Config
 from infra.errors import ConfigError
+from infra.extensions import refuse_code
 from infra.stage import StageNode
 from infra.store.address import dataset_inputs
 from pipeline.profiles import Profile
@@ -214,16 +216,19 @@ def load_lab(
     or of the base recipe (``pretrain.batch_sequences=8``, ``execution.workers=4``)."""
     path = _find(name_or_path)
     raw = read_recipe_file(path, "lab")
+    written = copy.deepcopy(raw)
     own = [each for each in overrides if each.partition("=")[0].split(".")[0] in LabConfig.model_fields]
     for override in own:
         set_value(raw, override)
+    refuse_code(raw, written, str(path))
     if seeds is not None:
         raw["seeds"] = seeds
     config = validate(LabConfig, {"lab": path.stem, **raw}, "", str(path))
     beside = path.parent / config.recipe
     base = str(beside) if beside.is_file() else config.recipe
     try:
-        return _with_recipes(config, base, path, [each for each in overrides if each not in own], tuple(only))
+        lab = _with_recipes(config, base, path, [each for each in overrides if each not in own], tuple(only))
+        return replace(lab, overrides=tuple(overrides))
     except ConfigError as error:
         raise ConfigError(error.error, where=error.where or str(path), remedy=error.remedy) from None
 
@@ -257,7 +262,7 @@ def _with_recipes(config: LabConfig, base: str, path: Path, changes: Sequence[st
                 where=str(path),
                 remedy=f"{nearest(name, recipes)}Its arms: {', '.join(recipes)}.",
             )
-    return Lab(config, str(path), recipes, control, tuple(changes), only)
+    return Lab(config, str(path), recipes, control, (), only)
 
 
 def data_nodes(recipe: Recipe) -> tuple[StageNode, ...]:
@@ -274,8 +279,10 @@ def arm_recipe(config: LabConfig, arm: Arm, base: str, changes: Sequence[str]) -
     ):  # the sample has most of them where they are asked for
         inputs["sample"] = {"evaluations": True}
     model = {} if config.model is None else {"pretrain": {"model": config.model.model_dump()}}
-    scale = [f"{SCALE}{config.scale}", {"pretrain": config.stages.get("pretrain", {})}] if config.scale else []
-    laid: list[Mapping[str, Any] | str] = [FAIR, config.stages, *scale, model, *changes, measured, inputs]
+    laid: list[Mapping[str, Any] | str] = [FAIR, config.stages]
+    if config.scale:  # what is said of pretraining overrules it
+        laid += [f"{SCALE}{config.scale}", {"pretrain": config.stages.get("pretrain", {})}]
+    laid += [model, *changes, measured, inputs]
     if arm.corpus:
         laid += [{"ingest": {"sources": [_source_of(arm)]}, "shards": {"mixture": [], "phases": [], "append_to": ""}}]
     recipe = overlaid_recipe(

@@ -1,4 +1,4 @@
-"""The deployments of a recipe: the whole path, each of its stages and, if it reads a crawl, the daily watch for new ones.
+"""The deployments of a recipe: the whole path, each of its stages, a lab on it and, if it reads a crawl, the daily watch.
 
 ``headwater up`` and ``headwater deploy`` create them through the API. ``prefect.yaml`` in the repository is the same list
 for the bundled recipes, written by ``python -m flows.operate.deployments > prefect.yaml`` (a test holds the two together), so
@@ -69,7 +69,7 @@ def full_name(flow: str, recipe: Recipe) -> str:
 
 
 def deployments(recipe: Recipe) -> list[DeploymentSpec]:
-    """The whole path, each stage of the recipe, and the crawl watch if it reads a crawl."""
+    """The whole path, each stage of the recipe, a lab if it filters and trains, and the crawl watch if it reads a crawl."""
     tags: tuple[str, ...] = ("headwater", f"recipe:{recipe.name}")
     if recipe.address in PRESETS:
         tags = (*tags, f"preset:{PRESETS[recipe.address]}")
@@ -83,7 +83,9 @@ def deployments(recipe: Recipe) -> list[DeploymentSpec]:
         tags,
     )
     stages = [_of_stage(recipe, name, pool, tags) for name, pool in _stages(recipe)]
-    return [whole, *stages, *([_watch(recipe, tags)] if recipe.crawl_sources else [])]
+    names = {node.kind for node in recipe.nodes}
+    lab = [_lab(recipe, tags)] if {"quality", "pretrain"} <= names else []
+    return [whole, *stages, *lab, *([_watch(recipe, tags)] if recipe.crawl_sources else [])]
 
 
 def _form(recipe: Recipe) -> dict[str, Any]:
@@ -114,6 +116,18 @@ def _of_stage(recipe: Recipe, name: str, pool: str, tags: tuple[str, ...]) -> De
         node.stage.description or f"Stage {name} of recipe {recipe.name}.",
         {"params": form},
         (*tags, f"stage:{name}"),
+    )
+
+
+def _lab(recipe: Recipe, tags: tuple[str, ...]) -> DeploymentSpec:
+    return DeploymentSpec(
+        "ablate",
+        deployment_name("ablate", recipe),
+        "flows.ablate.flow.ablate",
+        "gpu",
+        f"Which filters of {recipe.name} make the better model, or another lab.",
+        {"params": {"lab": "filters", "overrides": [f"recipe={recipe.address}"]}},
+        (*tags, "lab"),
     )
 
 

@@ -45,7 +45,7 @@ def run_name() -> str:
 
 def run_name_of(flow_name: str, form: Mapping[str, Any], run: str) -> str:
     """An id begins with the time it was made: runs that a schedule makes together have the same beginnings."""
-    stem = str(form.get("recipe") or "demo").rsplit("/", 1)[-1].removesuffix(".yaml")
+    stem = str(form.get("lab") or form.get("recipe") or "demo").rsplit("/", 1)[-1].removesuffix(".yaml")
     return f"{flow_name.replace('_', '-')}-{crawl_slug(form.get('crawl') or '') or stem}-{run[-8:]}"
 
 

@@ -16,7 +16,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows.operate.deployments import COMMANDING, is_deployed
 
-FLOWS = frozenset({"flows.pipeline.pipeline", "flows.crawls.watch.crawl_watch"})
+FLOWS = frozenset({"flows.pipeline.pipeline", "flows.crawls.watch.crawl_watch", "flows.ablate.flow.ablate"})
 """Entry points beside those of the stages."""
 STAGE_FLOW = "flows.stage_flows."
 ALLOWED = {

@@ -134,10 +134,7 @@ class InProcessLauncher:
         return
 
 
-@pytest.fixture
-def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcessLauncher:
-    """What runs of this test train with."""
-    found = InProcessLauncher()
-    monkeypatch.setattr(flows.machines, "launcher_of", lambda settings: found)
-    monkeypatch.setattr(flows.machines, "executor_of", lambda settings: InProcessExecutor())
-    return found
+def use_launcher(patch: pytest.MonkeyPatch, launcher: InProcessLauncher) -> None:
+    """What runs train with from now on; their other stages run in this process, too."""
+    patch.setattr(flows.machines, "launcher_of", lambda settings: launcher)
+    patch.setattr(flows.machines, "executor_of", lambda settings: InProcessExecutor())

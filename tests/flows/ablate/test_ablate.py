@@ -1,0 +1,190 @@
+"""A lab from its file to its verdicts: what is built and trained, once; killed and run again; planned; shown."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.ablate.lab import SAME, load_lab, trial_config
+from flows.ablate.run import LabResult, plan_lab, run_lab
+from infra.job import JobSpec
+from infra.store.store import Store
+from tests.flows.ablate.toy import InProcessLauncher, use_launcher, write_lab
+
+
+def digests(result: LabResult) -> dict[str, tuple[str, str]]:
+    return {each.trial.name: (each.model.digest, each.items.digest) for each in result.measured}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LabResult, InProcessLauncher]:
+    """A lab that was run once: English, the same with noise, and nothing filtered (which is the same as the noise)."""
+    folder = tmp_path_factory.mktemp("lab")
+    launcher = InProcessLauncher()
+    with pytest.MonkeyPatch.context() as patch:
+        use_launcher(patch, launcher)
+        result = run_lab(load_lab(str(write_lab(folder))), Store.at(folder / "ws"), quiet=True)
+    return folder, result, launcher
+
+
+def test_every_arm_is_trained_with_every_seed_at_every_rate_on_equal_terms(done) -> None:
+    _, result, launcher = done
+    names = [each.trial.name for each in result.measured]
+    arms = ("default", "noisy", SAME)
+    assert names == [f"{arm}-s{seed}-r{rate}" for seed in (0, 1) for arm in arms for rate in ("0.01", "0.003")]
+    assert launcher.started.count("training.pretrain") == len(names) == launcher.started.count("training.answers")
+    configs = {each.trial.name: each.trial.config for each in result.measured}
+    assert {(c.tokens, c.steps, c.ranks, c.threads_per_rank, c.model) for c in configs.values()} == {
+        (64 * 4 * 6, 0, 1, 1, configs["default-s0-r0.01"].model)
+    }
+    assert [configs[f"{arm}-s1-r0.01"].seed for arm in arms] == [1, 1, 1001]
+    words = {corpus.datasets["tokenizer"].digest for corpus in result.corpora.values()}
+    assert len(words) == 1, "one tokenizer of all arms"
+
+
+def test_what_an_arm_is_trained_on_is_told(done) -> None:
+    _, result, _ = done
+    view = result.as_dict()
+    rows = {row["arm"]: row for row in view["arms"]}
+    assert rows["default"]["documents"] == 60 and rows["noisy"]["documents"] == 100
+    assert rows["default"]["unique_tokens"] == rows[SAME]["unique_tokens"] < rows["noisy"]["unique_tokens"]
+    for row in view["arms"]:
+        assert row["passes"] == pytest.approx(64 * 4 * 6 / row["unique_tokens"], abs=1e-3)
+        assert abs(row["tokens"] - 64 * 4 * 6) < 64
+    # Of English 60 documents and nothing else: their bytes are known.
+    texts = [json.loads(line)["text"] for line in (done[0] / "texts.jsonl").read_text().splitlines()[:60]]
+    size = sum(len(text.encode()) for text in texts)
+    # </s> stands for no byte, and one ends each document.
+    assert rows["default"]["bytes_per_token"] == pytest.approx(size / rows["default"]["unique_tokens"], rel=0.03)
+
+
+def test_an_arm_that_filters_nothing_serves_as_the_control(done) -> None:
+    _, result, _ = done
+    assert result.lab.control == "noisy"
+    assert {row["arm"] for row in result.as_dict()["verdicts"]} == {"noisy", SAME}
+
+
+def test_labels_are_the_labs_own(done) -> None:
+    store = Store.at(done[0] / "ws")
+    labels = {label for name in store.names() for label in store.labels(name)}
+    assert labels and all(label.startswith("lab-toy-") for label in labels)
+    assert store.get_ref("quality", "lab-toy-default") != store.get_ref("quality", "lab-toy-noisy")
+    assert store.get_ref("pretrain", "lab-toy-aa-s1-r0.003") is not None
+
+
+def test_what_is_published_is_never_done_again(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, result, _ = done
+    launcher = InProcessLauncher()
+    use_launcher(monkeypatch, launcher)
+    lab, store = load_lab(str(folder / "lab.yaml")), Store.at(folder / "ws")
+    again = run_lab(lab, store, quiet=True)
+    assert launcher.started == [] and digests(again) == digests(result)
+    assert again.comparison == result.comparison
+    planned = plan_lab(lab, store)
+    assert (planned.trainings, planned.published, planned.tokens, planned.hours) == (12, 12, 0, 0)
+
+
+def test_a_lab_of_two_arms_is_a_part_of_one_of_three(done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, result, _ = done
+    launcher = InProcessLauncher()
+    use_launcher(monkeypatch, launcher)
+    more = json.loads((folder / "lab.yaml").read_text())
+    more["tokenizer"] = f"tokenizer/{result.corpora['default'].datasets['tokenizer'].manifest.fingerprint}"
+    more["arms"]["short"] = {"stages": {"quality": {"sources": [{"rules": SHORT}]}}}
+    (folder / "more.yaml").write_text(json.dumps({**more, "lab": "more"}))
+    store = Store.at(folder / "ws")
+    lab = load_lab(str(folder / "more.yaml"), only=["short"])
+    assert plan_lab(lab, store).trainings == 16
+    found = run_lab(lab, store, quiet=True)
+    assert launcher.started.count("training.pretrain") == 4, "only the new arm's"
+    assert set(digests(result).values()) < set(digests(found).values()), "whatever the control is called"
+
+
+SHORT = [{"name": "short", "expression": "characters <= 900"}]
+
+
+def test_a_kill_loses_nothing(done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Dies(InProcessLauncher):
+        def carry_out(self, spec: JobSpec, work_dir: Path) -> None:
+            if len(self.started) == 6:
+                raise KeyboardInterrupt
+            super().carry_out(spec, work_dir)
+
+    _, result, _ = done
+    lab, store = load_lab(str(write_lab(tmp_path))), Store.at(tmp_path / "ws")
+    use_launcher(monkeypatch, Dies())
+    with pytest.raises(KeyboardInterrupt):
+        run_lab(lab, store, quiet=True)
+    going_on = InProcessLauncher()
+    use_launcher(monkeypatch, going_on)
+    assert digests(run_lab(lab, store, quiet=True)) == digests(result)
+    assert 0 < going_on.started.count("training.pretrain") < 12
+
+
+def test_the_plan_tells_trainings_tokens_and_hours_before_anything_is_built(tmp_path: Path) -> None:
+    lab, store = load_lab(str(write_lab(tmp_path)), ["tokens=3000000"], seeds=3), Store.at(tmp_path / "ws")
+    planned = plan_lab(lab, store)
+    # default, noisy, control (found equal to noisy only when both are built) and A/A, three seeds, two rates
+    assert (planned.trainings, planned.published, planned.tokens) == (24, 0, 24 * 3_000_000)
+    assert planned.hours > 0 and "assumed" in planned.basis
+    assert not (tmp_path / "ws").exists(), "a plan writes nothing"
+
+
+def test_an_anneal_branches_every_arm_from_one_trunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launcher = InProcessLauncher()
+    use_launcher(monkeypatch, launcher)
+    path = write_lab(tmp_path, spend="anneal", anneal_share=0.5, rates=[0.01, 0.02], tokens=64 * 4 * 8)
+    lab = load_lab(str(path))
+    result = run_lab(lab, Store.at(tmp_path / "ws"), quiet=True)
+    assert launcher.started.count("training.pretrain") == 2 + 12, "a trunk for each rate"
+    for each in result.measured:
+        trunk = next(record for record in each.model.manifest.inputs if record.role == "trunk")
+        label = f"lab-toy-trunk-r{each.trial.rate:g}"
+        assert trunk.digest == Store.at(tmp_path / "ws").get_ref("pretrain", label).digest
+        losses = losses_of(each)
+        assert each.model.manifest.stats["steps"] == 4 and losses[0] < 5.9, "log(400) is where a fresh model begins"
+    rates = [line["lr"] for line in lines_of(result.measured[0])]
+    assert rates[0] == pytest.approx(0.01 * (0.1 + 0.9 * 0.5)) and rates[-1] == pytest.approx(0.001)
+
+
+def lines_of(measured: Any) -> list[Mapping[str, Any]]:
+    text = measured.model.local("data/metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if "loss" in line]
+
+
+def losses_of(measured: Any) -> list[float]:
+    return [line["loss"] for line in lines_of(measured)]
+
+
+def test_the_page_shows_verdicts_curves_corpora_and_documents_with_their_rules(done) -> None:
+    _, result, _ = done
+    page = Path(result.page).read_text()
+    assert not re.search(r"(src|href)=\"(?!#)", page), "self-contained"
+    for section in ("verdicts", "tasks", "curves", "corpora", "documents", "models"):
+        assert f'id="{section}"' in page
+    assert page.count('<path class="ground') == 2 * 3, "a band for each arm at each rate"
+    shown = re.findall(r"default dropped, noisy kept <small>(\d+)</small>", page)
+    assert shown == ["40"] and page.count("quality: no_noise") == 10
+    assert "headwater why" in page and "--label lab-toy-default" in page
+
+
+def test_the_trial_of_an_arm_takes_what_the_lab_says_and_the_rest_of_the_recipe(tmp_path: Path) -> None:
+    lab = load_lab(str(write_lab(tmp_path)), ["pretrain.optimizer.clip=0.5", "rates=[0.2, 0.1]"])
+    config = trial_config(lab, "noisy", 1, 0.2)
+    assert (config.optimizer.clip, config.optimizer.lr, config.batch_sequences) == (0.5, 0.2, 4)
+    assert config.model.hidden_size == 32 and lab.config.rates == (0.2, 0.1)
+
+
+def test_bundled_labs_hold(tmp_path: Path) -> None:
+    lab = load_lab("filters")
+    assert lab.control == "nothing" and lab.trained[0] == "default" and lab.trained[-1] == SAME
+    assert [node.name for node in lab.recipes["nothing"].nodes] == (
+        ["sample", "ingest", "decontaminate", "redact", "tokenizer", "shards", "pretrain"]
+    )
+    presets = [entry.presets for entry in lab.recipes["no-fineweb"].node("quality").config.sources]
+    assert "fineweb_paper" not in presets[0] and "gopher_quality" in presets[0]
+    markdown = load_lab("extractors").recipes["markdown"].node("ingest").config
+    assert markdown.extract.markup == "markdown"
