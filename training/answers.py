@@ -15,15 +15,16 @@ token once, from half a row or more of the text before it where there is so much
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
-from infra.config import Config, Json
+from infra.config import Config, Json, Later
 from infra.errors import InputError
 from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
@@ -35,7 +36,7 @@ from pipeline.shards.format import TRAIN
 from pipeline.shards.reader import ShardSet
 from pipeline.sources.tables import rows_of_file
 from training.heldout_text import beginning, divided, windows
-from training.scoring import continuation_nats
+from training.scoring import score_continuations
 from training.text_model import TextModel, load_text_model
 
 ITEMS = "data/items.parquet"
@@ -50,6 +51,9 @@ ITEMS_SCHEMA = pa.schema(
     ]
 )
 """``cluster`` names the document an item is of: items of one document are not drawn apart."""
+TOKENS = "data/tokens.parquet"
+TOKENS_SCHEMA = pa.schema([pa.field("nats", pa.large_list(pa.float32()), nullable=False)])
+"""With ``token_nats``: row by row of the items, the loss of each token."""
 AT_ONCE = 64
 """Items that are read before they are scored."""
 
@@ -109,6 +113,8 @@ class AnswersConfig(Config):
     )
     """What is measured. By default six sets of the sample, which then needs ``evaluations``, and training must not read its
     ``texts``."""
+    token_nats: Annotated[bool, Later()] = False
+    """Also write the loss of every token, as ``headwater mix`` wants it."""
     batch_size: int = Field(default=16, ge=1)
     """Pieces of text scored at a time."""
     threads: int = Field(default=1, ge=1)
@@ -205,8 +211,16 @@ def _item(evaluation: Evaluation, number: int, row: Mapping[str, Any]) -> Item:
     return Item(str(number), cluster, given, given + answer, len(answer.encode("utf-8", "replace")))
 
 
-def score_items(model: TextModel, items: Iterable[Item], window: int, batch_size: int) -> np.ndarray:
-    """Bits of each item, no token predicted from further back than ``window``."""
+@dataclass(frozen=True)
+class Scored:
+    """What a model needs for some items: ``bits`` of each, and ``nats`` of each item's tokens."""
+
+    bits: np.ndarray
+    nats: list[np.ndarray]
+
+
+def score_items(model: TextModel, items: Iterable[Item], window: int, batch_size: int) -> Scored:
+    """No token is predicted from further back than ``window``."""
     pairs, owners = [], []
     number = 0
     for number, item in enumerate(items, start=1):
@@ -214,9 +228,13 @@ def score_items(model: TextModel, items: Iterable[Item], window: int, batch_size
         found = list(windows([*beginning(model), *context], rest, window))
         pairs += found
         owners += [number - 1] * len(found)
+    scores = score_continuations(model.decoder, pairs, batch_size)
     nats = np.zeros(number)
-    np.add.at(nats, owners, continuation_nats(model.decoder, pairs, batch_size))
-    return nats / math.log(2)
+    np.add.at(nats, owners, np.array([each.nats for each in scores]))
+    parts: list[list[np.ndarray]] = [[] for _ in range(number)]
+    for owner, each in zip(owners, scores, strict=True):
+        parts[owner].append(each.tokens)
+    return Scored(nats / math.log(2), [np.concatenate([np.zeros(0, np.float32), *part]) for part in parts])
 
 
 def run(request: JobRequest) -> None:
@@ -229,17 +247,24 @@ def run(request: JobRequest) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     stats: dict[str, float] = {}
     rows = 0
-    with pq.ParquetWriter(path, ITEMS_SCHEMA, compression="zstd") as writer:
+    with ExitStack() as files:
+        writer = files.enter_context(pq.ParquetWriter(path, ITEMS_SCHEMA, compression="zstd"))
+        tokens = request.dataset_root / TOKENS if config.token_nats else None
+        beside = tokens and files.enter_context(pq.ParquetWriter(tokens, TOKENS_SCHEMA, compression="zstd"))
         for done, evaluation in enumerate(config.evaluations):
             emit(request, "progress", done=done, total=len(config.evaluations), task=evaluation.name)
             bits = size = 0.0
             items = read_items(evaluation, request.inputs)
             while few := list(itertools.islice(items, AT_ONCE)):
                 scored = score_items(model, few, window, config.batch_size)
-                writer.write_table(_table(evaluation, few, scored))
-                bits, size, rows = bits + scored.sum(), size + sum(item.bytes for item in few), rows + len(few)
+                writer.write_table(_table(evaluation, few, scored.bits))
+                if beside:
+                    nats = pa.array(scored.nats, TOKENS_SCHEMA.field("nats").type)
+                    beside.write_table(pa.table([nats], schema=TOKENS_SCHEMA))
+                bits, size, rows = bits + scored.bits.sum(), size + sum(item.bytes for item in few), rows + len(few)
             stats[evaluation.name] = bits / size
-    finish(request, {ITEMS: True}, {"bits_per_byte": stats}, rows={ITEMS: rows})
+    made = (ITEMS, TOKENS) if config.token_nats else (ITEMS,)
+    finish(request, dict.fromkeys(made, True), {"bits_per_byte": stats}, rows=dict.fromkeys(made, rows))
 
 
 def _table(evaluation: Evaluation, items: list[Item], bits: np.ndarray) -> pa.Table:

@@ -7,7 +7,7 @@ before it belongs to it, and neither is ``</s>``, which stands for no bytes: whe
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class Continuation:
     nats: float
     likeliest: bool
     """Each of its tokens is the likeliest where it stands."""
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
+    """Loss of each of its tokens."""
 
 
 def continuation_nats(
@@ -100,7 +102,8 @@ def score_continuations(
         nats, likeliest = _judge(model, hidden, ids[:, 1:][mask])
         sizes = mask.sum(1).tolist()
         for index, losses, right in zip(chosen, nats.split(sizes), likeliest.split(sizes), strict=True):
-            found[index] = Continuation(float(losses.sum(dtype=torch.float64)), bool(right.all()))
+            each = losses.cpu().numpy().astype(np.float32)
+            found[index] = Continuation(float(losses.sum(dtype=torch.float64)), bool(right.all()), each)
     return found
 
 

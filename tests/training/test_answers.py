@@ -19,6 +19,7 @@ from tests.training.folders import tiny_model
 from tests.training.test_evaluate import VOCABULARY, real_tokenizer, uniform_model
 from training.answers import (
     ITEMS_SCHEMA,
+    TOKENS,
     AnswersConfig,
     Evaluation,
     check,
@@ -53,14 +54,14 @@ def items_file(folder: Path, rows: list[dict[str, Any]], name: str = "items.json
     return str(folder / name)
 
 
-def measured(home: Path, folder: Path, *evaluations: Evaluation) -> list[dict[str, Any]]:
+def measured(home: Path, folder: Path, *evaluations: Evaluation, **settings: Any) -> list[dict[str, Any]]:
     roles = {name: Dataset.open(str(home / name)) for name in ("pretrain", "shards")}
-    config = AnswersConfig(evaluations=evaluations).model_dump()
+    config = AnswersConfig(evaluations=evaluations, **settings).model_dump()
     (folder / "work").mkdir()
     run(load_request(write_request(JobRequest("answers", "0" * 12, config, roles, folder / "out", folder / "work"))))
     result = load_result(folder / "work")
     assert result is not None
-    assert [output.path for output in result.outputs] == ["data/items.parquet"]
+    assert {output.path for output in result.outputs} == {"data/items.parquet", *([TOKENS] if settings else [])}
     table = pq.read_table(folder / "out" / "data" / "items.parquet")
     assert table.schema.equals(ITEMS_SCHEMA)
     return table.to_pylist()
@@ -87,6 +88,16 @@ def test_stage_writes_the_bits_of_every_answer(home: Path, tmp_path: Path) -> No
         assert row["bits"] == pytest.approx(tokens * math.log2(VOCABULARY), rel=1e-5)
 
 
+def test_the_loss_of_every_token_is_written_where_it_is_asked_for(home: Path, tmp_path: Path) -> None:
+    texts = ["bead cafe fig " * 30, "cafe", "hij"]
+    evaluation = Evaluation(name="texts", file=items_file(tmp_path, [{"text": text} for text in texts]))
+    rows = measured(home, tmp_path, evaluation, token_nats=True)
+    nats = pq.read_table(tmp_path / "out" / TOKENS)["nats"].to_pylist()
+    uniform = load_text_model(home / "pretrain" / "data" / "model", "cpu")
+    assert [len(each) for each in nats] == [len(uniform.encode(text)) for text in texts]
+    assert [sum(each) / math.log(2) for each in nats] == pytest.approx([row["bits"] for row in rows], rel=1e-5)
+
+
 def test_text_longer_than_a_row_is_scored_whole_and_from_no_further_back(home: Path, tmp_path: Path) -> None:
     texts = ["bead cafe fig " * 30, "bead cafe fig " * 30 + "hij"]
     evaluation = Evaluation(name="long", file=items_file(tmp_path, [{"text": text} for text in texts]))
@@ -94,11 +105,11 @@ def test_text_longer_than_a_row_is_scored_whole_and_from_no_further_back(home: P
     uniform = load_text_model(home / "pretrain" / "data" / "model", "cpu")
     tokens = [len(uniform.encode(text)) for text in texts]
     assert min(tokens) > 128, "longer than the model's context"
-    assert score_items(uniform, items, 32, 4) == pytest.approx(np.array(tokens) * math.log2(VOCABULARY), rel=1e-5)
+    assert score_items(uniform, items, 32, 4).bits == pytest.approx(np.array(tokens) * math.log2(VOCABULARY), rel=1e-5)
     model = load_text_model(home / "tuned", "cpu")
-    narrow, wide = score_items(model, items, 32, 4), score_items(model, items, 96, 4)
+    narrow, wide = score_items(model, items, 32, 4).bits, score_items(model, items, 96, 4).bits
     assert not np.allclose(narrow, wide)
-    assert score_items(model, items, 32, 1) == pytest.approx(narrow, rel=1e-5)
+    assert score_items(model, items, 32, 1).bits == pytest.approx(narrow, rel=1e-5)
     short = Evaluation(name="short", file=evaluation.file, max_characters=14)
     assert [item.bytes for item in read_items(short, {})] == [14, 14]
 
