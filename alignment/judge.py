@@ -1,30 +1,37 @@
-"""A judge: a third model says which of two replies is better.
+"""Judges: others say which of two replies is better.
 
-It is reached through any server with OpenAI's chat interface. Every pair is judged twice, the second time with the replies
-swapped: judges favour a place, so only a preference that survives the swap counts, and everything else is a tie. How
-often it did not survive is reported (``flipped``), and so is how often the longer reply won: judges favour length, too.
+A judge is a model behind any server with OpenAI's chat interface, or an object of somebody's package: ``OutsideJudge``
+answers questions as a server does, ``OutsideReward`` scores a reply by itself. Who is asked questions is asked each twice,
+the second time with the replies swapped: judges favour a place, so only a preference that survives the swap counts, and
+everything else is a tie. How often it did not survive is reported (``flipped``).
+
+What is asked is known before: ``estimate`` counts calls and tokens, and a judging that would cost more than is allowed does
+not start. Each answer is kept as it comes (``Answers``), so one that was interrupted goes on where it was.
 
 The key for the server comes from the environment (``HEADWATER_JUDGE_KEY``) and goes nowhere else.
 """
 
+import hashlib
 import json
+import math
 import os
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from infra.errors import ConfigError, InputError
-from training.intervals import mean_interval
 
 KEY = "HEADWATER_JUDGE_KEY"
 RETRIES = 4
+CHARACTERS_PER_TOKEN = 3.5
+"""Of English a little more; other languages take more tokens."""
 Ask = Callable[[str], str]
 """A question to the judge -> its answer."""
 Outcome = Literal["left", "right", "tie", "flipped"]
@@ -52,6 +59,29 @@ class Duel:
     left: str
     right: str
 
+    @property
+    def questions(self) -> tuple[str, str]:
+        """In both orders."""
+        return (
+            QUESTION.format(prompt=self.prompt, first=self.left, second=self.right),
+            QUESTION.format(prompt=self.prompt, first=self.right, second=self.left),
+        )
+
+
+@dataclass(frozen=True)
+class OutsideJudge:
+    """A judge of somebody's package: questions are answered with A, B or tie."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class OutsideReward:
+    """A reward of somebody's package, for a prompt and a reply; scores no further apart than ``tie`` are alike."""
+
+    score: Callable[[str, str], float]
+    tie: float = 0.0
+
 
 @dataclass(frozen=True)
 class Server:
@@ -62,10 +92,17 @@ class Server:
     timeout_s: float = 60.0
     pause_s: float = 1.0
     """Before the first repetition; doubled for each further one."""
+    answer_tokens: int = 256
+    """Longest answer, which the server is told: what bounds the cost. A judge that thinks aloud needs more."""
 
     def ask(self, question: str) -> str:
         """The judge's answer. Raises InputError when the server refuses or stays away."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
+        body: dict[str, object] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+        }
+        body["max_tokens"] = self.answer_tokens
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY):
             headers["Authorization"] = f"Bearer {key}"
@@ -111,8 +148,7 @@ def ask_in_both_orders(duel: Duel, ask: Ask) -> Outcome:
     """Ask in both orders."""
     if duel.left == duel.right:
         return "tie"
-    straight = read_answer(ask(QUESTION.format(prompt=duel.prompt, first=duel.left, second=duel.right)))
-    swapped = read_answer(ask(QUESTION.format(prompt=duel.prompt, first=duel.right, second=duel.left)))
+    straight, swapped = (read_answer(ask(question)) for question in duel.questions)
     if (straight, swapped) == ("A", "B"):
         return "left"
     if (straight, swapped) == ("B", "A"):
@@ -120,28 +156,136 @@ def ask_in_both_orders(duel: Duel, ask: Ask) -> Outcome:
     return "flipped" if straight == swapped != "tie" else "tie"
 
 
-def judge(duels: Sequence[Duel], ask: Ask, parallel: int = 4) -> dict[str, Any]:
-    """Wins of the left model: ``{prompts, wins, losses, ties, flipped, win_rate, longer_won, outcomes}``.
+def compare_scores(duel: Duel, reward: OutsideReward) -> Outcome:
+    """Which reply a reward prefers."""
+    left, right = (float(reward.score(duel.prompt, reply)) for reply in (duel.left, duel.right))
+    if not (math.isfinite(left) and math.isfinite(right)):
+        raise InputError(
+            f"the reward scores a reply {left if not math.isfinite(left) else right}", where=duel.prompt[:80]
+        )
+    if abs(left - right) <= reward.tie:
+        return "tie"
+    return "left" if left > right else "right"
 
-    ``win_rate`` counts a tie as half a win and has a bootstrap interval over prompts.
-    """
+
+class Answers:
+    """A judge's answers, kept in a file of JSON lines as they come; a line that a kill cut short is asked again."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name, self._lock = path, name, threading.Lock()
+        self._known: dict[str, str] = {}
+        for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+            entry = json.loads(line)
+            self._known[entry["question"]] = entry["answer"]
+
+    def key(self, question: str) -> str:
+        return hashlib.blake2b(f"{self._name}\0{question}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    def knows(self, question: str) -> bool:
+        return self.key(question) in self._known
+
+    def remembering(self, ask: Ask) -> Ask:
+        """Asks once."""
+
+        def answer(question: str) -> str:
+            key = self.key(question)
+            if key not in self._known:
+                found = ask(question)
+                with self._lock:
+                    self._append({"question": key, "answer": found})
+                    self._known[key] = found
+            return self._known[key]
+
+        return answer
+
+    def _append(self, entry: Mapping[str, str]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as stream:
+            whole = stream.tell() == 0 or not stream.seek(stream.tell() - 1) or stream.read() == b"\n"
+            if not whole:  # what a kill left of a line
+                stream.truncate(self._path.read_bytes().rfind(b"\n") + 1)
+            stream.write(json.dumps(entry).encode() + b"\n")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who decides duels, by what name; ``questions`` are those it would have to answer and has not."""
+
+    name: str
+    decide: Callable[[Duel], Outcome]
+    missing: Callable[[Duel], Sequence[str]] = field(default=lambda duel: ())
+    answer_tokens: int = 0
+
+
+def asked_judge(name: str, ask: Ask, answers: Answers | None = None, answer_tokens: int = 0) -> Judge:
+    """A judge that answers questions, each once where there is a place to keep the answers."""
+    kept = answers.remembering(ask) if answers else ask
+
+    def missing(duel: Duel) -> Sequence[str]:
+        if duel.left == duel.right:
+            return ()
+        return [question for question in duel.questions if answers is None or not answers.knows(question)]
+
+    return Judge(name, lambda duel: ask_in_both_orders(duel, kept), missing, answer_tokens)
+
+
+def outside_judge(name: str, found: OutsideJudge | OutsideReward, answers: Answers | None = None) -> Judge:
+    """A judge or a reward of somebody's package."""
+    if isinstance(found, OutsideReward):
+        return Judge(name, lambda duel: compare_scores(duel, found))
+    return asked_judge(name, found.ask, answers)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a judging would take, over all judges: an upper bound, for answers may be shorter."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    cost: float | None = None
+
+
+def estimate(
+    duels: Sequence[Duel], judges: Sequence[Judge], price_in: float | None = None, price_out: float | None = None
+) -> Estimate:
+    """``price_in`` and ``price_out`` are those of a million tokens, in whatever currency."""
+    calls, tokens_in, tokens_out = 0, 0, 0
+    for judge in (judge for judge in judges if judge.answer_tokens):
+        questions = [question for duel in duels for question in judge.missing(duel)]
+        calls += len(questions)
+        tokens_in += sum(math.ceil(len(question) / CHARACTERS_PER_TOKEN) for question in questions)
+        tokens_out += len(questions) * judge.answer_tokens
+    cost = None
+    if price_in is not None and price_out is not None:
+        cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
+    return Estimate(calls, tokens_in, tokens_out, cost)
+
+
+def check_cost(found: Estimate, most: float | None) -> None:
+    """Raises where a judging would, or might, cost more than is allowed."""
+    if most is None:
+        return
+    if found.cost is None:
+        raise ConfigError(
+            "what a token costs is not known", where="--max-cost", remedy="Give --price-in and --price-out."
+        )
+    if found.cost > most:
+        raise InputError(
+            f"the judging would cost up to {found.cost:.2f} for {found.calls} calls, {found.tokens_in:,} tokens in and "
+            f"{found.tokens_out:,} out; at most {most:.2f} is allowed",
+            where="--max-cost",
+            remedy="Take fewer --prompts, a shorter --answer-tokens, or allow more.",
+        )
+
+
+def settle(duels: Sequence[Duel], judges: Sequence[Judge], parallel: int = 4) -> dict[str, list[Outcome]]:
+    """Every judge's outcome of every duel, by its name."""
     if not duels:
         raise InputError("there are no prompts to judge replies to")
     with ThreadPoolExecutor(parallel) as pool:
-        outcomes = list(pool.map(lambda duel: ask_in_both_orders(duel, ask), duels))
-    points = np.array([{"left": 1.0, "right": 0.0}.get(outcome, 0.5) for outcome in outcomes])
-    decided = [
-        (outcome == "left") == (len(duel.left) > len(duel.right))
-        for duel, outcome in zip(duels, outcomes, strict=True)
-        if outcome in ("left", "right") and len(duel.left) != len(duel.right)
-    ]
-    return {
-        "prompts": len(duels),
-        "wins": outcomes.count("left"),
-        "losses": outcomes.count("right"),
-        "ties": outcomes.count("tie"),
-        "flipped": outcomes.count("flipped"),
-        "win_rate": mean_interval(points, 0).as_dict(),
-        "longer_won": sum(decided) / len(decided) if decided else None,
-        "outcomes": outcomes,
-    }
+        try:
+            return {judge.name: list(pool.map(judge.decide, duels)) for judge in judges}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what is not asked yet need not be
+            raise

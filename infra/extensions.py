@@ -7,6 +7,7 @@
     presets: [my_pkg.rules:STRICT]  headwater.rules         a tuple of pipeline.quality.rules.Rule
     measures: [my_pkg.rules:SHOUT]  headwater.measures      pipeline.quality.measures.Measures
     finders: [my_pkg.ids:BADGE]     headwater.finders       pipeline.redact.spans.OutsideFinder
+    --judge my_pkg.taste:MINE       headwater.judges        alignment.judge.OutsideJudge or OutsideReward
 
 * Only an object declared as the kind of thing that belongs there is taken: a path that leads to any function is refused.
 * Each process imports it for itself. What is missing on a machine is one sentence that names the package.
@@ -35,6 +36,7 @@ GROUPS: Mapping[str, str] = {
     "presets": "headwater.rules",
     "measures": "headwater.measures",
     "finders": "headwater.finders",
+    "judge": "headwater.judges",
 }
 """The keys of a recipe that may name code, and the entry points whose names may stand there too."""
 OURS = FOLLOWED | {"headwater", "infra"}

@@ -4,14 +4,38 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from alignment.judge import KEY, Duel, Server, check_address, judge, read_answer
+from alignment.judge import (
+    KEY,
+    Answers,
+    Ask,
+    Duel,
+    Estimate,
+    OutsideJudge,
+    OutsideReward,
+    Server,
+    asked_judge,
+    check_address,
+    check_cost,
+    estimate,
+    outside_judge,
+    read_answer,
+    settle,
+)
+from alignment.verdicts import krippendorff, length_controlled, majority, verdict
 from infra.errors import ConfigError, InputError
 
 DUELS = [Duel(f"prompt {number}", f"a good reply {number}", f"bad {number}") for number in range(6)]
 Answer = Callable[[str], tuple[int, str]]
+
+
+def judge(duels: list[Duel], ask: Ask) -> dict[str, Any]:
+    return verdict(duels, settle(duels, [asked_judge("referee", ask)]))
 
 
 @pytest.fixture
@@ -113,3 +137,100 @@ def test_a_server_that_is_not_there_is_told() -> None:
         Server("http://127.0.0.1:9/v1", "referee", timeout_s=1, pause_s=0.001).ask("?")
     with pytest.raises(ConfigError, match="no address"):
         check_address("file:///etc/passwd")
+
+
+def test_an_interrupted_judging_goes_on_with_what_is_missing(serve, tmp_path: Path) -> None:
+    path, turns = tmp_path / "answers.jsonl", iter(range(7))
+
+    def breaks(question: str) -> tuple[int, str]:
+        return (401, "") if next(turns, 99) == 99 else likes_good(question)
+
+    server, seen = serve(breaks)
+    with pytest.raises(InputError):
+        settle(DUELS, [asked_judge("referee", server.ask, Answers(path, "referee"), 8)], parallel=1)
+    assert 8 <= len(seen) <= 9, "a refusal ends it"
+    path.write_bytes(path.read_bytes()[:-5])  # the last line is cut by a kill
+    server, seen = serve(likes_good)
+    again = asked_judge("referee", server.ask, Answers(path, "referee"), 8)
+    assert estimate(DUELS, [again]).calls == 2 * len(DUELS) - 6
+    assert verdict(DUELS, settle(DUELS, [again]))["wins"] == len(DUELS)
+    assert len(seen) == 2 * len(DUELS) - 6
+    done = asked_judge("referee", server.ask, Answers(path, "referee"), 8)
+    settle(DUELS, [done])
+    assert len(seen) == 2 * len(DUELS) - 6 and estimate(DUELS, [done]).calls == 0
+    assert estimate(DUELS, [asked_judge("other", server.ask, Answers(path, "other"), 8)]).calls == 2 * len(DUELS)
+
+
+def test_what_would_cost_too_much_does_not_start(serve) -> None:
+    server, seen = serve(likes_good)
+    judges = [asked_judge(name, server.ask, answer_tokens=10) for name in ("a", "b")]
+    found = estimate([*DUELS, Duel("p", "same", "same")], judges, price_in=2.0, price_out=100.0)
+    questions = [question for duel in DUELS for question in duel.questions]
+    assert found.calls == 2 * len(questions) and found.tokens_out == 20 * len(questions)
+    assert found.tokens_in == pytest.approx(2 * sum(map(len, questions)) / 3.5, rel=0.02)
+    assert found.cost == pytest.approx((2 * found.tokens_in + 100 * found.tokens_out) / 1e6)
+    check_cost(found, found.cost)
+    with pytest.raises(InputError, match="at most 0.01 is allowed"):
+        check_cost(found, 0.01)
+    with pytest.raises(ConfigError, match="not known"):
+        check_cost(Estimate(4, 100, 40), 1.0)
+    assert not seen
+
+
+def test_judges_and_rewards_of_other_packages() -> None:
+    shorter = outside_judge("shorter", OutsideReward(lambda prompt, reply: -len(reply), tie=1))
+    word = outside_judge("word", OutsideJudge(lambda question: likes_good(question)[1]))
+    found = settle([*DUELS, Duel("p", "abc", "ab")], [shorter, word])
+    assert found["shorter"] == ["right"] * 6 + ["tie"] and found["word"][:6] == ["left"] * 6
+    view = verdict(DUELS, {name: outcomes[:6] for name, outcomes in found.items()})
+    assert view["ties"] == 6 and view["judges"]["word"]["wins"] == 6 and view["agreement"] < 0
+    with pytest.raises(InputError, match="scores a reply nan"):
+        settle(DUELS, [outside_judge("bad", OutsideReward(lambda prompt, reply: float("nan")))])
+
+
+def test_most_judges_decide() -> None:
+    assert majority([["left", "left", "tie"], ["left", "right", "tie"], ["right", "tie", "left"]]) == [
+        "left",
+        "tie",
+        "tie",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "alpha"),
+    [
+        # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), examples A to C; nominal.
+        (["0100000010", "1110010000"], 0.095),
+        (["aabbdcccedda", "babbbccceddd"], 0.692),
+        (["123321412...", "1233224125.3", ".3332342251.", "12332441251."], 0.743),
+    ],
+)  # fmt: skip
+def test_alpha_is_that_of_its_author(ratings: list[str], alpha: float) -> None:
+    found = krippendorff([[None if value == "." else value for value in each] for each in ratings])
+    assert found == pytest.approx(alpha, abs=5e-4)
+
+
+def test_nothing_to_disagree_on_has_no_alpha() -> None:
+    assert krippendorff([["a", "a"], ["a", "a"]]) is None and krippendorff([["a", None], [None, "b"]]) is None
+    assert krippendorff([["a", "b"], ["a", "b"]]) == 1
+
+
+def test_what_only_length_won_is_no_win_between_replies_of_one_length() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(20, 200, (600, 2))
+    lengths[:, 0] += 60  # the left model says more
+    duels = [Duel("p", "x" * int(left), "y" * int(right)) for left, right in lengths]
+    spread = float(np.std(lengths[:, 0] - lengths[:, 1]))
+    pull = np.tanh((lengths[:, 0] - lengths[:, 1]) / spread)
+
+    def rate(better: float) -> tuple[float, dict[str, float | int]]:
+        points = (random.random(600) < 1 / (1 + np.exp(-(better + 2 * pull)))).astype(float)
+        return float(points.mean()), length_controlled(points, duels)
+
+    raw, even = rate(0.0)
+    assert raw > 0.65 and even["low"] < 0.5 < even["high"]
+    raw, even = rate(1.0)
+    assert even["low"] < 1 / (1 + np.exp(-1)) < even["high"] and even["value"] < raw
+    same = length_controlled(np.array([1.0, 0.0, 1.0, 1.0] * 50), [Duel("p", "ab", "cd")] * 200)
+    assert same["value"] == pytest.approx(0.75, abs=0.01)
+    assert length_controlled(np.ones(50), [Duel("p", "abc", "d")] * 50)["value"] < 1
