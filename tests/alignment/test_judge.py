@@ -148,7 +148,7 @@ def test_an_interrupted_judging_goes_on_with_what_is_missing(serve, tmp_path: Pa
     server, seen = serve(breaks)
     with pytest.raises(InputError):
         settle(DUELS, [asked_judge("referee", server.ask, Answers(path, "referee"), 8)], parallel=1)
-    assert 8 <= len(seen) <= 9, "a refusal ends it"
+    assert 8 <= len(seen) < 2 * len(DUELS), "a refusal ends it"
     path.write_bytes(path.read_bytes()[:-5])  # the last line is cut by a kill
     server, seen = serve(likes_good)
     again = asked_judge("referee", server.ask, Answers(path, "referee"), 8)
