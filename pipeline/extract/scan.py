@@ -67,6 +67,9 @@ LONGEST_RUN = 40
 LEAST_LINKS = 3
 NAME_BYTES = 8
 MAX_DEPTH = 2048
+# Totals: characters of text, those inside links, links; and the run of text that goes on. Of an open element its totals
+# when it was opened, its longest run, its tag and where it starts.
+TEXT, LINK_TEXT, LINKS, RUN, TAG, START = range(6)
 
 
 def _packed(name: str) -> int:
@@ -218,71 +221,105 @@ def _mentions_json(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _text_end(data, at):  # type: ignore[no-untyped-def]
+    """Where the text ends that begins here, and how much it says: a letter of an unspaced script as much as two of an
+    alphabet, a gap between words one."""
+    begin = at
+    gap = False
+    length = 0
+    while at < len(data) and (data[at] != 60 or at == begin):
+        byte = data[at]
+        if byte <= 32:
+            gap = length > 0
+        elif byte < 128 or byte >= 192:
+            length += (2 if gap else 1) + (byte >= 224)
+            gap = False
+        at += 1
+    return at, length
+
+
+@kernel
+def _declaration_end(data, at):  # type: ignore[no-untyped-def]
+    """Where a comment, or anything else that begins with ``<!`` or ``<?``, ends."""
+    size = len(data)
+    if at + 3 < size and data[at + 2] == 45 and data[at + 3] == 45:
+        at += 4
+        while at + 2 < size and not (data[at] == 45 and data[at + 1] == 45 and data[at + 2] == 62):
+            at += 1
+        return at + 3 if at + 2 < size else size
+    while at < size and data[at] != 62:
+        at += 1
+    return min(at + 1, size)
+
+
+@kernel
+def _stay_open(opened, depth, tag, closing, kind, containers):  # type: ignore[no-untyped-def]
+    """How many elements are open once this tag has ended what it ends; -1 for an end tag without a start."""
+    place = depth - 1
+    if closing:
+        while place >= 0 and opened[place, TAG] != tag:
+            place -= 1
+        return place
+    if kind & ITEM:
+        while place >= 0 and opened[place, TAG] != tag and not containers[tag, opened[place, TAG]]:
+            place -= 1
+        if place >= 0 and opened[place, TAG] == tag:
+            return place
+    return depth
+
+
+@kernel
+def _is_cut(opened, depth, totals, kind, longest_run, least_links):  # type: ignore[no-untyped-def]
+    """Whether the element that ends here is cut out. What is never text takes its own out of the totals."""
+    if kind & ALWAYS:
+        totals[:RUN] = opened[depth, :RUN]
+        return True
+    run = opened[depth, RUN]
+    if depth:
+        opened[depth - 1, RUN] = max(opened[depth - 1, RUN], run)
+    text = totals[TEXT] - opened[depth, TEXT]
+    link_text = totals[LINK_TEXT] - opened[depth, LINK_TEXT]
+    links = totals[LINKS] - opened[depth, LINKS]
+    return kind & CUT != 0 and links >= least_links and run < longest_run and 2 * link_text >= text
+
+
+@kernel
+def _appended(ranges, count, start, end):  # type: ignore[no-untyped-def]
+    """The new number of ranges."""
+    ranges[count, 0] = start
+    ranges[count, 1] = end
+    return count + 1
+
+
+@kernel
 def _scan(data, names, kinds, containers, script, longest_run, least_links):  # type: ignore[no-untyped-def]
     size = len(data)
     cuts = np.empty((size // 4 + 8, 2), np.int64)
     texts = np.empty((size // 4 + 8, 2), np.int64)
-    cut_count = text_count = elements = 0
-    # The open block elements: tag, start, and the totals when it was opened.
-    tags = np.empty(MAX_DEPTH, np.int64)
-    starts = np.empty(MAX_DEPTH, np.int64)
-    open_text = np.empty(MAX_DEPTH, np.int64)
-    open_link = np.empty(MAX_DEPTH, np.int64)
-    open_links = np.empty(MAX_DEPTH, np.int64)
-    runs = np.zeros(MAX_DEPTH, np.int64)
-    depth = 0
-    text = link = links = run = 0
+    opened = np.zeros((MAX_DEPTH, 6), np.int64)
+    totals = np.zeros(4, np.int64)
+    cut_count = text_count = elements = depth = at = 0
     link_depth = -1  # depth at which the open <a> stands, or -1
-    at = 0
     while at < size:
+        begin = at
         if data[at] != 60 or at + 1 >= size:
-            begin = at
-            gap = False
-            length = 0
-            while at < size and (data[at] != 60 or at == begin):
-                byte = data[at]
-                if byte <= 32:
-                    gap = length > 0
-                elif byte < 128 or byte >= 192:
-                    # A letter of an unspaced script says as much as two of an alphabet.
-                    length += (2 if gap else 1) + (byte >= 224)
-                    gap = False
-                at += 1
+            at, length = _text_end(data, at)
             if length:
-                texts[text_count, 0] = begin
-                texts[text_count, 1] = at
-                text_count += 1
-                text += length
-                if link_depth >= 0:
-                    link += length
-                else:
-                    run += length
+                text_count = _appended(texts, text_count, begin, at)
+                totals[TEXT] += length
+                totals[LINK_TEXT if link_depth >= 0 else RUN] += length
             continue
-        following = data[at + 1]
-        if following == 33 or following == 63:  # <! or <?
-            if at + 3 < size and data[at + 2] == 45 and data[at + 3] == 45:
-                begin = at
-                at += 4
-                while at + 2 < size and not (data[at] == 45 and data[at + 1] == 45 and data[at + 2] == 62):
-                    at += 1
-                at = at + 3 if at + 2 < size else size
-            else:
-                begin = at
-                while at < size and data[at] != 62:
-                    at += 1
-                at += 1
-            cuts[cut_count, 0] = begin
-            cuts[cut_count, 1] = min(at, size)
-            cut_count += 1
+        if data[at + 1] == 33 or data[at + 1] == 63:  # <! or <?
+            at = _declaration_end(data, at)
+            cut_count = _appended(cuts, cut_count, begin, at)
             continue
-        closing = following == 47
+        closing = data[at + 1] == 47
         name = at + 2 if closing else at + 1
         if name >= size or not (97 <= (data[name] | 32) <= 122):
             at += 1  # a lone "<" is text; the next round takes it with what follows
             while at < size and data[at] != 60:
                 at += 1
             continue
-        begin = at
         stop = name
         while stop < size and data[stop] > 32 and data[stop] != 62 and data[stop] != 47:
             stop += 1
@@ -293,73 +330,31 @@ def _scan(data, names, kinds, containers, script, longest_run, least_links):  # 
             continue
         kind = kinds[tag]
         if kind & (BLOCK | BREAK):
-            if depth and run > runs[depth - 1]:
-                runs[depth - 1] = run
-            run = 0
+            if depth:
+                opened[depth - 1, RUN] = max(opened[depth - 1, RUN], totals[RUN])
+            totals[RUN] = 0
         if kind & LINK:
-            if closing:
-                link_depth = -1
-            else:
-                links += 1
-                link_depth = depth
-            continue
-        if kind & RAW and not closing:
+            totals[LINKS] += not closing
+            link_depth = -1 if closing else depth
+        elif kind & RAW and not closing:
             end = _raw_end(data, at, name, stop)
-            inside, at = at, end
-            if kind & ALWAYS and end < size and not (tag == script and _mentions_json(data, stop, inside)):
-                at = _tag_end(data, end + 2)
-                cuts[cut_count, 0] = begin
-                cuts[cut_count, 1] = at
-                cut_count += 1
-            continue
-        if not kind & BLOCK or kind & VOID:
-            continue
-        target = depth
-        if closing:
-            place = depth - 1
-            while place >= 0 and tags[place] != tag:
-                place -= 1
-            if place < 0:
-                continue
-            target = place
-        elif kind & ITEM:
-            place = depth - 1
-            while place >= 0 and tags[place] != tag and not containers[tag, tags[place]]:
-                place -= 1
-            if place >= 0 and tags[place] == tag:
-                target = place
-        while depth > target:
-            depth -= 1
-            own = kinds[tags[depth]]
-            end = at if closing and depth == target else begin
-            inside_text = text - open_text[depth]
-            inside_link = link - open_link[depth]
-            drop = False
-            if own & ALWAYS:
-                drop = True
-                text, link, links = open_text[depth], open_link[depth], open_links[depth]
-            elif own & CUT:
-                drop = (
-                    links - open_links[depth] >= least_links
-                    and runs[depth] < longest_run
-                    and 2 * inside_link >= inside_text
-                )
-                if depth and runs[depth] > runs[depth - 1]:
-                    runs[depth - 1] = runs[depth]
-            elif depth and runs[depth] > runs[depth - 1]:
-                runs[depth - 1] = runs[depth]
-            if drop:
-                cuts[cut_count, 0] = starts[depth]
-                cuts[cut_count, 1] = end
-                cut_count += 1
-            if link_depth > depth:
-                link_depth = -1
-        if not closing and depth < MAX_DEPTH:
-            tags[depth] = tag
-            starts[depth] = begin
-            open_text[depth] = text
-            open_link[depth] = link
-            open_links[depth] = links
-            runs[depth] = 0
-            depth += 1
+            if kind & ALWAYS and end < size and not (tag == script and _mentions_json(data, stop, at)):
+                end = _tag_end(data, end + 2)
+                cut_count = _appended(cuts, cut_count, begin, end)
+            at = end
+        elif kind & BLOCK:
+            staying = _stay_open(opened, depth, tag, closing, kind, containers)
+            while depth > staying >= 0:
+                depth -= 1
+                if _is_cut(opened, depth, totals, kinds[opened[depth, TAG]], longest_run, least_links):
+                    end = at if closing and depth == staying else begin
+                    cut_count = _appended(cuts, cut_count, opened[depth, START], end)
+                if link_depth > depth:
+                    link_depth = -1
+            if not closing and depth < MAX_DEPTH:
+                opened[depth, :RUN] = totals[:RUN]
+                opened[depth, RUN] = 0
+                opened[depth, TAG] = tag
+                opened[depth, START] = begin
+                depth += 1
     return cuts[:cut_count].copy(), texts[:text_count].copy(), elements
