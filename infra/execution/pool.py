@@ -16,8 +16,10 @@ import types
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -82,7 +84,7 @@ class WorkerHandle:
         board_path = scratch / f"board-{uuid.uuid4().hex[:8]}"
         board = Board(board_path)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["infra.execution.worker", task.module])
+        _preload(task.module)
         environment = {name: str(threads) for name in THREAD_VARIABLES}
         # The fork server would import what lies in the working folder and bears a module's name.
         environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1"}
@@ -190,6 +192,19 @@ def clear_scratch(task: UnitTask, unit: str) -> None:
     """Remove what a killed attempt left."""
     for folder in Path(task.scratch_root).glob(f"{unit}-*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _preload(module: str) -> None:
+    """Have workers forked from a process that has imported a stage, so that they need not do it one by one, step by step.
+
+    A server that has another stage goes, unless it has workers. pyarrow looks for pandas at its first list of values, which
+    is a third of a second of every worker.
+    """
+    modules = ["infra.execution.worker", "pyarrow.dataset", "pandas", module]
+    server: Any = forkserver._forkserver
+    if server._preload_modules != modules and not multiprocessing.active_children():
+        server._stop()
+    server.set_forkserver_preload(modules)
 
 
 @contextlib.contextmanager
