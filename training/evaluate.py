@@ -6,8 +6,9 @@
     lm-evaluation-harness        any of its tasks, and task files of one's own
     the reward model's figures   what the stages ``reward`` and ``ppo`` measured, carried over
 
-Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. The unigram
-baseline is what a model would reach that knows nothing but how often each token occurs.
+Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. Beside the models
+stand baselines: ``unigram`` knows nothing but how often each token occurs; ``5-gram`` counts the training tokens and
+``xz -9`` compresses the held-out texts (see ``training.baselines``).
 """
 
 import itertools
@@ -28,8 +29,9 @@ from infra.stage import JobStage
 from infra.store.address import dataset_file, dataset_inputs, local_path
 from infra.store.files import read_json, sha256_file, write_json
 from pipeline.shards.format import TRAIN, validation_split
-from pipeline.shards.reader import ShardSet, splits
+from pipeline.shards.reader import RowBatch, ShardSet, splits
 from pipeline.tokenizer import Tokenizer
+from training.baselines import ngram_of_shards, score_rows_by_ngram, xz_bits_per_byte
 from training.generate import Sampling
 from training.harness import run_harness
 from training.heldout_text import divided, rows_reader, score_texts
@@ -73,6 +75,9 @@ class EvaluateConfig(Config):
     """Coverage of the intervals."""
     seed: int = 0
     """Seed of the resampling."""
+    ngram_tokens: int = Field(default=8_000_000, ge=0)
+    """Training tokens that the 5-gram baseline counts, of evenly chosen rows where there are more (a second and 60 MB a
+    million); 0: no such baseline."""
     batch_size: int = Field(default=8, ge=1)
     """Rows scored at a time."""
     threads: int = Field(default=2, ge=1)
@@ -104,7 +109,7 @@ def external(config: EvaluateConfig) -> Json:
 
 STAGE = JobStage(
     name="evaluate",
-    code_version=2,  # 2: tokens that stand for no bytes are not scored
+    code_version=3,  # 3: a 5-gram and xz stand beside the models
     config=EvaluateConfig,
     inputs=inputs,
     external=external,
@@ -190,7 +195,7 @@ def measure(
     scores: dict[str, RowScores] = {}
     for source, shards in heldout.sources.items():
         on_task(source)
-        rows = shards.rows(np.unique(np.linspace(0, len(shards) - 1, max_rows).round().astype(np.int64)))
+        rows = chosen_rows(shards, max_rows)
         if heldout.writer is None:
             scores[source] = score_rows(model.decoder, rows, batch_size)
         else:
@@ -204,6 +209,11 @@ def measure(
     sampling = Sampling(max_new_tokens=256, temperature=0 if samples == 1 else 0.8, seed=seed)
     completions = complete_problems(model, heldout.problems, sampling, samples)
     return Measured(name, scores, run_attempts(heldout.problems, completions))
+
+
+def chosen_rows(shards: ShardSet, most: int) -> RowBatch:
+    """The held-out rows that are scored: evenly taken from all of them."""
+    return shards.rows(np.unique(np.linspace(0, len(shards) - 1, most).round().astype(np.int64)))
 
 
 def score_solutions(model: TextModel, problems: Sequence[Problem], batch_size: int) -> RowScores:
@@ -265,7 +275,7 @@ def evaluate_model(
     chat: bool = False,
     name: str = "",
 ) -> dict[str, Any]:
-    """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}]}``.
+    """Measure one model folder: ``{model, tasks: [{task, metric, value, low, high, n}], baselines: [{model, task, …}]}``.
 
     ``shards`` is the ``data`` folder of a shards dataset, ``tokenizer`` that of the tokenizer it was written with (needed
     for a model with another one, which reads the rows' text), ``humaneval`` a file of problems, ``harness`` tasks of
@@ -284,7 +294,12 @@ def evaluate_model(
             folder, harness, task_folder=harness_folder, limit=harness_limit, few_shot=few_shot, chat=chat
         )
         tasks += [Task.of(name, figure.task, figure.metric, figure.interval) for figure in figures]
-    return {"model": name, "tasks": [_without_model(asdict(task)) for task in tasks]}
+    found: dict[str, Any] = {"model": name, "tasks": [_without_model(asdict(task)) for task in tasks]}
+    if shards is not None:
+        words = heldout.writer or Tokenizer.load(folder)
+        baselines = counting_baselines(heldout, shards, words, EvaluateConfig(max_rows=max_rows), Resampling())
+        found["baselines"] = [asdict(task) for task in baselines]
+    return found
 
 
 def compare_models(
@@ -352,7 +367,10 @@ def run(request: JobRequest) -> None:
         return measure(name, model, found, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
 
     models: dict[str, Measured] = {name: measured(name) for name in config.models}
+    emit(request, "phase", name="baselines")
+    words = Tokenizer.load(request.inputs["tokenizer"].local("data"))
     tasks = baseline_tasks(heldout, list(models.values()))
+    tasks += counting_baselines(heldout, request.inputs["shards"].local("data"), words, config, how)
     tasks += [task for each in models.values() for task in tasks_of(each, how)]
     pairs = [(name, BEFORE[name]) for name in config.models if BEFORE.get(name) in models]
     comparisons = [task for newer, older in pairs for task in compare(models[newer], models[older], how)]
@@ -377,6 +395,23 @@ def baseline_tasks(heldout: Heldout, measured: Sequence[Measured]) -> list[Task]
     rows = sum(len(scores.nats) for task, scores in measured[0].scores.items() if task != HUMANEVAL)
     value = heldout.unigram_nats
     return [Task.of("unigram", "heldout", "nats_per_token", Interval(value, value, value, rows))]
+
+
+def counting_baselines(
+    heldout: Heldout, shards: Path, tokenizer: Tokenizer, config: EvaluateConfig, how: Resampling
+) -> list[Task]:
+    """Bits per byte of the 5-gram and of xz on the rows that the models are measured on."""
+    rows = {source: chosen_rows(held, config.max_rows) for source, held in heldout.sources.items()}
+    found = []
+    if config.ngram_tokens and TRAIN in splits(shards):
+        train = ShardSet.open(shards, TRAIN, tokenizer.digest)
+        counted = ngram_of_shards(train, tokenizer.vocab_size, config.ngram_tokens)
+        scores = {source: score_rows_by_ngram(counted, batch) for source, batch in rows.items()}
+        found += tasks_of(Measured("5-gram", scores), how)
+    for source, batch in rows.items():
+        bits = xz_bits_per_byte(batch, tokenizer)
+        found.append(Task.of("xz -9", source, "bits_per_byte", Interval(bits, bits, bits, len(batch.lengths))))
+    return found
 
 
 def carried_over(request: JobRequest) -> tuple[list[Task], list[Task]]:

@@ -50,7 +50,7 @@ def command(
         result = _compare(store, (model, compare), label, heldout)
     else:
         result = _measure(store, model, label, heldout | harness | {"samples": samples})
-    table = [{"model": result["model"], **task} for task in result["tasks"]]
+    table = [{"model": result["model"], **task} for task in result["tasks"]] + result.get("baselines", [])
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         write_page({dataset.name: dataset for dataset in labelled(store, label)}, report, comparisons=table)

@@ -95,6 +95,7 @@ def test_a_uniform_model_has_the_bits_of_its_vocabulary(home: Path) -> None:
     assert figures["heldout"]["value"] == pytest.approx(math.log(VOCABULARY), abs=1e-4)
     assert [figures[name]["n"] for name in ("web", "humaneval")] == [12, 6]
     assert set(figures["web"]) == {"task", "metric", "value", "low", "high", "n"}
+    assert [(each["model"], each["task"]) for each in result["baselines"]] == [("xz -9", "code"), ("xz -9", "web")]
 
 
 def test_the_stage(home: Path, tmp_path: Path) -> None:
@@ -122,6 +123,8 @@ def test_the_stage(home: Path, tmp_path: Path) -> None:
     assert rows["unigram", "heldout"]["value"] == 5.0
     assert rows["reward", "held-out pairs"]["value"] == 0.5
     assert rows["ppo", "held-out prompts"]["metric"] == "reward"
+    assert ("5-gram", "web") not in rows, "there are no training shards to count"
+    assert rows["xz -9", "web"]["value"] < rows["xz -9", "code"]["value"], "one word repeated against random ones"
     for row in rows.values():
         assert row["low"] <= row["value"] <= row["high"]
     differences = {(row["model"], row["task"]): row for row in table["comparisons"]}
