@@ -167,10 +167,13 @@ def _unexplained(state: str) -> str:
 
 
 def command_again(store: Store, run: Row) -> str:
-    """The command that runs a recipe again as it was run; what is finished is not done twice."""
+    """The command that runs a recipe or a lab again as it was run; what is finished is not done twice."""
     plan = f"{store.run_url(run['id'])}/plan.json"
     known = read_json(plan) if exists(plan) else {}
-    words = ["headwater", "run", known.get("address") or run["recipe"] or "RECIPE"]
+    run_or_lab = (
+        ["ablate", known["lab"]] if "lab" in known else ["run", known.get("address") or run["recipe"] or "RECIPE"]
+    )
+    words = ["headwater", *run_or_lab]
     for option, values in _options(known):
         words += [word for value in values for word in (option, value)]
     return shlex.join([*words, "--workspace", store.address])

@@ -119,7 +119,7 @@ def run_lab(
     began = time.monotonic()
     with terminal_reporter(quiet) as terminal:
         record = RunRecord.start(store, lab.label())
-        record.save_plan({"lab": lab.address, "overrides": list(lab.overrides), "arms": lab.trained})
+        record.save_plan({"lab": lab.address, "overrides": list(lab.overrides), "selection": {"only": list(lab.asked)}})
         try:
             result = _run(lab, lab_context(lab, store, record, reporter or terminal), run_one, run_group, began)
         except BaseException as error:

@@ -30,7 +30,8 @@ def command(
     json: JsonOption = False,
 ) -> None:
     from flows.ablate.lab import load_lab
-    from flows.ablate.run import describe_plan, plan_lab, run_lab
+    from flows.ablate.run import describe_plan, plan_lab
+    from flows.ablate.start import run_in_workspace
 
     interrupt_on_term()
     stream = own_stdout() if json else None
@@ -43,7 +44,7 @@ def command(
         else:
             console().print(f"{', '.join(planned.arms)}\n{describe_plan(planned)}", markup=False)
         return
-    view = run_lab(loaded, store, quiet=json).as_dict()
+    view = run_in_workspace(loaded, store, quiet=json).as_dict()
     if json:
         print_json(view, stream)
         return

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from flows.ablate.lab import SAME, load_lab, trial_config
 from flows.ablate.run import LabResult, plan_lab, run_lab
 from infra.job import JobSpec
 from infra.store.store import Store
-from tests.flows.ablate.toy import InProcessLauncher, use_launcher, write_lab
+from tests.flows.ablate.toy import InProcessLauncher, SimulatedLauncher, use_launcher, write_lab
+from tests.support import kill_family
 
 
 def digests(result: LabResult) -> dict[str, tuple[str, str]]:
@@ -23,7 +27,7 @@ def digests(result: LabResult) -> dict[str, tuple[str, str]]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LabResult, InProcessLauncher]:
     """A lab that was run once: English, the same with noise, and nothing filtered (which is the same as the noise)."""
     folder = tmp_path_factory.mktemp("lab")
-    launcher = InProcessLauncher()
+    launcher = SimulatedLauncher()
     with pytest.MonkeyPatch.context() as patch:
         use_launcher(patch, launcher)
         result = run_lab(load_lab(str(write_lab(folder))), Store.at(folder / "ws"), quiet=True)
@@ -64,7 +68,8 @@ def test_what_an_arm_is_trained_on_is_told(done) -> None:
 def test_an_arm_that_filters_nothing_serves_as_the_control(done) -> None:
     _, result, _ = done
     assert result.lab.control == "noisy"
-    assert {row["arm"] for row in result.as_dict()["verdicts"]} == {"noisy", SAME}
+    found = {row["arm"]: row["word"] for row in result.as_dict()["verdicts"]}
+    assert found == {"noisy": "worse", SAME: "cannot tell"}
 
 
 def test_labels_are_the_labs_own(done) -> None:
@@ -77,7 +82,7 @@ def test_labels_are_the_labs_own(done) -> None:
 
 def test_what_is_published_is_never_done_again(done, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, result, _ = done
-    launcher = InProcessLauncher()
+    launcher = SimulatedLauncher()
     use_launcher(monkeypatch, launcher)
     lab, store = load_lab(str(folder / "lab.yaml")), Store.at(folder / "ws")
     again = run_lab(lab, store, quiet=True)
@@ -89,7 +94,7 @@ def test_what_is_published_is_never_done_again(done, monkeypatch: pytest.MonkeyP
 
 def test_a_lab_of_two_arms_is_a_part_of_one_of_three(done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder, result, _ = done
-    launcher = InProcessLauncher()
+    launcher = SimulatedLauncher()
     use_launcher(monkeypatch, launcher)
     more = json.loads((folder / "lab.yaml").read_text())
     more["tokenizer"] = f"tokenizer/{result.corpora['default'].datasets['tokenizer'].manifest.fingerprint}"
@@ -107,7 +112,7 @@ SHORT = [{"name": "short", "expression": "characters <= 900"}]
 
 
 def test_a_kill_loses_nothing(done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Dies(InProcessLauncher):
+    class Dies(SimulatedLauncher):
         def carry_out(self, spec: JobSpec, work_dir: Path) -> None:
             if len(self.started) == 6:
                 raise KeyboardInterrupt
@@ -118,7 +123,7 @@ def test_a_kill_loses_nothing(done, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     use_launcher(monkeypatch, Dies())
     with pytest.raises(KeyboardInterrupt):
         run_lab(lab, store, quiet=True)
-    going_on = InProcessLauncher()
+    going_on = SimulatedLauncher()
     use_launcher(monkeypatch, going_on)
     assert digests(run_lab(lab, store, quiet=True)) == digests(result)
     assert 0 < going_on.started.count("training.pretrain") < 12
@@ -133,6 +138,7 @@ def test_the_plan_tells_trainings_tokens_and_hours_before_anything_is_built(tmp_
     assert not (tmp_path / "ws").exists(), "a plan writes nothing"
 
 
+@pytest.mark.slow
 def test_an_anneal_branches_every_arm_from_one_trunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launcher = InProcessLauncher()
     use_launcher(monkeypatch, launcher)
@@ -188,3 +194,47 @@ def test_bundled_labs_hold(tmp_path: Path) -> None:
     assert "fineweb_paper" not in presets[0] and "gopher_quality" in presets[0]
     markdown = load_lab("extractors").recipes["markdown"].node("ingest").config
     assert markdown.extract.markup == "markdown"
+
+
+@pytest.mark.slow
+def test_a_filter_that_harms_is_found_and_one_that_does_not_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With real models: leaving out English harms, leaving out a tenth of it does not."""
+    use_launcher(monkeypatch, InProcessLauncher())
+    keeps = {"harmful": "mean_word_length > 8", "harmless": "mean_word_length <= 8 and characters >= 890"}
+    arms = {
+        name: {"stages": {"quality": {"sources": [{"rules": [{"name": name, "expression": rule}]}]}}}
+        for name, rule in keeps.items()
+    }
+    lab = load_lab(str(write_lab(tmp_path, arms={"default": {}, **arms}, tokens=64 * 4 * 60, seeds=3)))
+    result = run_lab(lab, Store.at(tmp_path / "ws"), quiet=True)
+    documents = {row["arm"]: row["documents"] for row in result.arms()}
+    assert documents["harmful"] == 40 and 45 < documents["harmless"] < 60
+    words = {verdict.arm: verdict.word for verdict in result.comparison.verdicts}
+    assert words == {"harmful": "worse", "harmless": "cannot tell", "control": words["control"], SAME: "cannot tell"}
+    assert words["control"] != "better"
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_that_are_killed_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """As on a machine: processes of their own, two at a time, all ended by SIGKILL."""
+    models = []
+    for name, kill in (("whole", False), ("killed", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, "-m", "headwater", "ablate", str(write_lab(folder)), "--json"]
+        command += ["--set", "execution.workers=2", "--workspace", str(folder / "ws")]
+        with (folder / "log.txt").open("w") as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=folder)
+            if kill:
+                published = folder / "ws/datasets/pretrain"
+                while process.poll() is None and len(list(published.glob("*/manifest.json"))) < 3:
+                    time.sleep(0.2)
+                kill_family(process)
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, cwd=folder)
+            view = json.loads(process.communicate(timeout=800)[0])
+        assert [row["arm"] for row in view["arms"]] == ["default", "noisy", SAME]
+        store = Store.at(folder / "ws")
+        models.append({dataset.digest for stage in ("pretrain", "answers") for dataset in store.datasets(stage)})
+    assert models[0] == models[1] and len(models[0]) == 24

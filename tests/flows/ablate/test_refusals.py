@@ -1,27 +1,31 @@
 """What a lab refuses before anything is trained, one sentence each."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.ablate.corpora import build_corpora
+from flows.ablate.differences import difference
 from flows.ablate.lab import load_lab
-from flows.ablate.run import run_lab
+from flows.ablate.run import lab_context, run_lab
+from flows.execute import run_directly
 from infra.errors import ConfigError, HeadwaterError, InputError
+from infra.progress import Reporters
+from infra.runs import RunRecord
 from infra.store.store import Store
-from tests.flows.ablate.toy import InProcessLauncher, good, use_launcher, write_jsonl, write_lab
+from tests.flows.ablate.toy import SimulatedLauncher, good, use_launcher, write_jsonl, write_lab
 
 
 @pytest.fixture(autouse=True)
-def launcher(monkeypatch: pytest.MonkeyPatch) -> InProcessLauncher:
-    found = InProcessLauncher()
+def launcher(monkeypatch: pytest.MonkeyPatch) -> SimulatedLauncher:
+    found = SimulatedLauncher()
     use_launcher(monkeypatch, found)
     return found
 
 
 @pytest.fixture
-def refused(tmp_path: Path, launcher: InProcessLauncher) -> Any:
+def refused(tmp_path: Path, launcher: SimulatedLauncher) -> Any:
     def run(kind: type[HeadwaterError] = InputError, **changes: Any) -> str:
         with pytest.raises(kind) as caught:
             run_lab(load_lab(str(write_lab(tmp_path, **changes))), Store.at(tmp_path / "ws"), quiet=True)
@@ -103,10 +107,15 @@ def test_a_lab_or_an_arm_that_is_not_there(tmp_path: Path) -> None:
         load_lab(str(write_lab(tmp_path)), only=["nosy"])
 
 
-def test_a_corpus_of_another_system_is_an_arm(tmp_path: Path, launcher: InProcessLauncher) -> None:
+def test_a_corpus_of_another_system_is_an_arm(tmp_path: Path, launcher: SimulatedLauncher) -> None:
     write_jsonl(tmp_path / "theirs.jsonl", [good(number, 7) for number in range(50)])
     lab = load_lab(str(write_lab(tmp_path, arms=arms(theirs={"corpus": str(tmp_path / "theirs.jsonl"), "url": "url"}))))
-    result = run_lab(lab, Store.at(tmp_path / "ws"), quiet=True)
-    rows = {row["arm"]: row["documents"] for row in result.as_dict()["arms"]}
-    assert rows == {"default": 60, "theirs": 50, "control": 100, "aa": 60}
-    assert json.loads(json.dumps(result.as_dict()))["control"] == "control"
+    store = Store.at(tmp_path / "ws")
+    context = lab_context(lab, store, RunRecord.start(store, "lab"), Reporters([]))
+    lab, corpora = build_corpora(lab, context, run_directly)
+    assert {arm: corpus.documents for arm, corpus in corpora.items()} == {"default": 60, "theirs": 50, "control": 100}
+    assert lab.trained == ["default", "theirs", "control", "aa"] and lab.control == "control"
+    both = difference(lab, corpora, "theirs", "default", "ws"), difference(lab, corpora, "default", "theirs", "ws")
+    assert [each.number for each in both] == [50, 60], "matched by address: they have no page in common"
+    first = both[0].shown[0]
+    assert not first.rule and good(int(first.url.rpartition("/")[2]), 7).startswith(first.excerpt)

