@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,35 @@ def test_arms_differ_in_their_filtering_alone(tmp_path: Path) -> None:
     assert lab.config.measured[-1].name == "books"
     (passage,) = map(json.loads, Path(lab.config.measured[-1].file).read_text().splitlines())
     assert len(passage["text"]) == 6000
+
+
+def test_a_run_at_full_size_writes_its_section_and_a_smaller_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = [
+        {"arm": arm, "delta": 0.1, "low": 0.0, "high": 0.2} for arm in ("fineweb", "unfiltered", "control", "aa")
+    ]
+    effects = [{"arm": "fineweb", "task": "all", "delta": 0.1, "low": 0.0, "high": 0.2, "items": 3, "seeds": 3}]
+    arms = [
+        {"arm": "ours", "tokens": 1000, "documents": 3, "unique_tokens": 900, "passes": 1.1, "bytes_per_token": 4.0}
+    ]
+    view = {"arms": arms, "effects": effects, "verdicts": verdicts, "coin_flips": ["gsm8k"], "mde": 0.01}
+    written: list[str] = []
+    monkeypatch.setattr(outcome, "_fineweb", lambda pages, folder: folder / "fineweb.parquet")
+    monkeypatch.setattr(outcome, "run_lab", lambda lab, store, quiet: SimpleNamespace(as_dict=lambda: view))
+    monkeypatch.setattr(
+        outcome, "write_section", lambda name, command, tables: written.extend([name, command, *tables])
+    )
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.warc.gz").write_bytes(b"")
+    small = outcome.run(input=str(tmp_path / "in"), books="", tokens=1000)
+    assert written == []
+    full = outcome.run(input=str(tmp_path / "in"), books="")
+    assert small["figures"].keys() == full["figures"].keys()
+    assert full["figures"]["bpb_delta_fineweb_low"] == -0.2
+    assert written[:2] == ["outcome", "headwater bench outcome"]
+    assert "| fineweb | all | 0.1 | +0.0000 to +0.2000 | 3 |" in "\n".join(written)
 
 
 def test_pages_are_the_folder_s_or_cut_for_several_workers(tmp_path: Path) -> None:
