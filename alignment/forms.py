@@ -6,6 +6,7 @@
     {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
     {"chosen": …, "rejected": …}                           the chosen chat, to learn from alone
     {"text": "\\n\\nHuman: …\\n\\nAssistant: …"}               a transcript (HH-RLHF)
+    documents of ``alignment.chat_source``                 conversations that went through the corpus stages
 
 A ``system`` text beside any of them opens the chat, and ``tools`` (a list, or its JSON) are what the assistant may call.
 What is no conversation is told with the field that is wrong.
@@ -27,6 +28,8 @@ ALIASES = {
     "function": "tool", "function_response": "tool", "tool_response": "tool", "observation": "tool", "ipython": "tool",
     "developer": "system",
 }  # fmt: skip
+TURN, ESCAPED = "\x1e", "\ufffd"
+"""The record separator, and what stands for one that somebody wrote."""
 CALLING = ("function_call", "tool_call")
 QUESTIONS = ("prompt", "instruction", "question", "query")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
@@ -35,6 +38,12 @@ ANSWERS = ("completion", "response", "output", "answer", "chosen")
 def conversation_of(raw: Mapping[str, Any]) -> Conversation:
     """The conversation that a record holds. Raises ``Unusable``."""
     given = {name: value for name, value in raw.items() if value is not None}
+    if isinstance(text := given.get("text"), str) and text.startswith(TURN):
+        # Of a document the url is the conversation's name; its own id also tells where it came from.
+        given = {
+            "id": given.get("url"),
+            "messages": [_read_turn(part, n) for n, part in enumerate(text.split(TURN)[1:])],
+        }
     if given.get("label") in (False, 0) and "completion" in given:
         raise Unusable("labelled_bad", "its label says that the completion is not to be learnt")
     messages = _with_opening(_turns_of(given), given)
@@ -86,7 +95,7 @@ def _with_opening(messages: tuple[Message, ...], given: Mapping[str, Any]) -> tu
     system = given.get("system", given.get("system_prompt"))
     tools = tools_of(given.get("tools") or given.get("functions"))
     if messages and messages[0].role == "system":
-        opening, rest = messages[0], messages[1:]
+        opening, rest, tools = messages[0], messages[1:], tools or messages[0].tools
     elif tools or (isinstance(system, str) and system.strip()):
         words = whole_characters(system).strip() if isinstance(system, str) else ""
         opening, rest = Message("system", words), messages
@@ -130,7 +139,8 @@ def _message(entry: Any, place: str) -> Message:
     tool = {
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
     }
-    return Message(role, whole_characters(content), tool_calls=calls, **tool)
+    tools = tools_of(entry.get("tools")) if role == "system" else ()
+    return Message(role, whole_characters(content), tools, calls, **tool)
 
 
 def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:
@@ -196,6 +206,24 @@ def transcript(text: str) -> tuple[Message, ...]:
     return tuple(
         Message("user" if name == "Human" else "assistant", whole_characters(words.strip())) for name, words in said
     )
+
+
+def written(messages: Sequence[Message]) -> str:
+    """A conversation as one text: before each turn a control character, its role, and as JSON what is not words."""
+    turns = []
+    for message, plain in zip(messages, messages_to_json(messages), strict=True):
+        more = {name: value for name, value in plain.items() if name not in ("role", "content")}
+        head = f"{message.role} {json.dumps(more, ensure_ascii=False)}" if more else message.role
+        turns.append(f"{TURN}{head.replace(TURN, ESCAPED)}\n{message.content.replace(TURN, ESCAPED)}")
+    return "\n".join(turns)
+
+
+def _read_turn(text: str, number: int) -> dict[str, Any]:
+    """A turn as ``written`` wrote it, whatever a stage masked or cut in its words."""
+    head, _, content = text.partition("\n")
+    role, _, more = head.partition(" ")
+    extra = _from_json(more, f"messages[{number}]") if more else None
+    return {"role": role, "content": content.removesuffix("\n"), **(extra if isinstance(extra, dict) else {})}
 
 
 def messages_from_json(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:

@@ -1,14 +1,23 @@
 """Conversations in every form in which they are published, and rows that nothing can be learnt from."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alignment.chat_source import ChatSource
+from alignment.chat_source import read as read_source
 from alignment.conversations import cut, read_conversations
 from alignment.forms import conversation_of, messages_from_json, messages_to_json
 from alignment.records import Reading, Unusable
 from alignment.turns import Conversation, Message
+from pipeline.document import document_writer
+from pipeline.extract.page import ExtractConfig
+from pipeline.redact.spans import find_spans, mask
+from pipeline.sources.contract import Part, is_fate
+from pipeline.sources.contract import Reading as SourceReading
+from pipeline.sources.files import find_archives
 from tests.alignment.toys import LetterTokenizer
 from tests.support import shared_data
 
@@ -170,3 +179,32 @@ def test_every_row_of_published_sets_has_a_fate(name: str, share: float) -> None
         assert len(found) + sum(reading.refused.values()) == len(json.loads(path.read_text()))
     assert reading.read == len(found) > share * (len(found) + sum(reading.refused.values()))
     assert all(message.content.strip() for conversation in found for message in conversation.messages[-1:])
+
+
+def test_conversations_go_through_the_corpus_stages_as_documents(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "a",
+            "messages": said(("user", "Mail ada@firm.de\n\nor\x1ecall?"), ("assistant", "No."), ("user", " x ")),
+        },
+        {"id": "b", "instruction": "Sum.", "output": "3", "system": "s", "tools": [TOOL]},
+        {"messages": [*said(("user", "1+2?")), {"role": "assistant", "content": "", "tool_calls": [CALL]}]},
+        {"id": "c", "messages": said(("user", "alone"))},
+    ]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{torn\n")
+    source = ChatSource(name="chats", kind="alignment.chat_source:CHATS", address=str(path))
+    (archive,) = find_archives(str(path), {})
+    outcomes = list(read_source(Part(archive, 0, archive.size), SourceReading(source, ExtractConfig())))
+    documents = [outcome for outcome in outcomes if not is_fate(outcome)]
+    assert [outcome["rule"] for outcome in outcomes if is_fate(outcome)] == ["no_reply", "not_json"]
+    with document_writer(tmp_path / "chats.parquet") as writer:
+        for document in documents:
+            text = document["text"]
+            writer.write({**document, "text": mask(text, find_spans(text))})
+    found = list(read_conversations(tmp_path / "chats.parquet"))
+    known = [conversation_of(row) for row in rows[:3]]
+    assert [each.id for each in found] == [each.id for each in known]
+    assert [each.messages for each in found[1:]] == [each.messages for each in known[1:]]
+    asked, *rest = found[0].messages
+    assert asked.content == "Mail <EMAIL>\n\nor\ufffdcall?" and tuple(rest) == known[0].messages[1:]
