@@ -4,6 +4,7 @@
     bits per byte of solutions   HumanEval's canonical solutions after their prompts: smooth where passing is still rare
     comparisons                  each model with the one it was made from, on the same rows
     lm-evaluation-harness        any of its tasks, and task files of one's own
+    tasks of other packages      a score an item (``training.own_tasks``)
     the reward model's figures   what the stages ``reward`` and ``ppo`` measured, carried over
 
 Bits per byte do not depend on the tokenizer, so models with different vocabularies can be compared. Beside the models
@@ -14,15 +15,16 @@ stand baselines: ``unigram`` knows nothing but how often each token occurs; ``5-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from infra.config import Config, Json
+from infra.config import Config, Json, Later
 from infra.errors import InputError
+from infra.extensions import reference_of
 from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
 from infra.stage import JobStage
@@ -37,6 +39,7 @@ from training.harness import run_harness
 from training.heldout_text import divided, rows_reader, score_texts
 from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
 from training.intervals import Interval, Resampling, paired_difference, ratio_interval
+from training.own_tasks import OwnTask, own_tasks, same_items, scores_of
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
 
@@ -69,6 +72,8 @@ class EvaluateConfig(Config):
     """Put the harness's questions and examples through the models' chat template."""
     harness_limit: int | None = Field(default=None, ge=1)
     """First documents of each harness task; none: all."""
+    tasks: Annotated[tuple[str, ...], Later()] = ()
+    """Evaluations of other packages, by dotted path or the name under which an installed package offers them."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -113,9 +118,14 @@ STAGE = JobStage(
     config=EvaluateConfig,
     inputs=inputs,
     external=external,
+    check=lambda config: _check(config),
     job=lambda config: JobSpec("training.evaluate", ranks=1, threads_per_rank=config.threads),
     description="Measures the models on held-out text with intervals, and compares them.",
 )
+
+
+def _check(config: EvaluateConfig) -> None:
+    own_tasks(config.tasks)
 
 
 @dataclass(frozen=True)
@@ -157,6 +167,8 @@ class Measured:
     scores: Mapping[str, RowScores]
     attempts: Sequence[Sequence[Attempt]] = ()
     """Completions of HumanEval that were run."""
+    own: Mapping[OwnTask, np.ndarray] = field(default_factory=dict)
+    """Scores of the items of other packages' tasks."""
 
 
 def open_heldout(
@@ -244,6 +256,8 @@ def tasks_of(measured: Measured, how: Resampling) -> list[Task]:
         nats = np.concatenate([scores.nats for scores in text])
         targets = np.concatenate([scores.targets for scores in text])
         tasks.append(Task.of(measured.name, "heldout", "nats_per_token", ratio_interval(nats, targets, how)))
+    for own, values in measured.own.items():
+        tasks.append(Task.of(measured.name, own.name, own.metric, ratio_interval(values, np.ones(len(values)), how)))
     if measured.attempts:
         tasks.append(Task.of(measured.name, HUMANEVAL, "pass@1", pass_at_k(measured.attempts, 1, how)))
     return tasks
@@ -256,6 +270,10 @@ def compare(left: Measured, right: Measured, how: Resampling) -> list[Task]:
         ours, theirs = left.scores[task], right.scores[task]
         interval = paired_difference(ours.nats / math.log(2), theirs.nats / math.log(2), ours.bytes, how)
         tasks.append(Task.of(f"{left.name} - {right.name}", task, "bits_per_byte", interval))
+    for own in left.own.keys() & right.own.keys():
+        same_items(own.name, {left.name: left.own[own], right.name: right.own[own]})
+        interval = paired_difference(left.own[own], right.own[own], np.ones(len(left.own[own])), how)
+        tasks.append(Task.of(f"{left.name} - {right.name}", own.name, own.metric, interval))
     return tasks
 
 
@@ -279,16 +297,20 @@ def evaluate_model(
 
     ``shards`` is the ``data`` folder of a shards dataset, ``tokenizer`` that of the tokenizer it was written with (needed
     for a model with another one, which reads the rows' text), ``humaneval`` a file of problems, ``harness`` tasks of
-    lm-evaluation-harness, with ``few_shot`` examples and in the ``chat`` template if asked; at least one is needed.
+    lm-evaluation-harness, with ``few_shot`` examples and in the ``chat`` template if asked, or of another package by its dotted
+    path; at least one is needed.
     """
     if shards is None and humaneval is None and not harness:
         raise InputError("there is nothing to measure on", remedy="Give a shards dataset, problems or tasks.")
     name = name or str(folder)
     tasks: list[Task] = []
-    if shards is not None or humaneval is not None:
+    own = own_tasks([each for each in harness if reference_of(each, "tasks")])
+    harness = [each for each in harness if not reference_of(each, "tasks")]
+    if shards is not None or humaneval is not None or own:
         heldout = _heldout_for(folder, shards, tokenizer, humaneval, items)
-        measured = measure(name, load_text_model(folder), heldout, max_rows=max_rows, samples=samples)
-        tasks += tasks_of(measured, Resampling())
+        model = load_text_model(folder)
+        measured = measure(name, model, heldout, max_rows=max_rows, samples=samples)
+        tasks += tasks_of(replace(measured, own={task: scores_of(task, model) for task in own}), Resampling())
     if harness:
         figures = run_harness(
             folder, harness, task_folder=harness_folder, limit=harness_limit, few_shot=few_shot, chat=chat
@@ -349,10 +371,11 @@ def run(request: JobRequest) -> None:
         local_path(config.humaneval, request.inputs) if config.humaneval else None,
         config.humaneval_items,
     )
-    per_model = len(heldout.sources) + bool(heldout.problems) * (1 + bool(config.humaneval_samples))
+    per_model = len(heldout.sources) + bool(heldout.problems) * (1 + bool(config.humaneval_samples)) + len(config.tasks)
     steps = len(config.models) * per_model
     done = itertools.count()
     how = Resampling(config.resamples, config.confidence, config.seed)
+    own = own_tasks(config.tasks)
 
     def measured(name: str) -> Measured:
         folder = request.inputs[name].local("data/model")
@@ -364,7 +387,12 @@ def run(request: JobRequest) -> None:
             emit(request, "progress", done=next(done), total=steps, model=name, task=task)
 
         model = load_text_model(folder)
-        return measure(name, model, found, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
+        scored = measure(name, model, found, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
+        values = {}
+        for task in own:
+            announce(task.name)
+            values[task] = scores_of(task, model)
+        return replace(scored, own=values)
 
     models: dict[str, Measured] = {name: measured(name) for name in config.models}
     emit(request, "phase", name="baselines")

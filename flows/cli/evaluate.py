@@ -24,7 +24,8 @@ def command(
     items: Annotated[int, typer.Option(min=1, help="Problems scored, from the first on.")] = 164,
     samples: Annotated[int, typer.Option(min=0, help="Completions of each problem run in the sandbox.")] = 0,
     tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="A task of lm-evaluation-harness. Repeatable.")
+        list[str] | None,
+        typer.Option("--task", help="A task of lm-evaluation-harness, or a package's (my_pkg:NAME). Repeatable."),
     ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Task files of your own and their data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First documents of each harness task.")] = None,

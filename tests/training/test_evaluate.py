@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
+from infra.extensions import code_of
 from infra.job import JobRequest, load_request, load_result, write_request
 from infra.store.dataset import Dataset
 from pipeline.shards.format import Row, shard_schema, write_shard
@@ -18,11 +19,24 @@ from pipeline.tokenizer.hugging_face import hub_files
 from pipeline.tokenizer.train import train_model
 from tests.support import write_dataset
 from tests.training.folders import tiny_config, tiny_model
-from training.evaluate import EvaluateConfig, compare_models, evaluate_model, external, inputs, run
+from training.evaluate import (
+    STAGE,
+    EvaluateConfig,
+    Measured,
+    compare,
+    compare_models,
+    evaluate_model,
+    external,
+    inputs,
+    run,
+)
+from training.generate import Sampling
 from training.harness import Figure
 from training.hub_format import save_model
-from training.intervals import Interval
+from training.intervals import Interval, Resampling
 from training.model import Decoder, build_model
+from training.own_tasks import OwnTask
+from training.text_model import TextModel
 
 VOCABULARY = 400
 PROBLEMS = [
@@ -113,6 +127,7 @@ def test_the_stage(home: Path, tmp_path: Path) -> None:
         "humaneval": str(home / "humaneval.jsonl"),
         "max_rows": 8,
         "humaneval_samples": 0,
+        "tasks": [f"{__name__}:LENGTHS"],
     }
     request = JobRequest("evaluate", "0" * 12, config, roles, tmp_path / "out", tmp_path / "work")
     (tmp_path / "work").mkdir()
@@ -129,11 +144,43 @@ def test_the_stage(home: Path, tmp_path: Path) -> None:
         assert row["low"] <= row["value"] <= row["high"]
     differences = {(row["model"], row["task"]): row for row in table["comparisons"]}
     assert differences["ppo - sft", "web"]["value"] == 0, "the same weights"
+    assert (rows["sft", "lengths"]["metric"], rows["sft", "lengths"]["n"]) == ("characters", 3)
+    assert differences["ppo - sft", "lengths"]["value"] == 0
     known = differences["sft - pretrain", "code"]
     assert known["value"] == pytest.approx(rows["sft", "code"]["value"] - rows["pretrain", "code"]["value"], abs=2e-5)
     result = load_result(tmp_path / "work")
     assert result is not None
     assert [output.path for output in result.outputs] == ["data/evaluation.json"]
+
+
+def lengths(model: TextModel) -> list[float]:
+    prompts = [model.prompt(text) for text in ("abc", "def", "ghi")]
+    return [float(len(text)) for text in model.write(prompts, [Sampling(max_new_tokens=3, temperature=0)] * 3)]
+
+
+LENGTHS = OwnTask("lengths", "characters", lengths)
+NOTHING = OwnTask("nothing", "characters", lambda model: [])
+NAN = OwnTask("nan", "characters", lambda model: [math.nan])
+HELDOUT = OwnTask("heldout", "characters", lengths)
+
+
+def test_a_task_of_another_package_stands_beside_ours_and_what_is_none_is_said(home: Path) -> None:
+    folder = home / "sft/data/model"
+    (task,) = evaluate_model(folder, harness=[f"{__name__}:LENGTHS"])["tasks"]
+    assert (task["task"], task["metric"], task["n"]) == ("lengths", "characters", 3)
+    for name, sentence in (("NOTHING", "gives no items"), ("NAN", "no finite numbers")):
+        with pytest.raises(InputError, match=sentence):
+            evaluate_model(folder, harness=[f"{__name__}:{name}"])
+    for name, sentence in (
+        ("HELDOUT", "two tasks are called 'heldout'"),
+        ("lengths", "is a function, and tasks takes a OwnTask"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            STAGE.check(EvaluateConfig(tasks=(f"{__name__}:{name}",)))
+    first, second = Measured("a", {}, own={LENGTHS: np.ones(3)}), Measured("b", {}, own={LENGTHS: np.ones(2)})
+    with pytest.raises(InputError, match=r"other numbers of items for other models \(a: 3, b: 2\)"):
+        compare(first, second, Resampling())
+    assert list(code_of(STAGE, EvaluateConfig(tasks=(f"{__name__}:LENGTHS",)))) == [f"{__name__}:LENGTHS"]
 
 
 def test_inputs_follow_the_configuration() -> None:
