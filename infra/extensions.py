@@ -8,6 +8,8 @@
     measures: [my_pkg.rules:SHOUT]  headwater.measures      pipeline.quality.measures.Measures
     finders: [my_pkg.ids:BADGE]     headwater.finders       pipeline.redact.spans.OutsideFinder
     --judge my_pkg.taste:MINE       headwater.judges        alignment.judge.OutsideJudge or OutsideReward
+    levels: [my_pkg.books:ISBN]     headwater.dedup_levels  pipeline.dedup.own.Level
+    tasks: [my_pkg.rhymes:RHYMES]   headwater.evaluations   training.own_tasks.OwnTask
 
 * Only an object declared as the kind of thing that belongs there is taken: a path that leads to any function is refused.
 * Each process imports it for itself. What is missing on a machine is one sentence that names the package.
@@ -37,6 +39,8 @@ GROUPS: Mapping[str, str] = {
     "measures": "headwater.measures",
     "finders": "headwater.finders",
     "judge": "headwater.judges",
+    "levels": "headwater.dedup_levels",
+    "tasks": "headwater.evaluations",
 }
 """The keys of a recipe that may name code, and the entry points whose names may stand there too."""
 OURS = FOLLOWED | {"headwater", "infra"}
@@ -47,21 +51,32 @@ T = TypeVar("T")
 
 def offered(key: str) -> Mapping[str, str]:
     """What installed packages offer: the name of an entry point -> its dotted path."""
-    return _entry_points().get(GROUPS[key], {})
+    return {name: paths[0] for name, paths in _entry_points()[GROUPS[key]].items()}
 
 
 @cache
-def _entry_points() -> Mapping[str, Mapping[str, str]]:
-    """Read once a process: it takes a look into every installed package."""
-    found: dict[str, dict[str, str]] = {}
+def _entry_points() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """group -> name -> dotted paths. Read once a process: it takes a look into every installed package."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
     for group in GROUPS.values():
-        found[group] = {entry.name: entry.value for entry in metadata.entry_points(group=group)}
+        offers = found[group] = {}
+        for entry in metadata.entry_points(group=group):
+            offers[entry.name] = tuple(sorted({*offers.get(entry.name, ()), entry.value.partition("[")[0].strip()}))
     return found
 
 
 def reference_of(given: str, key: str) -> str | None:
-    """The dotted path that a value of a recipe means; None if it names no code of another package."""
-    return given if REFERENCE.fullmatch(given) else offered(key).get(given)
+    """The dotted path that a value of a recipe means; None if it names no code of another package. Raises ConfigError."""
+    if REFERENCE.fullmatch(given):
+        return given
+    paths = _entry_points()[GROUPS[key]].get(given, ())
+    if len(paths) > 1:
+        raise ConfigError(
+            f"several installed packages offer {given!r}: {', '.join(paths)}",
+            where=key,
+            remedy="Name the one that is meant by its path.",
+        )
+    return paths[0] if paths else None
 
 
 def load(given: str, key: str, kind: type[T]) -> T:
@@ -69,12 +84,20 @@ def load(given: str, key: str, kind: type[T]) -> T:
     reference = reference_of(given, key)
     found = REFERENCE.fullmatch(reference or "")
     if found is None:
-        raise ConfigError(f"{given!r} is no dotted path", where=key, remedy="Write package.module:NAME.")
+        known = ", ".join(offered(key)) or "nothing"
+        what = f"{given!r} is no dotted path"
+        if reference is not None:
+            what = f"an installed package offers {given!r} as {reference!r}, which is no dotted path"
+        remedy = f"Write package.module:NAME; installed packages offer {known} here."
+        raise ConfigError(what, where=key, remedy=remedy)
     thing = _attribute(found["module"], found["name"], key)
     if not isinstance(thing, kind):
-        wanted = " or ".join(each.__name__ for each in (get_args(kind) or (kind,)))
+        kinds = get_args(kind) or (kind,)
+        what = f"a {type(thing).__name__}"
+        if isinstance(thing, type):
+            what = f"the class {thing.__name__} itself" if issubclass(thing, kinds) else f"the class {thing.__name__}"
         raise ConfigError(
-            f"{reference} is a {type(thing).__name__}, and {key} takes a {wanted}",
+            f"{reference} is {what}, and {key} takes a {' or '.join(each.__name__ for each in kinds)}",
             where=key,
             remedy="See the pages of docs/ that begin with adding-a.",
         )
@@ -90,14 +113,21 @@ def _attribute(module: str, name: str, key: str) -> Any:
         package = (error.name or module).partition(".")[0]
         there = package == module.partition(".")[0] and importlib.util.find_spec(package) is not None
         what = f"has no module {error.name!r}" if there else "is not installed here"
+        remedy = (
+            "Install it (pip install, or its folder on PYTHONPATH: the working folder alone does not count) for every process "
+            "that runs the recipe: on workers and in their images too."
+        )
+        if module.endswith(".py"):
+            remedy = f"A module is named without .py: {module.removesuffix('.py')}:{name}."
         raise ConfigError(
-            f"{module}:{name} is wanted, and the package {package!r} {what}",
-            where=key,
-            remedy="Install it for every process that runs the recipe: on workers and in their images too.",
+            f"{module}:{name} is wanted, and the package {package!r} {what}", where=key, remedy=remedy
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
         raise ConfigError(
-            f"{module} cannot be imported: {type(error).__name__}: {error}", where=key, remedy="Mend the module."
+            f"{module} cannot be imported: {type(error).__name__}{f': {said}' if said else ''}",
+            where=key,
+            remedy="Mend the module.",
         ) from error
     if not hasattr(imported, name):
         near = get_close_matches(name, dir(imported), 1)

@@ -7,7 +7,7 @@ the true shingles decide. The work is a chain of steps, each a map over independ
     urls      every key range   same address, texts alike → the better stays
     copies    every key range   same text → the better stays
     bands     every file        signatures → one key a band
-    nominate  every key range   same key → (document, better document)
+    nominate  every key range   same key → (document, better document); by the keys of other packages' levels too (``own``)
     verify    every block       true similarity of the nominated pairs
     settle    every block       who stays; in rounds, until all is decided
     fates     every block       every dropped document's survivor
@@ -26,6 +26,7 @@ from pipeline.dedup.fates import fate_unit, fate_units
 from pipeline.dedup.index import open_previous
 from pipeline.dedup.levels import copy_unit, copy_units, url_unit, url_units
 from pipeline.dedup.nominate import band_unit, band_units, nominate_unit, nominate_units
+from pipeline.dedup.own import levels_of
 from pipeline.dedup.repeats import repeat_unit, repeat_units, span_unit, span_units
 from pipeline.dedup.report import finalize
 from pipeline.dedup.select import select_unit, select_units
@@ -37,6 +38,10 @@ from pipeline.dedup.verify import verify_unit, verify_units
 
 def _inputs(config: DedupConfig) -> dict[str, str]:
     return {DOCUMENTS: "quality"}
+
+
+def _check(config: DedupConfig) -> None:
+    levels_of(config)
 
 
 def _check_earlier(config: DedupConfig, root: str) -> None:
@@ -71,6 +76,7 @@ STAGE = ShardStage(
     finalize=finalize,
     consumes=DOCUMENTS,
     ledgered=True,
+    check=lambda config: _check(config),
     earlier=lambda config: config.previous if config.scope == "all" else (),
     check_earlier=lambda config, root, inputs: _check_earlier(config, root),
     description="Drops documents that repeat others: same URL, same text, or verified near duplicates.",

@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from infra.config import Config, Execution
+from infra.config import Config, Execution, Later
 
 DOCUMENTS = "quality"
 """The role of the documents that are compared, whichever stage hands them on."""
 Criterion = Literal["source", "quality", "length", "date", "id"]
+
+URL, EXACT, NEAR = 1, 2, 3
+"""Levels, in the order they are decided; those of other packages follow (``own``) and are decided with ``NEAR``."""
 
 PRESETS: dict[str, tuple[int, int]] = {"14x8": (14, 8), "26x11": (26, 11), "20x13": (20, 13)}
 """Bands × rows: 14 × 8 as in FineWeb, 26 × 11 for higher similarity, 20 × 13 for near identity (NeMo Curator's default)."""
@@ -29,6 +32,10 @@ class DedupConfig(Config):
 
     near: bool = True
     """Drop near duplicates: nominated by MinHash-LSH, verified on the true shingles."""
+
+    levels: Annotated[tuple[str, ...], Later()] = ()
+    """Levels of other packages, by dotted path or the name under which an installed package offers them: documents that share a
+    key."""
 
     ngram: int = Field(5, ge=1, le=50)
     """Words in a shingle."""
@@ -107,7 +114,7 @@ class DedupConfig(Config):
 
     @model_validator(mode="after")
     def _some_level(self) -> "DedupConfig":
-        if not (self.url or self.exact or self.near):
+        if not (self.url or self.exact or self.near or self.levels):
             raise ValueError("url, exact and near are all off: choose at least one level")
         if (self.bands, self.rows) not in ((14, 8), self.shape):
             raise ValueError(f"bands and rows say otherwise than preset {self.preset}: leave it out, or them")

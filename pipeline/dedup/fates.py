@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
+from pipeline.dedup.config import EXACT, NEAR, URL
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, read_partition
-from pipeline.dedup.levels import EXACT, NEAR, URL, URL_MEASURE, partition_files
+from pipeline.dedup.levels import URL_MEASURE, partition_files
 from pipeline.dedup.settle import DROPPED, load_state
+from pipeline.dedup.verify import own_levels
 
 FATE = 4
 
@@ -33,14 +35,14 @@ def fate_units(context: StageContext) -> Iterable[Unit]:
 def fate_unit(unit: Unit, context: UnitContext) -> Counts:
     block, copies = number_in(unit, "block"), number_in(unit, "copies")
     corpus = corpus_of(context.config, context.inputs, context.work_root)
-    dropped, survivor, score = _near(context, block, corpus.blocks)
+    dropped, survivor, score, level = _near(context, block, corpus.blocks)
     with (
         context.intermediate(f"{block:05}.fates") as path,
         context.intermediate(f"{block:05}.survivors") as survivors_path,
         ExchangeWriter(path, FATE, corpus.blocks, context.config.budget // 4) as writer,
         ExchangeWriter(survivors_path, 1, corpus.blocks, context.config.budget // 4) as survivors,
     ):
-        _write(corpus, writer, dropped, survivor, score, np.full(len(dropped), NEAR, np.uint64))
+        _write(corpus, writer, dropped, survivor, score, level)
         _mark(corpus, survivors, survivor)
         for chunk in read_partition(partition_files(context.work_root, "copies", "follow", copies), block):
             target, similarity = chunk[:, 1].copy(), np.ones(len(chunk))
@@ -61,12 +63,19 @@ def _mark(corpus: Corpus, writer: ExchangeWriter, survivors: NDArray[np.uint64])
 
 def _near(
     context: UnitContext, block: int, blocks: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float64]]:
-    if not context.config.near or block >= blocks:
-        return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0)
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float64], NDArray[np.uint64]]:
+    """Document, survivor, similarity and level of what was dropped in favour of a verified better one."""
+    if not (context.config.near or context.config.levels) or block >= blocks:
+        return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0), np.empty(0, np.uint64)
     state = load_state(context.work_root, block)
     out = state.state == DROPPED
-    return state.documents[out], state.survivor[out], state.score[out]
+    documents, survivor = state.documents[out], state.survivor[out]
+    level = np.full(len(documents), NEAR, np.uint64)
+    if context.config.levels:
+        levels = own_levels(context.work_root, block)
+        pairs = zip(documents.tolist(), survivor.tolist(), strict=True)
+        level = np.array([levels.get(pair, NEAR) for pair in pairs], np.uint64)
+    return documents, survivor, state.score[out], level
 
 
 def _compare_urls(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
+from pipeline.dedup.config import EXACT, URL
 from pipeline.dedup.corpus import Corpus, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, gather_partition, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.sign import KEYED, keyed_file, partition_of
@@ -29,8 +30,6 @@ LEADERS = 8
 """So many unlike documents of one address are compared with all others of it."""
 URL_MEASURE = "containment"
 """A page grows and loses parts under its address: what is left of it is the same page."""
-URL, EXACT, NEAR = 1, 2, 3
-"""Levels, in the order they are decided."""
 
 _DOCUMENT, _TEXT = 3, 5
 """Columns of a keyed record."""

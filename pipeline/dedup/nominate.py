@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,19 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
-from pipeline.dedup.corpus import CorpusFile, corpus_of, files_of, number_in
+from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.flat import RangeReader, read_rows
 from pipeline.dedup.levels import gone_documents, key_partition_units
-from pipeline.dedup.sign import key_partitions, keyed_file, partition_of
+from pipeline.dedup.sign import KEYED, key_partitions, keyed_file, partition_of
 
+if TYPE_CHECKING:
+    from pipeline.dedup.stars import Stars
+
+OWN = 3
+"""Width of a pair by a key of another package: document, better document, level."""
+DOCUMENT = 3
+"""Where a document's number stands in a band record and in a keyed one."""
 BANDED = 4
 """Width of a band record: key, rank in two words, document."""
 CENTRES = 2
@@ -27,7 +35,7 @@ _ROWS = 1 << 14
 
 
 def band_units(context: StageContext) -> Iterable[Unit]:
-    if not context.config.near:
+    if not (context.config.near or context.config.levels):
         return
     corpus = corpus_of(context.config, context.inputs, context.work_root)
     bands, _ = context.config.shape
@@ -54,11 +62,13 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
     gone = gone_documents(context, blocks, number_in(unit, "copies"))
     bands, rows = context.config.shape
     relative = band_file("", piece).removeprefix("/steps/bands/")
+    if context.config.levels and piece.snapshot is None:
+        _own_records(piece, gone, partitions, context)
     with (
         context.intermediate(relative) as path,
         ExchangeWriter(path, BANDED, partitions, context.config.budget // 2) as writer,
     ):
-        for documents, cards, signatures in _remaining(piece, gone, bands * rows):
+        for documents, cards, signatures in _remaining(piece, gone, bands * rows) if context.config.near else ():
             keys = np.empty((len(cards), bands), np.uint64)
             band_keys(signatures, cards[:, c.GROUP].copy(), rows, keys)
             rank_a, rank_b, number = (
@@ -67,6 +77,20 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
             records = np.stack([keys.ravel(), rank_a, rank_b, number], axis=1)
             writer.add(records, partition_of(records[:, 0], partitions))
     return Counts()
+
+
+def _own_records(piece: CorpusFile, gone: NDArray[np.uint64], partitions: int, context: UnitContext) -> None:
+    """What other packages' levels go by, of the documents still in the comparison, by partition of the key."""
+    with (
+        RangeReader(keyed_file(context.work_root, "own", piece)) as reader,
+        context.intermediate(f"{piece.name}.own") as path,
+        ExchangeWriter(path, KEYED, partitions, context.config.budget // 4) as writer,
+    ):
+        rows = reader.size // (8 * KEYED)
+        for begin in range(0, rows, _ROWS):
+            records = read_rows(reader, np.uint64, KEYED, begin, min(begin + _ROWS, rows)).astype(np.uint64, copy=False)
+            records = records[~np.isin(records[:, DOCUMENT], gone)]
+            writer.add(records, partition_of(records[:, 0], partitions))
 
 
 def _remaining(
@@ -91,7 +115,7 @@ def nominate_units(context: StageContext) -> Iterable[Unit]:
 
 
 def nominate_unit(unit: Unit, context: UnitContext) -> Counts:
-    from pipeline.dedup.stars import DOCUMENT, Stars, star_pairs
+    from pipeline.dedup.stars import Stars, star_pairs
 
     number = number_in(unit, "partition")
     corpus = corpus_of(context.config, context.inputs, context.work_root)
@@ -107,8 +131,25 @@ def nominate_unit(unit: Unit, context: UnitContext) -> Counts:
             ends = pairs[:, [DOCUMENT, BANDED + DOCUMENT]]
             writer.add(ends, corpus.block_of(ends[:, 0]))
             pairs_found += len(ends)
+    if context.config.levels:
+        _nominate_own(number, corpus, rule, context)
     context.metrics["nominations"] = float(pairs_found)
     return Counts()
+
+
+def _nominate_own(number: int, corpus: Corpus, rule: "Stars", context: UnitContext) -> None:
+    """Pairs by the keys of other packages' levels, with the level: ``nominate/<p>.own``."""
+    from pipeline.dedup.stars import star_pairs
+
+    names = (f"{context.work_root}/steps/bands/{piece.name}.own" for piece in corpus.pieces if piece.snapshot is None)
+    files = [file for file in names if exists(file)]
+    with (
+        context.intermediate(f"{number:05}.own") as path,
+        ExchangeWriter(path, OWN, corpus.blocks, context.config.budget // 4) as writer,
+    ):
+        size = partition_bytes(files, number)
+        for pairs in star_pairs(lambda: read_partition(files, number), size, KEYED, rule, context.scratch):
+            writer.add(pairs[:, [DOCUMENT, KEYED + DOCUMENT, KEYED - 1]], corpus.block_of(pairs[:, DOCUMENT]))
 
 
 def nominated_partitions(context: StageContext) -> int:

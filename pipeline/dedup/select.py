@@ -4,7 +4,7 @@ With ``repeats`` on, also what was cut from documents that stay: ``evidence/<fil
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from pipeline.dedup import corpus as c
-from pipeline.dedup.config import DOCUMENTS, DedupConfig
+from pipeline.dedup.config import DOCUMENTS, EXACT, NEAR, URL, DedupConfig
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.fates import RULES, fates_of
 from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
-from pipeline.dedup.levels import EXACT, NEAR, URL
+from pipeline.dedup.own import Level, levels_of
 from pipeline.dedup.policy import NEW
 from pipeline.dedup.repeats import Cuts, SpanFinder, cut
 from pipeline.document import RowWriter, excerpt, identity_of, read_batches, with_texts
@@ -168,25 +168,29 @@ def _ledger_rows(
     levels = fates[:, 3].astype(np.int64)
     kinds, kind = np.unique(np.stack([levels, corpus.where(fates[:, 1])], axis=1), axis=0, return_inverse=True)
     kind = pa.array(kind.reshape(-1))
+    own = levels_of(config)
     thresholds = np.where(levels == URL, config.url_threshold, config.threshold)
+    for number, level in own.items():
+        thresholds[levels == number] = level.threshold
+    rules = RULES | {number: level.rule for number, level in own.items()}
     return fates_table(
         gone,
         STAGE_NAME,
         "dropped",
-        rule=pa.array([RULES[int(level)] for level, _ in kinds], pa.string()).take(kind),
+        rule=pa.array([rules[int(level)] for level, _ in kinds], pa.string()).take(kind),
         score=np.ascontiguousarray(fates[:, 2]).view(np.float64),
         threshold=pa.array(thresholds, mask=levels == EXACT),
         survivor_id=survivors,
-        detail=pa.array([_detail(int(level), corpus.pieces[at]) for level, at in kinds], pa.string()).take(kind),
+        detail=pa.array([_detail(int(level), corpus.pieces[at], own) for level, at in kinds], pa.string()).take(kind),
     )
 
 
-def _detail(level: int, piece: CorpusFile) -> str:
+def _detail(level: int, piece: CorpusFile, own: Mapping[int, Level]) -> str:
     what = {
         URL: "the survivor has the same address and much of the shorter text",
         EXACT: "the survivor has the same text",
         NEAR: "most shingles are the survivor's too",
-    }
+    } | {number: f"the survivor has the same {level.name}" for number, level in own.items()}
     return f"{what[level]}; it is in {piece.snapshot or 'this dataset'}, {piece.name}"
 
 

@@ -197,7 +197,7 @@ def _compare_with_survivors(
     from pipeline.dedup.similarity import similarities
 
     hop = candidates[edges.source]
-    if not hop.any():
+    if not config.near or not hop.any():
         return
     pairs = np.unique(np.stack([edges.document[hop], state.answer[hop]], axis=1), axis=0)
     similarity = similarities(corpus, pairs, config.measure, config.threshold, config.budget)

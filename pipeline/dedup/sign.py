@@ -4,9 +4,11 @@ For each file of documents: the flat arrays (cards, signatures, shingles) and tw
 exact text. For a file of an earlier run the arrays exist already, and only its records are written.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter
 from pipeline.dedup.flat import RangeReader, read_rows, write_array
+from pipeline.dedup.own import keys_of, levels_of
 from pipeline.dedup.urls import normalise_url
 from pipeline.document import read_batches
 
@@ -108,8 +111,10 @@ def _new_cards(piece: CorpusFile, context: UnitContext, corpus: Corpus) -> Itera
     """Compute and write the arrays of a file; yields its cards batch by batch."""
     signer = Signer.create(context.config)
     source = context.inputs[DOCUMENTS].url(f"data/{piece.name}.parquet")
-    first = 0
+    levels = levels_of(context.config)
+    first, base = 0, piece.base
     with (
+        contextlib.ExitStack() as stack,
         context.intermediate(f"{piece.name}.cards") as cards_path,
         context.intermediate(f"{piece.name}.signatures") as signatures_path,
         context.intermediate(f"{piece.name}.shingles") as shingles_path,
@@ -117,7 +122,8 @@ def _new_cards(piece: CorpusFile, context: UnitContext, corpus: Corpus) -> Itera
         signatures_path.open("wb") as signatures_file,
         shingles_path.open("wb") as shingles_file,
     ):
-        for batch in read_batches(source, COLUMNS):
+        own = stack.enter_context(_own_file(piece, context)) if levels else None
+        for batch in read_batches(source, None if levels else COLUMNS):
             for part in slices(batch):
                 signed = signer.sign(part)
                 signed.cards[:, c.FIRST] += np.uint64(first)
@@ -125,8 +131,27 @@ def _new_cards(piece: CorpusFile, context: UnitContext, corpus: Corpus) -> Itera
                 write_array(signed.cards, cards_file)
                 write_array(signed.signatures, signatures_file)
                 write_array(signed.shingles, shingles_file)
+                if own is not None:
+                    for number, level in levels.items():
+                        write_array(_own_records(keys_of(level, part), number, signed.cards, base), own)
+                base += part.num_rows
                 yield signed.cards
     context.metrics["shingles"] = float(first)
+
+
+@contextlib.contextmanager
+def _own_file(piece: CorpusFile, context: UnitContext) -> Iterator[BinaryIO]:
+    with context.intermediate(f"{piece.name}.own") as path, path.open("wb") as stream:
+        yield stream
+
+
+def _own_records(keys: Sequence[bytes | None], level: int, cards: NDArray[np.uint64], base: int) -> NDArray[np.uint64]:
+    """Keyed records of the documents that have a key; the level in the place of the text's hash."""
+    hashes = _digests(keys)
+    documents = np.arange(base, base + len(keys), dtype=np.uint64)
+    columns = (hashes[:, 0], cards[:, c.RANK_A], cards[:, c.RANK_B], documents, hashes[:, 1])
+    records = np.stack([*columns, np.full(len(keys), level, np.uint64)], axis=1)
+    return records[[key is not None for key in keys]]
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

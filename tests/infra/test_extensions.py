@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import extensions
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.extensions import code_of, load, named_code, refuse_code
@@ -39,6 +40,10 @@ def test_an_object_of_the_right_kind_is_taken(package: Path):
         ("{}.stage:COUNT", "is a int, and use takes a ShardStage"),
         ("os:system", "is a builtin_function_or_method, and use takes a ShardStage"),
         ("STAGE", "is no dotted path"),
+        ("{}.stage:ShardStage", "is the class ShardStage itself, and use takes a ShardStage"),
+        ("{}.stage:Config", "is the class Config, and use takes a ShardStage"),
+        ("{}.stage.py:STAGE", "A module is named without .py: outside_"),
+        ("./{}/stage.py:STAGE", "is no dotted path"),
     ],
 )
 def test_what_is_missing_or_another_thing_is_one_sentence(package: Path, given: str, sentence: str):
@@ -51,6 +56,28 @@ def test_a_module_that_fails_to_import_says_why(package: Path):
     (package / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ConfigError, match="cannot be imported: ZeroDivisionError"):
         load(f"{package.name}.broken:STAGE", "use", ShardStage)
+
+
+def test_a_module_that_ends_the_process_says_so_instead(package: Path):
+    (package / "script.py").write_text("raise SystemExit('usage: script FILE')\n")
+    with pytest.raises(ConfigError, match="cannot be imported: SystemExit: usage: script FILE"):
+        load(f"{package.name}.script:STAGE", "use", ShardStage)
+
+
+def test_what_installed_packages_offer(package: Path, monkeypatch: pytest.MonkeyPatch):
+    """Under one name twice, and something that is no path."""
+    for name, value in (("one", f"{package.name}.stage:STAGE"), ("two", "elsewhere.stage:STAGE")):
+        info = package.parent / f"{package.name}_{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.name}_{name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[headwater.stages]\nshared = {value}\n{name} = {package.name}\n")
+    monkeypatch.setattr(extensions, "_entry_points", extensions._entry_points.__wrapped__)
+    with pytest.raises(
+        ConfigError, match=r"several installed packages offer 'shared': elsewhere.stage:STAGE, outside_"
+    ):
+        load("shared", "use", ShardStage)
+    with pytest.raises(ConfigError, match=r"offers 'one' as 'outside_\w+', which is no dotted path"):
+        load("one", "use", ShardStage)
 
 
 def test_references_are_found_under_the_keys_that_may_hold_them():
