@@ -57,6 +57,14 @@ def whiten(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
     return torch.where(mask, (chosen - mean) / (spread + 1e-8).sqrt(), 0.0).to(values.dtype)
 
 
+def group_advantages(rewards: Tensor, scaled: bool) -> Tensor:
+    """How much better than its group each reply did: rewards ``[prompts, group]`` less their group's mean, ``scaled`` by its
+    standard deviation (GRPO, arXiv 2402.03300; Dr. GRPO, arXiv 2503.20783, does not: it favours problems that are almost
+    always, or almost never, solved)."""
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    return advantages / (rewards.std(1, keepdim=True) + 1e-4) if scaled else advantages
+
+
 @dataclass
 class KlController:
     """The coefficient of the KL penalty. With a target it rises while the policy is further away than

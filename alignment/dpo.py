@@ -7,8 +7,9 @@ The reference's log-probabilities never change, so they are computed once, befor
 folder: no second model stays in memory, and a resumed job does not compute them again.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from pydantic import Field
 from torch import Tensor
 
 from alignment.best import Figure
-from alignment.data import outside_digests
+from alignment.conversations import render_prompt, render_reply
+from alignment.data import RatedReply, commonest, outside_digests
 from alignment.generation import reply_limit
-from alignment.job import AnsweringConfig, ModelJob, run_model_job
+from alignment.job import Addresses, AnsweringConfig, ModelJob, run_model_job
+from alignment.kto import Rated, RatedBatch, kto_losses, other_log_ratios, rated, rated_batch
 from alignment.loop import Plan, engine_of, optimise
 from alignment.losses import PAIR_LOSSES, PairLogProbs, PreferenceRules, implied_rewards
 from alignment.order import Order
+from alignment.pair_files import read_rated
 from alignment.pairs import (
     PairBatch,
     PairTokens,
@@ -33,8 +37,11 @@ from alignment.pairs import (
     pair_lengths,
     training_pairs,
 )
+from alignment.records import Reading, find
 from alignment.replies import reply_log_probs
+from infra.config import Later
 from infra.stage import JobStage
+from infra.store.address import dataset_inputs
 from infra.store.files import write_json
 from training.engine import Engine
 from training.intervals import mean_interval, wilson
@@ -48,16 +55,20 @@ class DpoConfig(AnsweringConfig, PreferenceRules):
     chosen_loss: float = Field(default=0.5, ge=0)
     """Weight of the chosen reply's own loss, a mean over its tokens, beside the preference's (as in RPO, arXiv
     2404.19733). It holds the model to what people say and to where they stop; 0 is plain DPO."""
+    rated: Annotated[Addresses, Later()] = ()
+    """kto: files of {prompt, completion, label} to learn from beside the pairs' replies: paths, files of an input, the hub."""
     lr: float = Field(default=5e-5, gt=0)
     """Peak learning rate. 7B models: 5e-7 to 1e-5."""
 
+
+Validate = Callable[[], Mapping[str, float]]
 
 STAGE = JobStage(
     name="dpo",
     code_version=3,
     config=DpoConfig,
-    inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"},
-    external=lambda config: outside_digests(base_model=config.base_model),
+    inputs=lambda config: config.starts_from("sft") | {"preferences": "preferences"} | dataset_inputs(config.rated),
+    external=lambda config: outside_digests(*config.rated, base_model=config.base_model),
     job=lambda config: config.job_spec("alignment.dpo"),
     description="Direct preference optimisation of the fine-tuned model.",
 )
@@ -74,29 +85,31 @@ def reply_means(model: Decoder, batch: PairBatch) -> Tensor:
 
 
 def dpo_losses(policy: Decoder, batch: PairBatch, known: Tensor, config: DpoConfig) -> dict[str, Tensor]:
-    """Sums over the pairs of a batch. ``known`` [pairs, 2] is what the reference gives chosen and rejected replies."""
+    """Sums over pairs, each by its weight. ``known`` [pairs, 2]: what the reference gives chosen and rejected replies."""
     chosen, rejected = halves(reply_totals(policy, batch))
     known = known.to(chosen.dtype)
     pairs = PairLogProbs(chosen, rejected, known[:, 0], known[:, 1], *halves(batch.replies.mask.sum(1)))
-    loss = PAIR_LOSSES[config.loss](pairs, config).sum()
+    weights = batch.weights
+    loss = (weights * PAIR_LOSSES[config.loss](pairs, config)).sum()
     better, worse = implied_rewards(pairs, config)
-    own = -pairs.means[0].sum()
+    own = -(weights * pairs.means[0]).sum()
     return {
         "loss": loss + config.chosen_loss * own,
         "preference_loss": loss.detach(),
         "chosen_loss": own.detach(),
-        "accuracy": (better > worse).float().sum(),
-        "margin": (better - worse).sum(),
-        "chosen_reward": better.sum(),
+        "accuracy": (weights * (better > worse)).sum(),
+        "margin": (weights * (better - worse)).sum(),
+        "chosen_reward": (weights * better).sum(),
     }
 
 
 def train(job: ModelJob[DpoConfig]) -> None:
     """The stage in one rank: reference, training, figures, model."""
-    config, device = job.config, job.ranks.device
+    config = job.config
     training, held_out = training_pairs(job)
-    lengths = pair_lengths(training)
-    order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
+    given = rated(training, job.tokenizer, rated_replies(job)) if config.loss == "kto" else None
+    lengths = pair_lengths(given.rows if given else training)
+    order = Order(len(lengths), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
     engine = engine_of(job, job.base_model(), order.steps)
     # Before a checkpoint is loaded: the engine still holds the reference.
     job.phase("reference log-probabilities")
@@ -105,10 +118,6 @@ def train(job: ModelJob[DpoConfig]) -> None:
     limit = reply_limit(config.generation_tokens, job.position_limit)
     prompts = held_out_questions(job, limit, config.generation_prompts)
     before = prompts.answer_before(job, engine)
-
-    def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
-        known = torch.from_numpy(reference[batch.indices]).to(device)
-        return dpo_losses(policy, batch, known, config)
 
     def margins() -> np.ndarray:
         seen = pair_figures(job, engine, held_out, reply_totals if config.has_reference else reply_means)
@@ -119,17 +128,11 @@ def train(job: ModelJob[DpoConfig]) -> None:
         margin = margins()
         return {"held_out_margin": float(margin.mean()), "held_out_accuracy": float((margin > 0).mean())}
 
-    plan: Plan[PairBatch] = Plan(
-        order,
-        2 * lengths,
-        lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
-        losses,
-        lambda batch: batch.pairs,
-        validate,
-        Figure("held_out_accuracy", noise=0.03),
-        names=lambda index: [training[index].id],
-    )
-    optimise(job, engine, plan)
+    figure = Figure("held_out_accuracy", noise=0.03)
+    if given is not None:
+        optimise(job, engine, rated_plan(job, engine, order, given, validate, figure))
+    else:
+        optimise(job, engine, pair_plan(job, order, training, reference, validate, figure))
     margin = margins()
     figures: dict[str, Any] = {
         "accuracy": wilson(int((margin > 0).sum()), len(margin)).as_dict(),
@@ -142,6 +145,78 @@ def train(job: ModelJob[DpoConfig]) -> None:
     publish_model(job, engine, job.model_folder)
     job.outputs["data/dpo.json"] = True
     job.finish()
+
+
+def pair_plan(
+    job: ModelJob[DpoConfig],
+    order: Order,
+    pairs: list[PairTokens],
+    reference: np.ndarray,
+    validate: Validate,
+    figure: Figure,
+) -> Plan[PairBatch]:
+    """Pairs, by their losses."""
+    device = job.ranks.device
+
+    def losses(policy: Decoder, batch: PairBatch) -> dict[str, Tensor]:
+        known = torch.from_numpy(reference[batch.indices]).to(device)
+        return dpo_losses(policy, batch, known, job.config)
+
+    return Plan(
+        order,
+        2 * pair_lengths(pairs),
+        lambda indices: pair_batch(pairs, indices, job.tokenizer.pad_id, device),
+        losses,
+        lambda batch: float(batch.weights.sum()),
+        validate,
+        figure,
+        names=lambda index: [pairs[index].id],
+    )
+
+
+def rated_plan(
+    job: ModelJob[DpoConfig], engine: Engine, order: Order, given: Rated, validate: Validate, figure: Figure
+) -> Plan[RatedBatch]:
+    """Replies one by one, by KTO."""
+    config, device = job.config, job.ranks.device
+    known = reference_log_probs(job, engine, given.rows, "rated")
+    point = [0.0]
+
+    def prepare(batches: Sequence[tuple[RatedBatch, bool]]) -> None:
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        for batch, counts in batches:
+            ratios = engine.evaluate(other_log_ratios, batch)
+            sums += counts * torch.stack([ratios.double().sum(), ratios.new_tensor(len(ratios)).double()])
+        total, rows = job.reduce(sums).tolist()
+        point[0] = max(total / rows, 0.0)
+
+    return Plan(
+        order,
+        2 * pair_lengths(given.rows),
+        lambda indices: rated_batch(given, known, indices, job.tokenizer.pad_id, device),
+        lambda policy, batch: kto_losses(policy, batch, point[0], config, config.chosen_loss),
+        lambda batch: float(batch.weights.sum()),
+        validate,
+        figure,
+        names=lambda index: [given.rows[index].id],
+        prepare=prepare,
+    )
+
+
+def rated_replies(job: ModelJob[DpoConfig]) -> list[RatedReply]:
+    """Replies with a verdict of their own, for which the model has room."""
+    reading, found, long = Reading(), list[RatedReply](), 0
+    files = [file for address in job.config.rated for file in find(address, job.request.inputs)]
+    for _, reply in (each for file in files for each in read_rated(file, reading)):
+        tokens = len(render_prompt(job.tokenizer, reply.prompt)) + len(render_reply(job.tokenizer, reply.completion))
+        if tokens <= job.position_limit:
+            found.append(reply)
+        else:
+            long += 1
+    lost = dict(reading.refused) | ({"too_long": long} if long else {})
+    if lost:
+        job.warn(f"rated replies that cannot be used: {commonest(lost)}{reading.example}")
+    return found
 
 
 def reference_log_probs(job: ModelJob[DpoConfig], engine: Engine, pairs: list[PairTokens], name: str) -> np.ndarray:

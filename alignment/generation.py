@@ -25,8 +25,8 @@ from training.model import Decoder
 
 Apply = Callable[[Callable[[Decoder], Any]], Any]
 """Calls a function with the model, as its engine wants it called."""
-Columns = Callable[[Sampled], Sequence[Tensor]]
-"""Further figures of each reply ``[B]``."""
+Columns = Callable[[Sampled, Sequence[int]], Sequence[Tensor]]
+"""Further figures of each reply ``[B]`` to the prompts of these indices."""
 
 RUN = 4
 """Tokens in a row that count as repeated when they occur in a reply again."""
@@ -66,7 +66,7 @@ def answer_prompts(
     apply: Apply,
     prompts: Sequence[Prompt],
     settings: ReplySettings,
-    columns: Columns = lambda sampled: (),
+    columns: Columns = lambda sampled, indices: (),
 ) -> ReplyFigures:
     """A sampled reply to each prompt, shared among the ranks and known to all."""
     number, found, width = len(prompts), dict[int, float](), 0
@@ -75,7 +75,7 @@ def answer_prompts(
         seed = seed_of(job.config.seed, "evaluation", chunk)
         sampled: Sampled = apply(partial(sample, prompts=some, settings=settings, seed=seed))
         repeated = torch.tensor([repeated_share(reply) for reply in sampled.replies])
-        table = [sampled.finished, sampled.batch.mask.sum(1), repeated, *columns(sampled)]
+        table = [sampled.finished, sampled.batch.mask.sum(1), repeated, *columns(sampled, part)]
         width = len(table)
         for column, values in enumerate(table):
             for index, value in zip(part, values.tolist(), strict=True):

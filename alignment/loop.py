@@ -33,6 +33,8 @@ class Plan(Generic[Batch]):
     """Which of the figures of ``validate`` says what a step's model is worth."""
     names: Callable[[int], Sequence[str]] = lambda index: ()
     """The documents of an example, to name those of a skipped step."""
+    prepare: Callable[[Sequence[tuple[Batch, bool]]], None] = lambda batches: None
+    """Told of a rank's micro batches before a step, each with whether it counts."""
 
 
 def engine_of(job: ModelJob[Any], model: nn.Module, steps: int) -> Engine:
@@ -57,6 +59,7 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
         return found if counts else {name: value * 0.0 for name, value in found.items()}
 
     def iterate(step: TrainStep, data: StepData[tuple[Batch, bool]]) -> IterationResult:
+        plan.prepare(data.batches)
         result = step(data.batches, losses, lambda item: plan.weight(item[0]) if item[1] else 0.0)
         return IterationResult(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
 

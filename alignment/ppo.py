@@ -294,7 +294,7 @@ def answers(
 ) -> Answers:
     """Sampled replies to the prompts and what the reward model says of their tokens."""
 
-    def judged(sampled: Sampled) -> tuple[Tensor, Tensor]:
+    def judged(sampled: Sampled, _prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
         batch = sampled.batch
         own = apply(partial(reply_log_probs, batch=batch, temperature=settings.temperature))
         known = reply_log_probs(models.reference, batch, settings.temperature)

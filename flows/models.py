@@ -17,7 +17,7 @@ from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 
-MODEL_STAGES = ("export", "dpo", "ppo", "sft", "pretrain", "reward")
+MODEL_STAGES = ("export", "grpo", "dpo", "ppo", "sft", "pretrain", "reward")
 MODEL_HELP = "A stage, name@label, name/fingerprint, a checkpoint (pretrain:120 or its folder), a Hugging Face folder."
 _STEP = re.compile(r"(?:(?P<name>.+):)?(?:step-(?P<padded>\d+)|(?P<step>\d+))")
 

@@ -40,6 +40,7 @@ STAGES = (
     StageEntry("reward", "alignment.reward:STAGE", "gpu"),
     StageEntry("ppo", "alignment.ppo:STAGE", "gpu"),
     StageEntry("dpo", "alignment.dpo:STAGE", "gpu"),
+    StageEntry("grpo", "alignment.grpo:STAGE", "gpu"),
     StageEntry("evaluate", "training.evaluate:STAGE", "gpu"),
     StageEntry("export", "training.export:STAGE"),
     StageEntry("report", "flows.report.stage:STAGE"),

@@ -10,6 +10,7 @@
     --judge my_pkg.taste:MINE       headwater.judges        alignment.judge.OutsideJudge or OutsideReward
     levels: [my_pkg.books:ISBN]     headwater.dedup_levels  pipeline.dedup.own.Level
     tasks: [my_pkg.rhymes:RHYMES]   headwater.evaluations   training.own_tasks.OwnTask
+    check: my_pkg.marks:BREVITY     headwater.checks        alignment.verify.Verifier
 
 * Only an object declared as the kind of thing that belongs there is taken: a path that leads to any function is refused.
 * Each process imports it for itself. What is missing on a machine is one sentence that names the package.
@@ -41,6 +42,7 @@ GROUPS: Mapping[str, str] = {
     "judge": "headwater.judges",
     "levels": "headwater.dedup_levels",
     "tasks": "headwater.evaluations",
+    "check": "headwater.checks",
 }
 """The keys of a recipe that may name code, and the entry points whose names may stand there too."""
 OURS = FOLLOWED | {"headwater", "infra"}

@@ -96,13 +96,13 @@ class KVCache:
         else:
             self.lengths = [length + tokens for length in self.lengths]
 
-    def adopt(self, part: "KVCache", rows: Sequence[int]) -> None:
-        """Take what another cache holds as these rows of this one."""
+    def adopt(self, part: "KVCache", rows: Sequence[int], picked: Sequence[int]) -> None:
+        """Take rows ``picked`` of another cache as these rows of this one."""
         slots = min(part.keys.shape[3], self.keys.shape[3])
-        self.keys[:, rows, :, :slots] = part.keys[:, :, :, :slots]
-        self.values[:, rows, :, :slots] = part.values[:, :, :, :slots]
-        for row, length in zip(rows, part.lengths, strict=True):
-            self.lengths[row] = length
+        self.keys[:, rows, :, :slots] = part.keys[:, picked, :, :slots]
+        self.values[:, rows, :, :slots] = part.values[:, picked, :, :slots]
+        for row, place in zip(rows, picked, strict=True):
+            self.lengths[row] = part.lengths[place]
         self._places = None
 
     def keep_rows(self, rows: Sequence[int]) -> None:

@@ -43,9 +43,9 @@ from training.own_tasks import OwnTask, own_tasks, same_items, scores_of
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
 
-ModelStage = Literal["pretrain", "sft", "ppo", "dpo"]
+ModelStage = Literal["pretrain", "sft", "ppo", "dpo", "grpo"]
 HUMANEVAL = "humaneval"
-BEFORE: Mapping[str, str] = {"sft": "pretrain", "ppo": "sft", "dpo": "sft"}
+BEFORE: Mapping[str, str] = {"sft": "pretrain", "ppo": "sft", "dpo": "sft", "grpo": "sft"}
 """Which model each was made from: what it is compared with."""
 
 

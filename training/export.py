@@ -36,7 +36,7 @@ LINEAGE = "lineage.json"
 class ExportConfig(Config):
     """What is exported."""
 
-    model: Literal["pretrain", "sft", "ppo", "dpo"] = "ppo"
+    model: Literal["pretrain", "sft", "ppo", "dpo", "grpo"] = "ppo"
     """The stage whose weights are exported."""
     dtype: Literal["stored", "fp32", "bf16"] = "stored"
     """Precision of the exported weights."""

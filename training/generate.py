@@ -226,21 +226,24 @@ def _read(model: Decoder, prompts: Sequence[Sequence[int]], cache: KVCache, pad_
     """Fill the cache with the prompts; the hidden state of each one's last token ``[B, hidden]``.
 
     Prompts go through together with those that fill as many whole vectors. Each is thus computed in the shape that it has
-    alone: the kernels' sums over longer rows differ in their last bits, and a short prompt does no work for a long one.
+    alone: the kernels' sums over longer rows differ in their last bits, and a short prompt does no work for a long one. A
+    prompt that stands several times (a group of replies is sampled to it) is read once.
     """
     last: Tensor = torch.empty(len(prompts), model.config.hidden_size, dtype=cache.keys.dtype, device=model.device)
-    widths: dict[int, list[int]] = {}
+    widths: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for place, prompt in enumerate(prompts):
-        widths.setdefault(whole_blocks(len(prompt), PROMPT_BLOCK), []).append(place)
-    for width, places in widths.items():
-        lengths = [len(prompts[place]) for place in places]
-        rows = [[*prompts[place], *[pad_id] * (width - len(prompts[place]))] for place in places]
-        part = model.new_cache(len(places), width, lengths)
+        alike = widths.setdefault(whole_blocks(len(prompt), PROMPT_BLOCK), {})
+        alike.setdefault(tuple(prompt), []).append(place)
+    for width, alike in widths.items():
+        lengths = [len(prompt) for prompt in alike]
+        rows = [[*prompt, *[pad_id] * (width - len(prompt))] for prompt in alike]
+        part = model.new_cache(len(rows), width, lengths)
         hidden = model(torch.tensor(rows, device=model.device), cache=part)
-        last[places] = hidden[
-            torch.arange(len(places), device=model.device), torch.tensor(lengths, device=model.device) - 1
-        ]
-        cache.adopt(part, places)
+        ends = hidden[torch.arange(len(rows), device=model.device), torch.tensor(lengths, device=model.device) - 1]
+        picked = [row for row, places in enumerate(alike.values()) for _ in places]
+        filled = [place for places in alike.values() for place in places]
+        last[filled] = ends[picked]
+        cache.adopt(part, filled, picked)
     return last
 
 

@@ -88,7 +88,7 @@ def _summary(name: str, shape: ModelConfig, dtype: str, chat: bool, datasets: Se
     return f"# A {kind} trained with Headwater\n\nWeights of the stage `{name}` ({path}).\n\n" + _table(("", ""), rows)
 
 
-_WEIGHTS = ("pretrain", "sft", "reward", "ppo", "dpo")
+_WEIGHTS = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo")
 
 
 def _usage(chat: bool) -> str:

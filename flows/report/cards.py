@@ -21,6 +21,7 @@ def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[Ot
         _reward(datasets.get("reward"), others_of("reward", datasets, beside)),
         _ppo(datasets.get("ppo"), others_of("ppo", datasets, beside)),
         _dpo(datasets.get("dpo"), others_of("dpo", datasets, beside)),
+        _grpo(datasets.get("grpo"), others_of("grpo", datasets, beside)),
     ]
     return [card for card in cards if card is not None]
 
@@ -123,6 +124,20 @@ def _dpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
     keys = [("margin", "training pairs"), ("held_out_margin", "held-out pairs")]
     chart = learning.training_chart(dataset, keys, "margin", "DPO margin by step", others)
     return _card("DPO", "How much further apart the policy puts the two replies.", facts, [chart], dataset, others)
+
+
+def _grpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
+    figures = learning.read_json_if(dataset, "data/grpo.json")
+    if dataset is None or not figures:
+        return None
+    facts = [(f"solved {when}", _estimate(figures[when]["solved"], "{:.1%}")) for when in ("before", "after")]
+    facts.append(("gain", _estimate(figures["gain"], "{:+.1%}")))
+    curves = [("solved", "sampled, training problems"), ("held_out_solved", "likeliest reply, held-out problems")]
+    solved = learning.training_chart(dataset, curves, "share solved", "Share of problems solved by round", others)
+    taught = [("teaching_groups", "groups that teach"), ("entropy", "entropy a token")]
+    wide = learning.training_chart(dataset, taught, "share, nats", "Groups that teach something, and entropy", others)
+    note = "Reinforcement learning from rewards that are checked: each reply against its group."
+    return _card("GRPO", note, facts, [solved, wide], dataset, others)
 
 
 def _speech(dataset: Dataset) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from flows.stages import in_order
 from infra.store.dataset import Dataset
 
 KINDS = {"document": 0, "model": 1, "figure": 2}
-MODEL_STAGES = ("pretrain", "sft", "preferences", "reward", "ppo", "dpo", "export")
+MODEL_STAGES = ("pretrain", "sft", "preferences", "reward", "ppo", "dpo", "grpo", "export")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from infra.config import Config
 from infra.stage import Counts, ShardStage, StageContext, Step, Unit, UnitContext, unit_id
 from infra.store.dataset import Dataset
 
-CHAT_MODELS = ("sft", "ppo", "dpo")
+CHAT_MODELS = ("sft", "ppo", "dpo", "grpo")
 
 
 class ReportConfig(Config):
@@ -21,7 +21,7 @@ class ReportConfig(Config):
 
     stages: tuple[str, ...] = (
         "sample", "ingest", "classifier", "attributes", "quality", "dedup", "decontaminate", "redact", "tokenizer",
-        "shards", "pretrain", "sft", "preferences", "reward", "ppo", "dpo", "evaluate", "export",
+        "shards", "pretrain", "sft", "preferences", "reward", "ppo", "dpo", "grpo", "evaluate", "export",
     )  # fmt: skip
     """Stages to report on, by their sections: those the recipe runs."""
     questions: tuple[str, ...] = ("Hi, how are you?", "What do you like to do on weekends?", "Do you have any pets?")

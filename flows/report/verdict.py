@@ -12,7 +12,7 @@ from infra.store.dataset import Dataset
 
 State = Literal["good", "doubtful", "bad"]
 TEXT_METRICS = ("nats_per_token", "bits_per_byte")
-PARENTS = {"sft": ("pretrain",), "ppo": ("sft", "pretrain"), "dpo": ("sft", "pretrain")}
+PARENTS = {"sft": ("pretrain",), "ppo": ("sft", "pretrain"), "dpo": ("sft", "pretrain"), "grpo": ("sft", "pretrain")}
 """What each model is trained from; of several the nearest that was evaluated."""
 TOLERATED = 0.01
 """A model that was taught to answer may predict other text worse by so much before it is said."""
@@ -40,6 +40,7 @@ def checks(datasets: Mapping[str, Dataset], fates: Sequence[StageFates]) -> list
         *_reward(datasets.get("reward")),
         *_ppo(datasets.get("ppo")),
         *_dpo(datasets.get("dpo")),
+        *_grpo(datasets.get("grpo")),
         *_remembered(datasets.get("evaluate")),
     ]
     return sorted(found, key=lambda check: ("bad", "doubtful", "good").index(check.state))
@@ -192,6 +193,14 @@ def _dpo(dpo: Dataset | None) -> Iterator[Finding]:
     if figures:
         accuracy = figures["accuracy"]
         yield Finding(_against(accuracy, 0.5), "DPO prefers the chosen replies", _percent(accuracy))
+
+
+def _grpo(grpo: Dataset | None) -> Iterator[Finding]:
+    figures = read_json_if(grpo, "data/grpo.json")
+    if figures:
+        before, after = (figures[when]["solved"] for when in ("before", "after"))
+        text = f"{before['value']:.1%} → {after['value']:.1%} of {after['n']:,} held-out problems"
+        yield Finding(_against(figures["gain"], 0.0), "GRPO solves more", text)
 
 
 def _against(estimate: Mapping[str, Any], bar: float) -> State:

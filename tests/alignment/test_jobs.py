@@ -62,6 +62,19 @@ PPO: dict[str, Any] = {
     "temperature": HEAT,
 }
 DPO: dict[str, Any] = {"batch_size": 16, "micro_batch": 8, "lr": 1e-3}
+GRPO: dict[str, Any] = {
+    "checks": [{"check": "format", "pattern": ".*garden.*"}, {"check": "format", "pattern": "the .*", "weight": 0.1}],
+    "rounds": 10,
+    "batch_size": 8,
+    "group_size": 8,
+    "micro_batch": 16,
+    "update_epochs": 2,
+    "lr": 1e-3,
+    "max_reply_tokens": 32,
+    "checkpoint_every": 3,
+    "held_out_fraction": 0.3,
+    "temperature": HEAT,
+}
 
 
 class World:
@@ -73,12 +86,23 @@ class World:
         self.jobs: dict[str, AlignmentJob] = {}
 
     def job(self, name: str, folder: Path, **changes: Any) -> AlignmentJob:
-        settings = {"sft": SFT, "preferences": PREFERENCES, "reward": REWARD, "ppo": PPO, "dpo": DPO}[name]
+        settings = {"sft": SFT, "preferences": PREFERENCES, "reward": REWARD, "ppo": PPO, "dpo": DPO, "grpo": GRPO}[
+            name
+        ]
+        if name == "grpo":
+            changes["problems"] = [str(self.problems())]
         return AlignmentJob(folder, name, self.inputs, settings | changes)
+
+    def problems(self) -> Path:
+        """Questions after animals; what is wanted is that they are in the garden."""
+        path = self.folder / "problems.jsonl"
+        path.write_text("".join(json.dumps({"prompt": f"where is the {animal}?"}) + "\n" for animal in ANIMALS * 3))
+        return path
 
     def finished(self, name: str) -> AlignmentJob:
         """The stage's job, with those before it, run to its end."""
         before = {"preferences": ["sft"], "reward": ["preferences"], "ppo": ["reward"], "dpo": ["preferences"]}
+        before["grpo"] = ["sft"]
         for stage in before.get(name, []):
             self.finished(stage)
         if name not in self.jobs:
@@ -190,6 +214,28 @@ def test_a_killed_ppo_run_resumes_to_the_same_bytes(world: World, tmp_path: Path
         [{k: v for k, v in line.items() if k not in timed} for line in run.lines()] for run in (job, world.jobs["ppo"])
     ]
     assert logs[0] == logs[1] and {line["step"] for line in logs[0]} == set(range(1, PPO["rounds"] + 1))
+
+
+def test_grpo_solves_more_and_killed_it_resumes_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+    whole = world.finished("grpo")
+    solved = [line["solved"] for line in whole.lines() if "solved" in line]
+    assert solved[-1] > solved[0] + 0.2 and whole.figures("grpo.json")["after"]["solved"]["value"] == 1
+    assert set(whole.lines()[0]) >= {"reward", "teaching_groups", "entropy", "reply_tokens", "finished"}
+    job = world.job("grpo", tmp_path)
+    process = job.start()
+    wait_for(lambda: list_checkpoints(job.request.checkpoint_dir))
+    kill_family(process)
+    assert load_result(job.request.work_dir) is None
+    job.run()
+    assert job.digest() == whole.digest()
+
+
+def test_kto_learns_from_replies_one_by_one(world: World, tmp_path: Path) -> None:
+    world.finished("preferences")
+    job = world.job("dpo", tmp_path, loss="kto")
+    assert job.run().stats["margin"]["low"] > 0
+    points = [line["reference_point"] for line in job.lines() if "reference_point" in line]
+    assert points[0] == 0 and max(points) > 0
 
 
 def test_dpo_widens_the_margin_on_held_out_pairs(world: World) -> None:

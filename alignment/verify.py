@@ -1,0 +1,152 @@
+"""Rewards that need no model: a reply is checked against what its problem says is right.
+
+    check      full marks for                                           the problem has
+    number     the right number as the last one of the reply            answer: "#### 72", "1,024", "3/4"
+    choice     the right letter as the first that stands alone          answer: "B"
+    tests      code that runs to its end, with these tests behind it    tests: "assert add(2, 2) == 4"
+    format     a reply that is what the check's ``pattern`` describes
+    a path     what the user's ``Verifier`` says, 0 to 1                anything
+
+Problems are records (``alignment.records``): ``prompt`` (or ``question``; a text or messages), ``answer`` or ``tests``, perhaps
+an ``id``. Code that a model wrote runs in the sandbox (``training.sandbox``); a user's own rule is found by its dotted path.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from alignment.forms import messages_to_json, turns_from
+from alignment.records import Reading, Unusable, keys_of, name_of, records
+from alignment.turns import Message
+from infra.config import Config
+from infra.errors import ConfigError
+from infra.extensions import load, reference_of
+from training.sandbox import Limits, run_programs
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something to answer, and what is right. ``record``: its line, for a user's own check."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: str = ""
+    tests: str = ""
+    record: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A check of one's own: ``score(problem, reply)`` is 0 (wrong) to 1 (right)."""
+
+    score: Callable[[Problem, str], float]
+
+
+class Check(Config):
+    """One thing a reply is rewarded for."""
+
+    check: str = "number"
+    """number, choice, tests, format, or the dotted path of a Verifier (package.module:NAME)."""
+    weight: float = Field(default=1.0, gt=0)
+    """What full marks are worth."""
+    pattern: str = ""
+    """format: the regular expression that a whole reply must match; a dot matches line breaks, too."""
+
+    @model_validator(mode="after")
+    def _pattern_fits(self) -> "Check":
+        if (self.check == "format") != bool(self.pattern):
+            raise ValueError("a check has a pattern if it is `format`, and no other has")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"the pattern {self.pattern!r} is no regular expression: {error}") from error
+        return self
+
+
+def scores(check: Check, problems: Sequence[Problem], replies: Sequence[str], workers: int = 2) -> list[float]:
+    """How right each reply to the problem beside it is, 0 to 1."""
+    if check.check == "tests":
+        programs = [f"{code_of(reply)}\n{problem.tests}\n" for problem, reply in zip(problems, replies, strict=True)]
+        return [float(outcome.passed) for outcome in run_programs(programs, Limits(), workers)]
+    score = _rule(check)
+    return [score(problem, reply) for problem, reply in zip(problems, replies, strict=True)]
+
+
+def _rule(check: Check) -> Callable[[Problem, str], float]:
+    if check.check == "number":
+        return lambda problem, reply: float(last_number(reply) == last_number(problem.answer))
+    if check.check == "choice":
+        return lambda problem, reply: float(first_letter(reply) == first_letter(problem.answer))
+    if check.check == "format":
+        pattern = re.compile(check.pattern, re.DOTALL)
+        return lambda problem, reply: float(pattern.fullmatch(reply) is not None)
+    if reference_of(check.check, "check") is None:
+        raise ConfigError(
+            f"there is no check {check.check!r}",
+            where="grpo.checks",
+            remedy="Take number, choice, tests, format, or write package.module:NAME.",
+        )
+    return load(check.check, "check", Verifier).score
+
+
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/[1-9]\d*)?")
+LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-J])(?![A-Za-z0-9'])")
+FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number in a text, exactly: 3.50 and 7/2 are one number; None where there is none."""
+    found = NUMBER.findall(text)
+    if not found:
+        return None
+    whole, _, below = found[-1].replace(",", "").partition("/")
+    return Fraction(whole) / Fraction(below or 1)
+
+
+def first_letter(text: str) -> str | None:
+    """The first letter A to J that stands alone; the article of a sentence is none (``A cat …``, ``I think B``)."""
+    letters = [found[1] for found in LETTER.finditer(text) if not re.match(r" [a-z]", text[found.end() :])]
+    return letters[0] if letters else None
+
+
+def code_of(reply: str) -> str:
+    """The reply's first fenced block; all of it where it has none."""
+    found = FENCE.search(reply)
+    return found[1] if found else reply
+
+
+def read_problems(address: Path | str, checks: Sequence[Check], reading: Reading) -> list[Problem]:
+    """The problems of a file; records that cannot be checked are refused and counted."""
+    wanted, problems = {check.check for check in checks}, []
+    for record in records(address, reading):
+        try:
+            problems.append(problem_of(record.raw, wanted))
+        except Unusable as error:
+            reading.refuse(record.refusal(error))
+            continue
+        reading.read += 1
+    return problems
+
+
+def problem_of(raw: Mapping[str, Any], wanted: Collection[str] = ()) -> Problem:
+    """The problem that a record holds. Raises ``Unusable`` where a check that is ``wanted`` has nothing to compare with."""
+    prompt = turns_from(raw.get("prompt", raw.get("question")), "user", "prompt")
+    if not prompt or prompt[-1].role != "user" or not prompt[-1].says:
+        raise Unusable("no_prompt", f"it has no prompt that ends with what a user says; its keys: {keys_of(raw)}")
+    answer, tests = raw.get("answer", ""), raw.get("tests", "")
+    answer = str(answer) if isinstance(answer, (int, float)) and not isinstance(answer, bool) else answer
+    if not isinstance(answer, str) or not isinstance(tests, str):
+        raise Unusable("bad_answer", "its answer and its tests must be texts")
+    for check, lacks in (
+        ("number", last_number(answer) is None),
+        ("choice", first_letter(answer) is None),
+        ("tests", not tests.strip()),
+    ):
+        if check in wanted and lacks:
+            raise Unusable(f"no_{check}", f"the check {check!r} finds nothing to compare with")
+    return Problem(name_of(raw.get("id"), [messages_to_json(prompt), answer, tests]), prompt, answer, tests, raw)
