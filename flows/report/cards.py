@@ -16,7 +16,7 @@ Card = dict[str, Any]
 def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[OtherRun] = ()) -> list[Card]:
     """Cards in path order; ``beside`` are other runs whose curves share the axes."""
     cards = [
-        _sft(datasets.get("sft"), others_of("sft", datasets, beside)),
+        _sft(datasets.get("sft"), samples, others_of("sft", datasets, beside)),
         _preferences(datasets.get("preferences"), samples),
         _reward(datasets.get("reward"), others_of("reward", datasets, beside)),
         _ppo(datasets.get("ppo"), others_of("ppo", datasets, beside)),
@@ -36,7 +36,7 @@ def others_of(stage: str, datasets: Mapping[str, Dataset], beside: Sequence[Othe
 
 def height(card: Mapping[str, Any]) -> float:
     """About how much room a card takes."""
-    return 2.0 + 5 * len(card["charts"]) + 1.5 * len(card.get("exchanges", ()))
+    return 2.0 + 5 * len(card["charts"]) + 1.5 * len(card.get("exchanges", ())) + 1.5 * len(card.get("taught", ()))
 
 
 def _card(
@@ -59,7 +59,7 @@ def _card(
     }  # fmt: skip
 
 
-def _sft(dataset: Dataset | None, others: learning.Others) -> Card | None:
+def _sft(dataset: Dataset | None, samples: int, others: learning.Others) -> Card | None:
     if dataset is None:
         return None
     stats = dataset.manifest.stats
@@ -68,9 +68,30 @@ def _sft(dataset: Dataset | None, others: learning.Others) -> Card | None:
         before = stats.get("validation_loss_before")
         change = f"{before:.3f} → " if before is not None else ""
         facts.append(("held-out loss", f"{change}{stats['validation_loss']:.3f}"))
+    told = learning.read_json_if(dataset, "data/conversations.json") or {}
+    facts += _of_conversations(told)
     keys = [("loss", "loss"), ("validation_loss", "held-out loss")]
     chart = learning.training_chart(dataset, keys, "nats per token", "Fine-tuning loss by step", others)
-    return _card("Supervised fine-tuning", "Loss on what the assistant says.", facts, [chart], dataset, others)
+    taught = [shown["runs"] for shown in told.get("sample", [])[:samples]]
+    note = "Loss on what the assistant says: in the samples, what is coloured."
+    return _card("Supervised fine-tuning", note, facts, [chart], dataset, others, taught=taught)
+
+
+def _of_conversations(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Turns, lengths and languages of what was learnt from."""
+    facts = [
+        (label, f"{told[key]['median']:,.0f} ({told[key]['p5']:,.0f} – {told[key]['p95']:,.0f})")
+        for key, label in (
+            ("turns", "turns, median (5 % – 95 %)"),
+            ("tokens", "tokens"),
+            ("taught_tokens", "learnt tokens"),
+        )
+        if told.get(key)
+    ]
+    if languages := told.get("languages"):
+        total, most = sum(languages.values()), sorted(languages.items(), key=lambda item: -item[1])[:4]
+        facts.append(("languages", ", ".join(f"{name} {number / total:.0%}" for name, number in most)))
+    return facts
 
 
 def _preferences(dataset: Dataset | None, samples: int) -> Card | None:
@@ -92,6 +113,10 @@ def _reward(dataset: Dataset | None, others: learning.Others) -> Card | None:
     longer = figures.get("length", {}).get("accuracy_of_choosing_the_longer")
     if longer is not None:
         facts.append(("always choosing the longer reply", f"{longer:.1%}"))
+    if controlled := figures.get("length", {}).get("controlled_accuracy"):
+        facts.append(("once length says nothing", _estimate(controlled, "{:.1%}")))
+    if "calibration" in figures:
+        facts.append(("its probabilities are off by", f"{figures['calibration']['expected_error']:.1%}"))
     keys = [("accuracy", "training pairs"), ("held_out_accuracy", "held-out pairs")]
     chart = learning.training_chart(dataset, keys, "accuracy", "Accuracy of the reward model by step", others)
     return _card("Reward model", "How often the preferred reply scores higher.", facts, [chart], dataset, others)

@@ -117,7 +117,10 @@ def datasets(tmp_path) -> dict[str, Dataset]:
         "parameters": 1_000_000, "tokens": 9000, "ranks": 2, "device": "cpu", "loss_last": 4.0,
         "bits_per_byte": {"web": 2.5},
     })  # fmt: skip
-    add("sft", {"data/metrics.jsonl": lines({"loss": 3.0}, {"loss": 2.5, "validation_loss": 2.6})},
+    told = {"turns": {"p5": 2, "median": 4, "p95": 9}, "languages": {"en": 30, "de": 10},
+            "sample": [{"id": "1", "runs": [[f"<|user|>{EVIL}", False], [f"fine {EVIL}<|end|>", True]]}]}  # fmt: skip
+    add("sft", {"data/metrics.jsonl": lines({"loss": 3.0}, {"loss": 2.5, "validation_loss": 2.6}),
+                "data/conversations.json": told},
         {"conversations": 40, "validation_loss": 2.6, "validation_loss_before": 3.4})  # fmt: skip
     accuracy = {"accuracy": estimate(0.8, 0.7, 0.9), "margin": 0.2, "mean": 0.0, "std": 1.0}
     add("reward", {"data/reward.json": accuracy, "data/metrics.jsonl": lines({"accuracy": 0.5}, {"accuracy": 0.8})})
@@ -168,6 +171,11 @@ def test_the_whole_page_is_well_formed_escaped_and_loads_nothing(datasets) -> No
 def test_any_subset_of_stages_makes_a_page(datasets, names) -> None:
     parsed = parse(render({name: datasets[name] for name in names}))
     assert parsed.wrong == [] and parsed.open == []
+
+
+def test_what_fine_tuning_learns_is_marked(datasets) -> None:
+    page = render({"sft": datasets["sft"]})
+    assert "<mark>fine &lt;script&gt;" in page and "en 75%, de 25%" in page and "4 (2 – 9)" in page
 
 
 def test_every_stage_alone_makes_a_page(datasets) -> None:
