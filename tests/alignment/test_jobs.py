@@ -142,15 +142,24 @@ def test_fine_tuning_lowers_the_held_out_loss(world: World) -> None:
     assert written == {"data/metrics.jsonl", "ledger/conversations.parquet"} and written < undigested
 
 
-def test_fine_tuning_told_to_stop_goes_on_to_the_same_bytes(world: World, tmp_path: Path) -> None:
-    job = world.job("sft", tmp_path)
+@pytest.mark.parametrize(
+    "more", [{}, {"lora": {"rank": 4}, "neftune": 5.0, "max_steps": 8}], ids=["plain", "adapters and noise"]
+)
+def test_fine_tuning_told_to_stop_goes_on_to_the_same_bytes(world: World, tmp_path: Path, more: dict[str, Any]) -> None:
+    job = world.job("sft", tmp_path / "stopped", **more)
     process = job.start()
     wait_for(lambda: job.lines())
     stop_ranks(process)
     assert load_result(job.request.work_dir) is None
     assert list_checkpoints(job.request.checkpoint_dir), "it left no checkpoint"
     job.run()
-    assert job.digest() == world.finished("sft").digest()
+    whole = world.finished("sft") if not more else world.job("sft", tmp_path / "whole", **more)
+    if more:
+        whole.run()
+        assert {file.path for file in load_result(whole.request.work_dir).outputs} >= {  # type: ignore[union-attr]
+            "data/adapter/adapter_config.json", "data/adapter/adapter_model.safetensors"
+        }  # fmt: skip
+    assert job.digest() == whole.digest()
 
 
 def test_pairs_are_real_and_kept_apart_and_do_not_depend_on_the_ranks(world: World, tmp_path: Path) -> None:
