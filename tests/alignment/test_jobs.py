@@ -139,7 +139,8 @@ def test_fine_tuning_lowers_the_held_out_loss(world: World) -> None:
     assert load_model(job.request.data_dir / "model").config.vocab_size == 400
     undigested = {output.path for output in result.outputs if not output.digested}
     written = {path for path in undigested if not path.startswith("data/tensorboard/")}
-    assert written == {"data/metrics.jsonl", "ledger/conversations.parquet"} and written < undigested
+    assert written == {"data/metrics.jsonl", "data/conversations.json", "ledger/conversations.parquet"}
+    assert written < undigested
 
 
 @pytest.mark.parametrize(
