@@ -5,7 +5,10 @@ The package is the one that the docs walk through, and its tests are the docs' o
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from infra.planning import StageSelection, plan
 from infra.store.store import Store
 from pipeline.ingest import STAGE as INGEST
 from pipeline.ingest import IngestConfig
+from tests.pipeline.sources.archives import PROSE, gzip_members, html_page, warc_record
 from tests.support import REPOSITORY
 
 RECIPE = """
@@ -189,3 +193,45 @@ def test_a_stage_may_stand_twice_and_a_label_may_stand_in_its_place(tmp_path: Pa
     assert entry.dataset == done.datasets["dedup"] and entry.reason == "uses dedup@twice as it is"
     absent = plan(load_recipe(str(path), ["dedup.use=dedup@nobody"]).nodes, store, StageSelection(), "twice")[1]
     assert absent.reason == "it is to use dedup@nobody, which is not in this workspace; labels of dedup: latest, twice"
+
+
+PLAIN = """
+import re
+from pipeline.extract.extractors import OutsideExtractor
+
+PLAIN = OutsideExtractor(lambda html: " ".join(re.sub(rb"<[^>]*>", b" ", html).decode().split()))
+"""
+
+ON_RAY = """
+execution: {{workers: 1, executor: ray}}
+stages:
+  ingest:
+    sources: [{{name: pages, kind: warc, address: {pages}, profile: none}}]
+    extract: {{extractor: "my_plain:PLAIN", languages: []}}
+  shout: {{use: "my_stage:STAGE", after: ingest}}
+"""
+
+
+@pytest.mark.slow
+def test_extractor_and_stage_of_another_package_run_on_ray(site: Path, tmp_path: Path) -> None:
+    """With the same bytes as here; each worker of Ray imports the package for itself."""
+    pytest.importorskip("ray")
+    (site / "my_plain.py").write_text(PLAIN)
+    pages = [html_page(f"Page {number}", f"Page {number}. {PROSE}{'!' * (number % 2)}") for number in range(4)]
+    records = [warc_record(f"http://example.org/{number}", page) for number, page in enumerate(pages)]
+    (tmp_path / "pages.warc.gz").write_bytes(b"".join(gzip_members(records)))
+    recipe = tmp_path / "pages.yaml"
+    recipe.write_text(ON_RAY.format(pages=tmp_path / "pages.warc.gz"))
+
+    def digests(executor: str) -> dict[str, str]:
+        command = [sys.executable, "-m", "flows.cli.main", "run", str(recipe), "--workspace", str(tmp_path / executor)]
+        search = os.pathsep.join([str(site), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+        subprocess.run(
+            [*command, "--set", f"execution.executor={executor}"], env={**os.environ, "PYTHONPATH": search}, check=True
+        )
+        store = Store.at(str(tmp_path / executor))
+        found = [store.resolve(name, "pages") for name in ("ingest", "shout")]
+        assert found[1].manifest.counts.dropped == {"too_loud": 2}
+        return {dataset.name: dataset.digest for dataset in found}
+
+    assert digests("ray") == digests("local")
