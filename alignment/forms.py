@@ -31,7 +31,7 @@ ALIASES = {
 TURN, ESCAPED = "\x1e", "\ufffd"
 """The record separator, and what stands for one that somebody wrote."""
 CALLING = ("function_call", "tool_call")
-QUESTIONS = ("prompt", "instruction", "question", "query")
+QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
 
 

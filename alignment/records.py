@@ -249,9 +249,16 @@ def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[RawLine, dict[str
             line = RawLine(number, 0, b"")
             try:
                 (row,) = batch.slice(index, 1).to_pylist()
-                yield line, row
+                yield line, _without_nulls(row)
             except UnicodeDecodeError as error:
                 yield line, Refusal(line, "not_utf8", str(error))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Objects of a table have the keys of all its rows: a call of one function those of every other's arguments."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _hub_rows(address: str) -> Iterator[tuple[RawLine, dict[str, Any] | Refusal]]:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from alignment.chat_source import ChatSource
@@ -52,6 +54,7 @@ def shared(*turns: tuple[str, Any]) -> list[dict[str, Any]]:
         {"prompt": "why?", "completion": "so"},
         {"prompt": said(("user", "why?")), "completion": said(("assistant", "so")), "label": True},
         {"question": "why?", "answer": "so"},
+        {"input": "why?", "output": "so"},
         {"chosen": "\n\nHuman: why?\n\nAssistant: so", "rejected": "\n\nHuman: why?\n\nAssistant: no"},
         {"prompt": "why?", "chosen": said(("user", "why?"), ("assistant", "so")), "rejected": "no"},
         {"text": "Human: why?\n\nAssistant: so"},
@@ -208,3 +211,14 @@ def test_conversations_go_through_the_corpus_stages_as_documents(tmp_path: Path)
     assert [each.messages for each in found[1:]] == [each.messages for each in known[1:]]
     asked, *rest = found[0].messages
     assert asked.content == "Mail <EMAIL>\n\nor\ufffdcall?" and tuple(rest) == known[0].messages[1:]
+
+
+def test_calls_in_a_table_have_the_arguments_of_their_own_function_alone(tmp_path: Path) -> None:
+    def calling(name: str, **arguments: int) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        return {"messages": [*said(("user", "do")), {"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+    rows = [calling("add", a=1, b=2), calling("root", of=9), {"messages": said(("user", "why?"), ("assistant", "so"))}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "calls.parquet")
+    found = list(read_conversations(tmp_path / "calls.parquet"))
+    assert [each.messages for each in found] == [conversation_of(row).messages for row in rows]
