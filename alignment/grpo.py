@@ -22,6 +22,7 @@ from alignment.conversations import is_held_out, render_prompt
 from alignment.data import commonest, outside_digests
 from alignment.generation import ReplyFigures, answer_prompts, reply_settings
 from alignment.grpo_update import Attempt, Experience, GrpoRules, attempt, experience, update
+from alignment.health import CollapseRules, CollapseWatch
 from alignment.job import Addresses, ModelJob, TuningConfig, run_model_job
 from alignment.loop import engine_of, tune
 from alignment.order import chunks, seed_of, share, step_indices
@@ -51,6 +52,8 @@ class GrpoConfig(TuningConfig, GrpoRules):
     """What replies are rewarded for. The first one says whether a problem is solved."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of problems kept from training, by hash of their id."""
+    collapse: CollapseRules = CollapseRules()
+    """When the run is given up, and goes back to its last healthy checkpoint."""
     evaluation_problems: int = Field(default=256, ge=1)
     """Held-out problems that are answered."""
     rounds: int = Field(default=100, ge=1)
@@ -134,7 +137,7 @@ def train(job: ModelJob[GrpoConfig]) -> None:
     settings = reply_settings(job, config.max_reply_tokens, config.temperature)
     rounds = Round(job, engine, reference, *training, settings)
     asked = replace(rounds, problems=held_out[0], prompts=held_out[1], settings=replace(settings, temperature=0.0))
-    before = answers_before(asked)
+    before, watch = answers_before(asked), CollapseWatch(config.collapse)
 
     def validate() -> dict[str, float]:
         return {"held_out_solved": float(answers(asked).more[0].mean())}
@@ -146,6 +149,8 @@ def train(job: ModelJob[GrpoConfig]) -> None:
         config.validate_every,
         seq_len=max(map(len, rounds.prompts)) + config.max_reply_tokens,
         steps=config.steps,
+        collapsed=watch.see,
+        remembers={"watch": watch},
     )
     tune(job, engine, task, Figure("held_out_solved", noise=0.02))
     job.stats["rounds"] = config.rounds

@@ -82,7 +82,7 @@ def tune(job: ModelJob[Any], engine: Engine, task: TrainingTask[Batch], figure: 
     """Train. The engine then holds the model to publish: that of the last step, or of the best by a held-out figure."""
     best = Best(figure, engine, job.request.work_dir / "best", job.config.publish == "best")
     loop = train(job, engine, replace(task, keep=best.see, remembers={**task.remembers, "best": best}))
-    figures = dict(task.evaluate()) if best.take() else loop.figures
+    figures = dict(task.evaluate()) if best.take() or loop.collapse else loop.figures
     job.stats |= figures | best.stats
     if complaint := best.complaint(job.request.stage):
         job.warn(complaint)

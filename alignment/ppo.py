@@ -24,6 +24,7 @@ from alignment.best import Figure
 from alignment.conversations import render_prompt
 from alignment.data import outside_digests
 from alignment.generation import Apply, HeldOutPrompts, ReplyFigures, answer_prompts, reply_settings
+from alignment.health import CollapseRules, CollapseWatch
 from alignment.job import ModelJob, TuningConfig, run_model_job
 from alignment.loop import engine_of, tune
 from alignment.losses import kl_estimate
@@ -32,7 +33,7 @@ from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
 from alignment.replies import RewardModel, reply_log_probs
 from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
-from infra.config import Execution
+from infra.config import Execution, Later
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from infra.store.files import read_json, sha256_file, write_json
@@ -69,6 +70,8 @@ class PpoConfig(TuningConfig, PpoRules):
     """KL of a whole reply to steer towards by changing kl_coefficient; none keeps it fixed."""
     kl_horizon: float = Field(default=1000.0, gt=0)
     """Replies over which kl_coefficient follows the target."""
+    collapse: Annotated[CollapseRules, Later()] = CollapseRules()
+    """When the run is given up, and goes back to its last healthy checkpoint."""
     evaluation_prompts: int = Field(default=256, ge=1)
     """Held-out prompts on which the policy is compared with the fine-tuned model."""
     validate_every: int = Field(default=20, ge=1)
@@ -79,7 +82,7 @@ class PpoConfig(TuningConfig, PpoRules):
 
 STAGE = JobStage(
     name="ppo",
-    code_version=3,
+    code_version=5,  # 5: prompts of like length go together
     config=PpoConfig,
     inputs=lambda config: config.starts_from("sft") | {"reward": "reward", "preferences": "preferences"},
     external=lambda config: outside_digests(base_model=config.base_model),
@@ -105,11 +108,14 @@ def train(job: ModelJob[PpoConfig]) -> None:
     steps = config.rounds * steps_of_round(len(mine), config)
     engine = engine_of(job, both, steps)
     models = PpoModels(engine, reference, judge)
+    watch = CollapseWatch(config.collapse)
     kl = KlController(config.kl_coefficient, config.kl_target, config.kl_horizon)
     settings = reply_settings(job, config.max_reply_tokens, config.temperature)
 
     def load(number: int) -> list[PromptChunk]:
-        chosen = step_indices(len(prompts), config.batch_size, config.seed, number)
+        drawn: list[int] = step_indices(len(prompts), config.batch_size, config.seed, number).tolist()
+        # Those of like length are sampled and updated together: less padding, and ranks get like work.
+        chosen = sorted(drawn, key=lambda index: (len(prompts[index]), index))
         return [(chunk, [prompts[chosen[index]] for index in part]) for chunk, part in mine]
 
     def validate() -> dict[str, float]:
@@ -123,7 +129,8 @@ def train(job: ModelJob[PpoConfig]) -> None:
         config.validate_every,
         seq_len=max(map(len, prompts)) + config.max_reply_tokens,
         steps=steps // config.rounds,
-        remembers={"kl": kl},
+        collapsed=watch.see,
+        remembers={"kl": kl, "watch": watch},
     )
     tune(job, engine, task, Figure("held_out_reward", noise=0.1))
     job.stats["rounds"] = config.rounds

@@ -9,16 +9,16 @@ attention rounds differently.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignment.losses import clipped_policy, clipped_value
+from alignment.losses import KlEstimator, clipped_policy, clipped_value
 from alignment.replies import Replies, RewardModel, reply_log_probs, reply_log_probs_and_entropy
 from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
-from infra.config import Config
+from infra.config import Config, Later
 from training.engine import Engine, StepResult
 from training.loop import TrainStep
 from training.model import Decoder
@@ -56,6 +56,8 @@ class PpoRules(Config):
     """Largest normalised reward."""
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Taken from the reward of a reply that reaches the length limit without ending."""
+    kl_estimator: Annotated[KlEstimator, Later()] = "k1"
+    """How the KL that is paid for is estimated: k1, k2 or k3 (Schulman's). The KL that is told is always k1's."""
     entropy_bonus: float = Field(default=0.0, ge=0)
     """Reward for keeping the distribution wide."""
 
@@ -107,7 +109,7 @@ def update(
 ) -> StepResult:
     """A few passes over the experiences of a round, an optimizer step a minibatch. Returns the last step's figures."""
     for experience in experiences:
-        estimate(experience, kl_coefficient, rules.gamma, rules.gae_lambda)
+        estimate(experience, kl_coefficient, rules.gamma, rules.gae_lambda, rules.kl_estimator)
     whiten_together(experiences, reduce)
     losses = ppo_losses(rules, temperature, policy_learns)
     size = -(-len(experiences) // rules.minibatches)

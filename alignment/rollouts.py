@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignment.advantages import gae, token_rewards, whiten
-from alignment.losses import kl_estimate
+from alignment.losses import KlEstimator, kl_estimate
 from alignment.replies import Replies, collate
 from training.generate import generate
 from training.model import Decoder
@@ -84,11 +84,11 @@ def rewarded(scores: Tensor, finished: Tensor, missing_end_penalty: float, clip:
     return scores.clamp(-clip, clip) - missing_end_penalty * (~finished).to(scores.dtype)
 
 
-def estimate(experience: Experience, kl_coefficient: float, gamma: float, lam: float) -> None:
+def estimate(experience: Experience, kl_coefficient: float, gamma: float, lam: float, kind: KlEstimator = "k1") -> None:
     """Fill advantages and returns."""
     mask = experience.batch.mask
     rewards = token_rewards(
-        experience.rewarded, kl_estimate(experience.log_probs, experience.reference), mask, kl_coefficient
+        experience.rewarded, kl_estimate(experience.log_probs, experience.reference, kind), mask, kl_coefficient
     )
     experience.advantages, experience.returns = gae(rewards, experience.values, mask, gamma, lam)
 

@@ -45,6 +45,14 @@ class FaultConfig(Config):
     """How many times a run may go back, without a whole window of applied steps in between, before it is given up."""
 
 
+@dataclass(frozen=True)
+class Collapse:
+    """Why training is to be given up, and after which iteration it was still well."""
+
+    reason: str
+    healthy: int
+
+
 class SpikeGuard:
     """Remembers the recent past; says why a step must be skipped, and whether a rise has come to stay."""
 

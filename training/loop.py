@@ -27,7 +27,7 @@ from infra.errors import HeadwaterError
 from infra.job_main import Preempted
 from training.checkpoint import Checkpoints
 from training.engine import Engine, Losses, StepResult
-from training.faults import SpikeGuard
+from training.faults import Collapse, SpikeGuard
 from training.hub_format import save_model
 from training.job import Job, StopSignal
 from training.loader import StepData
@@ -97,6 +97,8 @@ class TrainingTask(Generic[Batch]):
     """The documents of an iteration, to name those of a skipped step."""
     keep: Callable[[Figures], bool] = lambda figures: False
     """Told what was measured. True: it has written something that a checkpoint must name, and one is made at once."""
+    collapsed: Callable[[Figures], Collapse | None] = lambda figures: None
+    """Told the figures of an iteration. What it returns ends the training at the last checkpoint that was well."""
     remembers: Mapping[str, Stateful] = field(default_factory=dict)
     """By the name it has in a checkpoint."""
 
@@ -143,6 +145,8 @@ class Loop(Generic[Batch]):
     stop: StopSignal = field(default_factory=StopSignal)
     figures: dict[str, float] = field(default_factory=dict)
     """What was measured last."""
+    collapse: Collapse | None = None
+    """Why training ended before its last step."""
 
     def __post_init__(self) -> None:
         self.engine.veto = self.guard.veto
@@ -170,7 +174,7 @@ class Loop(Generic[Batch]):
 
     def run(self) -> None:
         """Train to the engine's last step. Raises ``Preempted`` after SIGTERM, with a checkpoint left behind."""
-        while self.engine.step < self.engine.total_steps:
+        while self.engine.step < self.engine.total_steps and self.collapse is None:
             steps = self.task.source.steps(self.progress.consumed(self.done))
             try:
                 for data in steps:
@@ -186,6 +190,9 @@ class Loop(Generic[Batch]):
         self.guard.enter(self.task.phase(data.consumed + self.task.source.batch - 1))
         outcome = self.task.iterate(partial(self._train_step, data), data)
         self.recorder.step(self.done, outcome, time.perf_counter() - began)
+        if collapse := self.task.collapsed(outcome.figures or {}):
+            self._give_up(collapse)
+            return True
         if self.guard.exhausted:
             if self.guard.new_level:
                 self._accept()
@@ -207,11 +214,13 @@ class Loop(Generic[Batch]):
             "steps": self.engine.total_steps,
             "held_steps": self.engine.skipped_steps,
             "rollbacks": self.progress.rollbacks,
-        }
+        } | ({"collapsed": self.collapse.reason, "ended_at": self.done} if self.collapse else {})
 
     def warnings(self) -> list[str]:
         """What a user of the model must know of updates that were refused."""
         skipped, rollbacks = self.engine.skipped_steps, self.progress.rollbacks
+        if self.collapse:
+            return [f"training collapsed and ended: {self.collapse.reason}; published is the model of step {self.done}"]
         if not skipped:
             return []
         back = f", and training went back to an earlier checkpoint (rollbacks: {rollbacks})" if rollbacks else ""
@@ -251,6 +260,22 @@ class Loop(Generic[Batch]):
         self.figures = dict(state.get("figures", {}))
         for name, part in self.task.remembers.items():
             part.restore(state[name])
+
+    def _give_up(self, collapse: Collapse) -> None:
+        """Back to the last checkpoint that was well, and no further."""
+        self.checkpoints.wait()
+        limit, regular = collapse.healthy * self.task.steps, self.checkpoints.regular
+        loaded = self.checkpoints.load_newest(lambda step: step <= limit and step % regular == 0)
+        if loaded is None or loaded.step > limit:
+            raise HeadwaterError(
+                f"training has collapsed and there is no checkpoint from before: {collapse.reason}",
+                where=f"step {self.done}",
+                remedy="Lower the learning rate, or make checkpoints more often (checkpoint_every).",
+            )
+        self.guard.restore(loaded.state["guard"])
+        self._restore(loaded.state)
+        self.collapse = collapse
+        self.recorder.warning(f"training has collapsed ({collapse.reason}): back to step {self.done}, and no further")
 
     def _accept(self) -> None:
         levels = self.guard.accept()

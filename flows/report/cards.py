@@ -5,12 +5,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from alignment.health import HEALTHY
 from flows.provenance.notices import refused_steps
 from flows.provenance.run_history import OtherRun
 from flows.report import learning
 from infra.store.dataset import Dataset
 
 Card = dict[str, Any]
+LAST_ROUNDS = 10
 
 
 def alignment(datasets: Mapping[str, Dataset], samples: int, beside: Sequence[OtherRun] = ()) -> list[Card]:
@@ -135,7 +137,7 @@ def _ppo(dataset: Dataset | None, others: learning.Others) -> Card | None:
     curves = [("kl", "KL to the fine-tuned model")]
     kl = learning.training_chart(dataset, curves, "nats per reply", "KL by round", others)
     note = "Reinforcement learning from the reward model, held back by KL."
-    return _card("PPO", note, facts, [reward, kl], dataset, others)
+    return _card("PPO", note, [*facts, *_health(dataset)], [reward, kl], dataset, others)
 
 
 def _dpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
@@ -162,7 +164,21 @@ def _grpo(dataset: Dataset | None, others: learning.Others) -> Card | None:
     taught = [("teaching_groups", "groups that teach"), ("entropy", "entropy a token")]
     wide = learning.training_chart(dataset, taught, "share, nats", "Groups that teach something, and entropy", others)
     note = "Reinforcement learning from rewards that are checked: each reply against its group."
-    return _card("GRPO", note, facts, [solved, wide], dataset, others)
+    return _card("GRPO", note, [*facts, *_health(dataset)], [solved, wide], dataset, others)
+
+
+def _health(dataset: Dataset) -> list[tuple[str, str]]:
+    """Means over the last rounds beside the range of a healthy run, with what it means to be outside."""
+    lines = [line for line in learning.metrics_of(dataset) if "reward" in line][-LAST_ROUNDS:]
+    found = []
+    for name, healthy in HEALTHY.items():
+        values = [line[name] for line in lines if isinstance(line.get(name), (int, float))]
+        if values:
+            mean = sum(values) / len(values)
+            warned = "" if healthy.low <= mean <= healthy.high else f" – {healthy.beyond}"
+            said = f"{mean:.3g} (healthy: {healthy.low:g} to {healthy.high:g}){warned}"
+            found.append((f"{name.replace('_', ' ')}, last {len(lines)} rounds", said))
+    return found
 
 
 def _speech(dataset: Dataset) -> list[tuple[str, str]]:

@@ -69,6 +69,7 @@ class ExtractConfig(Config):
     """Keep readers' comments."""
     metadata: bool = True
     """Read author, date of publication and licence as the page declares them."""
+
     @field_validator("extractor")
     @classmethod
     def _is_there(cls, given: str) -> str:

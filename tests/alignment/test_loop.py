@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from alignment.best import Figure
+from alignment.health import CollapseRules, CollapseWatch
 from alignment.job import ModelJob, TuningConfig
-from alignment.loop import Plan, optimise
+from alignment.loop import Plan, optimise, tune
 from alignment.order import Order, step_indices
 from infra.job import JobRequest
 from infra.job_main import Preempted
 from training.engine import Engine, Ranks, create_engine, init_distributed
 from training.job import StopSignal
+from training.loader import StepData
+from training.loop import Batches, TrainingTask, TrainStep
+from training.recorder import IterationResult
 
 NUMBER, BATCH, STEPS = 120, 4, 30
 
@@ -131,3 +136,35 @@ def test_signals_around_a_bad_stretch_change_nothing(ranks: Ranks, tmp_path: Pat
     assert straight.job.stats["best"]["distance"] == straight.job.stats["distance"], "not of the published weights"
     for name in ("best", "published_step", "distance", "rollbacks", "held_steps"):
         assert resumed.job.stats[name] == straight.job.stats[name], name
+
+
+def test_a_collapsed_policy_goes_back_to_its_last_healthy_checkpoint(ranks: Ranks, tmp_path: Path) -> None:
+    run = Run(tmp_path, ranks, {})
+    watch, seen = CollapseWatch(CollapseRules(patience=3)), dict[int, Tensor]()
+
+    def iterate(step: TrainStep, data: StepData[np.ndarray]) -> IterationResult:
+        result = step(data.batches, run.losses, len)
+        seen[run.engine.step] = run.weights.clone()
+        far = 9.0 if run.engine.step > 12 else 0.1
+        return IterationResult(result, 1.0, {"reward": 0.5, "finished": 1.0, "kl_per_token": far})
+
+    batches = Batches(lambda number: [indices(number)], BATCH)
+    task = TrainingTask(batches, iterate, lambda: {"distance": float(run.weights.abs().sum())}, 4)
+    task = replace(task, collapsed=watch.see, remembers={"watch": watch})
+    with run.job.stop:
+        tune(run.job, run.engine, task, Figure("distance"))
+    assert max(seen) == 15 and run.engine.step == 10 == run.job.stats["ended_at"]
+    assert torch.equal(run.weights, seen[10]) and watch.rounds == 10
+    assert run.job.stats["distance"] == pytest.approx(float(seen[10].abs().sum()))
+    assert "9.00 nats a token" in run.job.stats["collapsed"]
+    assert any("published is the model of step 10" in sentence for sentence in run.job.warnings)
+
+
+def test_one_sick_round_is_noise_and_a_falling_reward_is_not() -> None:
+    def after(rewards: list[float], ends: float = 1.0) -> bool:
+        watch = CollapseWatch(CollapseRules(reward_drop=0.5))
+        seen = [watch.see({"reward": value, "finished": ends if n else 1.0}) for n, value in enumerate(rewards)]
+        return any(seen)
+
+    assert not after([1, 1, -1, 1, 1]) and after([1] * 5 + [-1] * 12)
+    assert after([1] * 5, ends=0.3) and not after([1] * 5, ends=0.6)
