@@ -15,7 +15,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -46,9 +46,6 @@ class Check:
     state: State
     detail: str
     remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:

@@ -58,7 +58,7 @@ def command(
         start = _run_here if here else _start_on_server
         plan = [start(loaded, store, series, entry, train) if entry.action == "start" else entry for entry in plan]
     if json:
-        print_json({"recipe": loaded.name, "dry_run": dry_run, "crawls": [entry.as_dict() for entry in plan]})
+        print_json({"recipe": loaded.name, "dry_run": dry_run, "crawls": plan})
     else:
         console().print(_table(plan, dry_run))
 

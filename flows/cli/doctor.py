@@ -25,7 +25,7 @@ def command(
     out = console()
     for check in examine(workspace, port, fix):
         failed |= check.state == "fail"
-        found.append(check.as_dict())
+        found.append(check)
         if not json:
             out.print(f"[{STYLES[check.state]}]{check.state:<5}[/]{check.name:<13}", end="")
             mend = f"  -> {check.remedy}" if check.remedy and check.state != "ok" else ""

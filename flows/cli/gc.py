@@ -29,10 +29,10 @@ def command(
         print_json(
             {
                 "dry_run": dry_run,
-                "removed": [removal.as_dict() for removal in found.removed],
+                "removed": found.removed,
                 "passed_over": found.passed_over,
                 "datasets_kept": published,
-                "kept": [each.as_dict() for each in found.kept],
+                "kept": found.kept,
                 "bytes_freed": found.bytes,
             }
         )

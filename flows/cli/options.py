@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, TextIO
@@ -85,7 +86,7 @@ def own_stdout() -> TextIO:
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
-    """One object; NaN and infinity as null. Raises TypeError for what JSON has no form for."""
+    """One object, dataclasses as such too; NaN and infinity as null. Raises TypeError for what JSON has no form for."""
     out = stream or sys.stdout
     out.write(json.dumps(_finite(value), indent=2, default=_encode, allow_nan=False) + "\n")
     out.flush()
@@ -95,6 +96,8 @@ def _finite(value: Any) -> Any:
     """JSON knows no NaN and no infinity (the loss of a training that diverged): they become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value

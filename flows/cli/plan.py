@@ -61,7 +61,7 @@ def command(
         scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
         stages = [entry.as_dict() for entry in plans]
         view = {"recipe": loaded.name, "stages": stages, "notices": notices(on_crawl.nodes)}
-        print_json({**view, "forecast": expected.as_dict() if expected else None, **scale_view})
+        print_json({**view, "forecast": expected, **scale_view})
         refuse_blocked(plans)
         return
     out = console()

@@ -43,7 +43,7 @@ def command(
     fate = fate_of(url_or_id, [*stages, *talks])
     found = difference_of(fate, stages)
     if json:
-        print_json(fate.as_dict() | ({"difference": asdict(found)} if found else {}))
+        print_json(asdict(fate) | ({"difference": found} if found else {}))
     else:
         _show(fate)
         if found:

@@ -9,8 +9,8 @@ command, given again, continues a broken off one. If somebody still runs that cr
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from flows.crawls.series import Series
 
@@ -26,9 +26,6 @@ class Missed:
     action: Action
     reason: str
     flow_run: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def plan_backfill(

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -46,9 +46,6 @@ class DocumentFate:
     history: tuple[StageVerdict, ...]
     others: tuple[str, ...] = ()
     document: dict[str, str] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> DocumentFate:

@@ -22,7 +22,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +77,6 @@ class Removal:
     bytes: int
     reason: str
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class KeptDataset:
@@ -91,9 +88,6 @@ class KeptDataset:
     bytes: int
     reason: str
     """The first that was found; there may be others."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from pipeline.quality.characters import TABLE_SIZE, character_tables
 from pipeline.quality.scanner import HASH_PRIME, HASH_START, scan
+from pipeline.words import text_buffers
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -169,16 +170,7 @@ def _sums(values: NDArray[np.generic], starts: Ints) -> Ints:
 
 def view_texts(texts: Sequence[str] | pa.Array) -> TextView:
     """Scan a batch of texts (Python strings, or an Arrow string column, which is read in place)."""
-    column = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-    if column.type != pa.large_string():
-        column = column.cast(pa.large_string())
-    _, offsets_buffer, data_buffer = column.buffers()
-    count = len(column)
-    if count == 0:
-        offsets = np.zeros(1, np.int64)
-    else:
-        offsets = np.frombuffer(offsets_buffer, np.int64)[column.offset : column.offset + count + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer else np.zeros(0, np.uint8)
+    data, offsets = text_buffers(texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string()))
     tables = character_tables()
     starts, counts, words, lines, paragraphs = scan(data, offsets, tables.classes, tables.lower)
     word_hash, (word_length, word_line), (word_has_letter, word_unspaced) = words
@@ -189,7 +181,7 @@ def view_texts(texts: Sequence[str] | pa.Array) -> TextView:
         line_hash, line_length, line_width, first, last, ellipsis, letters, uppers, digits, sentences, braces,
         *paragraphs,
     ]  # fmt: skip
-    return TextView(count, *columns)
+    return TextView(len(texts), *columns)
 
 
 def word_hash(word: str) -> int:

@@ -126,7 +126,7 @@ def test_a_dry_run_says_the_same_and_touches_nothing(tmp_path: Path) -> None:
     said = collect(store, EVERYTHING, dry_run=True)
     assert left(store) == {key(1)}
     done = collect(store, EVERYTHING)
-    assert [r.as_dict() for r in said.removed] == [r.as_dict() for r in done.removed] and said.bytes == done.bytes > 0
+    assert said.removed == done.removed and said.bytes == done.bytes > 0
 
 
 def test_young_and_newest_versions_stay(tmp_path: Path) -> None:
