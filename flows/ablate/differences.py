@@ -5,7 +5,7 @@ Arms that read the same pages know a document by its id; a corpus that another s
 
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,12 @@ def difference(lab: Lab, corpora: Mapping[str, Corpus], keeper: str, dropper: st
     last = last_documents(lab.recipes[keeper], kept)
     ours, theirs = _names(last, key), _names(last_documents(lab.recipes[dropper], other), key)
     missing = sorted(ours - theirs, key=_drawn)
-    stages = document_path(dataset for name, dataset in other.items() if name != "shards")
+    wanted = missing[:SHOWN]
+    texts = {row[key]: row for row in find_rows(last, "data/", pc.field(key).isin(wanted), ["id", "url", "text"])}
+    fates = _fates(document_path(dataset for name, dataset in other.items() if name != "shards"), key, wanted)
     label = lab.label(dropper)
-    shown = []
-    for name in missing[:SHOWN]:
-        row = find_rows(last, "data/", pc.field(key) == name, ["id", "url", "text"])[0]
-        shown.append(_dropped(row, _fate(stages, key, name), label, workspace))
-    return Difference(keeper, dropper, len(missing), tuple(shown))
+    shown = tuple(_dropped(texts[name], fates.get(name, {}), label, workspace) for name in wanted)
+    return Difference(keeper, dropper, len(missing), shown)
 
 
 def _names(documents: Dataset, key: str) -> set[Any]:
@@ -74,14 +73,14 @@ def _drawn(name: bytes | str) -> bytes:
     return hashlib.blake2b(name if isinstance(name, bytes) else name.encode(), digest_size=8).digest()
 
 
-def _fate(stages: list[Dataset], key: str, name: Any) -> dict[str, Any]:
-    """The ledger's row of a document, or an empty one."""
+def _fates(stages: Sequence[Dataset], key: str, names: Sequence[Any]) -> dict[Any, dict[str, Any]]:
+    """The ledgers' rows of documents, by name; those without are not in it."""
+    found: dict[Any, dict[str, Any]] = {}
+    columns = ["id", "url", "rule", "score", "threshold", "detail"]
     for stage in stages:
-        columns = ["id", "url", "stage", "rule", "score", "threshold", "detail"]
-        rows = find_rows(stage, "ledger/", pc.field(key) == name, columns)
-        if rows:
-            return {**rows[0], "stage": stage.name}
-    return {}
+        for row in find_rows(stage, "ledger/", pc.field(key).isin(list(names)), columns):
+            found.setdefault(row[key], {**row, "stage": stage.name})
+    return found
 
 
 def _dropped(row: Mapping[str, Any], fate: Mapping[str, Any], label: str, workspace: str) -> Dropped:

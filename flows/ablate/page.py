@@ -44,6 +44,7 @@ def render(workspace: str, view: Row, lab: Lab, corpora: Mapping[str, Corpus], m
         about={name: _about(lab, name) for name in lab.trained},
         colours=colours,
         verdicts=_with_bars(view["verdicts"]),
+        disagreeing=disagreeing(view),
         tasks=_forests(view),
         curves=loss_curves(lab, measured, colours),
         corpora=[_kept(lab, corpora, row) for row in view["arms"] if row["arm"] != SAME],
@@ -77,6 +78,12 @@ def _with_bars(rows: Sequence[Row]) -> list[Row]:
     return [
         {**row, "bar": interval_bar(row["delta"], row["low"], row["high"], (-reach, reach), mark=0.0)} for row in rows
     ]
+
+
+def disagreeing(view: Row) -> list[str]:
+    """Arms that one learning rate calls better and another worse."""
+    found = {row["arm"]: [delta for _, delta in row["by_rate"]] for row in view["effects"] if row["task"] == ALL}
+    return [arm for arm, deltas in found.items() if arm != SAME and min(deltas) < 0 < max(deltas)]
 
 
 def _forests(view: Row) -> list[tuple[str, bool, list[Row]]]:

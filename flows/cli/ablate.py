@@ -79,7 +79,11 @@ def verdicts_table(view: dict[str, Any]) -> Table:
 
 def remarks(view: dict[str, Any]) -> list[str]:
     """What a reader must know beside the verdicts."""
+    from flows.ablate.page import disagreeing
+
     lines = [f"Detectable at this budget: {view['mde']:.4f} bits per byte."]
+    if arms := disagreeing(view):
+        lines.append(f"Better at one learning rate and worse at another: {', '.join(arms)}.")
     if view["coin_flips"]:
         flips = ", ".join(view["coin_flips"])
         lines.append(f"Coin flips, left out: {flips} (the control {view['control']} cannot be told from A/A there).")
