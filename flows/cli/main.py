@@ -29,6 +29,7 @@ COMMANDS = (
     ("scale", "From a size or a budget to a run: shape, batch, rate, tokens, memory, hours, cost."),
     ("ladder", "Train small models, fit a scaling law, predict the large one."),
     ("ablate", "Which corpus makes the better model: arms, seeds, rates, intervals."),
+    ("mix", "Weights of sources for a target, by one small model a source."),
     ("inspect", "Schema, counts, drop reasons and samples of a dataset."),
     ("report", "Write or find the report page of a recipe's datasets."),
     ("chat", "Talk with a model."),
