@@ -154,6 +154,13 @@ def test_the_command_prints_weights_and_json(done) -> None:
     assert [row["weight"] for row in view["sources"]] == [row.weight for row in result.rows]
 
 
+def test_the_bundled_labs_compare_equal_amounts_of_text() -> None:
+    for name in ("threshold", "curve"):
+        (entry,) = load_lab("repetition").recipes[name].node("shards").config.repetition
+        assert entry.mean == pytest.approx(1), "as many tokens as every page once"
+    assert load_lab("mixture").recipes["natural"].node("shards").config.mixture == ()
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [
