@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
-import fsspec
 from backports import zstd
 
 from infra.errors import InputError
+from infra.store.files import filesystem
+from pipeline.sources.http import HttpFile, is_http
 
 READ_BYTES = 256 << 10
 INFLATE_BYTES = 64 << 10
@@ -466,8 +467,9 @@ def seekable(raw: BinaryIO) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def open_file(address: str) -> Iterator[BinaryIO]:
     """A user's file at any fsspec address, unpacked. Damage is an InputError."""
+    fs, path = filesystem(address) if not is_http(address) else (None, address)
     try:
-        with fsspec.open(address, "rb") as raw:
+        with cast(BinaryIO, fs.open(path, "rb") if fs is not None else HttpFile(address)) as raw:
             yield unpacked(raw)
     except Damaged as damaged:
         raise InputError(f"the file is damaged: {damaged}", where=address, remedy="Fetch it again.") from None

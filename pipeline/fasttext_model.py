@@ -12,14 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import InputError
-from infra.store.files import is_local
+from infra.store.cache import cache_root
+from infra.store.files import filesystem, is_local
+from pipeline.sources.http import Patience, download, is_http
 
 PREFIX = "__label__"
+PATIENCE = Patience(tries=3)
 
 
 def load_model(path: Path) -> Any:
@@ -69,7 +71,8 @@ def one_line(text: str) -> str:
 
 
 def local_copy(url: str, scratch: Path) -> Path:
-    """A model file as a local path: itself, or a copy where it lies on an object store."""
+    """A model file as a local path: itself, or a copy where it lies on an object store or a web server."""
+    url = _fetched(url)
     if is_local(url):
         path = Path(url.removeprefix("file://"))
         if not path.is_file():
@@ -77,18 +80,28 @@ def local_copy(url: str, scratch: Path) -> Path:
         return path
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"{digest_of(url)}{Path(url).suffix}"
-    with fsspec.open(url, "rb") as source, path.open("wb") as target:
+    fs, remote = filesystem(url)
+    with fs.open(remote, "rb") as source, path.open("wb") as target:
         shutil.copyfileobj(source, target)
     return path
 
 
 def digest_of(url: str) -> str:
     """SHA-256 of a file at any address."""
+    fs, path = filesystem(_fetched(url))
     try:
-        with fsspec.open(url, "rb") as stream:
+        with fs.open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise _absent(url) from None
+
+
+def _fetched(url: str) -> str:
+    """The address itself; of a web server's file this machine's copy, fetched once."""
+    if not is_http(url):
+        return url
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rsplit('/', 1)[-1]}"
+    return str(download(url, cache_root() / "models" / name, PATIENCE))
 
 
 def _absent(url: str) -> InputError:

@@ -37,7 +37,8 @@ from pipeline.sources.contract import (
     is_fate,
     lost,
 )
-from pipeline.sources.files import find_archives, is_http, local_archives, no_archive
+from pipeline.sources.files import find_archives, local_archives, no_archive
+from pipeline.sources.http import is_http
 from pipeline.sources.registry import AnySource, reader_of
 from pipeline.sources.tables import JsonlSource
 from pipeline.sources.warc import WarcSource

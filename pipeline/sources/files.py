@@ -24,7 +24,7 @@ from infra.store.dataset import Dataset
 from infra.store.files import CHUNK, filesystem, is_local
 from pipeline.sources.contract import Archive
 from pipeline.sources.digests import ArchiveDigests, file_digest
-from pipeline.sources.http import HttpFile, download
+from pipeline.sources.http import HttpFile, download, is_http
 
 MARKER = re.compile(r"_SUCCESS|_(?:common_)?metadata|_(?:committed|started)_\w+|.+\.crc|Thumbs\.db|desktop\.ini")
 CHECKSUM_KEYS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256")
@@ -64,8 +64,9 @@ def open_archive(archive: Archive, cache: str = "") -> BinaryIO:
         if not cache:
             return cast(BinaryIO, HttpFile(archive.url))
         return download(archive.url, Path(cache).expanduser() / urlsplit(archive.url).path.lstrip("/")).open("rb")
+    fs, path = filesystem(archive.url)
     try:
-        stream = fsspec.open(archive.url, "rb").open()
+        stream = fs.open(path, "rb")
     except OSError as error:
         raise InputError(
             f"the file cannot be opened: {error}", where=archive.url, remedy="Check that it is still there."
@@ -77,10 +78,6 @@ def open_archive(archive: Archive, cache: str = "") -> BinaryIO:
 def printable(name: str) -> str:
     """A file's name as text: bytes that are no UTF-8 are escaped, so that two names stay two."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def is_http(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
 
 
 def _http_archive(address: str) -> Archive:

@@ -42,6 +42,10 @@ class Patience:
         self.sleep(min(self.longest_pause_s, asked) if asked is not None else pause * (0.5 + random.random() / 2))
 
 
+def is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
 def fetch(url: str, patience: Patience = Patience(), *, limit: int = 1 << 30) -> bytes:
     """A whole small file."""
     with HttpFile(url, patience) as stream:

@@ -28,8 +28,8 @@ from pipeline.extract.refusal import Refused
 from pipeline.sources import common_crawl, hugging_face, warc
 from pipeline.sources.common_crawl import CommonCrawlSource
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, is_fate
-from pipeline.sources.files import find_archives, is_http, open_archive
-from pipeline.sources.http import HttpFile, Patience
+from pipeline.sources.files import find_archives, open_archive
+from pipeline.sources.http import HttpFile, Patience, is_http
 from pipeline.sources.hugging_face import HuggingFaceSource
 from pipeline.sources.multistream import is_multistream
 from pipeline.sources.records import can_start_within

@@ -1,5 +1,7 @@
 """Files over HTTP: ranges, faults that pass, faults that do not."""
 
+import gzip
+import hashlib
 import random
 import shutil
 from collections.abc import Iterator
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import InputError
+from infra.errors import ConfigError, InputError
+from pipeline.compression import read_lines
+from pipeline.fasttext_model import digest_of, local_copy
 from pipeline.sources.http import HttpFile, Patience, download, fetch
 from tests.pipeline.sources.mirror import Mirror, serve
 
@@ -130,3 +134,22 @@ def test_a_download_continues_where_it_broke(mirror: Mirror, tmp_path: Path) -> 
     download(f"{mirror.url}/data", target, QUICK)
     assert mirror.requests["data"] == asked, "the second time comes from the cache"
     shutil.rmtree(target.parent)
+
+
+def test_models_and_lists_on_a_web_server_need_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is fetched once on a machine, whoever asks for it."""
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+    with serve() as mirror:
+        mirror.files |= {"lid.bin": b"a model", "items.jsonl.gz": gzip.compress(b'{"a": 1}\n')}
+        assert digest_of(f"{mirror.url}/lid.bin") == hashlib.sha256(b"a model").hexdigest()
+        assert local_copy(f"{mirror.url}/lid.bin", tmp_path / "scratch").read_bytes() == b"a model"
+        assert mirror.requests["lid.bin"] == 1
+        assert list(read_lines(f"{mirror.url}/items.jsonl.gz")) == [b'{"a": 1}\n']
+        with pytest.raises(InputError, match="there is no such file"):
+            digest_of(f"{mirror.url}/nothing.bin")
+
+
+def test_an_address_without_its_driver_is_one_sentence(tmp_path: Path) -> None:
+    for read in (digest_of, lambda url: list(read_lines(url))):
+        with pytest.raises(ConfigError, match="addresses of this kind cannot be opened here"):
+            read("nowhere9://bucket/lid.bin")
