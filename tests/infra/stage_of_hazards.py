@@ -45,6 +45,9 @@ def process(unit: Unit, context: UnitContext) -> Counts:
     kind = str(unit.payload.get("do", "write"))
     if kind == "sleep":
         time.sleep(float(str(unit.payload["seconds"])))
+    elif kind == "killed once" and first_time(context, unit):
+        (Path(context.work_root) / f"victim-{os.getpid()}").touch()
+        time.sleep(60)
     elif kind == "stuck":
         hold_the_interpreter_lock()
     elif kind == "crash once" and first_time(context, unit):
