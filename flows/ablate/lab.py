@@ -31,6 +31,7 @@ from pydantic import Field, field_validator, model_validator
 from flows.recipe import Recipe, overlaid_recipe, set_value
 from flows.recipe_file import SCALE, nearest, read_recipe_file
 from flows.sections import validate
+from flows.stages import STAGE_NAMES
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.extensions import refuse_code
@@ -217,7 +218,7 @@ def load_lab(
     path = _find(name_or_path)
     raw = read_recipe_file(path, "lab")
     written = copy.deepcopy(raw)
-    own = [each for each in overrides if each.partition("=")[0].split(".")[0] in LabConfig.model_fields]
+    own = [each for each in overrides if _of_lab(each)]
     for override in own:
         set_value(raw, override)
     refuse_code(raw, written, str(path))
@@ -231,6 +232,12 @@ def load_lab(
         return replace(lab, overrides=tuple(overrides))
     except ConfigError as error:
         raise ConfigError(error.error, where=error.where or str(path), remedy=error.remedy) from None
+
+
+def _of_lab(override: str) -> bool:
+    """Whether it is the lab's. ``tokenizer`` is one of its fields, and ``tokenizer.vocab_size`` one of the recipe's."""
+    name, dot, _ = override.partition("=")[0].partition(".")
+    return name in LabConfig.model_fields and not (dot and name in STAGE_NAMES)
 
 
 def _with_recipes(config: LabConfig, base: str, path: Path, changes: Sequence[str], only: tuple[str, ...]) -> Lab:
@@ -274,9 +281,8 @@ def arm_recipe(config: LabConfig, arm: Arm, base: str, changes: Sequence[str]) -
     """The base recipe with the lab's changes, then the arm's, up to pretraining."""
     measured = {"decontaminate": {"evaluations": [_texts_of(each) for each in config.measured]}}
     inputs: dict[str, Any] = {name: {} for name in dataset_inputs(each.file for each in config.measured)}
-    if any(
-        each.file.startswith(QUESTIONS) for each in config.measured
-    ):  # the sample has most of them where they are asked for
+    # The sample has most of its questions where they are asked for.
+    if any(each.file.startswith(QUESTIONS) for each in config.measured):
         inputs["sample"] = {"evaluations": True}
     model = {} if config.model is None else {"pretrain": {"model": config.model.model_dump()}}
     laid: list[Mapping[str, Any] | str] = [FAIR, config.stages]

@@ -178,10 +178,13 @@ def test_the_page_shows_verdicts_curves_corpora_and_documents_with_their_rules(d
 
 
 def test_the_trial_of_an_arm_takes_what_the_lab_says_and_the_rest_of_the_recipe(tmp_path: Path) -> None:
-    lab = load_lab(str(write_lab(tmp_path)), ["pretrain.optimizer.clip=0.5", "rates=[0.2, 0.1]"])
+    lab = load_lab(
+        str(write_lab(tmp_path)), ["pretrain.optimizer.clip=0.5", "rates=[0.2, 0.1]", "tokenizer.vocab_size=390"]
+    )
     config = trial_config(lab, "noisy", 1, 0.2)
     assert (config.optimizer.clip, config.optimizer.lr, config.batch_sequences) == (0.5, 0.2, 4)
     assert config.model.hidden_size == 32 and lab.config.rates == (0.2, 0.1)
+    assert lab.recipes["noisy"].node("tokenizer").config.vocab_size == 390 and not lab.config.tokenizer
 
 
 def test_bundled_labs_hold(tmp_path: Path) -> None:
