@@ -155,7 +155,7 @@ def build_engine(
     config: PretrainConfig, data: Data, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None
 ) -> Engine:
     return create_engine(
-        _first_model(config, shape, ranks, trunk),
+        first_model(config, shape, ranks, trunk),
         config.optimizer,
         config.parallel,
         total_steps=total_steps(config, data),
@@ -163,7 +163,7 @@ def build_engine(
     )
 
 
-def _first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk: Path | None) -> Decoder:
+def first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None) -> Decoder:
     """Fresh weights, or those of the model folder that this training branches from."""
     if trunk is not None and config.parallel.zero_stage == 3:
         raise ConfigError(

@@ -27,10 +27,13 @@ from pipeline.shards.mixing import Phase, SourceWeight
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
 from tests.support import adopt_dataset, kill_family
+from tests.training.folders import tiny_config, tiny_model, write_tokenizer
 from tests.training.pretraining import PretrainJob, build_inputs, small_config
 from tests.training.ranks_faults import name_of
 from training.checkpoint import list_checkpoints
-from training.hub_format import load_model
+from training.engine import Ranks
+from training.hub_format import load_model, save_model
+from training.pretrain import first_model
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +303,18 @@ def test_a_takedown_names_everything_that_holds_or_learned_from_a_document(finis
     assert none["documents"] == [] and none["rebuild"] == []
     with pytest.raises(ConfigError):
         takedown(store, lambda name, fingerprint: finished.request.work_dir)
+
+
+def test_a_training_branches_from_the_weights_of_a_trunk(tmp_path):
+    save_model(tiny_model(3), tmp_path / "model", write_tokenizer(tmp_path / "words"))
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    config = small_config(trunk=True)
+    branch = first_model(config, tiny_config(), ranks, tmp_path / "model")
+    for name, weight in tiny_model(3).state_dict().items():
+        assert torch.equal(branch.state_dict()[name], weight)
+    fresh = first_model(config, tiny_config(), ranks)
+    assert not torch.equal(next(fresh.parameters()), next(branch.parameters()))
+    with pytest.raises(InputError, match="another shape"):
+        first_model(config, tiny_config(hidden_size=64), ranks, tmp_path / "model")
+    with pytest.raises(ConfigError, match="cut up"):
+        first_model(small_config(parallel={"zero_stage": 3}), tiny_config(), ranks, tmp_path / "model")
