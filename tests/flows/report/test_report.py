@@ -111,6 +111,8 @@ def datasets(tmp_path) -> dict[str, Dataset]:
         "total_tokens": 900, "tokens": {"web": 900}, "sequences": 4, "seq_len": 256, "packing_efficiency": 0.97,
         "unigram_entropy_nats": 5.0, "validation": {"web": {"documents": 1, "tokens": 30, "bytes": 100}},
         "mixture": {"web": {"available_tokens": 900, "rate": 1.0, "planned_share": 1.0, "share": 1.0}},
+        "versions": [{"sequences": 4, "tokens": 900, "repetition": {"web": {"score": "quality", "passes": 1.0, "threshold": 0.2,
+            "steps": [{"quantile": 0.0, "from": 0.01, "times": 0.0}, {"quantile": 0.5, "from": 0.625, "times": 2.0}]}}}],
     }})  # fmt: skip
     losses = lines(*({"loss": 6 - step * 0.05} for step in range(40)), {"bits_per_byte/web": 2.5})
     add("pretrain", {"data/metrics.jsonl": losses}, {
@@ -176,6 +178,11 @@ def test_any_subset_of_stages_makes_a_page(datasets, names) -> None:
 def test_what_fine_tuning_learns_is_marked(datasets) -> None:
     page = render({"sft": datasets["sft"]})
     assert "<mark>fine &lt;script&gt;" in page and "en 75%, de 25%" in page and "4 (2 – 9)" in page
+
+
+def test_how_often_quality_was_seen_is_on_the_page(datasets) -> None:
+    page = render({"shards": datasets["shards"]})
+    assert "from 50 %" in page and "0.625" in page and "quality from" in page
 
 
 def test_every_stage_alone_makes_a_page(datasets) -> None:
