@@ -355,27 +355,32 @@ def write_mixture(result: MixResult, path: Path) -> Path:
         f"({gain.low:.4f} to {gain.high:.4f}).\n"
     )
     base = result.recipe.address
-    changed = {"shards": {"mixture": result.mixture(), "phases": []}}
-    mixed = {"extends": base, "recipe": f"{result.recipe.name}-mixed", "stages": changed}
+    mixed = {"extends": base, "recipe": f"{result.recipe.name}-mixed", **_arm(result.mixture())}
     write_bytes(str(path), (told + yaml.safe_dump(mixed, sort_keys=False)).encode())
     lab = path.with_name(f"{path.stem}-lab.yaml")
     rate = float(result.recipe.node("pretrain").config.optimizer.lr)  # type: ignore[attr-defined]
-    arms = {
-        name: {"stages": {"shards": {"mixture": result.mixture(name == "natural"), "phases": []}}}
-        for name in ("natural", "mixed")
-    }
+    arms = {name: _arm(result.mixture(name == "natural")) for name in ("natural", "mixed")}
+    # Known to be bad for the target, and made of the same documents: the source whose own model reads it worst.
+    enough = [row for row in result.rows if row.available_tokens * MODEL_PASSES >= result.model_tokens] or result.rows
+    worst = max(enough, key=lambda row: row.bits_per_byte).source
+    arms["worst"] = {"description": f"{worst} alone", **_arm([{"source": worst, "max_epochs": MODEL_PASSES}])}
     wanted = {
         "lab": f"{_plain(result.recipe.name)}-mixture",
         "description": "What the weights of headwater mix gain over each source by its tokens.",
         "recipe": base,
         "arms": arms,
         "baseline": "natural",
+        "control": "worst",
         "tokens": result.model_tokens,
         "rates": [rate, rate / 5],
         "evaluations": [_as_given(each) for each in result.mixing.targets],
     }
     write_bytes(str(lab), yaml.safe_dump(wanted, sort_keys=False).encode())
     return lab
+
+
+def _arm(mixture: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"stages": {"shards": {"mixture": mixture, "phases": []}}}
 
 
 def _as_given(target: answers.Evaluation) -> dict[str, Any]:

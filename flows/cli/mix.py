@@ -1,5 +1,6 @@
 """``headwater mix``: weights of a recipe's sources for a target, by one small model a source."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,14 @@ def command(
         return
     result = run_mix(mixing, store, quiet=json)
     lab = write_mixture(result, write) if write else None
-    view = result.as_dict() | ({"recipe_file": str(write), "lab_file": str(lab)} if lab else {})
+    view = result.as_dict()
+    if lab is not None:
+        changed = " ".join(f"--set {shlex.quote(each)}" for each in mixing.overrides)
+        view |= {
+            "recipe_file": str(write),
+            "lab_file": str(lab),
+            "measure": f"headwater ablate {lab} {changed}".strip(),
+        }
     if json:
         print_json(view, stream)
         return
@@ -106,5 +114,5 @@ def _remarks(view: dict[str, Any]) -> list[str]:
     ]
     if "recipe_file" in view:
         lines.append(f"Recipe   {view['recipe_file']}")
-        lines.append(f"Measure  headwater ablate {view['lab_file']}")
+        lines.append(f"Measure  {view['measure']}")
     return lines

@@ -125,6 +125,7 @@ def test_the_mixture_is_written_with_the_lab_that_measures_it(done) -> None:
         row.source: row.weight for row in result.rows if row.weight >= 0.002
     }
     loaded = load_lab(str(lab))
+    assert loaded.control == "worst" and loaded.config.arms["worst"].description == "noise alone"
     natural = loaded.recipes["natural"].node("shards").config.mixture
     assert {entry.source: entry.weight for entry in natural} == {row.source: row.natural for row in result.rows}
     assert loaded.config.measured == result.mixing.measured and loaded.config.tokens == result.model_tokens
