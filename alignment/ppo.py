@@ -165,7 +165,7 @@ def policy_of(engine: Engine) -> Apply:
     return lambda use: engine.evaluate(lambda both: use(both.policy))
 
 
-def reward_model(job: ModelJob[PpoConfig]) -> RewardModel:
+def reward_model(job: ModelJob[Any]) -> RewardModel:
     """The reward stage's model with the scale of its scores."""
     figures = read_json(job.data("reward") / "reward.json")
     folder, dtype = job.data("reward") / "model", DTYPES[job.config.dtype]

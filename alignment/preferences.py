@@ -14,7 +14,7 @@ what is sampled does not depend on how many ranks share the work.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -229,15 +229,22 @@ def run(job: ModelJob[PreferencesConfig]) -> None:
                 where=", ".join(job.config.addresses),
                 remedy="Give more, or raise preferences.held_out_fraction if only the measuring lacks.",
             )
-        path = job.request.data_dir / "pairs.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        voted = any(pair.weight != 1 or pair.tie or pair.margin or pair.annotator for pair in found)
-        kind = VOTE_SCHEMA if voted else PAIR_SCHEMA
-        schema = kind.with_metadata({**kind.metadata, TOKENIZER_KEY: job.tokenizer_digest})
-        pq.write_table(pa.Table.from_pylist([_row(pair) for pair in found], schema=schema), path, compression="zstd")
-        job.outputs |= {"data/pairs.parquet": True, ledger_path("pairs"): False}
-        job.stats |= {"pairs": counts, "refused": dict(sorted(ledger.lost.items()))}
+        save_pairs(job, found)
+        job.outputs[ledger_path("pairs")] = False
+        job.stats["refused"] = dict(sorted(ledger.lost.items()))
     job.finish()
+
+
+def save_pairs(job: ModelJob[Any], found: Sequence[Pair]) -> None:
+    """Write ``pairs.parquet``, as those who learn from pairs read it."""
+    path = job.request.data_dir / "pairs.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voted = any(pair.weight != 1 or pair.tie or pair.margin or pair.annotator for pair in found)
+    kind = VOTE_SCHEMA if voted else PAIR_SCHEMA
+    schema = kind.with_metadata({**kind.metadata, TOKENIZER_KEY: job.tokenizer_digest})
+    pq.write_table(pa.Table.from_pylist([_row(pair) for pair in found], schema=schema), path, compression="zstd")
+    job.outputs["data/pairs.parquet"] = True
+    job.stats["pairs"] = {split: sum(pair.split == split for pair in found) for split in ("train", "held_out")}
 
 
 def sampled_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:

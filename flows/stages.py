@@ -41,6 +41,7 @@ STAGES = (
     StageEntry("ppo", "alignment.ppo:STAGE", "gpu"),
     StageEntry("dpo", "alignment.dpo:STAGE", "gpu"),
     StageEntry("grpo", "alignment.grpo:STAGE", "gpu"),
+    StageEntry("best_of_n", "alignment.best_of_n:STAGE", "gpu"),
     StageEntry("evaluate", "training.evaluate:STAGE", "gpu"),
     StageEntry("export", "training.export:STAGE"),
     StageEntry("report", "flows.report.stage:STAGE"),
