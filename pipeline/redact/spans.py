@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from infra.errors import ConfigError
 from pipeline.redact.banking import find_credit_cards, find_ibans
 from pipeline.redact.contact import find_ips, find_phones
 from pipeline.redact.emails import find_emails
@@ -58,6 +59,12 @@ def find_spans(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[Outsi
     for kind, find in [*FINDERS.items(), *((other.kind, other.find) for other in others)]:
         if kind in kinds or kind not in FINDERS:
             for start, end in find(text):
+                if not 0 <= start < end <= len(text):
+                    raise ConfigError(
+                        f"the finder of {kind!r} gives the span {start} to {end} in a text of {len(text)} characters",
+                        where="redact.finders",
+                        remedy="Give spans of at least one character, within the text.",
+                    )
                 place = bisect_left(
                     taken, start, key=lambda span: span.end - 1
                 )  # the first span that ends behind start

@@ -25,9 +25,9 @@ from flows.provenance.differences import difference_of
 from flows.provenance.fates import fate_of
 from flows.provenance.funnel import funnel
 from flows.recipe import load_recipe
-from flows.stages import in_order
+from flows.stages import in_order, load_stage
 from flows.start import run_in_workspace
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.extensions import code_of
 from infra.planning import StageSelection, plan
 from infra.store.store import Store
@@ -193,6 +193,30 @@ def test_a_stage_may_stand_twice_and_a_label_may_stand_in_its_place(tmp_path: Pa
     assert entry.dataset == done.datasets["dedup"] and entry.reason == "uses dedup@twice as it is"
     absent = plan(load_recipe(str(path), ["dedup.use=dedup@nobody"]).nodes, store, StageSelection(), "twice")[1]
     assert absent.reason == "it is to use dedup@nobody, which is not in this workspace; labels of dedup: latest, twice"
+
+
+def test_a_stage_that_names_another_as_its_reference_is_refused(site: Path) -> None:
+    """Workers import it by that: they would run the other one, or none."""
+    source = (site / "my_stage/__init__.py").read_text()
+    (site / "copied.py").write_text(source.replace("code_version=1", "code_version=2"))
+    (site / "moved.py").write_text(source.replace("my_stage:STAGE", "my_stages:STAGE"))
+    with pytest.raises(
+        ConfigError, match=r"copied:STAGE says that its reference is my_stage:STAGE, .*reference='copied:STAGE'"
+    ):
+        load_stage("copied:STAGE")
+    with pytest.raises(ConfigError, match="the package 'my_stages' is not installed here"):
+        load_stage("moved:STAGE")
+
+
+def test_a_process_without_counts_is_said_with_what_is_wanted(site: Path, recipe: Path, tmp_path: Path) -> None:
+    source = (site / "my_stage/__init__.py").read_text().replace("return file.counts", "return None")
+    (site / "my_silence.py").write_text(source.replace("my_stage:STAGE", "my_silence:STAGE"))
+    text = recipe.read_text().replace("my_stage:STAGE", "my_silence:STAGE")
+    recipe.write_text(text[: text.index("  attributes:")])
+    with pytest.raises(InputError, match="my_silence:STAGE, step listen: process returned None, and Counts are wanted"):
+        run_in_workspace(
+            load_recipe(str(recipe)), StageSelection(), Store.at(str(tmp_path / "w")), use_prefect=False, quiet=True
+        )
 
 
 PLAIN = """

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.redact.spans import KINDS, find_spans, mask
+from infra.errors import ConfigError
+from pipeline.redact.spans import KINDS, OutsideFinder, find_spans, mask
 from pipeline.redact.stage import SourcePolicy, redact
 
 KEY = (
@@ -149,3 +150,12 @@ def test_nothing_is_left_after_masking(pieces, joint):
 )
 def test_no_pattern_is_slow_on_a_long_line(unit):
     find_spans(unit * (200_000 // len(unit)))
+
+
+@pytest.mark.parametrize("span", [(5, 1), (3, 3), (0, 99), (-1, 2)])
+def test_a_span_of_another_package_that_cannot_be_is_said(span: tuple[int, int]) -> None:
+    finder = OutsideFinder("badge", "<BADGE>", lambda text: iter([span]))
+    with pytest.raises(
+        ConfigError, match=f"the finder of 'badge' gives the span {span[0]} to {span[1]} in a text of 9"
+    ):
+        find_spans("some text", others=[finder])
