@@ -111,10 +111,10 @@ def best_weights(target: Target, limits: np.ndarray | None = None, start: np.nda
 
 
 def _mixed(log_probs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Log-probability of each piece under the mixture."""
-    most = log_probs.max(1)
-    inside = np.exp(log_probs - most[:, None]) @ weights
-    return np.asarray(most + np.log(np.maximum(inside, 1e-30)))
+    """Log-probability of each piece under the mixture; of whole items also where a source without weight is far ahead."""
+    inside = log_probs[:, weights > 0].astype(np.float64)
+    most = inside.max(1)
+    return np.asarray(most + np.log(np.exp(inside - most[:, None]) @ weights[weights > 0]))
 
 
 def _projected(given: np.ndarray, limits: np.ndarray) -> np.ndarray:

@@ -70,6 +70,14 @@ def test_no_other_weights_are_better_than_the_certificate_allows(seed: int, sour
     )
 
 
+def test_whole_items_are_judged_by_a_source_however_far_it_is_behind() -> None:
+    target = Target(
+        np.array([[-10.0, -4000.0], [-20.0, -10.0]]), np.array([0, 1]), np.array([10, 10]), np.array([0, 0])
+    )
+    assert target.bits_per_byte(np.array([0.0, 1.0])) == pytest.approx(4010 / 20 / math.log(2))
+    assert best_weights(target).weights == pytest.approx([0.5, 0.5], abs=0.01), "an item each"
+
+
 def test_a_limit_holds_and_the_rest_goes_where_it_helps_most() -> None:
     truth = np.array([0.8, 0.15, 0.05])
     target = drawn(truth, some_models())
