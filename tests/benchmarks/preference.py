@@ -91,9 +91,9 @@ def write_recipe(home: Path, scale: float) -> Path:
         "tokenizer": {"vocab_size": 4096},
         "shards": {"seq_len": 512},
         "pretrain": {
-            "steps": steps(800),
+            "steps": steps(600),
             "batch_sequences": 16,
-            "eval_every": 400,
+            "eval_every": 300,
             "checkpoint_every": 200,
             "optimizer": {"lr": 0.003, "schedule": {"warmup_steps": steps(40)}},
         },
@@ -105,10 +105,10 @@ def write_recipe(home: Path, scale: float) -> Path:
             **chats,
             **length,
         },
-        "preferences": {"pairs": pairs, "max_pair_tokens": 448, **chats},
-        "reward": length | {"epochs": max(0.1, 2 * scale), "lr": 2e-4, "weight_decay": 0.1, "centring": 0.01},
+        "preferences": {"pairs": pairs, "max_pair_tokens": 320, **chats},
+        "reward": length | {"epochs": max(0.1, 1.5 * scale), "lr": 4e-4, "weight_decay": 0.1, "centring": 0.01},
         "dpo": length | {"epochs": max(0.1, scale), "lr": 5e-5, "generation_prompts": 64},
-        "ppo": {"rounds": steps(24), "max_reply_tokens": 64, "evaluation_prompts": 256, "batch_size": 64},
+        "ppo": {"rounds": steps(16), "max_reply_tokens": 64, "evaluation_prompts": 256, "batch_size": 64},
     }
     path = home / "preference.yaml"
     path.write_text(yaml.safe_dump({"recipe": "preference", "stages": stages}, sort_keys=False))
