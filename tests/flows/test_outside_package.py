@@ -28,13 +28,15 @@ from flows.recipe import load_recipe
 from flows.stages import in_order, load_stage
 from flows.start import run_in_workspace
 from infra.errors import ConfigError, InputError
-from infra.extensions import code_of
+from infra.extensions import code_of, load
 from infra.planning import StageSelection, plan
 from infra.store.store import Store
+from pipeline.dedup.own import Level
 from pipeline.ingest import STAGE as INGEST
 from pipeline.ingest import IngestConfig
 from tests.pipeline.sources.archives import PROSE, gzip_members, html_page, warc_record
 from tests.support import REPOSITORY
+from training.own_tasks import OwnTask
 
 RECIPE = """
 execution: {{workers: 1}}
@@ -52,8 +54,8 @@ TEXTS = ["Go away now!", "Who are you?", "Two words", "The miller of the village
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the docs' packages and their tests are installed."""
     folder = tmp_path_factory.mktemp("site")
-    for page in ("filter", "source", "stage"):
-        text = (REPOSITORY / f"docs/adding-a-{page}.md").read_text()
+    for page in ("adding-a-filter", "adding-a-source", "adding-a-stage", "dedup", "training"):
+        text = (REPOSITORY / f"docs/{page}.md").read_text()
         for path, code in re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path.replace("tests/", "doc_tests/")).parent.mkdir(exist_ok=True)
@@ -75,6 +77,11 @@ def recipe(tmp_path: Path) -> Path:
 def test_the_tests_of_the_docs_pass(tmp_path: Path):
     importlib.import_module("doc_tests.test_rules").test_question_lines()
     importlib.import_module("doc_tests.test_mail").test_a_message_is_a_document(tmp_path)
+
+
+def test_what_the_docs_declare_is_what_belongs_there():
+    assert load("my_levels:TITLE", "levels", Level).rule == "title_duplicate"
+    assert load("my_evals:RHYMES", "tasks", OwnTask).metric == "accuracy"
 
 
 def test_options_of_another_package_s_source_are_checked():
