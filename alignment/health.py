@@ -45,7 +45,7 @@ class CollapseRules(Config):
     kl_per_token: float = Field(default=2.0, gt=0)
     """A policy further than this many nats a token from the model it came from is sick."""
     finished: float = Field(default=0.5, ge=0, le=1)
-    """So are replies of which less than this share of the first rounds' ends."""
+    """So are replies of which less than this share of the first round's end, where most did."""
     reward_drop: float = Field(default=2.0, gt=0)
     """So is a reward this far below the best average of rounds so far, in units of the reward."""
 
@@ -90,7 +90,8 @@ class CollapseWatch:
         found = []
         if not kl <= self.rules.kl_per_token:  # also what is no number
             found.append(f"the policy is {kl:.2f} nats a token from the model it came from")
-        if ended < self.rules.finished * ends:
+        # Where hardly any ended at first, a few less say nothing.
+        if ends >= 0.5 and ended < self.rules.finished * ends:
             found.append(f"{ended:.0%} of its replies end, of {ends:.0%} in the first round")
         if average < best - self.rules.reward_drop:
             found.append(f"its reward has fallen from {best:.2f} to {average:.2f}")

@@ -1,5 +1,8 @@
 """Group-relative policy optimisation: what its promises are, on a model small enough to see them."""
 
+import json
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +12,21 @@ from torch import Tensor
 
 from alignment.advantages import group_advantages
 from alignment.conversations import render_prompt, stop_ids
-from alignment.grpo import GrpoConfig, check_shares
+from alignment.grpo import GrpoConfig, check_shares, train
 from alignment.grpo_update import Attempt, GrpoRules, attempt, experience, grpo_losses, update, weight
+from alignment.job import ModelJob
 from alignment.order import seed_of
 from alignment.rollouts import ReplySettings
 from alignment.turns import Message
 from infra.errors import ConfigError
+from infra.job import JobRequest, load_result
+from infra.job_main import Preempted
+from infra.store.dataset import Dataset
+from infra.store.manifest import output_digest
+from tests.alignment.jobs import ANIMALS, build_world
 from tests.alignment.toys import LetterTokenizer, tiny_decoder
 from training.engine import Engine, ParallelConfig, Ranks, create_engine, init_distributed
+from training.job import StopSignal
 from training.optimizer import OptimizerConfig
 from training.schedule import ScheduleConfig
 
@@ -127,3 +137,58 @@ def test_settings_beside_the_loss_are_kept_to() -> None:
         check_shares(GrpoConfig(micro_batch=20), 1)
     with pytest.raises(ConfigError, match="cannot be shared by 2 ranks"):
         check_shares(GrpoConfig(batch_size=8, micro_batch=64), 2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    return build_world(tmp_path_factory.mktemp("world"), 60)
+
+
+def run_stage(folder: Path, ranks: Ranks, world: dict[str, Dataset], stop_after: int = 0) -> ModelJob[GrpoConfig]:
+    """The whole stage on questions whose replies must not have the letter e; told to stop after so many rounds."""
+    problems = folder.parent / "problems.jsonl"
+    problems.write_text(
+        "".join(json.dumps({"prompt": f"where is the {each}? {n}"}) + "\n" for n in range(4) for each in ANIMALS)
+    )
+    config = GrpoConfig.model_validate(
+        {
+            "problems": str(problems), "checks": [{"check": "format", "pattern": "[^e]*"}], "rounds": 6, "batch_size": 4,
+            "group_size": 4, "micro_batch": 8, "max_reply_tokens": 12, "dtype": "fp32", "kl_coefficient": 0.01, "lr": 3e-3,
+            "checkpoint_every": 2, "validate_every": 3, "held_out_fraction": 0.3, "update_epochs": 2,
+        }
+    )  # fmt: skip
+    request = JobRequest("grpo", "0" * 12, {}, {"sft": world["pretrain"]}, folder / "dataset", folder / "work")
+    for path in (request.data_dir, request.work_dir):
+        path.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    job = ModelJob(request, config, ranks, StopSignal())
+    tell, told = job.emit, list[int]()
+
+    def emit(kind: str, **fields: Any) -> None:
+        tell(kind, **fields)
+        told.extend([1] if kind == "progress" else [])
+        if stop_after and len(told) == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    job.emit = emit  # type: ignore[method-assign]
+    with job.stop:
+        train(job)
+    return job
+
+
+def test_the_stage_told_to_stop_goes_on_to_the_same_bytes(
+    ranks: Ranks, world: dict[str, Dataset], tmp_path: Path
+) -> None:
+    job = run_stage(tmp_path / "whole", ranks, world)
+    stats, lines = job.stats, (job.request.data_dir / "metrics.jsonl").read_text().splitlines()
+    assert stats["problems"]["train"] + stats["problems"]["held_out"] == 24 and stats["rounds"] == 6
+    assert set(stats) >= {"before", "after", "gain", "best", "published_step"}
+    first = json.loads(lines[0])
+    assert set(first) >= {"reward", "solved", "teaching_groups", "entropy", "kl_per_token", "clipped", "finished"}
+    rewards = [line["reward"] for line in map(json.loads, lines) if "reward" in line]
+    assert rewards[-1] > rewards[0]
+    with pytest.raises(Preempted):
+        run_stage(tmp_path / "stopped", ranks, world, stop_after=3)
+    again = run_stage(tmp_path / "stopped", ranks, world)
+    digests = [output_digest(load_result(each.request.work_dir).outputs) for each in (job, again)]  # type: ignore[union-attr]
+    assert digests[0] == digests[1]
