@@ -108,7 +108,13 @@ def write_recipe(home: Path, scale: float) -> Path:
         "preferences": {"pairs": pairs, "max_pair_tokens": 320, **chats},
         "reward": length | {"epochs": max(0.1, 1.5 * scale), "lr": 4e-4, "weight_decay": 0.1, "centring": 0.01},
         "dpo": length | {"epochs": max(0.1, scale), "lr": 5e-5, "generation_prompts": 64},
-        "ppo": {"rounds": steps(16), "max_reply_tokens": 64, "evaluation_prompts": 256, "batch_size": 64},
+        "ppo": {
+            "rounds": steps(16),
+            "max_reply_tokens": 96,
+            "missing_end_penalty": 0.2,
+            "evaluation_prompts": 256,
+            "batch_size": 64,
+        },
     }
     path = home / "preference.yaml"
     path.write_text(yaml.safe_dump({"recipe": "preference", "stages": stages}, sort_keys=False))
