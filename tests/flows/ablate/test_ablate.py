@@ -210,13 +210,14 @@ def test_a_filter_that_harms_is_found_and_one_that_does_not_is_not(
         name: {"stages": {"quality": {"sources": [{"rules": [{"name": name, "expression": rule}]}]}}}
         for name, rule in keeps.items()
     }
-    lab = load_lab(str(write_lab(tmp_path, arms={"default": {}, **arms}, tokens=64 * 4 * 60, seeds=3)))
+    path = write_lab(tmp_path, arms={"default": {}, **arms}, control="harmful", tokens=64 * 4 * 30)
+    lab = load_lab(str(path))
     result = run_lab(lab, Store.at(tmp_path / "ws"), quiet=True)
     documents = {row["arm"]: row["documents"] for row in result.arms()}
     assert documents["harmful"] == 40 and 45 < documents["harmless"] < 60
     words = {verdict.arm: verdict.word for verdict in result.comparison.verdicts}
-    assert words == {"harmful": "worse", "harmless": "cannot tell", "control": words["control"], SAME: "cannot tell"}
-    assert words["control"] != "better"
+    del words[SAME]  # whose p is not corrected: one lab in twenty calls it different
+    assert words == {"harmful": "worse", "harmless": "cannot tell"}
 
 
 @pytest.mark.slow
