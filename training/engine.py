@@ -236,7 +236,7 @@ class Engine:
     def _update(self, means: dict[str, float], weight: float) -> StepResult:
         factor = learning_rate_factor(self.optimizer.schedule, self.step, self.total_steps)
         for group in self.torch_optimizer.param_groups:
-            group["lr"] = self.optimizer.lr * factor
+            group["lr"] = self.optimizer.lr * factor * group["lr_scale"]
         if _unsharded(self.parallel):
             self._norm = _clip(self.model, self.optimizer.clip)
         gate = _Gate(lambda: self._judge(means["loss"], self.grad_norm(), weight))

@@ -45,28 +45,34 @@ class OptimizerConfig(Config):
 
 def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Trainable parameters by treatment, each group in the module's own order: Muon's matrices, other weight
-    matrices, and what weight decay must not touch."""
+    matrices, and what weight decay must not touch.
+
+    A parameter may carry ``lr_scale``, a multiplier of the learning rate (a critic beside its policy): each scale makes
+    groups of its own.
+    """
     embeddings = {child.weight for child in module.modules() if isinstance(child, nn.Embedding)}
     outputs = {child.output_weight for child in module.modules() if hasattr(child, "output_weight")}
-    muon: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[tuple[float, int], list[nn.Parameter]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
             # Under ZeRO-3 a parameter's own shape may be empty.
             dimensions = len(getattr(parameter, "ds_shape", parameter.shape))
             if dimensions < 2 or parameter in embeddings:
-                plain.append(parameter)
+                treatment = 2
             elif config.name == "muon" and dimensions == 2 and parameter not in outputs:
-                muon.append(parameter)
+                treatment = 0
             else:
-                decayed.append(parameter)
-    groups = [
-        {"params": muon, "weight_decay": config.weight_decay, "muon": True},
-        {"params": decayed, "weight_decay": config.weight_decay, "muon": False},
-        {"params": plain, "weight_decay": 0.0, "muon": False},
+                treatment = 1
+            groups.setdefault((getattr(parameter, "lr_scale", 1.0), treatment), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if treatment == 2 else config.weight_decay,
+            "muon": treatment == 0,
+            "lr_scale": scale,
+        }
+        for (scale, treatment), parameters in sorted(groups.items(), key=lambda group: group[0])
     ]
-    return [group for group in groups if group["params"]]
 
 
 class SkippingOptimizer(torch.optim.AdamW):

@@ -33,6 +33,27 @@ def test_groups_of_a_decoder(name, tied):
         assert by_treatment[False, True] == inside | (set() if tied else {"lm_head.weight"})
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_a_parameter_may_learn_at_a_multiple_of_the_rate(zero_stage):
+    """The critic beside its policy: Adam's first step is as long as the rate, whatever the gradient."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy, self.critic = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+            self.critic.lr_scale = 3.0
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return (values * (self.policy + self.critic)).sum()
+
+    optimizer = OptimizerConfig(lr=0.01, schedule=ScheduleConfig(warmup_steps=0))
+    model = Pair()
+    engine = create_engine(model, optimizer, ParallelConfig(dtype="fp32", zero_stage=zero_stage), total_steps=2)
+    engine.train_step([torch.ones(4)], lambda module, batch: {"loss": module(batch)}, len)
+    assert torch.allclose(model.policy.abs(), torch.tensor(0.01), rtol=1e-3)
+    assert torch.allclose(model.critic.abs(), torch.tensor(0.03), rtol=1e-3)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
 def test_orthogonalised_singular_values_are_near_one(shape, precision):
