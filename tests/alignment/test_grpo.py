@@ -188,7 +188,7 @@ def test_the_stage_told_to_stop_goes_on_to_the_same_bytes(
     rewards = [line["reward"] for line in map(json.loads, lines) if "reward" in line]
     assert rewards[-1] > rewards[0]
     with pytest.raises(Preempted):
-        run_stage(tmp_path / "stopped", ranks, world, stop_after=3)
+        run_stage(tmp_path / "stopped", ranks, world, stop_after=1)
     again = run_stage(tmp_path / "stopped", ranks, world)
     digests = [output_digest(load_result(each.request.work_dir).outputs) for each in (job, again)]  # type: ignore[union-attr]
     assert digests[0] == digests[1]
