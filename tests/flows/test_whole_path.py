@@ -22,12 +22,16 @@ import pytest
 
 from flows.cli import main
 from flows.provenance.fates import find_rows
-from flows.stages import STAGE_NAMES
+from flows.recipe import load_recipe
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 
 HEADWATER = [sys.executable, "-m", "flows.cli.main"]
 LIMIT_S = 500
+
+
+def smoke_stages() -> tuple[str, ...]:
+    return tuple(node.name for node in load_recipe("smoke").nodes)
 
 
 def program(*arguments: str, typed: str = "") -> str:
@@ -150,7 +154,7 @@ def test_a_run_killed_at_seven_places_publishes_the_same_digests(home: Path, tmp
     assert len(landed) >= 5, landed
     assert {"rank, pretraining", "driver, pretraining"} <= set(landed)
     ours, theirs = digests(tmp_path), digests(home)
-    assert {name: ours[name] for name in STAGE_NAMES} == {name: theirs[name] for name in STAGE_NAMES}
+    assert {name: ours[name] for name in smoke_stages()} == {name: theirs[name] for name in smoke_stages()}
 
 
 def _kill_until_it_ends(
@@ -189,7 +193,7 @@ def _all_gone(family: list[psutil.Process], seconds: float = 30) -> bool:
 
 def test_a_second_run_skips_everything_with_reasons(home: Path) -> None:
     plan = as_json("plan", "smoke", "--workspace", str(home))
-    assert [entry["stage"] for entry in plan["stages"]] == list(STAGE_NAMES)
+    assert [entry["stage"] for entry in plan["stages"]] == list(smoke_stages())
     assert {entry["action"] for entry in plan["stages"]} == {"SKIP"}
     assert all(entry["reason"] and entry["fingerprint"] for entry in plan["stages"])
     again = json.loads(program("run", "smoke", "--no-prefect", "--json", "--workspace", str(home)))
@@ -199,9 +203,10 @@ def test_a_second_run_skips_everything_with_reasons(home: Path) -> None:
 def test_one_changed_parameter_reruns_what_depends_on_it(home: Path) -> None:
     plan = as_json("plan", "smoke", "--set", "dedup.bands=20", "--workspace", str(home))
     actions = {entry["stage"]: entry["action"] for entry in plan["stages"]}
-    before = STAGE_NAMES[: STAGE_NAMES.index("dedup")]
+    stages = smoke_stages()
+    before = stages[: stages.index("dedup")]
     assert {actions[name] for name in before} == {"SKIP"}
-    assert {actions[name] for name in STAGE_NAMES[len(before) :]} == {"RUN"}
+    assert {actions[name] for name in stages[len(before) :]} == {"RUN"}
     assert "bands 14 -> 20" in next(entry["reason"] for entry in plan["stages"] if entry["stage"] == "dedup")
 
 
