@@ -41,7 +41,7 @@ def test_rows_become_documents_by_the_column_map(tmp_path: Path, name: str) -> N
     if name.endswith("parquet"):
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     else:
-        path.write_bytes(gzip.compress(lines(ROWS)) if name.endswith("gz") else lines(ROWS))
+        path.write_bytes(gzip.compress(lines(ROWS), mtime=0) if name.endswith("gz") else lines(ROWS))
     outcomes = read_source(path, "parquet" if name.endswith("parquet") else "jsonl", **COLUMNS)
     first, second = documents(outcomes)
     assert (first["text"], first["url"], first["title"], first["license"]) == (
@@ -70,7 +70,7 @@ def test_a_bad_line_costs_itself(tmp_path: Path) -> None:
 
 def test_a_cut_compressed_file_costs_what_no_checksum_proves(tmp_path: Path) -> None:
     rows = [{"text": f"text {n} {n * 2654435761 % 2**32}"} for n in range(2000)]
-    first, second = gzip.compress(lines(rows[:1200])), gzip.compress(lines(rows[1200:]))[:-400]
+    first, second = gzip.compress(lines(rows[:1200]), mtime=0), gzip.compress(lines(rows[1200:]), mtime=0)[:-400]
     (tmp_path / "a.jsonl.gz").write_bytes(first + second)
     outcomes = read_source(tmp_path / "a.jsonl.gz", "jsonl")
     assert len(documents(outcomes)) == 1200
@@ -105,7 +105,7 @@ def test_what_a_file_is_called_does_not_matter(tmp_path: Path, name: str, pack) 
         (b'[\n{"text": "a"},\n{"text": "b"}\n]\n', "it is one JSON array"),
         (b'{\n"text": "a"\n}\n', "its objects go over several lines"),
         (b"text,url\na,b\n", "it begins with b'text,url"),
-        (gzip.compress(gzip.compress(b'{"text": "a"}\n')), "it is compressed with gzip"),
+        (gzip.compress(gzip.compress(b'{"text": "a"}\n', mtime=0), mtime=0), "it is compressed with gzip"),
     ],
 )
 def test_a_file_without_one_json_line_is_said(tmp_path: Path, content: bytes, sentence: str) -> None:
@@ -187,7 +187,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, content: bytes) -> None:
         read_source(tmp_path / "a.parquet", "parquet")
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0)])
 def test_a_file_without_a_line_has_a_fate(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
     assert rules(read_source(tmp_path / "a.jsonl", "jsonl")) == ["empty_file"]
