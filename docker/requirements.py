@@ -8,5 +8,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
-wanted = [*project["dependencies"], *(name for extra in sys.argv[2:] for name in project["optional-dependencies"][extra])]
+wanted = [
+    *project["dependencies"],
+    *(name for extra in sys.argv[2:] for name in project["optional-dependencies"][extra]),
+]
 print(*wanted, sep="\n")

@@ -52,6 +52,10 @@ class InputError(HeadwaterError):
     """An input is missing, empty, truncated or not what it claims to be."""
 
 
+class NotFound(InputError):
+    """What a person names does not exist."""
+
+
 class LeaseLost(HeadwaterError):
     """Another run took over this dataset while we were working on it; nothing of ours is published."""
 
@@ -66,7 +70,8 @@ class Blocked(HeadwaterError):
 
 EXTRAS = {
     **dict.fromkeys(("deepspeed", "safetensors", "torch"), "train"),
-    **dict.fromkeys(("aiosqlite", "fastapi", "httpx", "prefect", "sqlalchemy", "starlette", "uvicorn"), "prefect"),
+    **dict.fromkeys(("aiosqlite", "httpx", "prefect", "sqlalchemy"), "prefect"),
+    **dict.fromkeys(("fastapi", "httptools", "starlette", "uvicorn", "uvloop"), "serve"),
 }
 """What is installed only if it is asked for, and the name to ask for it by."""
 

@@ -19,7 +19,9 @@ from flows.cli.options import (
 
 
 def command(
-    lab: Annotated[str, typer.Argument(help="A bundled lab's name (filters, extractors, repetition, mixture), or a YAML file.")],
+    lab: Annotated[
+        str, typer.Argument(help="A bundled lab's name (filters, extractors, repetition, mixture), or a YAML file.")
+    ],
     plan: Annotated[bool, typer.Option("--plan", help="Say what is to be trained and how long it takes.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Train this arm, and those it is told by. Repeatable.")] = None,
     seeds: Annotated[

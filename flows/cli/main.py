@@ -34,6 +34,7 @@ COMMANDS = (
     ("report", "Write or find the report page of a recipe's datasets."),
     ("chat", "Talk with a model."),
     ("generate", "Continue a text, or answer one message."),
+    ("serve", "Chat, the OpenAI API, documents and runs over HTTP."),
     ("evaluate", "Measure a model."),
     ("judge", "Two models answer the same prompts, and a third one says who did better."),
     ("export", "Write a model as a Hugging Face folder."),

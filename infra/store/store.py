@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError, InputError, NotFound
 from infra.store.cache import workspace_folder
 from infra.store.dataset import Dataset
 from infra.store.files import (
@@ -174,7 +174,7 @@ class Store:
             dataset = self.get_ref(name, "latest") or (published[-1] if published else None)
         if dataset is None:
             known = [each for each in self.names() if any(True for _ in self.datasets(each))]
-            raise InputError(
+            raise NotFound(
                 f"there is no dataset {text!r}",
                 where=self.address,
                 remedy=f"Known datasets: {', '.join(known)}." if known else "Nothing is published here yet.",

@@ -39,7 +39,9 @@ def test_a_job_template_bounds_the_container_and_hands_no_secret_down() -> None:
 
     template = job_template(ContainerSettings.from_environment(ENVIRONMENT, "cpu"))
     limits = {name: entry.get("default") for name, entry in template["variables"]["properties"].items()}
-    assert sorted(limits) == ["cpus", "gpus", "mem_limit", "memswap_limit", "stream_output"], "a run may set nothing else"
+    assert sorted(limits) == ["cpus", "gpus", "mem_limit", "memswap_limit", "stream_output"], (
+        "a run may set nothing else"
+    )
     assert limits["mem_limit"] == limits["memswap_limit"] == "3g"
     fixed = template["job_configuration"]
     assert (fixed["image_pull_policy"], fixed["privileged"]) == ("Never", False)

@@ -138,7 +138,9 @@ def test_a_part_of_a_configuration_changes_that_part_of_the_recipes() -> None:
     assert (config.steps, config.optimizer.lr, config.optimizer.schedule.warmup_steps) == (7, 0.5, 3)
     own: Any = recipe.node("pretrain").config
     assert config.model_copy(update={"optimizer": own.optimizer}) == own
-    rules = stage_params(load_stage("quality")).model_validate({"recipe": "demo", "config": {"sources": [{"source": "*"}]}})
+    rules = stage_params(load_stage("quality")).model_validate(
+        {"recipe": "demo", "config": {"sources": [{"source": "*"}]}}
+    )
     sources: Any = rules.load_with_config("quality").node("quality").config
     assert [entry.source for entry in sources.sources] == ["*"], "the recipe's other rules are replaced"
 

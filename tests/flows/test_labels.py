@@ -23,7 +23,9 @@ from tests.support import InProcessExecutor
 WHOLE = StageSelection()
 
 
-def run(home: Path, selection: StageSelection = WHOLE, *, modulus: int = 2, files: int = 4, broken: int = 0) -> RunResult:
+def run(
+    home: Path, selection: StageSelection = WHOLE, *, modulus: int = 2, files: int = 4, broken: int = 0
+) -> RunResult:
     numbers = NumbersConfig(files=files, broken_units=broken)
     nodes = (StageNode(NUMBERS, numbers), StageNode(SQUARES, SquaresConfig(modulus=modulus)))
     recipe = Recipe("toy", "", ExecutionSettings(), nodes, "toy.yaml")

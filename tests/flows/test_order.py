@@ -111,7 +111,10 @@ def test_quality_twice_looks_at_attributes_of_its_own():
         ({"shout": {"use": "nowhere.stage:STAGE", "after": "ingest"}}, "'nowhere' is not installed here"),
         ({"shout": {"use": "os:system", "after": "ingest"}}, "use takes a ShardStage or JobStage"),
         ({"shout": {"after": "ingest"}}, "unknown key stages.shout"),
-        ({"again": {"use": "dedupe", "after": "ingest"}}, "is no stage and no dataset (mine.yaml). Did you mean 'dedup'?"),
+        (
+            {"again": {"use": "dedupe", "after": "ingest"}},
+            "is no stage and no dataset (mine.yaml). Did you mean 'dedup'?",
+        ),
         ({"again": {"use": "dedup"}}, "does not say whose documents it takes"),
         ({"again": {"use": "dedup", "after": "ingest", "band": 3}}, "unknown key stages.again.band"),
         ({"a/b": {"use": "dedup", "after": "ingest"}}, "stages.a/b cannot be the name of a section"),
@@ -121,7 +124,10 @@ def test_quality_twice_looks_at_attributes_of_its_own():
         ({"again": {"use": "0123456789ab"}}, "in the place of a stage whose name the section has"),
         ({"dedup": {"inputs": {"words": "x"}}}, "stages.dedup.inputs.words: dedup has no such input"),
         (
-            {"dedup": {"source_priority": ["mine"]}, "again": {"use": "dedup", "after": "dedup", "source_priority": ["x"]}},
+            {
+                "dedup": {"source_priority": ["mine"]},
+                "again": {"use": "dedup", "after": "dedup", "source_priority": ["x"]},
+            },
             "again.source_priority names the source 'x'",
         ),
     ],

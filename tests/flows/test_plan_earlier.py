@@ -8,7 +8,22 @@ from flows.start import run_in_workspace
 from infra.planning import Action, StageSelection, plan
 from infra.store.store import Store
 
-WORDS = ["the", "miller", "of", "village", "river", "bank", "bridge", "old", "new", "stone", "wood", "water", "wheel", "mill"]
+WORDS = [
+    "the",
+    "miller",
+    "of",
+    "village",
+    "river",
+    "bank",
+    "bridge",
+    "old",
+    "new",
+    "stone",
+    "wood",
+    "water",
+    "wheel",
+    "mill",
+]
 
 
 def test_shards_and_indexes_that_do_not_fit_are_refused_by_the_plan(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def test_work_is_a_flow_run_and_a_run_without_work_is_none(tmp_path: Path, store
     assert (store.home / "runs" / again.run / "plan.json").exists()
 
 
-@pytest.mark.parametrize("how", [{"selection": StageSelection(force=("ingest",))}, {"use_prefect": True}, {"crawl": "A"}])
+@pytest.mark.parametrize(
+    "how", [{"selection": StageSelection(force=("ingest",))}, {"use_prefect": True}, {"crawl": "A"}]
+)
 def test_what_is_asked_for_is_a_flow_run(tmp_path: Path, store: Store, how: dict[str, object]) -> None:
     run_in_workspace(recipe(tmp_path), StageSelection(), store, use_prefect=False, quiet=True)
     with pytest.raises(FlowRun):

@@ -83,7 +83,9 @@ def test_drift_names_the_files_and_skips_fails_or_runs_again(store: Store, monke
     )  # fmt: skip
     run = context(store.home)
     assert run_stage(nodes()[0], {}, run).reason.endswith(said)
-    with pytest.raises(HeadwaterError, match=r"'numbers' is published, but its source was edited .*tests/infra/new\.py"):
+    with pytest.raises(
+        HeadwaterError, match=r"'numbers' is published, but its source was edited .*tests/infra/new\.py"
+    ):
         run_stage(nodes()[0], {}, replace(run, on_drift="fail"))
     assert run_stage(nodes()[0], {}, replace(run, on_drift="rerun")).action.value == "RUN"
 

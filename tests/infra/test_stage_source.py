@@ -41,7 +41,9 @@ def test_imports_are_followed_to_where_a_name_is_defined(plugin: Path) -> None:
 
 def test_comments_layout_and_docstrings_do_not_count(plugin: Path) -> None:
     before = source()
-    (plugin / "rules.py").write_text("# Why.\n" + RULE.replace("Short.", "If short.").replace("LIMIT = 3", "LIMIT =  3"))
+    (plugin / "rules.py").write_text(
+        "# Why.\n" + RULE.replace("Short.", "If short.").replace("LIMIT = 3", "LIMIT =  3")
+    )
     assert source() == before
 
 
@@ -74,7 +76,9 @@ def test_without_a_place_to_remember_it_is_found_all_the_same(plugin: Path, monk
 
 
 def test_many_changed_files_are_counted() -> None:
-    assert changed_files({"a": "1", "b": "1", "c": "1", "d": "1", "e": "1"}, {"e": "1", "f": "1"}) == "a, b, c and 2 more"
+    assert (
+        changed_files({"a": "1", "b": "1", "c": "1", "d": "1", "e": "1"}, {"e": "1", "f": "1"}) == "a, b, c and 2 more"
+    )
 
 
 def test_a_stage_of_a_package_of_its_own_is_made_of_that(plugin: Path) -> None:
@@ -84,7 +88,11 @@ def test_a_stage_of_a_package_of_its_own_is_made_of_that(plugin: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "made_of", "not_of"),
     [
-        ("pretrain", {"training/validation.py", "training/loss.py", "training/muon.py"}, {"pipeline/tokenizer/train.py"}),
+        (
+            "pretrain",
+            {"training/validation.py", "training/loss.py", "training/muon.py"},
+            {"pipeline/tokenizer/train.py"},
+        ),
         ("sft", {"training/loss.py", "training/optimizer.py"}, {"training/evaluate.py"}),
         ("dpo", {"alignment/losses.py", "training/optimizer.py"}, {"alignment/ppo.py"}),
         ("quality", {"pipeline/quality/rules.py", "pipeline/ledger.py"}, {"pipeline/attributes.py"}),

@@ -30,7 +30,9 @@ def test_units_and_ranks_import_nothing_from_the_working_folder(tmp_path: Path, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)\nraise RuntimeError('not yours')\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    script = tmp_path / "bin" / "run.py"  # as an installed command: its own folder is on the path, the working folder not
+    script = (
+        tmp_path / "bin" / "run.py"
+    )  # as an installed command: its own folder is on the path, the working folder not
     script.parent.mkdir()
     script.write_text(RUN)
     done = subprocess.run(

@@ -91,7 +91,9 @@ def test_the_ledger_tells_the_value_and_the_expression():
 def test_rules_of_the_whole_stage_come_after_those_of_the_source():
     own = {"name": "b", "expression": "words > 1"}
     everywhere = {"name": "a", "expression": "words > 2"}
-    config = QualityConfig.model_validate({"sources": [{"presets": ["wikipedia"], "rules": [own]}], "rules": [everywhere]})
+    config = QualityConfig.model_validate(
+        {"sources": [{"presets": ["wikipedia"], "rules": [own]}], "rules": [everywhere]}
+    )
     assert [rule.name for rule in rules_for(config, "any").all_rules()] == ["wikipedia_words", "b", "a"]
 
 

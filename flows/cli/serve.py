@@ -1,0 +1,35 @@
+"""``headwater serve``: chat, the OpenAI API, comparisons, documents and runs, for a browser and for programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import LabelOption, WorkspaceOption, console, open_store
+from flows.models import MODEL_HELP
+
+
+def command(
+    models: Annotated[list[str] | None, typer.Argument(help=f"{MODEL_HELP} Default: export.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys that open the APIs, one a line.")] = None,
+    slots: Annotated[int, typer.Option(min=1, max=1024, help="Replies that a model writes at a time.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="Replies that may wait for a slot.")] = 64,
+    label: LabelOption = "latest",
+    workspace: WorkspaceOption = None,
+) -> None:
+    from flows.web.app import create_app
+    from flows.web.listen import read_keys, serve, take_socket
+    from flows.web.site import ServeSettings, open_site
+
+    keys = read_keys(api_key_file) if api_key_file else frozenset()
+    settings = ServeSettings(host=host, port=port, keys=keys, slots=slots, queue=queue)
+    with (
+        take_socket(host, port, keys) as listener,
+        open_site(open_store(workspace), models or [], label, settings) as site,
+    ):
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        names = ", ".join(site.models) or "no model"
+        console().print(f"Serving {names} at {address}\nOpenAI clients: {address}/v1 (Ctrl-C ends it)", markup=False)
+        serve(create_app(site), listener)

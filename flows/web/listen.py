@@ -1,0 +1,78 @@
+"""Listening: the socket is taken before models are loaded, so that a busy port is told at once."""
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from flows.web.guard import digest
+from infra.errors import ConfigError, InputError
+
+SHORTEST_KEY = 16
+CLOSING_SECONDS = 5
+
+
+def read_keys(path: Path) -> frozenset[str]:
+    """Digests of the keys in a file, one a line; lines that begin with # are comments."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the key file cannot be read", where=str(path), remedy="One key a line, in UTF-8.") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys or min(map(len, keys)) < SHORTEST_KEY:
+        raise InputError(
+            f"the key file holds {'a key that is too short' if keys else 'no key'}",
+            where=str(path),
+            remedy=f"One key a line, each of {SHORTEST_KEY} characters or more: openssl rand -hex 32.",
+        )
+    return frozenset(map(digest, keys))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def take_socket(host: str, port: int, keys: frozenset[str]) -> socket.socket:
+    """The listening socket. Beyond this machine only with keys."""
+    if not is_loopback(host) and not keys:
+        raise ConfigError(
+            "a server without keys listens on this machine alone",
+            where=host,
+            remedy="Give --api-key-file, or leave --host out and use ssh -L.",
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError("this is no address of a machine", where=host, remedy="Give --host an address.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"cannot listen on port {port}: {error.strerror}", where=host, remedy="Choose another --port."
+        ) from error
+    return listener
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Answer until interrupted."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
