@@ -63,11 +63,8 @@ def command(
         rows = plan_mix(mixing, store)
         if json:
             print_json({"sources": rows, "trainings": len(rows)}, stream)
-            return
-        for row in rows:
-            console().print(
-                f"{row['source']}: {', '.join(row['stages']) or 'rows are published'}; then its model", markup=False
-            )
+        else:
+            _print_plan(rows)
         return
     result = run_mix(mixing, store, quiet=json)
     lab = write_mixture(result, write) if write else None
@@ -86,6 +83,12 @@ def command(
     out.print(_table(view))
     for line in _remarks(view):
         out.print(line, markup=False)
+
+
+def _print_plan(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        made = ", ".join(row["stages"]) or "rows are published"
+        console().print(f"{row['source']}: {made}; then its model", markup=False)
 
 
 def _table(view: dict[str, Any]) -> Table:

@@ -166,6 +166,20 @@ def _tag_id(data, start, end, names):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _next_tag(data, at):  # type: ignore[no-untyped-def]
+    while at < len(data) and data[at] != 60:
+        at += 1
+    return at
+
+
+@kernel
+def _name_end(data, at):  # type: ignore[no-untyped-def]
+    while at < len(data) and data[at] > 32 and data[at] != 62 and data[at] != 47:
+        at += 1
+    return at
+
+
+@kernel
 def _tag_end(data, at):  # type: ignore[no-untyped-def]
     """The position after the tag's ``>``; quotes count only where an attribute's value begins."""
     size = len(data)
@@ -316,13 +330,9 @@ def _scan(data, names, kinds, containers, script, longest_run, least_links):  # 
         closing = data[at + 1] == 47
         name = at + 2 if closing else at + 1
         if name >= size or not (97 <= (data[name] | 32) <= 122):
-            at += 1  # a lone "<" is text; the next round takes it with what follows
-            while at < size and data[at] != 60:
-                at += 1
+            at = _next_tag(data, at + 1)  # a lone "<" is text; the next round takes it with what follows
             continue
-        stop = name
-        while stop < size and data[stop] > 32 and data[stop] != 62 and data[stop] != 47:
-            stop += 1
+        stop = _name_end(data, name)
         at = _tag_end(data, stop)
         tag = _tag_id(data, name, stop, names)
         elements += 1
