@@ -104,6 +104,11 @@ def comparison_of(raw: Mapping[str, Any]) -> Pair:
     )
 
 
+def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What a record's prompt asks, whatever else it holds. Raises ``Unusable``."""
+    return _asked(_turns(raw, "prompt", "user"), raw)
+
+
 def _sides(raw: Mapping[str, Any]) -> tuple[str, str]:
     """The fields of the better and the worse reply of a vote."""
     if raw["winner"] not in WINNERS:

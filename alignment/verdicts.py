@@ -8,13 +8,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from alignment.judge import Duel, Outcome
-from training.intervals import mean_interval
+from training.intervals import Interval, mean_interval
 
 RESAMPLES = 500
 RIDGE = 1e-2
@@ -78,40 +77,73 @@ def length_controlled(points: np.ndarray, duels: Sequence[Duel], seed: int = 0) 
 
 
 def _at_equal_length(points: np.ndarray, length: np.ndarray) -> float:
-    """σ(θ) of the regression σ(θ + φ·length), by Newton's method."""
-    sides = np.stack([np.ones(len(length)), length], 1)
+    """σ(θ) of the regression σ(θ + φ·length)."""
     # Half a win and half a loss more: a rate of 0 or 1 has no logit.
-    prior = np.diag([0.0, RIDGE * len(points)])
-    weights = np.zeros(2)
+    sides = np.stack([np.ones(len(length) + 1), np.append(length, 0.0)], 1)
+    prior = np.array([0.0, RIDGE * len(points)])
+    fitted, _ = logistic(sides, np.append(points, 0.5), np.ones(len(sides)), prior)
+    return float(1 / (1 + np.exp(-fitted[0])))
+
+
+def logistic(
+    sides: np.ndarray, points: np.ndarray, weights: np.ndarray, prior: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of a logistic regression of ``points`` in [0, 1], and the curvature there, by Newton's method.
+
+    ``prior``: a penalty for the square of each coefficient.
+    """
+    fitted = np.zeros(sides.shape[1])
+    curvature = np.diag(prior)
     for _ in range(25):
-        expected = 1 / (1 + np.exp(-sides @ weights))
-        middle = 1 / (1 + np.exp(-weights[0]))
-        gradient = sides.T @ (expected - points) + prior @ weights
-        curvature = (sides * (expected * (1 - expected))[:, None]).T @ sides + prior
-        gradient[0] += middle - 0.5
-        curvature[0, 0] += middle * (1 - middle)
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
-        weights -= np.clip(step, -2, 2)
+        expected = 1 / (1 + np.exp(-sides @ fitted))
+        gradient = sides.T @ (weights * (expected - points)) + prior * fitted
+        curvature = (sides * (weights * expected * (1 - expected))[:, None]).T @ sides + np.diag(prior)
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(fitted)), gradient)
+        fitted -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-9:
             break
-    return float(1 / (1 + np.exp(-weights[0])))
+    return fitted, curvature
 
 
 def krippendorff(ratings: Sequence[Sequence[Any]]) -> float | None:
     """Krippendorff's alpha of nominal ratings ``[judge][unit]``, None where a judge said nothing; None where nobody
     differs because there is but one value, or no unit has two ratings."""
-    pairs: Counter[tuple[Any, Any]] = Counter()
-    for unit in zip(*ratings, strict=True):
-        said = [value for value in unit if value is not None]
-        if len(said) > 1:
-            for first, second in permutations(said, 2):
-                pairs[first, second] += 1 / (len(said) - 1)  # type: ignore[assignment]
-    totals: Counter[Any] = Counter()
-    for (first, _), weight in pairs.items():
-        totals[first] += weight
-    number = sum(totals.values())
-    expected = sum(totals[a] * totals[b] for a, b in permutations(totals, 2))
-    if not expected:
+    found = _coincidences(ratings)
+    alpha = float(_alpha(found.sum(0)))
+    return None if np.isnan(alpha) else alpha
+
+
+def alpha_interval(ratings: Sequence[Sequence[Any]], seed: int = 0) -> Interval | None:
+    """The same with its bootstrap interval over units."""
+    found = _coincidences(ratings)
+    value = float(_alpha(found.sum(0)))
+    if np.isnan(value):
         return None
-    observed = sum(weight for (first, second), weight in pairs.items() if first != second)
-    return float(1 - (number - 1) * observed / expected)
+    units = len(found)
+    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=RESAMPLES)
+    # A sample in which all say one thing tells nothing of agreement.
+    low, high = np.nanquantile(_alpha(np.tensordot(draws, found, 1)), [0.025, 0.975])
+    return Interval(value, float(low), float(high), units)
+
+
+def _coincidences(ratings: Sequence[Sequence[Any]]) -> np.ndarray:
+    """How often two judges of a unit said which two values ``[unit, value, value]``, of units with two ratings or more."""
+    values = sorted({value for judge in ratings for value in judge if value is not None}, key=str)
+    code = {value: at for at, value in enumerate(values)}
+    units = []
+    for unit in zip(*ratings, strict=True):
+        said = np.bincount([code[value] for value in unit if value is not None], minlength=len(values))
+        if said.sum() > 1:
+            units.append((np.outer(said, said) - np.diag(said)) / (said.sum() - 1))
+    return np.array(units).reshape(len(units), len(values), len(values))
+
+
+def _alpha(coincidences: np.ndarray) -> np.ndarray:
+    """Alpha of coincidences ``[…, value, value]``; NaN where there is but one value."""
+    same = np.trace(coincidences, axis1=-2, axis2=-1)
+    totals = coincidences.sum(-1)
+    number = totals.sum(-1)
+    expected = number**2 - (totals**2).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alpha: np.ndarray = np.where(expected > 0, 1 - (number - 1) * (number - same) / expected, np.nan)
+    return alpha
