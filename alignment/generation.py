@@ -68,7 +68,8 @@ def answer_prompts(
     settings: ReplySettings,
     columns: Columns = lambda sampled, indices: (),
 ) -> ReplyFigures:
-    """A sampled reply to each prompt, shared among the ranks and known to all."""
+    """A sampled reply to each prompt, shared among the ranks and known to all. The weights must be ``gathered``: some ranks
+    have fewer prompts and shorter replies than others."""
     number, found, width = len(prompts), dict[int, float](), 0
     for chunk, part in share(list(chunks(number, job.config.micro_batch)), job.ranks.rank, job.ranks.world_size):
         some = [prompts[index] for index in part]
@@ -112,7 +113,8 @@ class HeldOutPrompts:
         if not self.prompts:
             return None
         job.phase("answering held-out prompts")
-        return answer_prompts(job, engine.evaluate, self.prompts, reply_settings(job, self.limit, 1.0))
+        with engine.gathered():
+            return answer_prompts(job, engine.evaluate, self.prompts, reply_settings(job, self.limit, 1.0))
 
     def report(
         self, job: ModelJob[Any], before: ReplyFigures | None, after: ReplyFigures | None, chosen_to_fit: bool = False

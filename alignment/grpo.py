@@ -213,12 +213,13 @@ def read_material(job: ModelJob[GrpoConfig]) -> tuple[Material, Material]:
 def play(rounds: Round, step: TrainStep, data: StepData[Chunk]) -> IterationResult:
     """One round: groups of replies to its problems, then a few optimizer steps on them."""
     config, number = rounds.job.config, data.consumed // rounds.job.config.batch_size
-    tried = draw_groups(rounds, number, data.batches)
     learnt: list[Experience] = []
-    enough = any_mixed(rounds, tried)
-    for each in tried:
-        keep = each.mixed if config.how.dynamic and enough else torch.ones_like(each.mixed)
-        learnt.append(experience(each, keep, rounds.engine, rounds.reference, rounds.settings, config))
+    with rounds.engine.gathered():
+        tried = draw_groups(rounds, number, data.batches)
+        enough = any_mixed(rounds, tried)
+        for each in tried:
+            keep = each.mixed if config.how.dynamic and enough else torch.ones_like(each.mixed)
+            learnt.append(experience(each, keep, rounds.engine, rounds.reference, rounds.settings, config))
     result = update(step, learnt, config, rounds.settings)
     figures, tokens = round_figures(rounds, tried, result)
     return IterationResult(result, tokens * config.update_epochs, figures)
@@ -292,7 +293,8 @@ def answers(asked: Round) -> ReplyFigures:
         return list(asked.rate(problems, sampled.replies))
 
     asked.job.phase("answering held-out problems")
-    return answer_prompts(asked.job, asked.engine.evaluate, asked.prompts, asked.settings, marks)
+    with asked.engine.gathered():
+        return answer_prompts(asked.job, asked.engine.evaluate, asked.prompts, asked.settings, marks)
 
 
 def answers_before(asked: Round) -> ReplyFigures:

@@ -137,10 +137,11 @@ def pair_figures(
     known to all. ``figure(model, batch)`` is ``[2 * pairs]``, chosen replies first."""
     mine: dict[int, float] = {}
     indices = np.argsort(pair_lengths(pairs), kind="stable")[job.ranks.rank :: job.ranks.world_size]
-    for start in range(0, len(indices), job.config.micro_batch):
-        part = indices[start : start + job.config.micro_batch]
-        batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
-        chosen, rejected = halves(engine.evaluate(figure, batch))
-        for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
-            mine[2 * index], mine[2 * index + 1] = better, worse
+    with engine.gathered():
+        for start in range(0, len(indices), job.config.micro_batch):
+            part = indices[start : start + job.config.micro_batch]
+            batch = pair_batch(pairs, part, job.tokenizer.pad_id, job.ranks.device)
+            chosen, rejected = halves(engine.evaluate(figure, batch))
+            for index, better, worse in zip(part.tolist(), chosen.tolist(), rejected.tolist(), strict=True):
+                mine[2 * index], mine[2 * index + 1] = better, worse
     return job.gather(mine, 2 * len(pairs)).reshape(-1, 2)

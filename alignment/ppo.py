@@ -150,10 +150,11 @@ def play(
 ) -> IterationResult:
     """One round: sample and judge replies to its prompts, then a few optimizer steps on them."""
     config, number = job.config, data.consumed // job.config.batch_size
-    experiences = [
-        collect(models, chunk, settings, config, seed_of(config.seed, "ppo", number, index))
-        for index, chunk in data.batches
-    ]
+    with models.engine.gathered():
+        experiences = [
+            collect(models, chunk, settings, config, seed_of(config.seed, "ppo", number, index))
+            for index, chunk in data.batches
+        ]
     learns = number >= config.critic_rounds
     result = update(step, experiences, config, config.temperature, kl.coefficient, job.reduce, learns)
     figures, tokens = round_figures(job, experiences, result, kl.coefficient)
@@ -307,7 +308,8 @@ def answers(
         known = reply_log_probs(models.reference, batch, settings.temperature)
         return models.reward.judge(batch), (kl_estimate(own, known) * batch.mask).sum(1)
 
-    replies = answer_prompts(job, apply, prompts, settings, judged)
+    with models.engine.gathered():
+        replies = answer_prompts(job, apply, prompts, settings, judged)
     return Answers(replies, *replies.more)
 
 

@@ -279,14 +279,15 @@ def held_out_prompts(job: ModelJob[SftConfig], answers: list[Exchange], position
     return HeldOutPrompts(prompts, np.array(tokens), limit)
 
 
-def held_out_loss(job: ModelJob[SftConfig], engine: Any, rows: PackedRows) -> float:
+def held_out_loss(job: ModelJob[SftConfig], engine: Engine, rows: PackedRows) -> float:
     """Mean loss in nats of the tokens of all rows that count, shared among the ranks."""
     total = torch.zeros(2, dtype=torch.float64, device=job.ranks.device)
     mine = np.arange(len(rows))[job.ranks.rank :: job.ranks.world_size]
-    for start in range(0, len(mine), job.config.micro_batch):
-        batch = PackedBatch.of(rows.select(mine[start : start + job.config.micro_batch]), job.ranks.device)
-        total[0] += engine.evaluate(sft_losses, batch)["loss"].double()
-        total[1] += batch.tokens
+    with engine.gathered():
+        for start in range(0, len(mine), job.config.micro_batch):
+            batch = PackedBatch.of(rows.select(mine[start : start + job.config.micro_batch]), job.ranks.device)
+            total[0] += engine.evaluate(sft_losses, batch)["loss"].double()
+            total[1] += batch.tokens
     loss, tokens = job.reduce(total).tolist()
     return float(loss / tokens)
 

@@ -161,6 +161,7 @@ class Engine:
     skipped_steps: int = 0
     veto: Veto | None = None
     _norm: float | None = field(default=None, repr=False)
+    _gathered: bool = field(default=False, repr=False)
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(model, *arguments)`` with every parameter at hand, whatever the ZeRO stage."""
@@ -168,13 +169,30 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As ``forward``, without gradients and in evaluation mode."""
+        """As ``forward``, without gradients and in evaluation mode. Under ZeRO-3 every layer is an exchange between the ranks:
+        all must do the same, unless the weights are ``gathered``."""
         training = self.model.training
         self.deepspeed.eval()
         try:
-            return self.deepspeed(function, *arguments)
+            return function(self.model, *arguments) if self._gathered else self.deepspeed(function, *arguments)
         finally:
             self.deepspeed.train(training)
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within, every rank evaluates what it likes, as often as it likes: replies of unlike length, unequal shares.
+        Collective, and under ZeRO-3 each rank holds the whole model for as long."""
+        if self.parallel.zero_stage < 3 or self._gathered:
+            yield
+            return
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        with unwrap_model_for_generation(self.deepspeed):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
 
     def train_step(
         self,

@@ -4,20 +4,29 @@ import importlib
 import json
 import random
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from alignment.job import ModelJob
+from alignment.pair_files import Pair
+from alignment.preferences import PreferencesConfig, save_pairs
+from alignment.turns import Message
 from infra.job import JobRequest, JobResult, load_result, write_request
 from infra.store.dataset import Dataset
-from infra.store.files import describe_file
+from infra.store.files import describe_file, write_json
 from infra.store.manifest import output_digest
 from pipeline.tokenizer.hugging_face import hub_files
 from pipeline.tokenizer.model import Tokenizer
 from pipeline.tokenizer.train import train_model
 from tests.support import adopt_dataset, write_dataset
 from tests.training.launch import REPOSITORY, rank_command, rank_environment
-from training.hub_format import save_model
+from training.engine import Ranks
+from training.hub_format import load_model, save_model
+from training.job import StopSignal
 from training.model import ModelConfig, build_model
 
 ANIMALS = ("cat", "dog", "bird", "fish", "horse", "mouse")
@@ -58,6 +67,48 @@ def build_world(folder: Path, number: int = 400) -> dict[str, Dataset]:
     return {"sample": sample, "tokenizer": tokenizer, "pretrain": adopt_dataset(folder / "pretrain", "pretrain", base)}
 
 
+def write_pairs(
+    folder: Path,
+    ranks: Ranks,
+    inputs: Mapping[str, Dataset],
+    talks: Sequence[tuple[str, str, str]],
+    votes: bool = False,
+) -> Dataset:
+    """Preferences from (question, chosen, rejected), every third held out; as ``votes`` they have weights, margins and ties."""
+    job = ModelJob(request_of(folder, "preferences", inputs, {}), PreferencesConfig(), ranks, StopSignal())
+    pairs = [
+        Pair(str(n), (Message("user", question),), chosen, rejected, "train" if n % 3 else "held_out")
+        for n, (question, chosen, rejected) in enumerate(talks)
+    ]
+    if votes:
+        pairs = [replace(pair, weight=0.5 + n % 4, margin=float(n % 2), tie=n % 5 == 1) for n, pair in enumerate(pairs)]
+    save_pairs(job, pairs)
+    return adopt_dataset(folder / "dataset", "preferences", [describe_file(folder / "dataset", "data/pairs.parquet")])
+
+
+def write_reward_model(folder: Path, sft: Dataset) -> Dataset:
+    """One that scores at random."""
+    model, score = load_model(sft.local("data/model")), torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    names = save_model(model, folder / "data/model", sft.local("data/model"), score=score)
+    write_json(folder / "data/reward.json", {"mean": 0.0, "std": 1.0})
+    files = [describe_file(folder, f"data/{name}") for name in ("reward.json", *(f"model/{name}" for name in names))]
+    return adopt_dataset(folder, "reward", files)
+
+
+def request_of(folder: Path, name: str, inputs: Mapping[str, Dataset], settings: Mapping[str, Any]) -> JobRequest:
+    """What a stage's job reads, as the runner writes it; ``dataset`` beside the work folder's own files."""
+    stage = importlib.import_module(f"alignment.{name}").STAGE
+    config = stage.config.model_validate({"dtype": "fp32", **settings})
+    return JobRequest(
+        stage=name,
+        fingerprint="0" * 12,
+        config=config.model_dump(mode="json"),
+        inputs={role: inputs[source] for role, source in stage.inputs(config).items()},
+        dataset_root=folder / "dataset",
+        work_dir=folder,
+    )
+
+
 @dataclass
 class AlignmentJob:
     """One job's folders, as the runner lays them out."""
@@ -69,16 +120,8 @@ class AlignmentJob:
 
     @property
     def request(self) -> JobRequest:
-        stage = importlib.import_module(f"alignment.{self.name}").STAGE
-        config = stage.config.model_validate({"dtype": "fp32", **self.settings})
-        return JobRequest(
-            stage=self.name,
-            fingerprint="0" * 12,
-            config=config.model_dump(mode="json"),
-            inputs={role: self.inputs[name] for role, name in stage.inputs(config).items()},
-            dataset_root=self.folder / "dataset",
-            work_dir=self.folder / "work",
-        )
+        made = request_of(self.folder, self.name, self.inputs, self.settings)
+        return replace(made, work_dir=self.folder / "work")
 
     def start(self, ranks: int = 2) -> subprocess.Popen[bytes]:
         request = self.request

@@ -7,20 +7,15 @@ import torch
 
 from alignment.best_of_n import BestOfNConfig, run
 from alignment.job import ModelJob
-from alignment.pair_files import Pair
 from alignment.pairs import tokenize_pairs
 from alignment.ppo import reward_model
-from alignment.preferences import read_pairs, save_pairs
+from alignment.preferences import read_pairs
 from alignment.replies import collate
-from alignment.turns import Message
 from flows.recipe import load_recipe
 from infra.job import JobRequest
 from infra.store.dataset import Dataset
-from infra.store.files import describe_file, write_json
-from tests.alignment.jobs import ANIMALS, build_world
-from tests.support import adopt_dataset
+from tests.alignment.jobs import ANIMALS, build_world, write_pairs, write_reward_model
 from training.engine import Ranks, init_distributed
-from training.hub_format import load_model, save_model
 from training.job import StopSignal
 
 CONFIG = BestOfNConfig(
@@ -44,25 +39,9 @@ def job_of(folder: Path, ranks: Ranks, inputs: dict[str, Dataset]) -> ModelJob[B
 def inputs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> dict[str, Dataset]:
     folder = tmp_path_factory.mktemp("best-of-n")
     world = build_world(folder, 120)
-    sft = world["pretrain"]
-    names = save_model(
-        load_model(sft.local("data/model")),
-        folder / "reward/data/model",
-        sft.local("data/model"),
-        score=torch.randn(1, 64),
-    )
-    write_json(folder / "reward/data/reward.json", {"mean": 0.0, "std": 1.0})
-    files = [
-        describe_file(folder / "reward", f"data/{name}") for name in ("reward.json", *(f"model/{n}" for n in names))
-    ]
-    found = {"sft": sft, "reward": adopt_dataset(folder / "reward", "reward", files)}
-    job = job_of(folder / "preferences", ranks, found)
-    asked = [(Message("user", f"where is the {animal}? {number}"),) for animal in ANIMALS for number in range(4)]
-    save_pairs(
-        job, [Pair(str(n), prompt, "here", "there", "train" if n % 3 else "held_out") for n, prompt in enumerate(asked)]
-    )
-    pairs = [describe_file(folder / "preferences/dataset", "data/pairs.parquet")]
-    return found | {"preferences": adopt_dataset(folder / "preferences/dataset", "preferences", pairs)}
+    found = world | {"sft": world["pretrain"], "reward": write_reward_model(folder / "reward", world["pretrain"])}
+    talks = [(f"where is the {animal}? {number}", "here", "there") for animal in ANIMALS for number in range(4)]
+    return found | {"preferences": write_pairs(folder / "preferences", ranks, found, talks)}
 
 
 def test_the_best_reply_is_preferred_to_the_worst_and_a_kill_samples_nothing_twice(

@@ -8,14 +8,9 @@ import pytest
 
 from alignment.dpo import DpoConfig, train
 from alignment.job import ModelJob
-from alignment.pair_files import Pair
-from alignment.preferences import save_pairs
-from alignment.turns import Message
 from infra.job import JobRequest
 from infra.store.dataset import Dataset
-from infra.store.files import describe_file
-from tests.alignment.jobs import ANIMALS, build_world
-from tests.support import adopt_dataset
+from tests.alignment.jobs import ANIMALS, build_world, write_pairs
 from training.engine import Ranks, init_distributed
 from training.job import StopSignal
 
@@ -36,18 +31,14 @@ def job_of(folder: Path, ranks: Ranks, inputs: dict[str, Dataset], **settings: A
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> dict[str, Dataset]:
     folder = tmp_path_factory.mktemp("dpo")
-    found = {"sft": build_world(folder, 60)["pretrain"]}
-    job = job_of(folder / "preferences", ranks, found)
-    asked = [(Message("user", f"where is the {animal}? {number}"),) for animal in ANIMALS for number in range(4)]
-    save_pairs(
-        job,
-        [
-            Pair(str(n), each, "in the house.", "on the tree.", "train" if n % 3 else "held_out")
-            for n, each in enumerate(asked)
-        ],
-    )
-    pairs = [describe_file(folder / "preferences/dataset", "data/pairs.parquet")]
-    return found | {"preferences": adopt_dataset(folder / "preferences/dataset", "preferences", pairs)}
+    world = build_world(folder, 60)
+    found = world | {"sft": world["pretrain"]}
+    talks = [
+        (f"where is the {animal}? {number}", "in the house.", "on the tree.")
+        for animal in ANIMALS
+        for number in range(4)
+    ]
+    return found | {"preferences": write_pairs(folder / "preferences", ranks, found, talks)}
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "simpo"])

@@ -1,4 +1,4 @@
-"""The five stages as real jobs on two ranks: each learns, and whatever is killed publishes the same bytes."""
+"""The stages as real jobs on two ranks: each learns, and whatever is killed publishes the same bytes."""
 
 import gzip
 import json
@@ -77,6 +77,25 @@ GRPO: dict[str, Any] = {
 }
 
 
+BEST_OF_N: dict[str, Any] = {
+    "samples": 4,
+    "train_prompts": 60,
+    "held_out_prompts": 20,
+    "chunk": 4,
+    "max_reply_tokens": 32,
+    "temperature": HEAT,
+}
+SETTINGS = {
+    "sft": SFT,
+    "preferences": PREFERENCES,
+    "reward": REWARD,
+    "ppo": PPO,
+    "dpo": DPO,
+    "grpo": GRPO,
+    "best_of_n": BEST_OF_N,
+}
+
+
 class World:
     """The stages' datasets, each made once."""
 
@@ -86,9 +105,7 @@ class World:
         self.jobs: dict[str, AlignmentJob] = {}
 
     def job(self, name: str, folder: Path, **changes: Any) -> AlignmentJob:
-        settings = {"sft": SFT, "preferences": PREFERENCES, "reward": REWARD, "ppo": PPO, "dpo": DPO, "grpo": GRPO}[
-            name
-        ]
+        settings = SETTINGS[name]
         if name == "grpo":
             changes["problems"] = [str(self.problems())]
         return AlignmentJob(folder, name, self.inputs, settings | changes)
@@ -102,7 +119,7 @@ class World:
     def finished(self, name: str) -> AlignmentJob:
         """The stage's job, with those before it, run to its end."""
         before = {"preferences": ["sft"], "reward": ["preferences"], "ppo": ["reward"], "dpo": ["preferences"]}
-        before["grpo"] = ["sft"]
+        before |= {"grpo": ["sft"], "best_of_n": ["reward"]}
         for stage in before.get(name, []):
             self.finished(stage)
         if name not in self.jobs:
@@ -182,17 +199,18 @@ def test_pairs_are_real_and_kept_apart_and_do_not_depend_on_the_ranks(world: Wor
     assert alone.digest() == job.digest()
 
 
-def test_killed_sampling_goes_on_with_the_missing_chunks(world: World, tmp_path: Path) -> None:
-    world.finished("preferences")
-    job = world.job("preferences", tmp_path)
+@pytest.mark.parametrize("name", ["preferences", "best_of_n"])
+def test_killed_sampling_goes_on_with_the_missing_chunks(world: World, tmp_path: Path, name: str) -> None:
+    whole, job = world.finished(name), world.job(name, tmp_path)
     chunks = job.request.work_dir / "chunks"
     process = job.start()
     wait_for(lambda: len(list(chunks.glob("*.json"))) >= 2)
     kill_family(process)
+    assert load_result(job.request.work_dir) is None
     times = {path: path.stat().st_mtime_ns for path in chunks.glob("*.json")}
     job.run()
     assert all(path.stat().st_mtime_ns == before for path, before in times.items()), "a chunk was sampled twice"
-    assert job.digest() == world.finished("preferences").digest()
+    assert job.digest() == whole.digest()
 
 
 def test_the_reward_model_ranks_held_out_pairs(world: World) -> None:
@@ -240,17 +258,18 @@ def test_grpo_solves_more_and_killed_it_resumes_to_the_same_bytes(world: World, 
     assert job.digest() == whole.digest()
 
 
-def test_kto_learns_from_replies_one_by_one(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["sigmoid", "kto"])
+def test_dpo_widens_the_margin_and_killed_it_resumes_to_the_same_bytes(world: World, tmp_path: Path, loss: str) -> None:
     world.finished("preferences")
-    job = world.job("dpo", tmp_path, loss="kto")
-    assert job.run().stats["margin"]["low"] > 0
-    points = [line["reference_point"] for line in job.lines() if "reference_point" in line]
-    assert points[0] == 0 and max(points) > 0
-
-
-def test_dpo_widens_the_margin_on_held_out_pairs(world: World) -> None:
-    figures = world.finished("dpo").figures("dpo.json")
+    whole, killed = (world.job("dpo", tmp_path / name, loss=loss, checkpoint_every=2) for name in ("whole", "killed"))
+    figures = whole.run().stats
     assert figures["margin"]["low"] > 0 and figures["accuracy"]["low"] > 0.5
+    process = killed.start()
+    wait_for(lambda: list_checkpoints(killed.request.checkpoint_dir))
+    kill_family(process)
+    assert load_result(killed.request.work_dir) is None
+    killed.run()
+    assert killed.digest() == whole.digest()
 
 
 def test_the_last_batch_and_every_reply_count(world: World) -> None:

@@ -1,0 +1,141 @@
+"""One batch, accumulation and two ranks are the same step for every objective; every stage runs at every ZeRO stage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infra.job import JobRequest, write_request
+from infra.store.dataset import Dataset
+from tests.alignment.jobs import ANIMALS, PLACES, build_world, request_of, write_pairs, write_reward_model
+from tests.alignment.ranks_stages import run_stage
+from tests.training.launch import run_ranks
+from training.engine import Ranks, init_distributed
+
+PROGRAM = "tests.alignment.ranks_stages"
+SUPERVISED: dict[str, Any] = {"batch_size": 7, "max_steps": 1, "clip": 0.0}
+ANSWERING: dict[str, Any] = SUPERVISED | {"generation_prompts": 0}
+PPO: dict[str, Any] = {
+    "batch_size": 8, "rounds": 1, "critic_rounds": 0, "max_reply_tokens": 12, "evaluation_prompts": 1, "clip": 0.0,
+    "entropy_bonus": 0.01, "kl_coefficient": 0.5,
+}  # fmt: skip
+GRPO: dict[str, Any] = {
+    "batch_size": 4, "group_size": 4, "rounds": 1, "max_reply_tokens": 12, "evaluation_problems": 1, "clip": 0.0,
+    "held_out_fraction": 0.3, "kl_coefficient": 0.5, "checks": [{"check": "format", "pattern": "[^e]*"}],
+}  # fmt: skip
+OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", ANSWERING | {"row_length": 64}),
+    "sft-lora": ("sft", ANSWERING | {"row_length": 64, "lora": {"rank": 4}, "neftune": 5.0}),
+    "reward": ("reward", SUPERVISED),
+    "reward-votes": ("reward", SUPERVISED | {"margin": 1.0, "centring": 0.01}),
+    **{f"dpo-{name}": ("dpo", ANSWERING | {"loss": name}) for name in ("sigmoid", "ipo", "hinge", "simpo", "kto")},
+    "dpo-robust": ("dpo", ANSWERING | {"loss": "robust", "label_smoothing": 0.1}),
+    "dpo-orpo": ("dpo", ANSWERING | {"loss": "orpo", "chosen_loss": 1.0}),
+    "ppo": ("ppo", PPO),
+    **{f"grpo-{name}": ("grpo", GRPO | {"loss": name}) for name in ("grpo", "dr_grpo", "dapo", "gspo")},
+}
+WHOLE, CUT = (
+    {"sft": 8, "reward": 8, "dpo": 8, "ppo": 8, "grpo": 16},
+    {"sft": 2, "reward": 3, "dpo": 2, "ppo": 2, "grpo": 4},
+)
+"""Examples of a micro batch: all of them, and a few."""
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Ranks:
+    return init_distributed()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> dict[str, Dataset]:
+    folder = tmp_path_factory.mktemp("world")
+    world = build_world(folder, 40)
+    world |= {"sft": world["pretrain"], "reward": write_reward_model(folder / "reward", world["pretrain"])}
+    talks = [
+        (f"where is the {animal}? {n}", f"the {animal} is {PLACES[n % 5]}.", PLACES[(n + 2) % 5][n % 7 :])
+        for n in range(7)
+        for animal in ANIMALS
+    ]
+    pairs = write_pairs(folder / "pairs", ranks, world, talks)
+    votes = write_pairs(folder / "votes", ranks, world, talks, votes=True)
+    problems = folder / "problems.jsonl"
+    problems.write_text("".join(json.dumps({"prompt": talk[0]}) + "\n" for talk in talks))
+    return world | {"preferences": pairs, "votes": votes, "problems": problems}  # type: ignore[dict-item]
+
+
+def request(folder: Path, name: str, inputs: dict[str, Any], **changes: Any) -> JobRequest:
+    stage, settings = OBJECTIVES[name]
+    own = {"problems": [str(inputs["problems"])]} if stage == "grpo" else {}
+    given = inputs | ({"preferences": inputs["votes"]} if name == "reward-votes" else {})
+    return request_of(folder, stage, given, settings | own | changes)
+
+
+def equal(found: dict[str, Any], expected: dict[str, Any], to: float = 1e-6) -> None:
+    assert found["weight"] == pytest.approx(expected["weight"], rel=1e-12)
+    for name, value in expected["losses"].items():
+        assert found["losses"][name] == pytest.approx(value, rel=to, abs=to), name
+    assert found["gradients"].keys() == expected["gradients"].keys()
+    error, size = (
+        torch.stack([each.double().square().sum() for each in parts]).sum().sqrt().item()
+        for parts in (
+            [found["gradients"][name] - values for name, values in expected["gradients"].items()],
+            expected["gradients"].values(),
+        )
+    )
+    assert size > 0 and error <= to * size
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_accumulation_is_one_batch(name: str, ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    stage = OBJECTIVES[name][0]
+    whole, cut = (
+        run_stage(request(tmp_path / str(micro), name, inputs, micro_batch=micro), ranks, scripted=True)
+        for micro in (WHOLE[stage], CUT[stage])
+    )
+    equal(cut, whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_batch(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    for name, (stage, _) in OBJECTIVES.items():
+        write_request(request(tmp_path / name, name, inputs, micro_batch=CUT[stage]))
+    run_ranks(PROGRAM, 2, str(tmp_path), "scripted")
+    for name, (stage, _) in OBJECTIVES.items():
+        whole = request(tmp_path / f"{name} whole", name, inputs, micro_batch=WHOLE[stage])
+        equal(torch.load(tmp_path / name / "found.pt"), run_stage(whole, ranks, scripted=True))
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "sft": {"batch_size": 7, "micro_batch": 2, "max_steps": 3, "row_length": 64, "validation_rows": 5}
+    | {"generation_prompts": 5, "generation_tokens": 16},
+    "reward": {"batch_size": 7, "micro_batch": 2, "max_steps": 3},
+    **{
+        f"dpo-{loss}": {"batch_size": 7, "micro_batch": 2, "max_steps": 3, "generation_prompts": 3, "loss": loss}
+        | {"generation_tokens": 16}
+        for loss in ("sigmoid", "kto")
+    },
+    "ppo": {"batch_size": 8, "micro_batch": 2, "rounds": 2, "critic_rounds": 0, "max_reply_tokens": 24}
+    | {"evaluation_prompts": 3},
+    "grpo": {"batch_size": 4, "group_size": 4, "micro_batch": 8, "rounds": 2, "max_reply_tokens": 24}
+    | {"evaluation_problems": 3, "held_out_fraction": 0.3, "checks": [{"check": "format", "pattern": "[^e]*"}]},
+}
+"""Odd numbers, so that a rank has less to do than the other; replies end when they do."""
+
+
+@pytest.mark.slow
+def test_every_stage_runs_at_every_zero_stage(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    """Generation included: under ZeRO-3 a rank whose replies are shorter must not leave the other waiting."""
+    for name, settings in STAGES.items():
+        stage = name.partition("-")[0]
+        own = {"problems": [str(inputs["problems"])]} if stage == "grpo" else {}
+        for zero in (1, 2, 3):
+            made = request_of(tmp_path / f"{name} {zero}", stage, inputs, settings | own | {"zero_stage": zero})
+            write_request(made)
+    run_ranks(PROGRAM, 2, str(tmp_path), "sampled", timeout=400)
+    for name in STAGES:
+        one, *others = (torch.load(tmp_path / f"{name} {zero}/found.pt") for zero in (1, 2, 3))
+        for other in others:
+            equal(other, one)
+            assert other["steps"] == pytest.approx(one["steps"], rel=1e-4), name
