@@ -86,7 +86,8 @@ class KVCache:
             return keys, values
         slots = self.positions(tokens)[:, None, :, None].expand_as(keys)
         end = self.seen(tokens)
-        known = self.keys[layer].scatter_(2, slots, keys), self.values[layer].scatter_(2, slots, values)
+        rows = len(self.lengths)
+        known = self.keys[layer, :rows].scatter_(2, slots, keys), self.values[layer, :rows].scatter_(2, slots, values)
         return known[0][:, :, :end], known[1][:, :, :end]
 
     def advance(self, tokens: int) -> None:
@@ -111,6 +112,39 @@ class KVCache:
         self.keys, self.values = self.keys[:, index], self.values[:, index]
         self.lengths = [self.lengths[row] for row in rows]
         self._places = None
+
+
+class RowCache(KVCache):
+    """A cache whose rows come and go: those in use are its first. The last one takes the place of one that leaves, and the
+    rows' memory doubles when the longest fills it: nothing is copied for a token."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.lengths = []
+
+    def join(self, part: KVCache, picked: Sequence[int]) -> None:
+        """Add rows ``picked`` of another cache."""
+        first = len(self.lengths)
+        self.lengths += [0] * len(picked)
+        self.make_room(max(part.lengths[row] for row in picked))
+        self.adopt(part, list(range(first, len(self.lengths))), picked)
+
+    def leave(self, row: int) -> None:
+        last = len(self.lengths) - 1
+        if row != last:
+            used = slice(self.lengths[last])
+            self.keys[:, row, :, used] = self.keys[:, last, :, used]
+            self.values[:, row, :, used] = self.values[:, last, :, used]
+            self.lengths[row] = self.lengths[last]
+        del self.lengths[last]
+        self._places = None
+
+    def make_room(self, length: int) -> None:
+        """Memory for rows of this length."""
+        capacity = self.keys.shape[3]
+        if length > capacity:
+            more = max(whole_blocks(length), 2 * capacity) - capacity
+            self.keys, self.values = (F.pad(kept, (0, 0, 0, more)) for kept in (self.keys, self.values))
 
 
 def whole_blocks(slots: int, block: int = BLOCK) -> int:

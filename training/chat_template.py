@@ -74,6 +74,16 @@ class ChatFormat:
         """The conversation's ids; with ``prompt``, up to the start of the next reply."""
         return self.encode(self.text(messages, tools, prompt=prompt))
 
+    def continued(self, messages: Sequence[Message]) -> list[int]:
+        """The conversation's ids up to the end of what its last message says, for the model to go on with it."""
+        end = secrets.token_hex(16)
+        *before, last = messages
+        whole = self.text([*before, {**last, "content": f"{last['content']}{end}"}], prompt=False)
+        text, found, _ = whole.rpartition(end)
+        if not found:
+            raise InputError("the chat template does not write the last message as it stands: it cannot be continued")
+        return self.encode(text)
+
     def text(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = True) -> str:
         """The conversation as sealed text, which ``encode`` reads."""
         return self._seal(self._render(messages, tools, prompt))[0]

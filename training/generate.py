@@ -40,6 +40,12 @@ class Sampling(Config):
     """Above 1 makes tokens that already occur in the prompt or the reply less likely."""
     penalise_stops: bool = False
     """Let the repetition penalty count the tokens that end a reply."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that occurs in the reply."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token for each time that it occurs in the reply."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the logits of these tokens."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply and are left out of it, also across tokens. For those who generate text; rows of ids have
     ``stop_ids`` and ``closed``."""
@@ -130,15 +136,31 @@ def stream(
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row's own settings."""
+@dataclass
+class _History:
+    """What a row has said, for those that are penalised for it, and what its logits are shifted by."""
+
+    seen: Tensor
+    """``[vocabulary]``: occurs in the prompt or the reply."""
+    counts: Tensor
+    """Times that it occurs in the reply."""
+    bias: Tensor
+
+    def note(self, token: int) -> None:
+        self.seen[token] = True
+        self.counts[token] += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row's own settings, and what they need to know of it."""
 
     index: int
     sampling: Sampling
     budget: int
     uniforms: Tensor = field(repr=False)
     """A number in [0, 1) for each of its tokens, from a generator of its own."""
+    history: _History | None = field(default=None, repr=False)
 
     @property
     def way(self) -> str:
@@ -150,51 +172,67 @@ class _Row:
         return "filtered" if limits.top_k or limits.top_p < 1 or limits.min_p > 0 else "all"
 
 
-def _rows(model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[_Row]:
+def make_row(model: Decoder, prompt: Sequence[int], limits: Sampling, index: int = 0, place: int = 0) -> Row:
+    """A row that continues a prompt; ``place`` tells rows of one seed apart."""
+    if not prompt:
+        raise InputError("a prompt has no tokens", remedy="Start it with the beginning-of-text token.")
+    if max(prompt) >= model.config.vocab_size or min(prompt) < 0:
+        wrong = next(token for token in prompt if not 0 <= token < model.config.vocab_size)
+        raise InputError(
+            f"a prompt has token {wrong}; the model knows {model.config.vocab_size}",
+            remedy="The tokenizer is not the model's own.",
+        )
+    budget = min(limits.max_new_tokens, model.config.max_position - len(prompt))
+    if budget < 1:
+        raise InputError(
+            f"a prompt of {len(prompt)} tokens leaves no room in the model's {model.config.max_position} positions",
+            remedy="Shorten the prompt.",
+        )
+    generator = torch.Generator().manual_seed((limits.seed * 1_000_003 + place) % (1 << 63))
+    uniforms = torch.rand(limits.max_new_tokens, generator=generator, dtype=torch.float64)
+    return Row(index, limits, budget, uniforms, _history(model, prompt, limits))
+
+
+def _rows(model: Decoder, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Row]:
+    one = isinstance(sampling, Sampling)
     settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-    rows = []
-    for index, (prompt, limits) in enumerate(zip(prompts, settings, strict=True)):
-        if not prompt:
-            raise InputError("a prompt has no tokens", remedy="Start it with the beginning-of-text token.")
-        if max(prompt) >= model.config.vocab_size:
-            raise InputError(
-                f"a prompt has token {max(prompt)}; the model knows {model.config.vocab_size}",
-                remedy="The tokenizer is not the model's own.",
-            )
-        budget = min(limits.max_new_tokens, model.config.max_position - len(prompt))
-        if budget < 1:
-            raise InputError(
-                f"a prompt of {len(prompt)} tokens leaves no room in the model's {model.config.max_position} positions",
-                remedy="Shorten the prompt.",
-            )
-        place = index if isinstance(sampling, Sampling) else 0
-        generator = torch.Generator().manual_seed((limits.seed * 1_000_003 + place) % (1 << 63))
-        uniforms = torch.rand(limits.max_new_tokens, generator=generator, dtype=torch.float64)
-        rows.append(_Row(index, limits, budget, uniforms))
-    return rows
+    return [
+        make_row(model, prompt, limits, index, index if one else 0)
+        for index, (prompt, limits) in enumerate(zip(prompts, settings, strict=True))
+    ]
+
+
+def _history(model: Decoder, prompt: Sequence[int], limits: Sampling) -> _History | None:
+    penalised = limits.repetition_penalty != 1 or limits.presence_penalty or limits.frequency_penalty
+    if not penalised and not limits.logit_bias:
+        return None
+    zeros = torch.zeros(model.config.vocab_size, device=model.device)
+    seen, bias = zeros.bool(), zeros.clone()
+    seen[list(prompt)] = True
+    for token, value in limits.logit_bias:
+        bias[token] = value
+    return _History(seen, zeros, bias)
 
 
 def _stream(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
-    rows: list[_Row],
+    rows: list[Row],
     stops: frozenset[int],
     pad_id: int,
     closed: Collection[int],
 ) -> Iterator[Step]:
-    device = model.device
     cache = model.new_cache(
         len(prompts), max(len(prompt) + row.budget for prompt, row in zip(prompts, rows, strict=True))
     )
-    seen = _occurrences(model, prompts, rows)
-    spared = torch.tensor(sorted(stop for stop in stops if stop < model.config.vocab_size), device=device).long()
+    spared = stop_tokens(model, stops)
     following: Tensor | None = None
     for position in itertools.count():
         # Entered anew for each token: the mode must not leak to the caller while this iterator is suspended.
         with torch.inference_mode():
             hidden = _read(model, prompts, cache, pad_id) if following is None else model(following, cache=cache)[:, -1]
             logits = model.logits(hidden).float()
-            tokens, log_probs, sample_log_probs = _choose(logits, rows, seen, spared, position)
+            tokens, log_probs, sample_log_probs = choose(logits, rows, spared, [position] * len(rows))
         drawn = tokens.tolist()
         for row, token, log_prob, drawn_log_prob in zip(
             rows, drawn, log_probs.tolist(), sample_log_probs.tolist(), strict=True
@@ -204,6 +242,8 @@ def _stream(
                     "the model gives no finite probabilities",
                     remedy="Its weights are damaged, or too large for its type.",
                 )
+            if row.history is not None:
+                row.history.note(token)
             yield Step(row.index, token, log_prob, drawn_log_prob, token in stops)
         alive = [
             place
@@ -214,22 +254,34 @@ def _stream(
             return
         with torch.inference_mode():
             following = tokens.unsqueeze(1)
-            if seen is not None:
-                seen.scatter_(1, following, True)
             if len(alive) < len(rows):
                 rows, following = [rows[place] for place in alive], following[alive]
-                seen = None if seen is None else seen[alive]
                 cache.keep_rows(alive)
 
 
+def stop_tokens(model: Decoder, stops: Collection[int]) -> Tensor:
+    """Tokens that end a reply, as far as the model has them."""
+    return torch.tensor(sorted(stop for stop in stops if stop < model.config.vocab_size), device=model.device).long()
+
+
 def _read(model: Decoder, prompts: Sequence[Sequence[int]], cache: KVCache, pad_id: int) -> Tensor:
-    """Fill the cache with the prompts; the hidden state of each one's last token ``[B, hidden]``.
+    """Fill the cache with the prompts; the hidden state of each one's last token ``[B, hidden]``."""
+    last: Tensor = torch.empty(len(prompts), model.config.hidden_size, dtype=cache.keys.dtype, device=model.device)
+    for places, part, picked, ends in read_prompts(model, prompts, pad_id):
+        last[places] = ends
+        cache.adopt(part, places, picked)
+    return last
+
+
+def read_prompts(
+    model: Decoder, prompts: Sequence[Sequence[int]], pad_id: int
+) -> Iterator[tuple[list[int], KVCache, list[int], Tensor]]:
+    """Some prompts at a time: their places, a cache, which of its rows each has, and the hidden states of their ends.
 
     Prompts go through together with those that fill as many whole vectors. Each is thus computed in the shape that it has
     alone: the kernels' sums over longer rows differ in their last bits, and a short prompt does no work for a long one. A
     prompt that stands several times (a group of replies is sampled to it) is read once.
     """
-    last: Tensor = torch.empty(len(prompts), model.config.hidden_size, dtype=cache.keys.dtype, device=model.device)
     widths: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for place, prompt in enumerate(prompts):
         alike = widths.setdefault(whole_blocks(len(prompt), PROMPT_BLOCK), {})
@@ -241,54 +293,54 @@ def _read(model: Decoder, prompts: Sequence[Sequence[int]], cache: KVCache, pad_
         hidden = model(torch.tensor(rows, device=model.device), cache=part)
         ends = hidden[torch.arange(len(rows), device=model.device), torch.tensor(lengths, device=model.device) - 1]
         picked = [row for row, places in enumerate(alike.values()) for _ in places]
-        filled = [place for places in alike.values() for place in places]
-        last[filled] = ends[picked]
-        cache.adopt(part, filled, picked)
-    return last
+        yield [place for places in alike.values() for place in places], part, picked, ends[picked]
 
 
-def _occurrences(model: Decoder, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]) -> Tensor | None:
-    """Which tokens occur in each prompt; only needed for the repetition penalty."""
-    if all(row.sampling.repetition_penalty == 1.0 for row in rows):
-        return None
-    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=model.device)
-    for place, prompt in enumerate(prompts):
-        seen[place, list(prompt)] = True
-    return seen
-
-
-def _choose(
-    logits: Tensor, rows: Sequence[_Row], seen: Tensor | None, spared: Tensor, position: int
+def choose(
+    logits: Tensor, rows: Sequence[Row], spared: Tensor, positions: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The next token of each row, its log-probability under the model, and under the distribution it is drawn from."""
+    """The next token of each row, its log-probability under the model, and under the distribution it is drawn from.
+    ``positions``: how many tokens each row has already; ``spared``: tokens that no repetition penalty is for."""
     model_log_probs = logits.log_softmax(-1)
-    if seen is not None:
-        logits = _penalised(logits, rows, seen, spared)
+    logits = _adjusted(logits, rows, spared)
     tokens = logits.argmax(-1)
     sample_log_probs = torch.zeros(len(rows), device=logits.device)
     for way in ("all", "filtered"):
         places = [place for place, row in enumerate(rows) if row.way == way]
         if places:
-            some = [rows[place] for place in places]
-            tokens[places], sample_log_probs[places] = _sample(logits[places], some, position)
+            some, at = [rows[place] for place in places], [positions[place] for place in places]
+            tokens[places], sample_log_probs[places] = _sample(logits[places], some, at)
     return tokens, model_log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1), sample_log_probs
 
 
-def _penalised(logits: Tensor, rows: Sequence[_Row], seen: Tensor, spared: Tensor) -> Tensor:
-    """Logits with those of tokens that occurred before lowered. Every turn in a prompt ends with a stop token: if it
-    counted as said before, replies would not end."""
-    penalty = _column([row.sampling.repetition_penalty for row in rows], logits)
-    lowered = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-    spares = torch.tensor([not row.sampling.penalise_stops for row in rows], device=logits.device).unsqueeze(1)
-    lowered[:, spared] = torch.where(spares, logits[:, spared], lowered[:, spared])
-    return lowered
+def _adjusted(logits: Tensor, rows: Sequence[Row], spared: Tensor) -> Tensor:
+    """Logits shifted by the rows' biases, and those of tokens that occurred before lowered. Every turn in a prompt ends
+    with a stop token: if it counted as said before, replies would not end."""
+    places = [place for place, row in enumerate(rows) if row.history is not None]
+    if not places:
+        return logits
+    some = [rows[place].sampling for place in places]
+    histories = [history for row in rows if (history := row.history) is not None]
+    seen, counts, bias = (
+        torch.stack([getattr(history, name) for history in histories]) for name in ("seen", "counts", "bias")
+    )
+    before = logits[places]
+    penalty = _column([each.repetition_penalty for each in some], logits)
+    lowered = torch.where(seen, torch.where(before > 0, before / penalty, before * penalty), before)
+    spares = torch.tensor([not each.penalise_stops for each in some], device=logits.device).unsqueeze(1)
+    lowered[:, spared] = torch.where(spares, before[:, spared], lowered[:, spared])
+    lowered -= _column([each.frequency_penalty for each in some], logits) * counts
+    lowered -= _column([each.presence_penalty for each in some], logits) * (counts > 0)
+    adjusted = logits.clone()
+    adjusted[places] = lowered + bias
+    return adjusted
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
 
 
-def _sample(logits: Tensor, rows: Sequence[_Row], position: int) -> tuple[Tensor, Tensor]:
+def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Draw by the inverse of the cumulative distribution, for rows of one way.
 
     In float64: a float32 cumulative sum over a large vocabulary can end below the number drawn.
@@ -301,7 +353,8 @@ def _sample(logits: Tensor, rows: Sequence[_Row], position: int) -> tuple[Tensor
         probabilities, order = probabilities.topk(min(max(limits), logits.shape[-1]), dim=-1)
         probabilities = _filter(probabilities, rows, limits)
     cumulative = probabilities.cumsum(-1)
-    uniforms = torch.stack([row.uniforms[position] for row in rows]).to(logits.device)
+    drawn = [float(row.uniforms[position]) for row, position in zip(rows, positions, strict=True)]
+    uniforms = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
     target = uniforms.unsqueeze(1) * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True)
     # Rounding at the far end must not land on a token that cannot be drawn.
@@ -312,7 +365,7 @@ def _sample(logits: Tensor, rows: Sequence[_Row], position: int) -> tuple[Tensor
     return tokens.squeeze(1), (chosen / cumulative[:, -1]).log().float()
 
 
-def _filter(probabilities: Tensor, rows: Sequence[_Row], limits: Sequence[int]) -> Tensor:
+def _filter(probabilities: Tensor, rows: Sequence[Row], limits: Sequence[int]) -> Tensor:
     """Zero what each row's top-k, top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
     places = torch.arange(probabilities.shape[-1], device=probabilities.device)
     probabilities = probabilities.masked_fill(places >= _column(limits, places), 0)

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,31 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
             readable.append(token)
     decoded: str = tokenizer.decoder.decode([*readable, *_readable(run)])
     return decoded
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """What a token stands for inside a text; a control token's name; nothing where the vocabulary has no such id."""
+    name = tokenizer.id_to_token(token)
+    if name is None:
+        return b""
+    if (byte := _BYTE.fullmatch(name)) and tokenizer.decoder is not None and _falls_back_to_bytes(tokenizer):
+        return bytes([int(byte[1], 16)])
+    added = tokenizer.get_added_tokens_decoder().get(token)
+    if added is not None and added.special:
+        return bytes(name.encode())
+    if tokenizer.decoder is not None and b"ByteLevel" in tokenizer.decoder.__getstate__() and added is None:
+        table = _byte_characters()
+        return bytes(table[character] for character in name if character in table)
+    before = encode(tokenizer, "a")[-1:]  # the beginning of a text may lose a space
+    return decode(tokenizer, [*before, token])[len(decode(tokenizer, before)) :].encode()
+
+
+@cache
+def _byte_characters() -> dict[str, int]:
+    """The characters that byte-level vocabularies, since GPT-2, write bytes as: themselves where they can be seen."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _readable(run: bytes | bytearray) -> list[str]:

@@ -6,6 +6,7 @@ Control tokens in text that a person typed are ordinary characters: nobody ends 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,7 +16,15 @@ from infra.errors import InputError
 from training.chat_template import ChatFormat
 from training.generate import Sampling, stream
 from training.hub_format import load_model
-from training.hub_tokenizer import UNREADABLE, SpecialTokens, decode, encode, load_tokenizer, special_tokens
+from training.hub_tokenizer import (
+    UNREADABLE,
+    SpecialTokens,
+    decode,
+    encode,
+    load_tokenizer,
+    special_tokens,
+    token_bytes,
+)
 from training.model import Decoder
 
 TAIL = 8
@@ -30,6 +39,7 @@ class TextModel:
     tokenizer: Tokenizer
     special: SpecialTokens
     _formats: dict[str, ChatFormat] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _bytes: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def encode(self, text: str) -> list[int]:
         """Token ids, nothing added. Never a control token, whatever the text spells."""
@@ -53,6 +63,18 @@ class TextModel:
         the beginning of a text, which is one that the continuation needs."""
         before = prompt[-TAIL:]
         return self.decode([*before, *ids])[len(self.decode(before)) :]
+
+    @cached_property
+    def controls(self) -> frozenset[int]:
+        """Tokens that stand for no text."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return frozenset(index for index, token in added.items() if token.special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token stands for inside a text; a control token's name. Part of a character is not readable by itself."""
+        if token not in self._bytes:
+            self._bytes[token] = token_bytes(self.tokenizer, token)
+        return self._bytes[token]
 
     def stream_text(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The continuation of a prompt, piece by piece; no piece ends inside a character."""
@@ -99,41 +121,82 @@ class TextModel:
         return self.stream_text(self.prompt(prompt), sampling)
 
 
-def decode_stream(model: TextModel, tokens: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
-    """Text of tokens as they come, after those of ``before``. All are decoded each time: a piece's text depends on the
-    pieces before it.
+class TextReader:
+    """The text of a reply, token by token, after the tokens of ``before``.
 
-    What may be the first bytes of a character is held back until its last have come, or no more will.
+    A piece's text depends on the pieces before it, so a token is decoded behind the last few. What may be the first bytes
+    of a character is held back until its last have come, or no more will.
     """
-    ids = list(before)
-    shown = model.decode(ids)
+
+    def __init__(self, model: TextModel, before: Sequence[int] = ()) -> None:
+        self._model = model
+        self._ids = list(before[-TAIL:])
+        self._shown = model.decode(self._ids)
+
+    def read(self, token: int) -> str:
+        """What is sure of the text that a token adds."""
+        if len(self._ids) >= 4 * TAIL:
+            del self._ids[:-TAIL]
+            self._shown = self._sure()
+        self._ids.append(token)
+        return self._new(self._sure())
+
+    def rest(self) -> str:
+        """What no further token will complete."""
+        return self._new(self._model.decode(self._ids))
+
+    def _sure(self) -> str:
+        text = self._model.decode(self._ids)
+        return text[:-1] if text.endswith(UNREADABLE) else text
+
+    def _new(self, text: str) -> str:
+        new = text[len(self._shown) :]
+        if new:
+            self._shown = text
+        return new
+
+
+def decode_stream(model: TextModel, tokens: Iterable[int], before: Sequence[int] = ()) -> Iterator[str]:
+    """Text of tokens as they come, after those of ``before``."""
+    reader = TextReader(model, before)
     for token in tokens:
-        ids.append(token)
-        text = model.decode(ids)
-        if not text.endswith(UNREADABLE) and len(text) > len(shown):
-            yield text[len(shown) :]
-            shown = text
-    text = model.decode(ids)
-    if len(text) > len(shown):
-        yield text[len(shown) :]
+        if piece := reader.read(token):
+            yield piece
+    if piece := reader.rest():
+        yield piece
+
+
+class StopReader:
+    """Text up to the first of the stop texts. What may be the beginning of one is held back until that is known."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self.held = ""
+        self.stopped = False
+
+    def read(self, piece: str) -> str:
+        """What is sure to stand before a stop text; after ``stopped`` there is no more."""
+        text = self.held + piece
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self.held = ""
+            return text[: min(found)]
+        sure = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        self.held = text[sure:]
+        return text[:sure]
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The pieces up to the first of the stop texts. What may be the beginning of one is held back until that is known."""
-    held = ""
+    """The pieces up to the first of the stop texts."""
+    reader = StopReader(stops)
     for piece in pieces:
-        held += piece
-        found = [at for stop in stops if stop and (at := held.find(stop)) >= 0]
-        if found:
-            if text := held[: min(found)]:
-                yield text
-            return
-        kept = max((_overlap(held, stop) for stop in stops), default=0)
-        if text := held[: len(held) - kept]:
+        if text := reader.read(piece):
             yield text
-        held = held[len(held) - kept :]
-    if held:
-        yield held
+        if reader.stopped:
+            return
+    if reader.held:
+        yield reader.held
 
 
 def _overlap(text: str, stop: str) -> int:

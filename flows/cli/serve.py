@@ -20,7 +20,7 @@ def command(
     workspace: WorkspaceOption = None,
 ) -> None:
     from flows.web.app import create_app
-    from flows.web.listen import read_keys, serve, take_socket
+    from flows.web.listen import read_keys, server, take_socket
     from flows.web.site import ServeSettings, open_site
 
     keys = read_keys(api_key_file) if api_key_file else frozenset()
@@ -32,4 +32,4 @@ def command(
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         names = ", ".join(site.models) or "no model"
         console().print(f"Serving {names} at {address}\nOpenAI clients: {address}/v1 (Ctrl-C ends it)", markup=False)
-        serve(create_app(site), listener)
+        server(create_app(site)).run([listener])

@@ -37,8 +37,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def take_socket(host: str, port: int, keys: frozenset[str]) -> socket.socket:
-    """The listening socket. Beyond this machine only with keys."""
+def take_socket(host: str, port: int, keys: frozenset[str], stall_seconds: float = 60) -> socket.socket:
+    """The listening socket. Beyond this machine only with keys. The kernel cuts off clients that take nothing for long."""
     if not is_loopback(host) and not keys:
         raise ConfigError(
             "a server without keys listens on this machine alone",
@@ -52,6 +52,8 @@ def take_socket(host: str, port: int, keys: frozenset[str]) -> socket.socket:
         raise ConfigError("this is no address of a machine", where=host, remedy="Give --host an address.") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_seconds * 1000))
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
@@ -62,8 +64,8 @@ def take_socket(host: str, port: int, keys: frozenset[str]) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer until interrupted."""
+def server(app: FastAPI) -> uvicorn.Server:
+    """What answers with the application, until it is told to exit or interrupted."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -75,4 +77,4 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         timeout_graceful_shutdown=CLOSING_SECONDS,
         h11_max_incomplete_event_size=64 << 10,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

@@ -13,6 +13,7 @@ from infra.errors import InputError, NotFound
 from infra.store.store import Store
 
 if TYPE_CHECKING:  # torch comes with a model, and a workspace can be served without one
+    from training.serving import Engine
     from training.text_model import TextModel
 
 DEFAULT_MODEL = "export"
@@ -47,9 +48,13 @@ class ServedModel:
     stage: str
     dataset: str
     """``name/fingerprint``, or the folder."""
-    model: "TextModel"
+    engine: "Engine"
     template: str | None
     """Its chat template; None for a model that was never taught to chat."""
+
+    @property
+    def model(self) -> "TextModel":
+        return self.engine.model
 
     @property
     def context(self) -> int:
@@ -79,18 +84,21 @@ def open_site(store: Store, names: list[str], label: str, settings: ServeSetting
     """A site with its models loaded. With none named: the exported one if there is any, else the workspace alone."""
     asked = names or ([DEFAULT_MODEL] if store.labels(DEFAULT_MODEL) else [])
     with ExitStack() as stack:
-        yield Site(store, {name: _load(store, name, label, stack) for name in dict.fromkeys(asked)}, settings)
+        models = {name: _load(store, name, label, settings, stack) for name in dict.fromkeys(asked)}
+        yield Site(store, models, settings)
 
 
-def _load(store: Store, name: str, label: str, stack: ExitStack) -> ServedModel:
+def _load(store: Store, name: str, label: str, settings: ServeSettings, stack: ExitStack) -> ServedModel:
     from training.chat_template import chat_template
+    from training.serving import Engine
     from training.text_model import load_text_model
 
     folder = stack.enter_context(model_folder(store, name, label))
-    model = load_text_model(folder)
+    engine = Engine(load_text_model(folder), slots=settings.slots, queue=settings.queue, name=name)
+    stack.callback(engine.close)
     try:
         dataset = model_dataset(store, name, label)
         stage, address = dataset.name, f"{dataset.name}/{dataset.manifest.fingerprint}"
     except InputError:  # a folder, or a checkpoint
         stage, address = "", name
-    return ServedModel(name, stage, address, model, chat_template(folder))
+    return ServedModel(name, stage, address, engine, chat_template(folder))

@@ -1,0 +1,444 @@
+"""Many replies at a time from one model: requests join and leave a running batch.
+
+    submit -> waiting -> prompt read (in pieces, between steps) -> a row of the cache, one token a step -> sink
+
+One thread drives the model. Each step gives every row one token; before it, prompts that wait are read as far as rows are
+free, a piece at a time, so that a long prompt never holds up those who are being answered for longer than a piece takes.
+A row's tokens depend on its own settings and seed only (``training.generate``): neither on its neighbours, nor on when
+it joined. A reply is cancelled by its request; its row is free at the next step.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from infra.errors import HeadwaterError, InputError
+from training.attention import KVCache, RowCache
+from training.generate import Row, Sampling, choose, make_row, read_prompts, stop_tokens
+from training.model import parameter_count
+from training.text_model import StopReader, TextModel, TextReader
+
+READ_TOKENS = 512
+"""Tokens of prompts that are read between two steps."""
+FIRST_CAPACITY = 256
+SMALL_MODEL = 50_000_000
+"""Parameters below which a CPU's second thread costs more than it brings."""
+
+log = logging.getLogger(__name__)
+
+
+class Busy(HeadwaterError):
+    """As many requests wait as may; ``seconds``: when it is worth asking again."""
+
+    def __init__(self, waiting: int, seconds: int) -> None:
+        super().__init__(f"{waiting} replies are being written or wait already", remedy=f"Ask again in {seconds} s.")
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for: replies to one prompt."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    replies: int = 1
+    """Of one seed, told apart by their place."""
+    top: int | None = None
+    """How many of the likeliest alternatives to tell for each token; None: no probabilities at all."""
+    prompt_top: int | None = None
+    """The same for the prompt's tokens."""
+    ignore_ends: bool = False
+    """Write on where the model would end."""
+    read_only: bool = False
+    """Say what the model thinks of the prompt, and write nothing."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token with its log-probability under the model itself, and its likeliest alternatives."""
+
+    token: int
+    log_prob: float
+    rank: int
+    """1: the likeliest. Of a reply's tokens, 0 if it is not among the alternatives."""
+    top: tuple[tuple[int, float], ...]
+    at: int = 0
+    """Characters of the reply before it."""
+    ends: bool = False
+    """It ends the reply and stands for no text."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a step adds to a reply. The last one has a ``finish``: stop, length, cancelled or error."""
+
+    reply: int
+    text: str
+    tokens: int
+    """Tokens the reply has by now."""
+    told: tuple[Told, ...] = ()
+    finish: str | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class PromptRead:
+    """What the model thinks of a prompt, from its second token on."""
+
+    told: tuple[Told, ...]
+
+
+Sink = Callable[[Piece | PromptRead], None]
+"""Where answers go, in the engine's thread: it must not wait."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request on its way."""
+
+    ask: Ask
+    sink: Sink
+    rows: list[Row]
+    cancelled: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.cancelled = True
+
+
+class _Reading:
+    """A long prompt, or one whose tokens are judged, read a piece at a time."""
+
+    def __init__(self, model: TextModel, ticket: Ticket) -> None:
+        self.ticket, self.decoder = ticket, model.decoder
+        self.cache = model.decoder.new_cache(1, len(ticket.ask.prompt))
+        self.told: list[Told] = []
+        self.at = 0
+        self.end: Tensor | None = None
+
+    def go_on(self) -> bool:
+        """Read a piece; whether that was the last."""
+        ask = self.ticket.ask
+        some = ask.prompt[self.at : self.at + READ_TOKENS]
+        hidden = self.decoder(torch.tensor([some], device=self.decoder.device), cache=self.cache)
+        if ask.prompt_top is not None:
+            following = ask.prompt[self.at + 1 : self.at + 1 + len(some)]
+            self.told += self._judge(hidden[0, : len(following)], following, ask.prompt_top)
+        self.at += len(some)
+        self.end = hidden[:, -1]
+        return self.at == len(ask.prompt)
+
+    def _judge(self, hidden: Tensor, tokens: tuple[int, ...], top: int) -> Iterator[Told]:
+        size = max(1, (1 << 22) // self.decoder.config.vocab_size)
+        for start in range(0, len(tokens), size):
+            some = torch.tensor(tokens[start : start + size], device=hidden.device)
+            log_probs = self.decoder.logits(hidden[start : start + size]).float().log_softmax(-1)
+            own = log_probs.gather(1, some.unsqueeze(1))
+            ranks = (log_probs > own).sum(1) + 1
+            values, order = log_probs.topk(min(max(top, 1), log_probs.shape[-1]))
+            yield from (
+                Told(token, value, rank, tuple(zip(ids[:top], likely[:top], strict=True)))
+                for token, value, rank, ids, likely in zip(
+                    some.tolist(), own.squeeze(1).tolist(), ranks.tolist(), order.tolist(), values.tolist(), strict=True
+                )
+            )
+
+
+class _Writing:
+    """A reply that is being written: its row's settings, its text so far, what is held back of it."""
+
+    def __init__(self, ticket: Ticket, row: Row, model: TextModel) -> None:
+        self.ticket, self.row = ticket, row
+        self.number = 0
+        self.token = 0
+        self.reader = TextReader(model, ticket.ask.prompt)
+        self.stops = StopReader(row.sampling.stop)
+        self.plain = not row.sampling.stop
+        self.read = self.shown = 0
+        """Characters that its tokens stand for, and that were handed on."""
+        self.told: deque[Told] = deque()
+
+    def take(self, token: int, told: Told | None, ends: bool) -> bool:
+        """Take a token and hand on what is sure of the text; whether the reply is complete."""
+        self.number += 1
+        self.token = token
+        if told is not None:
+            self.told.append(Told(token, told.log_prob, told.rank, told.top, self.read, ends))
+        piece = "" if ends else self.reader.read(token)
+        self.read += len(piece)
+        text = piece if self.plain else self.stops.read(piece)
+        finish = "stop" if ends or self.stops.stopped else "length" if self.number == self.row.budget else None
+        if finish and not self.stops.stopped:
+            text += self._rest()
+        self.shown += len(text)
+        natural = finish is not None and not self.stops.stopped
+        ready = []
+        while self.told and (natural or self.told[0].at < self.shown):
+            ready.append(self.told.popleft())
+        if text or ready or finish:
+            self.ticket.sink(Piece(self.row.index, text, self.number, tuple(ready), finish))
+        return finish is not None
+
+    def _rest(self) -> str:
+        rest = self.stops.read(self.reader.rest())
+        return rest if self.stops.stopped else rest + self.stops.held
+
+    def end(self, finish: str, error: str = "") -> None:
+        self.ticket.sink(Piece(self.row.index, "", self.number, (), finish, error))
+
+
+class Engine:
+    """One model, one thread, ``slots`` rows. ``close`` it."""
+
+    def __init__(self, model: TextModel, *, slots: int = 16, queue: int = 64, name: str = "model") -> None:
+        self.model = model
+        self.slots, self.queue = slots, queue
+        self._waiting: deque[Ticket] = deque()
+        self._work = threading.Condition()
+        self._closed = False
+        self._reading: _Reading | None = None
+        self._arriving: list[tuple[Ticket, Row]] = []  # taken from the queue, not in the cache yet
+        self._writing: list[_Writing] = []
+        self._open = 0  # replies that were asked for and have not ended
+        self._pace = 1.0  # seconds a reply takes, of late
+        self._cache = self._new_cache()
+        self._spared = stop_tokens(model.decoder, model.special.stops)
+        self._ends = frozenset(model.special.stops)
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, ask: Ask, sink: Sink) -> Ticket:
+        """Queue a request. Raises InputError for one that cannot be answered, Busy where too many wait."""
+        if ask.replies > self.slots:
+            raise InputError(f"{ask.replies} replies are asked for; {self.slots} can be written at a time")
+        rows = (
+            [] if ask.read_only else
+            [make_row(self.model.decoder, ask.prompt, ask.sampling, place, place) for place in range(ask.replies)]
+        )  # fmt: skip
+        ticket = Ticket(ask, sink, rows)
+        with self._work:
+            if self._closed:
+                raise HeadwaterError("the server is closing")
+            if self._open + max(1, len(rows)) > self.slots + self.queue:
+                raise Busy(self._open, max(1, min(60, round(self._pace * self._open / self.slots))))
+            self._open += len(rows)
+            self._waiting.append(ticket)
+            self._work.notify()
+        return ticket
+
+    @property
+    def load(self) -> dict[str, int]:
+        """Replies being written, and all that were asked for and have not ended."""
+        return {"writing": len(self._writing), "open": self._open}
+
+    def close(self) -> None:
+        """End what is being written, and the thread."""
+        with self._work:
+            self._closed = True
+            self._work.notify()
+        self._thread.join()
+
+    def _new_cache(self) -> RowCache:
+        decoder = self.model.decoder
+        config, weight = decoder.config, decoder.embed_tokens.weight
+        capacity = min(FIRST_CAPACITY, config.max_position)
+        width = config.width_of_head
+        return RowCache(config.layers, self.slots, config.kv_heads, capacity, width, weight.dtype, weight.device)
+
+    def _run(self) -> None:
+        if self.model.decoder.device.type == "cpu" and parameter_count(self.model.decoder.config) < SMALL_MODEL:
+            torch.set_num_threads(1)
+        with torch.inference_mode():
+            while self._wait():
+                try:
+                    self._drop_cancelled()
+                    self._read()
+                    if self._writing:
+                        self._step()
+                except Exception as error:  # a defect, or no memory: these replies fail, the server goes on
+                    log.exception("the engine failed in a step")
+                    self._fail(error)
+        self._fail(HeadwaterError("the server is closing"))
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False where the engine is closed."""
+        with self._work:
+            while not (self._closed or self._waiting or self._reading or self._writing):
+                self._work.wait()
+            return not self._closed
+
+    def _fail(self, error: Exception) -> None:
+        tickets = [self._reading.ticket] if self._reading else []
+        with self._work:
+            if self._closed:
+                tickets += self._waiting
+                self._waiting.clear()
+        for writing in self._writing:
+            writing.end("error", str(error))
+            self._ended(writing.ticket, 1)
+        for ticket, row in self._arriving:
+            ticket.sink(Piece(row.index, "", 0, (), "error", str(error)))
+            self._ended(ticket, 1)
+        for ticket in tickets:
+            self._end_unread(ticket, "error", str(error))
+        self._reading, self._arriving, self._writing, self._cache = None, [], [], self._new_cache()
+
+    def _end_unread(self, ticket: Ticket, finish: str, error: str = "") -> None:
+        """End a request of which nothing was written."""
+        for place in range(max(1, len(ticket.rows))):
+            ticket.sink(Piece(place, "", 0, (), finish, error))
+        self._ended(ticket, len(ticket.rows))
+
+    def _ended(self, ticket: Ticket, replies: int) -> None:
+        self._pace += 0.1 * (time.monotonic() - ticket.since - self._pace)
+        with self._work:
+            self._open -= replies
+
+    def _drop_cancelled(self) -> None:
+        for place in reversed(range(len(self._writing))):
+            if self._writing[place].ticket.cancelled:
+                self._writing[place].end("cancelled")
+                self._leave(place)
+        if self._reading and self._reading.ticket.cancelled:
+            self._end_unread(self._reading.ticket, "cancelled")
+            self._reading = None
+        with self._work:
+            gone = [ticket for ticket in self._waiting if ticket.cancelled]
+            if gone:
+                self._waiting = deque(ticket for ticket in self._waiting if not ticket.cancelled)
+        for ticket in gone:
+            self._end_unread(ticket, "cancelled")
+
+    def _leave(self, place: int) -> None:
+        """A row's end; the last one takes its place."""
+        self._ended(self._writing[place].ticket, 1)
+        self._cache.leave(place)
+        last = self._writing.pop()
+        if place < len(self._writing):
+            self._writing[place] = last
+
+    def _read(self) -> None:
+        """Read what waits, in order, as far as rows are free and a piece's tokens go."""
+        if self._reading is None:
+            few = self._next_short()
+            if few:
+                pairs = self._arriving = [(ticket, row) for ticket in few for row in ticket.rows]
+                prompts = [ticket.ask.prompt for ticket, _ in pairs]
+                for places, part, picked, ends in read_prompts(self.model.decoder, prompts, self.model.special.filler):
+                    self._begin([pairs[place] for place in places], part, picked, ends)
+                return
+            with self._work:
+                if self._waiting and len(self._waiting[0].rows) <= self.slots - len(self._writing):
+                    self._reading = _Reading(self.model, self._waiting.popleft())
+        if self._reading is not None and self._reading.go_on():
+            done, self._reading = self._reading, None
+            ticket = done.ticket
+            self._arriving = [(ticket, row) for row in ticket.rows]
+            if ticket.ask.prompt_top is not None:
+                ticket.sink(PromptRead(tuple(done.told)))
+            if not ticket.rows:
+                self._end_unread(ticket, "length")
+                return
+            assert done.end is not None
+            self._begin(self._arriving, done.cache, [0] * len(ticket.rows), done.end.expand(len(ticket.rows), -1))
+
+    def _next_short(self) -> list[Ticket]:
+        """The requests at the head of the queue that are read together."""
+        few: list[Ticket] = []
+        tokens, free = 0, self.slots - len(self._writing)
+        with self._work:
+            while self._waiting:
+                ticket = self._waiting[0]
+                tokens += len(ticket.ask.prompt)
+                free -= len(ticket.rows)
+                if tokens > READ_TOKENS or free < 0 or ticket.ask.prompt_top is not None or not ticket.rows:
+                    break
+                few.append(self._waiting.popleft())
+        return few
+
+    def _begin(self, rows: Sequence[tuple[Ticket, Row]], part: KVCache, picked: list[int], ends: Tensor) -> None:
+        """Rows whose prompts have been read get their first token."""
+        self._cache.join(part, picked)
+        first = len(self._writing)
+        self._writing += [_Writing(ticket, row, self.model) for ticket, row in rows]
+        self._arriving = [pair for pair in self._arriving if pair not in rows]
+        self._take(ends, first)
+
+    def _step(self) -> None:
+        self._cache.make_room(max(self._cache.lengths) + 1)
+        tokens = torch.tensor([writing.token for writing in self._writing], device=self.model.decoder.device)
+        self._take(self.model.decoder(tokens.unsqueeze(1), cache=self._cache)[:, -1], 0)
+
+    def _take(self, hidden: Tensor, first: int) -> None:
+        """Choose a token for every row from the first on, given its last hidden state."""
+        some = self._writing[first:]
+        logits = self.model.decoder.logits(hidden).float()
+        rows, positions = [writing.row for writing in some], [writing.number for writing in some]
+        tokens, log_probs, _ = choose(logits, rows, self._spared, positions)
+        told = self._tell(some, logits)
+        done = []
+        for place, (writing, token, log_prob) in enumerate(zip(some, tokens.tolist(), log_probs.tolist(), strict=True)):
+            if log_prob != log_prob:  # NaN
+                writing.end("error", "the model gives no finite probabilities: its weights are damaged")
+                done.append(first + place)
+                continue
+            if writing.row.history is not None:
+                writing.row.history.note(token)
+            known = None
+            if place in told:
+                ids = [other for other, _ in told[place]]
+                known = Told(token, log_prob, ids.index(token) + 1 if token in ids else 0, told[place])
+            if writing.take(token, known, token in self._ends and not writing.ticket.ask.ignore_ends):
+                done.append(first + place)
+        for place in reversed(done):
+            self._leave(place)
+
+    def _tell(self, some: list[_Writing], logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
+        """The likeliest tokens, for the rows that want to be told."""
+        wanted = {place: top for place, writing in enumerate(some) if (top := writing.ticket.ask.top) is not None}
+        most = min(max(wanted.values(), default=0), logits.shape[-1])
+        if not most:
+            return dict.fromkeys(wanted, ())
+        values, ids = logits[list(wanted)].log_softmax(-1).topk(most)
+        return {
+            place: tuple(zip(order[:top], likely[:top], strict=True))
+            for (place, top), order, likely in zip(wanted.items(), ids.tolist(), values.tolist(), strict=True)
+        }
+
+
+@dataclass
+class Reply:
+    """A reply with all that was told of it."""
+
+    text: str = ""
+    tokens: int = 0
+    told: list[Told] = field(default_factory=list)
+    finish: str = ""
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens = piece.tokens
+        self.told += piece.told
+        self.finish = piece.finish or self.finish
+
+
+def answer(engine: Engine, ask: Ask) -> list[Reply]:
+    """Submit a request and wait for its replies. Raises HeadwaterError where one failed."""
+    pieces: queue.SimpleQueue[Piece | PromptRead] = queue.SimpleQueue()
+    engine.submit(ask, pieces.put)
+    replies = [Reply() for _ in range(ask.replies)]
+    while not all(reply.finish for reply in replies):
+        piece = pieces.get()
+        if isinstance(piece, Piece):
+            if piece.finish == "error":
+                raise HeadwaterError(piece.error)
+            replies[piece.reply].add(piece)
+    return replies
