@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from infra.stage import Stage
     from infra.store.dataset import Dataset
+    from infra.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,34 @@ def holds_documents(dataset: "Dataset") -> bool:
 def document_path(datasets: "Iterable[Dataset]") -> "list[Dataset]":
     """Those that tell documents' fates, in the order in which documents met them."""
     return [dataset for dataset in in_order(datasets) if keeps_fates(dataset)]
+
+
+def labelled(store: "Store", label: str) -> "list[Dataset]":
+    """The dataset of each stage that a label points at, in path order, as far as they belong together.
+
+    A recipe's label names one set. ``latest`` may name stages of several recipes: those that rest on other documents than
+    the newest run's are left out.
+    """
+    from infra.labels import EARLIER
+
+    kept: dict[str, Dataset] = {}
+    out: set[tuple[str, str]] = set()
+    for dataset in in_order(found for name in store.names() if (found := store.get_ref(name, label)) is not None):
+        inputs = [record for record in dataset.manifest.inputs if record.role != EARLIER]
+        # A classifier or tokenizer of other documents may be meant: documents of other documents never are.
+        read = [record for record in inputs if record.name in kept and _of_documents(kept[record.name])]
+        other = _of_documents(dataset) and any(kept[record.name].digest != record.digest for record in read)
+        if other or any((record.name, record.fingerprint) in out for record in inputs):
+            out.add((dataset.name, dataset.manifest.fingerprint))
+        else:
+            kept[dataset.name] = dataset
+    return list(kept.values())
+
+
+def _of_documents(dataset: "Dataset") -> bool:
+    return dataset.name == "attributes" or keeps_fates(dataset)
+
+
+def document_stages(store: "Store", label: str) -> "list[Dataset]":
+    """Those of a label that tell documents' fates, in the order in which documents met them."""
+    return [dataset for dataset in labelled(store, label) if keeps_fates(dataset)]

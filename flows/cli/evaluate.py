@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 from flows.cli.summary import evaluation_table
 from flows.models import MODEL_HELP, model_folder
 from flows.report.page import write_page
+from flows.stages import labelled
 from infra.errors import ConfigError, InputError
 from infra.store.store import Store
 

@@ -16,10 +16,6 @@ from rich.table import Table
 
 from flows.context import open_store as open_store
 from flows.recipe_file import DEPLOYED, SCALE
-from flows.stages import in_order, keeps_fates
-from infra.labels import EARLIER
-from infra.store.dataset import Dataset
-from infra.store.store import Store
 
 WorkspaceOption = Annotated[
     str | None,
@@ -114,31 +110,3 @@ def _encode(value: Any) -> Any:
 def overrides(set_: list[str] | None, scale: str | None) -> list[str]:
     """``--set`` and ``--scale`` as a recipe's overrides."""
     return [*(set_ or ()), *([f"{SCALE}{scale}"] if scale else [])]
-
-
-def labelled(store: Store, label: str) -> list[Dataset]:
-    """The dataset of each stage that a label points at, in path order, as far as they belong together.
-
-    A recipe's label names one set. ``latest`` may name stages of several recipes: those that rest on other documents than
-    the newest run's are left out.
-    """
-    kept: dict[str, Dataset] = {}
-    out: set[tuple[str, str]] = set()
-    for dataset in in_order(found for name in store.names() if (found := store.get_ref(name, label)) is not None):
-        inputs = [record for record in dataset.manifest.inputs if record.role != EARLIER]
-        # A classifier or tokenizer of other documents may be meant: documents of other documents never are.
-        read = [record for record in inputs if record.name in kept and _of_documents(kept[record.name])]
-        other = _of_documents(dataset) and any(kept[record.name].digest != record.digest for record in read)
-        if other or any((record.name, record.fingerprint) in out for record in inputs):
-            out.add((dataset.name, dataset.manifest.fingerprint))
-        else:
-            kept[dataset.name] = dataset
-    return list(kept.values())
-
-
-def _of_documents(dataset: Dataset) -> bool:
-    return dataset.name == "attributes" or keeps_fates(dataset)
-
-
-def document_stages(store: Store, label: str) -> list[Dataset]:
-    return [dataset for dataset in labelled(store, label) if keeps_fates(dataset)]

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, WorkspaceOption, console, labelled, open_store, print_json
+from flows.cli.options import JsonOption, WorkspaceOption, console, open_store, print_json
 from flows.provenance.run_history import OtherRun, datasets_of_run
 from flows.report import PAGE
 from flows.report.page import leave_page
+from flows.stages import labelled
 from infra.errors import InputError
 from infra.store.cache import local_file
 from infra.store.dataset import Dataset

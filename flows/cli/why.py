@@ -10,13 +10,12 @@ from flows.cli.options import (
     LabelOption,
     WorkspaceOption,
     console,
-    document_stages,
-    labelled,
     open_store,
     print_json,
 )
 from flows.provenance.differences import difference_of
 from flows.provenance.fates import CONVERSATION_STAGES, DocumentFate, StageVerdict, fate_of
+from flows.stages import document_stages, labelled
 from infra.errors import InputError
 from pipeline.dedup.difference import Difference
 

@@ -18,14 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from flows.cli.options import document_stages
 from flows.forecast import forecast
 from flows.params import stage_params
 from flows.provenance.differences import difference_of
 from flows.provenance.fates import fate_of
 from flows.provenance.funnel import funnel
 from flows.recipe import load_recipe
-from flows.stages import in_order, load_stage
+from flows.stages import document_stages, in_order, load_stage
 from flows.start import run_in_workspace
 from infra.errors import ConfigError, InputError
 from infra.extensions import code_of, load
