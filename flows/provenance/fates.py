@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from flows.stages import LAST, document_path
+from flows.stages import LAST, STAGE_NAMES, document_path
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON, describe_loss
@@ -48,10 +48,14 @@ class DocumentFate:
     document: dict[str, str] = field(default_factory=dict)
 
 
+def is_document_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
 def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> DocumentFate:
     """The history of a document in the given datasets (one of each stage). Raises InputError if it was never seen."""
     stages = document_path(dataset for dataset in datasets if dataset.name not in CONVERSATION_STAGES)
-    ids = [bytes.fromhex(url_or_id)] if _ID.fullmatch(url_or_id) else _ids_of_url(url_or_id, stages)
+    ids = [bytes.fromhex(url_or_id)] if is_document_id(url_or_id) else _ids_of_url(url_or_id, stages)
     for document in ids:
         history, url, known = _history(document, stages)
         if history:
@@ -63,7 +67,7 @@ def fate_of(url_or_id: str, datasets: Sequence[Dataset]) -> DocumentFate:
 def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> DocumentFate:
     """What the stages that learn from conversations made of one, then of each of its replies that has a fate of its own."""
     wanted = (pc.field("url") == name) | pc.starts_with(pc.field("url"), f"{name}/")
-    if _ID.fullmatch(name):
+    if is_document_id(name):
         wanted |= pc.field("id") == pa.scalar(bytes.fromhex(name), pa.binary(16))
     history: list[StageVerdict] = []
     first: dict[str, Any] | None = None
@@ -130,14 +134,37 @@ def _ids_of_url(url: str, stages: Sequence[Dataset]) -> list[bytes]:
     return list(found)
 
 
+def document_rows(
+    dataset: Dataset, prefix: str, document: bytes, columns: list[str], home: str = ""
+) -> list[dict[str, Any]]:
+    """A document's rows below ``prefix``. ``home`` is the name of its file in the stage that first had it, which all stages
+    of ours keep: only that one is read where it is there."""
+    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
+    kept_name = dataset.kind in STAGE_NAMES and any(dataset.files(f"{part}/{home}") for part in ("data", "ledger"))
+    return find_rows(dataset, f"{prefix}{home}" if home and kept_name else prefix, wanted, columns)
+
+
+def home_of(document: bytes, first: Dataset) -> str:
+    """The name of the file in which the first stage has a document, or says why it has not; empty if it has neither."""
+    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
+    for prefix in ("data/", "ledger/"):
+        files = {str(first.local(output.path)): output.path for output in first.files(prefix, ".parquet")}
+        if files:
+            scanned = pads.dataset(list(files), format="parquet")
+            found = scanned.head(1, columns=["__filename"], filter=wanted)
+            if found.num_rows:
+                return files[found["__filename"][0].as_py()].removeprefix(prefix)
+    return ""
+
+
 def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[StageVerdict], str | None, dict[str, str]]:
     history: list[StageVerdict] = []
     url: str | None = None
     known: dict[str, str] = {}
-    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
+    home = home_of(document, stages[0]) if stages else ""
     for dataset in stages:
         columns = ["id", "url", "verdict", "rule", "score", "threshold", "survivor_id", "detail"]
-        rows = find_rows(dataset, "ledger/", wanted, columns)
+        rows = document_rows(dataset, "ledger/", document, columns, home)
         if rows:
             row = rows[0]
             url = url or row["url"]
@@ -147,7 +174,7 @@ def _history(document: bytes, stages: Sequence[Dataset]) -> tuple[list[StageVerd
             if _in_shards(document, dataset):
                 history.append(StageVerdict(dataset.name, "kept"))
             continue
-        kept = find_rows(dataset, "data/", wanted, ["id", "url", "quality", *KNOWN])
+        kept = document_rows(dataset, "data/", document, ["id", "url", "quality", *KNOWN], home)
         if not kept:
             if not dataset.manifest.complete:
                 history.append(_lost_in(dataset))

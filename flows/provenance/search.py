@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from flows.provenance.attributes import attribute_kind
 from flows.provenance.fates import UNIT_LOST, find_rows
 from flows.stages import LAST
 from infra.errors import InputError
@@ -179,11 +180,7 @@ def numeric_attributes(attributes: Dataset | None) -> list[str]:
     if attributes is None or not (outputs := attributes.files("data/", ".parquet")):
         return []
     schema = pq.read_schema(attributes.local(outputs[0].path))
-    return [column.name for column in schema if _is_number(column.type)]
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    return [column.name for column in schema if attribute_kind(column.type) == "number"]
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------

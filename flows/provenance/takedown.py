@@ -9,13 +9,13 @@ cut-off spares those whose inputs turn out unchanged.
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from flows.provenance.search import is_of_domain
 from flows.provenance.trace import STEPS, steps_of_rows
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
@@ -73,15 +73,9 @@ class _Query:
 
     def meets(self, url: str | None) -> bool:
         """Whether the URL is the one, or of the domain or a subdomain."""
-        if url is None:
-            return False
         if self.url is not None:
             return url == self.url
-        try:
-            host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
-        except ValueError:
-            return False
-        return host == self.domain or host.endswith(f".{self.domain}")
+        return is_of_domain(url, self.domain or "")
 
 
 def _search(dataset: Dataset, query: _Query, documents: dict[bytes, str], holders: dict[str, dict[str, Any]]) -> None:

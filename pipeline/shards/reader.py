@@ -152,6 +152,10 @@ class ShardSet:
         """Every span whose document has this URL; streams over the lineage."""
         return self._find(pc.field("url") == url)
 
+    def find_document(self, document_id: bytes) -> Iterator[Lineage]:
+        """Every span of a document; streams over the lineage."""
+        return self._find(pc.field("document_id") == pa.scalar(document_id, pa.binary(16)))
+
     def _find(self, condition: pc.Expression) -> Iterator[Lineage]:
         for shard in self.shards:
             scanned = pads.dataset(str(shard.lineage), format="parquet")

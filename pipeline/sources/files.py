@@ -112,7 +112,7 @@ def _local(top: Path, folders: bool) -> list[Archive]:
     matches = [Path(match) for match in sorted(glob.glob(str(top), recursive=True))]
     if folders:
         return [_folder_archive(match) if match.is_dir() else _file_archive(match, match.name) for match in matches]
-    base = Path(*_fixed_parts(top))
+    base = base_folder(top)
     found = (match for match in matches if match.is_file() and not is_marker(match.name))
     files = ((str(match), match.relative_to(base).as_posix()) for match in found)
     return _file_archives(str(top), files)
@@ -133,14 +133,16 @@ def is_marker(name: str) -> bool:
     return name.startswith(".") or bool(MARKER.fullmatch(name))
 
 
-def _fixed_parts(pattern: Path) -> list[str]:
-    """The folders before the first wildcard: names inside a source are relative to them."""
+def base_folder(top: Path) -> Path:
+    """What names inside a source are relative to: its folder, or the folders before the first wildcard of a pattern."""
+    if top.is_dir():
+        return top
     parts: list[str] = []
-    for part in pattern.parts[:-1]:
+    for part in top.parts[:-1]:
         if glob.has_magic(part):
             break
         parts.append(part)
-    return parts
+    return Path(*parts)
 
 
 def _file_archive(path: Path, name: str) -> Archive:

@@ -212,6 +212,12 @@ def parse_response(raw: RawRecord, archive: str) -> Page | None:
     return record.page if record and record.kind == "response" else None
 
 
+def parse_stored(raw: RawRecord, archive: str) -> tuple[Page, str] | None:
+    """What any record holds that could become a document, with its payload's digest; None for other records."""
+    record = _parse(raw, archive, "")
+    return (record.page, record.origin["digest"]) if record else None
+
+
 def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
     """None for records that are no documents. Raises ValueError for what cannot be read."""
     data = _as_warc(raw.data)
