@@ -37,6 +37,7 @@ STAGES = (
     StageEntry("pretrain", "training.pretrain:STAGE", "gpu"),
     StageEntry("answers", "training.answers:STAGE", "gpu"),
     StageEntry("sft", "alignment.sft:STAGE", "gpu"),
+    StageEntry("votes", "alignment.votes.stage:STAGE"),
     StageEntry("preferences", "alignment.preferences:STAGE", "gpu"),
     StageEntry("reward", "alignment.reward:STAGE", "gpu"),
     StageEntry("ppo", "alignment.ppo:STAGE", "gpu"),

@@ -72,8 +72,8 @@ class Comparing:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _plan: dict[str, Planned] = field(default_factory=dict)
     _making: dict[str, "Future[None]"] = field(default_factory=dict)
-    _waiting: dict[str, str] = field(default_factory=dict)
-    """Annotators whose pair is being answered."""
+    _waiting: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """The pair that is being answered for an annotator, and since when."""
     _board: tuple[int, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
@@ -88,26 +88,26 @@ class Comparing:
 
     # ---- what an annotator does ------------------------------------------------------------------------------------
 
+    def offer(self, annotator: str) -> "Showing | Future[None] | None":
+        """What the annotator is to judge now: the same until they have. A future where it is being answered: ask again
+        when it is done. None when nothing is left."""
+        with self._lock:
+            self._waiting.pop(annotator, None)
+            found = self._pending(annotator) or self._repeat(annotator)
+            planned = None if found else next(self._open_to(annotator), None)
+            if planned is None:
+                return found
+            if (pair := self.log.votes.pairs.get(planned.id)) is None:
+                self._waiting[annotator] = planned.id, self.clock()
+                return self._generate(planned)
+            self._generate_ahead()
+            return self._show(annotator, pair)
+
     def next(self, annotator: str) -> Showing | None:
-        """What the annotator is to judge now: the same until they have; None when nothing is left."""
-        while True:
-            with self._lock:
-                found = self._pending(annotator) or self._repeat(annotator)
-                if found is not None:
-                    return found
-                chosen = self._choose(annotator)
-                if isinstance(chosen, AnswerPair):
-                    self._generate_ahead()
-                    return self._show(annotator, chosen)
-                if chosen is None:
-                    return None
-                made = self._generate(chosen)
-                self._waiting[annotator] = chosen.id
-            try:
-                made.result()
-            finally:
-                with self._lock:
-                    self._waiting.pop(annotator, None)
+        """The same, waited for."""
+        while isinstance(found := self.offer(annotator), Future):
+            found.result()
+        return found
 
     def vote(self, annotator: str, shown: str, choice: Choice, seconds: float) -> tuple[Vote, bool]:
         """Put a vote on record, and say whether it takes the place of an earlier one. Raises NotFound."""
@@ -218,11 +218,6 @@ class Comparing:
         chosen = min(old, key=lambda shown: digest(self.study.seed, "repeat", annotator, shown.pair.id))
         return self._show(annotator, chosen.pair, chosen, repeat=True)
 
-    def _choose(self, annotator: str) -> AnswerPair | Planned | None:
-        """The pair to be shown, or to be answered first: the same whenever answers come."""
-        planned = next(self._open_to(annotator), None)
-        return planned and self.log.votes.pairs.get(planned.id, planned)
-
     def _open_to(self, annotator: str) -> Iterator[Planned]:
         """The pairs that the annotator may judge, prompts of their own first: they have not, and there is room."""
         looking = self._looking()
@@ -234,8 +229,9 @@ class Comparing:
     def _looking(self) -> dict[str, set[str]]:
         """Who waits for which pair, or has it before their eyes: shown last, not judged, and not too long ago."""
         since, found = self.clock() - 60 * self.study.hold_minutes, dict[str, set[str]]()
-        for annotator, pair in self._waiting.items():
-            found.setdefault(pair, set()).add(annotator)
+        for annotator, (pair, when) in self._waiting.items():
+            if when >= since:
+                found.setdefault(pair, set()).add(annotator)
         for annotator, shown in self.log.votes.last_shown.items():
             if shown.key not in self.log.votes.standing and shown.when >= since and not shown.repeat:
                 found.setdefault(shown.pair.id, set()).add(annotator)
@@ -282,9 +278,10 @@ class Comparing:
                 self._plan.setdefault(name, Planned(name, prompt, two, by))
 
     def _generate(self, planned: Planned) -> "Future[None]":
-        if planned.id not in self._making:
-            self._making[planned.id] = self._pool.submit(self._answer, planned)
-        return self._making[planned.id]
+        with self._lock:
+            if planned.id not in self._making:
+                self._making[planned.id] = self._pool.submit(self._answer, planned)
+            return self._making[planned.id]
 
     def _generate_ahead(self) -> None:
         votes, ready, missing = self.log.votes, 0, []
@@ -297,9 +294,12 @@ class Comparing:
             self._generate(planned)
 
     def _answer(self, planned: Planned) -> None:
-        """Generate the answers of a pair and keep them; of some prompts none can be told apart."""
+        """Generate the answers of a pair and keep them, or why there are none to be shown."""
         try:
-            entry = self._answered(planned)
+            try:
+                entry = self._answered(planned)
+            except InputError as error:  # the prompt is longer than the context
+                entry = {"kind": "useless", "pair": planned.id, "why": error.error}
             with self._lock:
                 self.log.append(entry)
         finally:

@@ -28,9 +28,9 @@ from alignment.forms import messages_from_json
 from alignment.turns import Message
 from infra.errors import InputError
 from infra.store.files import fsync_folder
+from infra.store.store import Store
 
-LOG = "votes/log.jsonl"
-"""Below a workspace's folder."""
+LOG = "log.jsonl"
 Side = Literal["a", "b"]
 Winner = Literal["a", "b", "tie", "both_bad"]
 Entry = Mapping[str, Any]
@@ -144,6 +144,11 @@ class Votes:
     def of(self, annotator: str) -> list[Vote]:
         """The standing votes of an annotator, in the order in which they were cast."""
         return [vote for vote in self.standing.values() if vote.shown.annotator == annotator]
+
+
+def votes_folder(store: Store) -> Path:
+    """Log, study and annotators: on this machine, where an entry can be appended, also of a workspace in a bucket."""
+    return store.home / "votes"
 
 
 def read_votes(path: Path) -> Votes:

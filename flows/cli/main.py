@@ -37,6 +37,7 @@ COMMANDS = (
     ("serve", "Chat, the OpenAI API, documents and runs over HTTP."),
     ("evaluate", "Measure a model."),
     ("judge", "Two models answer the same prompts, and a third one says who did better."),
+    ("votes", "People's votes on answers: a dataset to learn from, and a board; who may vote."),
     ("export", "Write a model as a Hugging Face folder."),
     ("render", "Print what SLURM, Kubernetes, Ray or a list of hosts would be handed."),
     ("up", "Start the Prefect server, a worker and all deployments on this machine."),

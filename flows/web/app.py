@@ -19,13 +19,13 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from flows.stages import keeps_fates
-from flows.web import documents, openai
+from flows.web import compare, documents, openai
 from flows.web.guard import Guard, error_body
 from flows.web.site import Site
 from infra.errors import ConfigError, HeadwaterError, InputError, NotFound
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS: Sequence[Callable[[Site], APIRouter]] = (openai.router, documents.router)
+ROUTERS: Sequence[Callable[[Site], APIRouter]] = (openai.router, compare.router, documents.router)
 
 
 def create_app(site: Site) -> FastAPI:

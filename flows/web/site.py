@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from alignment.votes.annotators import Annotators
+from alignment.votes.log import votes_folder
 from flows.models import model_dataset, model_folder
 from infra.config import Config
 from infra.errors import InputError, NotFound
@@ -69,6 +72,11 @@ class Site:
     annotator: Callable[[str], str | None] = lambda token: None
     """The name of the annotator whose token this is; such a token opens the comparisons and nothing else."""
 
+    @property
+    def votes_folder(self) -> Path:
+        """Log, study and annotators of the comparisons."""
+        return votes_folder(self.store)
+
     def model(self, name: str | None) -> ServedModel:
         """The model that a request names; the only one need not be named. Raises NotFound."""
         if not name and len(self.models) == 1:
@@ -85,7 +93,7 @@ def open_site(store: Store, names: list[str], label: str, settings: ServeSetting
     asked = names or ([DEFAULT_MODEL] if store.labels(DEFAULT_MODEL) else [])
     with ExitStack() as stack:
         models = {name: _load(store, name, label, settings, stack) for name in dict.fromkeys(asked)}
-        yield Site(store, models, settings)
+        yield Site(store, models, settings, annotator=Annotators(votes_folder(store)).name_of)
 
 
 def _load(store: Store, name: str, label: str, settings: ServeSettings, stack: ExitStack) -> ServedModel:

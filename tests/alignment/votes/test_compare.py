@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 
 from alignment.turns import Message
 from alignment.votes.log import LOG, Showing, read_votes
-from infra.errors import InputError, NotFound
-from tests.alignment.votes.room import BAD, GOOD, comparing, side_of, vote_all
+from infra.errors import HeadwaterError, InputError, NotFound
+from tests.alignment.votes.room import BAD, GOOD, answer, comparing, side_of, vote_all
 
 
 def test_every_pair_is_judged_by_as_many_as_the_study_asks_for(tmp_path: Path) -> None:
@@ -183,19 +184,35 @@ def test_without_models_what_is_answered_can_be_judged(tmp_path: Path) -> None:
             found.add_prompt("ada", "why?")
 
 
-def test_an_answer_that_fails_is_asked_for_again(tmp_path: Path) -> None:
-    broken = [True]
+def test_an_answer_that_fails_is_asked_for_again_unless_the_prompt_is_to_blame(tmp_path: Path) -> None:
+    errors: list[Exception] = [HeadwaterError("32 replies wait already")]
 
     def speak(model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> str:
-        if broken[0]:
-            raise InputError("the prompt is longer than the context")
+        if errors:
+            raise errors.pop()
         return f"{model} {sampling['seed']}"
 
-    with comparing(tmp_path, 1, speak=speak) as found:
-        with pytest.raises(InputError, match="longer than the context"):
+    with comparing(tmp_path, 2, speak=speak, repeats=0) as found:
+        with pytest.raises(HeadwaterError, match="32 replies"):
             found.next("ada")
-        broken[0] = False
-        assert found.next("ada") is not None
+        errors.append(InputError("the prompt is longer than the context"))
+        assert len(vote_all(found, "ada", lambda shown: "left")) == 1 and len(found.log.votes.useless) == 1
+
+
+def test_who_waits_for_answers_holds_the_place(tmp_path: Path) -> None:
+    may_speak = threading.Event()
+
+    def speak(model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> str:
+        may_speak.wait(10)
+        return answer(model, messages, sampling)
+
+    with comparing(tmp_path, 2, speak=speak, repeats=0) as found:
+        first, second = found.offer("ada"), found.offer("bo")
+        assert isinstance(first, Future) and isinstance(second, Future) and first is not second
+        assert found.offer("cy") is None and found.offer("ada") is first
+        may_speak.set()
+        shown = [found.next("bo"), found.next("ada")]
+        assert all(shown) and len({each.pair.id for each in shown if each}) == 2
 
 
 def test_three_models_meet_in_turn(tmp_path: Path) -> None:
