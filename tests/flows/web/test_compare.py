@@ -20,10 +20,12 @@ from alignment.votes.annotators import Annotators
 from alignment.votes.log import LOG, read_votes
 from alignment.votes.study import GUIDELINES, Study, save_study
 from flows.web import compare
+from flows.web.compare import answer_of
 from flows.web.site import Site
 from tests.alignment.votes.room import BAD, GOOD, answer, comparing
-from tests.flows.web.sites import client_of, empty_site
+from tests.flows.web.sites import client_of, empty_site, site_with_models
 from tests.support import REPOSITORY
+from tests.training.folders import TEMPLATE
 
 
 @pytest.fixture
@@ -133,15 +135,36 @@ def test_models_answer_while_others_wait(tmp_path: Path, monkeypatch: pytest.Mon
         assert typed["prompt"][0]["content"] == "<script>alert(1)</script>"
 
 
+@pytest.mark.parametrize("names", [("one", "two"), ("one",)])
+def test_served_models_answer_what_is_typed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with site_with_models(tmp_path, dict.fromkeys(names, TEMPLATE) | {"plain": None}) as site:
+        save_study(site.votes_folder, Study(max_tokens=12, temperature=1.5))
+        with client_of(site) as client:
+            assert client.get("/api/compare/next").status_code == 204
+            assert client.post("/api/compare/prompt", json={"text": "the river"}).status_code == 200
+            assert client.post("/api/compare/prompt", json={"text": "so long " * 500}).status_code == 200
+            shown = client.get("/api/compare/next").json()["pair"]
+            vote = {"pair": shown["id"], "winner": "left", "seconds": 1}
+            assert client.post("/api/compare/vote", json=vote).status_code == 200
+            # What leaves no room for an answer is put aside.
+            assert client.get("/api/compare/next").status_code == 204
+        found = read_votes(site.votes_folder / LOG)
+        (pair,) = found.pairs.values()
+        assert set(pair.models) == {site.models[name].dataset for name in names} and len(found.useless) == 1
+        again = answer_of(site, names[0], pair.prompt, {**pair.sampling, "seed": pair.sampling["seeds"][0]})
+        assert again.strip() == pair.a
+
+
 SERVER = """
 import sys
 from flows.web.app import create_app
-from flows.web.listen import serve, take_socket
+from flows.web.listen import server, take_socket
 from tests.flows.web.sites import empty_site
 from pathlib import Path
-listener = take_socket("127.0.0.1", 0, frozenset())
+site = empty_site(Path(sys.argv[1]), requests_per_second=10_000)
+listener = take_socket("127.0.0.1", 0, frozenset(), site.settings.stall_seconds)
 print(listener.getsockname()[1], flush=True)
-serve(create_app(empty_site(Path(sys.argv[1]), requests_per_second=10_000)), listener)
+server(create_app(site)).run([listener])
 """
 
 
