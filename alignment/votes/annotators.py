@@ -50,6 +50,9 @@ class Annotators:
         found = _digest(token)
         return next((each.name for each in self.all() if each.token == found), None)
 
+    def has(self, name: str) -> bool:
+        return any(_folded(each.name) == _folded(name) for each in self.all())
+
     def add(self, name: str) -> str:
         """A new annotator's token. Raises InputError for a name that somebody has, or that is none."""
         plain = checked_name(name)

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from alignment.votes.log import LOG, votes_folder
 from flows.stages import keeps_fates
 from flows.web import compare, documents, openai
 from flows.web.guard import Guard, error_body
@@ -81,7 +82,7 @@ def _tabs(site: Site) -> dict[str, Any]:
     reasons = {
         "chat": "" if site.models else "No model is served: name one after `headwater serve`.",
         "find": "" if "index" in names else "There is no index yet: run the stage `index`.",
-        "compare": "" if talks else "No model that chats is served.",
+        "compare": "" if talks or (votes_folder(site.store) / LOG).is_file() else "No model that chats is served.",
         "documents": "" if documents else "No documents are published here yet.",
         "runs": "",
     }

@@ -1,7 +1,7 @@
 """Compare: two answers side by side, and which one a person prefers. Everything about it is in ``alignment.votes``.
 
-An annotator is known by the token of their link (``X-Annotator``). As long as nobody was given one, whoever reaches this
-machine's own address votes under a name they choose (the same header, percent-encoded).
+An annotator is known by the token of their link (``X-Annotator``). Who has a key of the server, or reaches one without keys
+on this machine while nobody was given a link, votes under a name they choose (the same header, percent-encoded).
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from alignment.votes.annotators import Annotators, checked_name
 from alignment.votes.compare import Choice, Comparing, Contender
 from alignment.votes.log import LOG, VoteLog
 from alignment.votes.study import guidelines, load_study, read_prompts, roles
-from flows.web.listen import is_loopback
 from flows.web.site import Site
 from infra.errors import HeadwaterError, InputError
 
@@ -116,8 +115,11 @@ def who_asks(site: Site) -> Callable[..., str]:
     def annotator(x_annotator: Annotated[str, Header()] = "") -> str:
         if x_annotator and (name := annotators.name_of(x_annotator)) is not None:
             return name
-        if not annotators.all() and not site.settings.keys and is_loopback(site.settings.host):
-            return checked_name(unquote(x_annotator) or UNNAMED)
+        # With keys, who has no annotator's token has passed with a key.
+        if site.settings.keys or not annotators.all():
+            name = checked_name(unquote(x_annotator) or UNNAMED)
+            if not annotators.has(name):
+                return name
         raise HTTPException(401, "this is no annotator's link: ask for one of your own")
 
     return annotator
@@ -167,7 +169,7 @@ def router(site: Site) -> APIRouter:
         return state(comparing, name)
 
     @routes.get("/board")
-    def board(name: annotator) -> dict[str, Any]:  # type: ignore[valid-type]
+    def board() -> dict[str, Any]:
         return opened.get().board()
 
     return routes

@@ -21,7 +21,8 @@ from alignment.votes.log import LOG, read_votes
 from alignment.votes.study import GUIDELINES, Study, save_study
 from flows.web import compare
 from flows.web.compare import answer_of
-from flows.web.site import Site
+from flows.web.guard import digest
+from flows.web.site import ServeSettings, Site
 from tests.alignment.votes.room import BAD, GOOD, answer, comparing
 from tests.flows.web.sites import client_of, empty_site, site_with_models
 from tests.support import REPOSITORY
@@ -29,7 +30,7 @@ from tests.training.folders import TEMPLATE
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+def site(tmp_path: Path) -> Site:
     """A workspace with ten prompts, and two models that answer at once."""
     found = empty_site(tmp_path / "workspace")
     prepare(found.votes_folder)
@@ -102,8 +103,26 @@ def test_a_link_tells_who_votes_and_without_one_nobody_does(client: TestClient, 
     assert client.get("/api/compare/next", headers={"X-Annotator": token}).json()["annotator"] == "Bo"
     for header in ({}, {"X-Annotator": "Bo"}, {"X-Annotator": token[:-1]}):
         assert client.get("/api/compare/next", headers=header).status_code == 401
+    assert client.get("/api/compare/board").status_code == 200
     Annotators(site.votes_folder).remove("Bo")
     assert client.get("/api/compare/next", headers={"X-Annotator": token}).status_code == 401
+
+
+def test_who_has_a_key_may_vote_but_not_under_an_annotators_name(site: Site) -> None:
+    token = Annotators(site.votes_folder).add("Bo")
+    settings = ServeSettings(keys=frozenset({digest(KEY)}))
+    keyed = Site(site.store, {}, settings, annotator=Annotators(site.votes_folder).name_of)
+
+    with client_of(keyed) as client:
+
+        def asked(**headers: str) -> Any:
+            return client.get("/api/compare/next", headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+        assert asked(X_Annotator=token).json()["annotator"] == "Bo"
+        assert asked(Authorization=f"Bearer {KEY}").json()["annotator"] == "me"
+        assert asked(Authorization=f"Bearer {KEY}", X_Annotator="bo").status_code == 401
+        assert asked(X_Annotator="me").status_code == asked().status_code == 401
+        assert client.get("/v1/models", headers={"X-Annotator": token}).status_code == 403
 
 
 def test_where_a_model_is_wanted_and_there_is_none(client: TestClient) -> None:
@@ -155,6 +174,7 @@ def test_served_models_answer_what_is_typed(tmp_path: Path, names: tuple[str, ..
         assert again.strip() == pair.a
 
 
+KEY = "0123456789abcdef"
 SERVER = """
 import sys
 from flows.web.app import create_app
