@@ -71,26 +71,35 @@ def readable(store: Store) -> tuple[list[Dataset], list[Row]]:
 
 def dataset_rows(store: Store, datasets: Sequence[Dataset]) -> list[Row]:
     """One row a published dataset, in the order in which data flows."""
-    rows = []
-    labels = {name: store.labels(name) for name in {dataset.name for dataset in datasets}}
-    for dataset in datasets:
-        manifest = dataset.manifest
-        rows.append(
-            {
-                "name": dataset.name,
-                "fingerprint": manifest.fingerprint,
-                "digest": manifest.output_digest,
-                "rows": manifest.rows,
-                "bytes": manifest.bytes,
-                "complete": manifest.complete,
-                "warnings": manifest.warnings,
-                "labels": [label for label, target in labels[dataset.name].items() if target == manifest.fingerprint],
-                "ended": manifest.provenance.ended,
-                "seconds": round(manifest.provenance.ended - manifest.provenance.started, 1),
-            }
-        )
+    labels = {name: labels_of(store, name) for name in {dataset.name for dataset in datasets}}
+    rows = [dataset_row(each) | {"labels": labels[each.name].get(each.manifest.fingerprint, [])} for each in datasets]
     order = {name: position for position, name in enumerate(STAGE_NAMES)}
     return sorted(rows, key=lambda row: (order.get(row["name"], len(order)), row["ended"]))
+
+
+def dataset_row(dataset: Dataset) -> Row:
+    """What its manifest says of it in short."""
+    manifest = dataset.manifest
+    return {
+        "name": dataset.name,
+        "fingerprint": manifest.fingerprint,
+        "digest": manifest.output_digest,
+        "rows": manifest.rows,
+        "bytes": manifest.bytes,
+        "complete": manifest.complete,
+        "warnings": manifest.warnings,
+        "labels": [],
+        "ended": manifest.provenance.ended,
+        "seconds": round(manifest.provenance.ended - manifest.provenance.started, 1),
+    }
+
+
+def labels_of(store: Store, name: str) -> dict[str, list[str]]:
+    """fingerprint -> labels."""
+    found: dict[str, list[str]] = {}
+    for label, fingerprint in store.labels(name).items():
+        found.setdefault(fingerprint, []).append(label)
+    return found
 
 
 def warnings(store: Store, datasets: Sequence[Dataset]) -> list[Row]:

@@ -7,6 +7,7 @@ own, ``events/<host>-<pid>-<random>.jsonl``; readers merge them by time.
 import json
 import math
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -30,6 +31,7 @@ RECORDED_PACKAGES = (
     "deepspeed", "trafilatura", "fastwarc", "resiliparse", "numpy",
 )  # fmt: skip
 
+RUN_NAME = re.compile(r"(?P<label>[\w.-]+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
 PROGRESS = "progress.json"
 PROGRESS_EVERY_S = 5.0
 SILENT_S = 300.0
@@ -142,10 +144,17 @@ def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
                 continue  # torn by a kill
 
 
-def list_runs(store: Store) -> list[dict[str, Any]]:
-    """Every run with its state (running, completed, failed, interrupted, or unreadable), newest first."""
+def list_runs(store: Store, newest: int | None = None) -> list[dict[str, Any]]:
+    """Every run with its state (running, completed, failed, interrupted, or unreadable), newest first.
+
+    ``newest``: only so many, by the time in their names.
+    """
     runs = []
-    for name in child_names(f"{store.address}/runs"):
+    names = child_names(f"{store.address}/runs")
+    if newest is not None:
+        times = {name: match["time"] for name in names if (match := RUN_NAME.fullmatch(name))}
+        names = sorted(times, key=lambda name: times[name], reverse=True)[:newest]
+    for name in names:
         root = store.run_url(name)
         if not exists(f"{root}/run.json"):
             continue

@@ -4,19 +4,17 @@ The names of runs hold their time (``<label>-<date>-<time>-<random>``), so the n
 as possible. The label is the recipe's name, or the crawl of a series; which recipe it was stands in the run's plan.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.errors import HeadwaterError
-from infra.runs import run_events
+from infra.runs import RUN_NAME, run_events
 from infra.store.dataset import Dataset
 from infra.store.files import child_names, exists, read_json
 from infra.store.store import Store
 
 LOOKED_AT = 50
 """Runs that are looked through for the one before."""
-_RUN = re.compile(r"(?P<label>.+)-(?P<time>\d{8}-\d{6})-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,10 @@ def notices_of_run(store: Store, run: str) -> list[str]:
 
 def _runs_before(store: Store, run: str) -> list[str]:
     """Runs that began before this one, the newest first."""
-    this = _RUN.fullmatch(run)
+    this = RUN_NAME.fullmatch(run)
     if this is None:
         return []
-    matches = [match for name in child_names(f"{store.address}/runs") if (match := _RUN.fullmatch(name))]
+    matches = [match for name in child_names(f"{store.address}/runs") if (match := RUN_NAME.fullmatch(name))]
     earlier = [match for match in matches if match["time"] < this["time"]]
     return [match.string for match in sorted(earlier, key=lambda match: match["time"], reverse=True)[:LOOKED_AT]]
 
@@ -92,7 +90,7 @@ def _recipe_of(store: Store, run: str) -> str:
     plan = f"{store.run_url(run)}/plan.json"
     if exists(plan):
         return str(read_json(plan).get("recipe", ""))
-    match = _RUN.fullmatch(run)
+    match = RUN_NAME.fullmatch(run)
     return match["label"] if match else run
 
 

@@ -59,7 +59,7 @@ def make_workspace(folder: Path, whole: bool = True) -> Store:
     run(tokenizer.STAGE, tokenizer.TokenizerConfig(vocab_size=400), "redact")
     few = ShardsConfig(seq_len=64, validation_documents=2)
     run(shards.STAGE, few, "redact", "tokenizer")
-    publish(store, _pretrain(folder / "new", made["shards"]))
+    publish(store, trained(folder / "new", made["shards"]))
     return store
 
 
@@ -109,7 +109,7 @@ def _sources(folder: Path) -> tuple[Any, ...]:
     )
 
 
-def _pretrain(root: Path, trained_on: Dataset) -> Dataset:
+def trained(root: Path, trained_on: Dataset) -> Dataset:
     """What a pretraining of four steps publishes of its course; each took four rows."""
     data = root / "data"
     data.mkdir(parents=True)
@@ -121,7 +121,7 @@ def _pretrain(root: Path, trained_on: Dataset) -> Dataset:
     (data / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     outputs = [describe_file(root, f"data/{name}") for name in ("metrics.jsonl", "steps.parquet")]
     record = InputRecord(
-        role="shards", name="shards", fingerprint=trained_on.manifest.fingerprint, digest=trained_on.digest
+        role="shards", name=trained_on.name, fingerprint=trained_on.manifest.fingerprint, digest=trained_on.digest
     )
     manifest = Manifest(
         name="pretrain", fingerprint="1" * 12, payload={"stage": "pretrain"}, config={"seed": 0}, inputs=[record],

@@ -160,7 +160,7 @@ def test_the_shell_completes_commands_and_their_options(monkeypatch, capsys, lin
     assert set(capsys.readouterr().out.split()) == offered
 
 
-@pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("prefect", "prefect"), ("starlette", "prefect")])
+@pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("prefect", "prefect"), ("starlette", "serve")])
 def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, capsys, package, extra) -> None:
     def fail(*_: object) -> None:
         raise ModuleNotFoundError(f"No module named '{package}.nn'", name=f"{package}.nn")
