@@ -14,6 +14,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -349,9 +350,7 @@ def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> tu
     probabilities = (logits / _column([row.sampling.temperature for row in rows], logits)).softmax(-1)
     order = None
     if rows[0].way == "filtered":
-        limits = [row.sampling.top_k or logits.shape[-1] for row in rows]
-        probabilities, order = probabilities.topk(min(max(limits), logits.shape[-1]), dim=-1)
-        probabilities = _filter(probabilities, rows, limits)
+        probabilities, order = _filter(probabilities, rows)
     cumulative = probabilities.cumsum(-1)
     drawn = [float(row.uniforms[position]) for row, position in zip(rows, positions, strict=True)]
     uniforms = torch.tensor(drawn, dtype=torch.float64, device=logits.device)
@@ -365,14 +364,35 @@ def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> tu
     return tokens.squeeze(1), (chosen / cumulative[:, -1]).log().float()
 
 
-def _filter(probabilities: Tensor, rows: Sequence[Row], limits: Sequence[int]) -> Tensor:
-    """Zero what each row's top-k, top-p and min-p exclude from sorted probabilities; the likeliest always stays."""
-    places = torch.arange(probabilities.shape[-1], device=probabilities.device)
-    probabilities = probabilities.masked_fill(places >= _column(limits, places), 0)
-    top_p, min_p = (
-        _column([getattr(row.sampling, name) for row in rows], probabilities) for name in ("top_p", "min_p")
+FEW = 256
+"""Tokens that are sorted at first: as a rule the filters leave no more, and sorting a vocabulary takes longer than a small
+model's forward pass."""
+
+
+def _filter(probabilities: Tensor, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens' probabilities, sorted, and their ids. What each row's top-k, top-p and min-p exclude is 0 or
+    not there; the likeliest always stays."""
+    vocabulary = probabilities.shape[-1]
+    top_k, top_p, min_p = (
+        _column([getattr(row.sampling, name) for row in rows], probabilities) for name in ("top_k", "top_p", "min_p")
     )
-    before = probabilities.cumsum(-1) - probabilities
-    beyond = (before >= top_p * probabilities.sum(-1, keepdim=True)) & (top_p < 1)
-    probabilities = probabilities.masked_fill(beyond, 0)
-    return probabilities.masked_fill(probabilities < min_p * probabilities[:, :1], 0)
+    unlimited = (top_k == 0) | (top_k >= vocabulary)
+    limits = torch.where(unlimited, vocabulary, top_k)
+    whole = probabilities.sum(-1, keepdim=True)
+    most = int(limits.max())
+    likeliest, order = probabilities.topk(min(FEW, most), dim=-1)
+    for size in (4 * FEW, most):
+        width = likeliest.shape[-1]
+        reached = (top_p < 1) & (likeliest.cumsum(-1)[:, -1:] >= top_p * whole)
+        none_left = unlimited & (reached | (likeliest[:, -1:] < min_p * likeliest[:, :1]))
+        short = ~((limits <= width) | none_left).squeeze(1)
+        if width < min(size, most) and bool(short.any()):
+            more = min(size, most)
+            likeliest, order = (F.pad(each, (0, more - width)) for each in (likeliest, order))
+            likeliest[short], order[short] = probabilities[short].topk(more, dim=-1)
+    places = torch.arange(likeliest.shape[-1], device=probabilities.device)
+    likeliest = likeliest.masked_fill(places >= limits, 0)
+    mass = torch.where(unlimited, whole, likeliest.sum(-1, keepdim=True))
+    before = likeliest.cumsum(-1) - likeliest
+    likeliest = likeliest.masked_fill((before >= top_p * mass) & (top_p < 1), 0)
+    return likeliest.masked_fill(likeliest < min_p * likeliest[:, :1], 0), order
