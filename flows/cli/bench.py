@@ -19,7 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="data, quality, dedup, train, align, orchestration, outcome, preference")],
+    name: Annotated[
+        str, typer.Argument(help="data, quality, dedup, train, align, orchestration, outcome, preference, serve")
+    ],
     options: Annotated[list[str] | None, typer.Argument(help="--json and the benchmark's own: --seed 3 …")] = None,
 ) -> None:
     words = list(options or [])

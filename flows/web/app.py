@@ -7,11 +7,13 @@
 Text of documents and models leaves as JSON strings only; the page writes it as text, never as HTML.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -65,6 +67,18 @@ def _site_router(site: Site) -> APIRouter:
             ],
             "tabs": _tabs(site),
             "needs_key": bool(site.settings.keys),
+        }
+
+    @router.get("/api/load")
+    async def load() -> dict[str, int]:
+        """What is held for clients now: rows being written, replies asked for, tasks and connections of the server."""
+        loads = [model.engine.load for model in site.models.values()]
+        connections = [c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+        return {
+            "writing": sum(each["writing"] for each in loads),
+            "open": sum(each["open"] for each in loads),
+            "tasks": len(asyncio.all_tasks()),
+            "connections": len(connections),
         }
 
     @router.get("/healthz")

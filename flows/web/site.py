@@ -92,7 +92,12 @@ def open_site(store: Store, names: list[str], label: str, settings: ServeSetting
     """A site with its models loaded. With none named: the exported one if there is any, else the workspace alone."""
     asked = names or ([DEFAULT_MODEL] if store.labels(DEFAULT_MODEL) else [])
     with ExitStack() as stack:
-        models = {name: _load(store, name, label, settings, stack) for name in dict.fromkeys(asked)}
+        models: dict[str, ServedModel] = {}
+        for name in dict.fromkeys(asked):
+            model = _load(store, name, label, settings, stack)
+            if model.id in models:
+                raise InputError(f"two models would be called {model.id!r}", where=name, remedy="Rename a folder.")
+            models[model.id] = model
         yield Site(store, models, settings, annotator=Annotators(votes_folder(store)).name_of)
 
 
@@ -109,4 +114,5 @@ def _load(store: Store, name: str, label: str, settings: ServeSettings, stack: E
         stage, address = dataset.name, f"{dataset.name}/{dataset.manifest.fingerprint}"
     except InputError:  # a folder, or a checkpoint
         stage, address = "", name
-    return ServedModel(name, stage, address, engine, chat_template(folder))
+    called = Path(name).resolve().name if Path(name).is_dir() else name
+    return ServedModel(called, stage, address, engine, chat_template(folder))
