@@ -30,6 +30,8 @@ class SumsConfig(Config):
     """Share of all sums that are problems; the others are in the texts, and some of them in the conversations."""
     conversations: int = Field(default=2000, ge=1)
     """Sums that are asked and answered in conversations."""
+    mistakes: float = Field(default=0.0, ge=0, le=1)
+    """Share of the conversations whose answer is wrong, by one or by ten: a careless teacher, whom a check can better."""
     copies: int = Field(default=4, ge=1)
     """Times that each sum stands in the texts, each time among others."""
     lines: int = Field(default=8, ge=1)
@@ -63,8 +65,10 @@ def texts(told: Sequence[Sum], config: SumsConfig) -> Iterator[dict[str, str]]:
 
 
 def talks(told: Sequence[Sum], config: SumsConfig) -> Iterator[dict[str, Any]]:
+    chance = random.Random(config.seed + 2)
     for left, right in told[: config.conversations]:
-        said = [("user", question((left, right))), ("assistant", str(left + right))]
+        wrong = chance.choice((1, 10)) if chance.random() < config.mistakes else 0
+        said = [("user", question((left, right))), ("assistant", str(left + right + wrong))]
         messages = [{"role": role, "content": content} for role, content in said]
         yield {"id": f"{left}+{right}", "messages": messages}
 

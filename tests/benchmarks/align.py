@@ -5,6 +5,8 @@
   relative differences over all cases (of a gradient: the norm of the difference of all weights over the norm).
 * **Speed.** Both sample groups of replies and make updates of equal tokens in turns, one at a time and in changing order;
   ``ratio_trl_rollouts`` and ``ratio_trl_updates`` are ours over theirs, the median over turns.
+* **Learning.** The recipe ``arithmetic`` with ``seeds`` seeds: held-out sums that the model answers before GRPO and after it, and
+  seconds of the stage; ``grpo_before``, ``grpo_after`` and ``grpo_seconds`` are the least favourable seed's. 0: not run.
 
 TRL's conventions are met by the batches: its ORPO counts the prompt in the chosen reply's own loss and weighs by tokens, so
 prompts are one token there and chosen replies equally long; label smoothing is known to its trainer without a reference only
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tests.benchmarks.align_parts import ours
+from tests.benchmarks.align_parts import arithmetic, ours
 from tests.benchmarks.dedup_parts import peers
 from tests.benchmarks.page import table, write_section
 from tests.support import REPOSITORY
@@ -39,8 +41,8 @@ VOCABULARY = 264
 Case = dict[str, Any]
 
 
-def run(turns: int = 5, updates: int = 3, threads: int = 0, skip_speed: bool = False) -> dict[str, Any]:
-    """``turns`` that count of each contender; ``updates`` in a turn; ``threads`` 0: every core."""
+def run(turns: int = 5, updates: int = 3, threads: int = 0, seeds: int = 3, skip_speed: bool = False) -> dict[str, Any]:
+    """``turns`` that count of each contender; ``updates`` in a turn; ``threads`` 0: every core; ``seeds`` of what is learnt."""
     with tempfile.TemporaryDirectory(prefix="bench-align-") as name:
         folder = Path(name)
         rows = _equality(folder)
@@ -48,16 +50,22 @@ def run(turns: int = 5, updates: int = 3, threads: int = 0, skip_speed: bool = F
             f"max_{figure}_difference": max(row[f"{figure}_difference"] for row in rows)
             for figure in ("loss", "gradient")
         }
+        learnt = arithmetic.learned(folder / "workspace", seeds)
+        if learnt:
+            figures |= arithmetic.figures_of(learnt)
         timed: list[dict[str, Any]] = []
         if not skip_speed:
             timed = _speed(folder, turns, updates, threads or os.cpu_count() or 1)
             figures |= _ratios(timed)
-            tables = [table(("case", "loss", "loss_difference", "gradient_difference"), rows)]
+            tables = [
+                table(("case", "loss", "loss_difference", "gradient_difference"), rows),
+                table(("case", "before", "after", "seconds"), learnt),
+            ]
             tables.append(
                 table(("figure", "value"), [{"figure": key, "value": f"{figures[key]:.3g}"} for key in figures])
             )
             write_section("align", "headwater bench align", tables)
-    return {"figures": figures, "rows": rows + timed}
+    return {"figures": figures, "rows": rows + learnt + timed}
 
 
 # ---- equality ---------------------------------------------------------------------------------------------------------

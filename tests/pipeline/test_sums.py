@@ -19,3 +19,12 @@ def test_sums_that_are_asked_stand_in_no_text_and_no_conversation() -> None:
     found = list(problems(asked))
     assert len({row["id"] for row in found}) == len(asked) and json.loads(found[0]["answer"]) == sum(asked[0])
     assert divided(SumsConfig(seed=1)) != divided(config)
+
+
+def test_a_careless_teacher_is_wrong_as_often_as_said() -> None:
+    config = SumsConfig(conversations=2000, mistakes=0.85)
+    told, _ = divided(config)
+    errors = []
+    for (left, right), talk in zip(told, talks(told, config), strict=False):
+        errors.append(int(talk["messages"][1]["content"]) - left - right)
+    assert set(errors) == {0, 1, 10} and abs(errors.count(0) / len(errors) - 0.15) < 0.03
