@@ -298,9 +298,10 @@ def arm_recipe(config: LabConfig, arm: Arm, base: str, changes: Sequence[str]) -
 
 
 def _texts_of(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation's texts as decontamination wants them."""
+    """An evaluation's texts as decontamination wants them: those that are asked, as far as they are."""
     fields = [field for field in (evaluation.prompt, evaluation.answer) if field]
-    return {"name": evaluation.name, "address": evaluation.file, "fields": fields}
+    found = {"name": evaluation.name, "address": evaluation.file, "fields": fields, "max_items": evaluation.max_items}
+    return found if evaluation.prompt else {**found, "max_characters": evaluation.max_characters}
 
 
 def _source_of(arm: Arm) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """What the decontamination stage can be told."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from infra.config import Config
+from infra.config import Config, Later
 
 
 class EvaluationSet(Config):
@@ -22,6 +22,12 @@ class EvaluationSet(Config):
 
     id_field: str = "task_id"
     """Names the item in the evidence; items without it are named by their number."""
+
+    max_items: Annotated[int, Later()] = Field(0, ge=0)
+    """Items that must not be in the training data, from the first on; 0: all."""
+
+    max_characters: Annotated[int, Later()] = Field(0, ge=0)
+    """Characters of a field that count, from its beginning; 0: all. Of a book of which only the beginning is asked."""
 
 
 class DecontaminateConfig(Config):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from infra.config import Json
@@ -51,11 +52,11 @@ def read_texts(evaluation: EvaluationSet, inputs: Mapping[str, Dataset]) -> Iter
     number = 0
     keys: list[str] = []
     missing = dict.fromkeys(evaluation.fields)
-    for number, item in enumerate(_rows(evaluation, inputs), start=1):
+    for number, item in enumerate(islice(_rows(evaluation, inputs), evaluation.max_items or None), start=1):
         keys = keys or sorted(item)
         name = _value(item, evaluation.id_field) or str(number)
         for field in evaluation.fields:
-            text = _value(item, field)
+            text = _value(item, field)[: evaluation.max_characters or None]
             if text:
                 missing.pop(field, None)
                 yield Text(evaluation.name, name, field, text)

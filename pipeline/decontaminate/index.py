@@ -5,8 +5,7 @@ hold it, ``entries[first[k]:first[k + 1]]``. An *entry* is one field of one item
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from pipeline.decontaminate.evaluations import read_texts
 if TYPE_CHECKING:
     from pipeline.ngrams import Analyzer
 
+Grams = NDArray[np.uint64]
 INDEX = "index.npz"
 ENTRIES = "entries.json"
 
@@ -50,48 +50,66 @@ def index_unit(unit: Unit, context: UnitContext) -> Counts:
     from pipeline.ngrams import Analyzer
 
     config: DecontaminateConfig = context.config
-    holders: dict[int, list[int]] = defaultdict(list)
     names: list[tuple[str, str, str]] = []
+    grams: list[Grams] = []
     analyzer = Analyzer(config.ngram, config.max_characters)
-    ignored = {gram for text in config.boilerplate for gram in _grams(text, analyzer, config)}
-    items: dict[str, set[str]] = defaultdict(set)
+    ignored = [_grams(text, analyzer, config) for text in config.boilerplate]
     for evaluation in config.evaluations:
-        used: dict[int, set[str]] = defaultdict(set)
+        numbers: dict[str, int] = {}
+        begin, owners = len(grams), list[int]()
         for text in read_texts(evaluation, context.inputs):
-            items[evaluation.name].add(text.item)
-            grams = set(_grams(text.text, analyzer, config))
-            for gram in grams:
-                holders[gram].append(len(names))
-                used[gram].add(text.item)
-            if grams:
+            item = numbers.setdefault(text.item, len(numbers))
+            found = _grams(text.text, analyzer, config)
+            if len(found):
                 names.append((text.evaluation, text.item, text.field))
-        ignored |= {gram for gram, sharing in used.items() if len(sharing) >= config.boilerplate_items}
-    _write(context, names, holders, ignored)
-    context.metrics["ngrams"] = float(len(holders))
-    for name, found in items.items():
-        context.metrics[f"items:{name}"] = float(len(found))
+                grams.append(found)
+                owners.append(item)
+        ignored.append(_shared(grams[begin:], owners, config.boilerplate_items))
+        context.metrics[f"items:{evaluation.name}"] = float(len(numbers))
+    context.metrics["ngrams"] = float(_write(context, names, grams, np.unique(_joined(ignored))))
     return Counts()
 
 
-def _grams(text: str, analyzer: "Analyzer", config: DecontaminateConfig) -> Iterator[int]:
-    """The n-grams of an item's text that count."""
+def _grams(text: str, analyzer: "Analyzer", config: DecontaminateConfig) -> Grams:
+    """The n-grams of an item's text that count, each once."""
     data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
     words = analyzer.words(data, 0, len(data))
-    if words >= min(config.ngram, config.short_words):
-        grams, letters = analyzer.ngrams(0, words)
-        yield from grams[letters].tolist()
+    if words < min(config.ngram, config.short_words):
+        return np.empty(0, np.uint64)
+    grams, letters = analyzer.ngrams(0, words)
+    return np.unique(grams[letters])
 
 
-def _write(
-    context: UnitContext, names: list[tuple[str, str, str]], holders: dict[int, list[int]], ignored: set[int]
-) -> None:
+def _joined(grams: Sequence[Grams]) -> Grams:
+    return np.concatenate([np.empty(0, np.uint64), *grams])
+
+
+def _shared(grams: Sequence[Grams], items: Sequence[int], least: int) -> Grams:
+    """The n-grams that so many items have in one of their fields."""
+    every, item = _joined(grams), np.repeat(np.array(items, np.int64), [len(each) for each in grams])
+    order = np.lexsort((item, every))
+    every, item = every[order], item[order]
+    once = np.ones(len(every), np.bool_)
+    once[1:] = (every[1:] != every[:-1]) | (item[1:] != item[:-1])
+    shared, sharing = np.unique(every[once], return_counts=True)
+    return np.asarray(shared[sharing >= least])
+
+
+def _write(context: UnitContext, names: list[tuple[str, str, str]], grams: list[Grams], ignored: Grams) -> int:
+    """Write the table; how many n-grams are in it or ignored by it. Flat arrays throughout: of a book an item has as many
+    n-grams as words, and as Python's numbers they would be forty times the text."""
     from pipeline.decontaminate.table import IGNORED, fill_table
 
-    counted = sorted(holders.keys() - ignored)
-    keys = np.array([*counted, *sorted(ignored)], np.uint64)
+    every = _joined(grams)
+    distinct = len(np.union1d(every, ignored))
+    order = np.argsort(every, kind="stable")  # of one n-gram the entries stay in order
+    every, entries = every[order], np.repeat(np.arange(len(names)), [len(each) for each in grams])[order]
+    counts = ~np.isin(every, ignored)
+    every, entries = every[counts], entries[counts].astype(np.int64)
+    counted, sizes = np.unique(every, return_counts=True)
+    keys = np.concatenate([counted, ignored])
     values = np.concatenate([np.arange(len(counted)), np.full(len(ignored), IGNORED)]).astype(np.int64)
-    first = np.concatenate([[0], np.cumsum([len(holders[gram]) for gram in counted])]).astype(np.int64)
-    entries = np.array([entry for gram in counted for entry in holders[gram]], np.int64)
+    first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     slots = 1 << max(4, int(2 * len(keys)).bit_length())
     table_keys, table_values = np.zeros(slots, np.uint64), np.zeros(slots, np.int64)
     fill_table(keys, values, table_keys, table_values)
@@ -100,6 +118,7 @@ def _write(
         np.savez(stream, keys=table_keys, values=table_values, first=first, entries=entries, sizes=sizes)
     with context.intermediate(ENTRIES) as path:
         path.write_text(json.dumps(names))
+    return distinct
 
 
 def open_index(work_root: str) -> Index:

@@ -214,3 +214,14 @@ def test_a_corrected_evaluation_set_is_scanned_for_again(tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(InputError, match="evaluation 'own' is not there"):
         fingerprint_payload(STAGE, config, {})
+
+
+def test_only_what_is_asked_of_a_set_counts(tmp_path: Path) -> None:
+    texts = [ITEMS[0]["prompt"], ITEMS[1]["prompt"], " ".join(ITEMS[0]["prompt"].split()[30:])]
+    rows = [document(f"d{i}", f"{FILLER[i]}\n\n{text}", url=f"https://x/{i}") for i, text in enumerate(texts)]
+    part = {"name": "t", "address": "dataset://sample/eval/t.jsonl", "fields": ["prompt"], "max_items": 1}
+    dataset = run(tmp_path / "first", rows, evaluations=[part])
+    assert dataset.manifest.stats["evaluations"]["t"] == {"items": 1, "items_met": 1, "documents": 2}
+    beginning = len(" ".join(ITEMS[0]["prompt"].split()[:30]))
+    dataset = run(tmp_path / "beginning", rows, evaluations=[{**part, "max_characters": beginning}])
+    assert [row["url"] for row in ledger(dataset).values()] == ["https://x/0"]
