@@ -34,6 +34,7 @@ STAGES = (
     StageEntry("redact", "pipeline.redact:STAGE"),
     StageEntry("tokenizer", "pipeline.tokenizer:STAGE"),
     StageEntry("shards", "pipeline.shards:STAGE"),
+    StageEntry("index", "pipeline.shards.index:STAGE"),
     StageEntry("pretrain", "training.pretrain:STAGE", "gpu"),
     StageEntry("answers", "training.answers:STAGE", "gpu"),
     StageEntry("sft", "alignment.sft:STAGE", "gpu"),

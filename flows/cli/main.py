@@ -25,6 +25,7 @@ COMMANDS = (
     ("status", "List datasets and runs."),
     ("why", "The fate of one document through all stages."),
     ("trace", "From a training step to its documents, from a URL to its steps, from a model to its data."),
+    ("find", "Where words stand in the training tokens: documents, archives, steps."),
     ("takedown", "Who holds or learned from a URL or a domain, and what a rebuild would run again."),
     ("scale", "From a size or a budget to a run: shape, batch, rate, tokens, memory, hours, cost."),
     ("ladder", "Train small models, fit a scaling law, predict the large one."),

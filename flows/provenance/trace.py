@@ -25,7 +25,7 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
 
     ``tokens`` is how many of a document's tokens were in the batch, ``offset`` the archive record's byte offset.
     """
-    steps = _Steps(pretrain)
+    steps = Steps(pretrain)
     if rank is not None and rank >= steps.ranks:
         raise InputError(
             f"there is no rank {rank}", where="--rank", remedy=f"The run had ranks 0 to {steps.ranks - 1}."
@@ -56,16 +56,10 @@ def trace_url(pretrain: Dataset | None, shards: Dataset, url: str) -> dict[str, 
 
 def steps_of_rows(pretrain: Dataset, rows: Iterable[int], phases: Sequence[int]) -> list[int]:
     """The steps whose batches held any of these rows of the train shards, which have so many rows in each phase."""
-    steps = _Steps(pretrain)
-    wanted = np.unique(np.fromiter(rows, dtype=np.int64))
-    found: set[int] = set()
-    if len(wanted):
-        for epoch in range(steps.epochs(sum(phases))):
-            found.update(steps.at(consumed_of(steps.seed, epoch, wanted, phases)))
-    return sorted(found)
+    return Steps(pretrain).of_rows(rows, phases)
 
 
-class _Steps:
+class Steps:
     """What each step of a published run consumed."""
 
     def __init__(self, pretrain: Dataset) -> None:
@@ -90,6 +84,15 @@ class _Steps:
 
     def applied(self, step: int) -> bool:
         return bool(self._applied[self._index(step)])
+
+    def of_rows(self, rows: Iterable[int], phases: Sequence[int]) -> list[int]:
+        """The steps whose batches held any of these rows, of which each phase has so many."""
+        wanted = np.unique(np.fromiter(rows, dtype=np.int64))
+        found: set[int] = set()
+        if len(wanted):
+            for epoch in range(self.epochs(sum(phases))):
+                found.update(self.at(consumed_of(self.seed, epoch, wanted, phases)))
+        return sorted(found)
 
     def epochs(self, sequences: int) -> int:
         return int(self._last.max()) // sequences + 1

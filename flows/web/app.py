@@ -22,13 +22,19 @@ from starlette.exceptions import HTTPException
 
 from alignment.votes.log import LOG, votes_folder
 from flows.stages import keeps_fates
-from flows.web import compare, documents, openai, runs
+from flows.web import compare, documents, find, openai, runs
 from flows.web.guard import Guard, error_body
 from flows.web.site import Site
 from infra.errors import ConfigError, HeadwaterError, InputError, NotFound
 
 STATIC = Path(__file__).parent / "static"
-ROUTERS: Sequence[Callable[[Site], APIRouter]] = (openai.router, compare.router, documents.router, runs.router)
+ROUTERS: Sequence[Callable[[Site], APIRouter]] = (
+    openai.router,
+    compare.router,
+    documents.router,
+    find.router,
+    runs.router,
+)
 
 
 def create_app(site: Site) -> FastAPI:

@@ -9,7 +9,7 @@ lie one after the other; ``phases`` says how many each has.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,11 @@ class ShardSet:
                 where=str(folder),
                 remedy=f"There are: {', '.join(splits(folder)) or 'none'}.",
             )
+        return cls.of_files(paths, split, tokenizer_digest)
+
+    @classmethod
+    def of_files(cls, paths: Sequence[Path], split: str, tokenizer_digest: str | None = None) -> "ShardSet":
+        """These shards of a split alone, in this order."""
         shards: list[_Shard] = []
         described: dict[str, Any] = {}
         first = 0
