@@ -42,7 +42,7 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from flows.mix import Mixing, plan_mix, run_mix, target_of, write_mixture
+    from flows.mix.run import Mixing, plan_mix, run_mix, target_of, write_mixture
     from training.scale import read_count
 
     interrupt_on_term()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.ablate.lab import load_lab
 from flows.cli.main import build_app
-from flows.mix import Mixing, MixResult, plan_mix, run_mix, target_of, write_mixture
+from flows.mix.run import Mixing, MixResult, plan_mix, run_mix, target_of, write_mixture
 from flows.recipe import load_recipe
 from infra.errors import ConfigError, HeadwaterError, InputError
 from infra.store.store import Store
