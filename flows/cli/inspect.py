@@ -6,16 +6,22 @@ from typing import Annotated, Any
 import pyarrow.parquet as pq
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json, table_of
+from flows.provenance.attributes import Measured, histogram, threshold
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
 from flows.provenance.notices import notice_lines
 from flows.provenance.samples import dropped_samples, failed_rules, kept_samples
-from flows.stages import holds_documents
+from flows.stages import document_stages, holds_documents
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 from infra.store.store import Store
+
+_PATIENCE = 60.0
+"""Seconds; a page of the server waits less."""
+SHOWN_EXAMPLES = 5
 
 
 def command(
@@ -23,6 +29,13 @@ def command(
     stage: Annotated[str | None, typer.Option(help="The same, by stage name.")] = None,
     rule: Annotated[str | None, typer.Option(help="Show only what this rule dropped.")] = None,
     sample: Annotated[int, typer.Option(min=0, help="How many documents to show, kept and dropped.")] = 3,
+    attribute: Annotated[
+        str | None, typer.Option(help="How this attribute is distributed among the documents of attributes or quality.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="What a threshold here would take, and the line of YAML for it.")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="above or below the threshold; of categories, is or is_not.")] = "above",
     label: LabelOption = "latest",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -32,6 +45,15 @@ def command(
         raise ConfigError("no dataset is named", remedy="Write headwater inspect quality, or --stage quality.")
     store = open_store(workspace)
     found = store.resolve(name, label)
+    if attribute is not None:
+        measured = measured_behind(store, found, label)
+        view = (
+            threshold(measured, attribute, at, keep, _PATIENCE)
+            if at
+            else histogram(measured, attribute, seconds=_PATIENCE)
+        )
+        print_json(view) if json else _show_attribute(view)
+        return
     view = {
         **describe(found),
         **groups(store, found),
@@ -98,6 +120,48 @@ def _arrived(store: Store, dataset: Dataset) -> Dataset | None:
         if found is not None and (record.name == "attributes" or holds_documents(found)):
             return found
     return None
+
+
+def measured_behind(store: Store, dataset: Dataset, label: str) -> Measured:
+    """The attributes that a dataset is or was selected by, with the selection. Raises ConfigError for any other dataset."""
+    inputs = [store.find(record.name, record.fingerprint) for record in dataset.manifest.inputs]
+    known = [each for each in inputs if each is not None]
+    if dataset.kind == "quality":
+        attributes = next((each for each in known if each.kind == "attributes"), None)
+        return Measured.among(attributes, [*known, dataset])
+    if dataset.kind != "attributes":
+        raise ConfigError(
+            f"{dataset.name} neither holds attributes nor selects by them",
+            where="--attribute",
+            remedy="Name attributes or quality.",
+        )
+    return Measured.among(dataset, [*known, *document_stages(store, label)])
+
+
+def _show_attribute(view: dict[str, Any]) -> None:
+    out = console()
+    if "bins" in view:
+        most = max((row["kept"] + row["dropped"] for row in view["bins"]), default=0)
+        table = table_of("", view["attribute"], ">kept", ">dropped", "")
+        for row in view["bins"]:
+            bar = "█" * round(40 * (row["kept"] + row["dropped"]) / most)
+            value = row["value"] if "value" in row else f"{row['low']:.4g} – {row['high']:.4g}"
+            table.add_row(Text(value), f"{row['kept']:,}", f"{row['dropped']:,}", bar)
+        out.print(table)
+        out.print(f"{view['undefined']:,} of {view['looked_at']:,} documents have none")
+    else:
+        out.print(
+            f"{view['expression']}: {view['goes']:,} of the documents that are kept today would go, {view['stays']:,} would "
+            f"stay; {view['already']:,} are dropped anyway",
+            markup=False,
+        )
+        for row in view["examples"][:SHOWN_EXAMPLES]:
+            out.print(f"  {row['value']}  {row.get('url') or row['id']}", markup=False)
+        out.print(view["yaml"], markup=False)
+        if view["note"]:
+            out.print(view["note"], style="yellow", markup=False)
+    if view["partial"]:
+        out.print(f"read {view['looked_at']:,} of {view['of']:,} documents: time was over", style="yellow")
 
 
 def _show(found: Dataset, view: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ COMMANDS = (
     ("plan", "Say what a run would do, and why."),
     ("status", "List datasets and runs."),
     ("why", "The fate of one document through all stages."),
+    ("documents", "Find documents; see one from its archive to the steps that learned from it."),
     ("trace", "From a training step to its documents, from a URL to its steps, from a model to its data."),
     ("find", "Where words stand in the training tokens: documents, archives, steps."),
     ("takedown", "Who holds or learned from a URL or a domain, and what a rebuild would run again."),

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from flows.stages import holds_documents
 from infra.errors import ConfigError, InputError, NotFound
 from infra.store.dataset import Dataset
 from pipeline.profiles import source_of
@@ -56,7 +57,7 @@ class Measured:
         if attributes is None or not attributes.files("data/", ".parquet"):
             raise NotFound("no attributes are published under this label", remedy="Run the stage attributes.")
         measured = {record.digest for record in attributes.manifest.inputs}
-        documents = next((stage for stage in stages if stage.digest in measured), None)
+        documents = next((each for each in stages if each.digest in measured and holds_documents(each)), None)
         selection = next((stage for stage in stages if stage.kind == "quality"), None)
         return cls(attributes, documents, selection)
 
