@@ -72,8 +72,14 @@ def test_only_votes_make_another_dataset(tmp_path: Path) -> None:
 
 
 def test_nothing_to_publish(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
     with pytest.raises(InputError, match="no votes here yet"):
-        publish_votes(Store.at(tmp_path), quiet=True)
+        publish_votes(store, quiet=True)
+    with comparing(votes_folder(store), 1) as found:
+        found.next("ada")
+    with pytest.raises(InputError, match="no votes here yet"):
+        publish_votes(store, quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
