@@ -66,7 +66,7 @@ def command(
         out.print(funnel_table(rows))
     for line in notice_lines(result.datasets.values()):
         out.print(line, style="yellow", markup=False)
-    print_summary(result, out)
+    print_summary(result, out, workspace)
 
 
 def result_json(result: RunResult) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The last words of a run: the evaluation, where the report is, and a short chat with the model."""
 
 import json
+import shlex
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from infra.store.dataset import Dataset
 OPENINGS = ("Hi, how are you?", "What do you like to do on weekends?")
 
 
-def print_summary(result: RunResult, out: Console) -> None:
+def print_summary(result: RunResult, out: Console, workspace: str | None = None) -> None:
     """Print what the run's datasets have to show; stages that are not part of the recipe are passed over.
 
     The chat is for a model that is new: loading one takes longer than a run in which nothing was left to do.
@@ -28,6 +29,11 @@ def print_summary(result: RunResult, out: Console) -> None:
         out.print(f"Model    {datasets['export'].local('data')}", markup=False)
     if "report" in datasets:
         out.print(f"Report   {datasets['report'].local('data/report.html')}", markup=False)
+    if "export" in datasets:
+        # Beside the model as it is now, one that preferences have not touched.
+        models = [name for name in ("export", "sft") if name in datasets]
+        where = ["--workspace", workspace] if workspace else []
+        out.print(f"Open     {shlex.join(['headwater', 'serve', *models, *where])}", markup=False)
 
 
 def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:

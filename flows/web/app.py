@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from alignment.votes.log import LOG, votes_folder
 from flows.stages import keeps_fates
 from flows.web import compare, documents, find, openai, runs
-from flows.web.guard import Guard, error_body
+from flows.web.guard import ANNOTATOR_HEADER, Guard, error_body
 from flows.web.site import Site
 from infra.errors import ConfigError, HeadwaterError, InputError, NotFound
 
@@ -57,7 +57,10 @@ def _site_router(site: Site) -> APIRouter:
     router = APIRouter()
 
     @router.get("/api/site")
-    def describe() -> dict[str, Any]:
+    def describe(request: Request) -> dict[str, Any]:
+        if site.annotator(request.headers.get(ANNOTATOR_HEADER, "")) is not None:
+            # Blind: an annotator is not told which models there are.
+            return {"version": version("headwater"), "models": [], "tabs": {"compare": True}, "needs_key": False}
         return {
             "workspace": site.store.address,
             "version": version("headwater"),

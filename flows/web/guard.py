@@ -78,7 +78,7 @@ class Guard:
     def __init__(self, app: ASGIApp, site: Site) -> None:
         self.app = app
         self.site = site
-        self.names = allowed_names(site.settings.host, "")
+        self.names = allowed_names(site.settings.host, site.settings.names)
         self.requests = Pace(site.settings.requests_per_second)
         self.wrong_keys = Pace(WRONG_KEYS_PER_SECOND)
 
@@ -111,7 +111,9 @@ class Guard:
     def _check(self, scope: Scope, api: bool) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if self.names is not None and host_of(scope) not in self.names:
-            raise Refused(421, "this server does not answer to that name", "Call it by its address.")
+            raise Refused(
+                421, "this server does not answer to that name", "HEADWATER_ALLOWED_HOSTS lists those it has."
+            )
         if not api:
             return
         if not _own_origin(headers):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from flows.web.guard import digest
+from flows.web.site import Site
 from infra.errors import ConfigError, InputError
 
 SHORTEST_KEY = 16
@@ -64,7 +66,20 @@ def take_socket(host: str, port: int, keys: frozenset[str], stall_seconds: float
     return listener
 
 
-def server(app: FastAPI) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Ends what is being written before it waits for its connections to end."""
+
+    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+        super().__init__(config)
+        self.site = site
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for model in self.site.models.values():
+            await run_in_threadpool(model.engine.close)
+        await super().shutdown(sockets)
+
+
+def server(app: FastAPI, site: Site) -> uvicorn.Server:
     """What answers with the application, until it is told to exit or interrupted."""
     config = uvicorn.Config(
         app,
@@ -77,4 +92,4 @@ def server(app: FastAPI) -> uvicorn.Server:
         timeout_graceful_shutdown=CLOSING_SECONDS,
         h11_max_incomplete_event_size=64 << 10,
     )
-    return uvicorn.Server(config)
+    return _Server(config, site)

@@ -88,6 +88,8 @@ async def _answer(request: Request, understand: Any) -> Response:
         return _refusal(400, error, "context_length_exceeded")
     except InputError as error:
         return _refusal(400, error)
+    except HeadwaterError as error:  # it is closing
+        return _refusal(503, error)
     number = len(replies.choices)
     if replies.asked.stream:
         return EventStream(answers, number, replies.render, replies.first(), replies.last)

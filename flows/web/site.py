@@ -29,6 +29,8 @@ class ServeSettings(Config):
     """Address to listen on. Any but this machine's own needs keys."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    names: str = ""
+    """Further names that the server is called by, with commas between: those of a proxy in front of it."""
     keys: frozenset[str] = frozenset()
     """SHA-256 digests of the keys that open everything; none: whoever reaches the server may use it."""
     slots: int = Field(default=16, ge=1, le=1024)

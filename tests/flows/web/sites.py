@@ -48,7 +48,7 @@ def running(site: Site) -> Iterator[str]:
     """The site behind a real server on a free port; its address."""
     settings = site.settings
     with take_socket("127.0.0.1", 0, settings.keys, settings.stall_seconds) as listener:
-        answering: uvicorn.Server = server(create_app(site))
+        answering: uvicorn.Server = server(create_app(site), site)
         thread = threading.Thread(target=answering.run, args=([listener],), daemon=True)
         thread.start()
         while not answering.started:

@@ -184,7 +184,7 @@ from pathlib import Path
 site = empty_site(Path(sys.argv[1]), requests_per_second=10_000)
 listener = take_socket("127.0.0.1", 0, frozenset(), site.settings.stall_seconds)
 print(listener.getsockname()[1], flush=True)
-server(create_app(site)).run([listener])
+server(create_app(site), site).run([listener])
 """
 
 

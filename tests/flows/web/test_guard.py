@@ -6,8 +6,10 @@ import pytest
 
 from flows.web.guard import Pace, digest
 from flows.web.listen import read_keys, take_socket
+from flows.web.site import ServeSettings, open_site
 from infra.errors import ConfigError, InputError
-from tests.flows.web.sites import client_of, empty_site
+from infra.store.store import Store
+from tests.flows.web.sites import client_of, empty_site, site_with_models
 
 KEY = "0123456789abcdef"
 
@@ -17,6 +19,9 @@ def test_the_server_answers_to_its_own_names_only(tmp_path: Path) -> None:
     assert client.get("/api/site").status_code == 200
     assert client.get("/api/site", headers={"Host": "evil.example:8000"}).status_code == 421
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
+    behind = client_of(empty_site(tmp_path, names="lab.example"))
+    proxied = {"Host": "lab.example", "Origin": "https://lab.example"}
+    assert behind.get("/api/site", headers=proxied).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -45,7 +50,8 @@ def test_keys_open_the_apis_and_annotators_only_the_comparisons(tmp_path: Path) 
     assert client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert client.get("/v1/models", headers={"Cookie": f"headwater_key={KEY}"}).status_code == 200
     assert client.get("/").status_code == 200
-    assert client.get("/api/site", headers={"X-Annotator": "annas-token"}).status_code == 200
+    theirs = client.get("/api/site", headers={"X-Annotator": "annas-token"}).json()
+    assert (theirs["models"], theirs["tabs"]) == ([], {"compare": True})
     assert client.get("/v1/models", headers={"X-Annotator": "annas-token"}).status_code == 403
     found = [client.get("/v1/models", headers={"Authorization": f"Bearer {guess:016}"}) for guess in range(12)]
     assert {answer.status_code for answer in found[:8]} == {401}
@@ -76,6 +82,14 @@ def test_a_client_has_a_pace() -> None:
     assert [pace.wait("a") for _ in range(200)] == [0.0] * 200
     assert 0 < pace.wait("a") <= 0.01
     assert pace.wait("b") == 0
+
+
+def test_a_folder_that_is_no_model_is_told_before_anything_is_served(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no tokenizer.json"), site_with_models(tmp_path / "made", {"plain": None}):
+        folder = tmp_path / "made" / "plain"
+        (folder / "tokenizer.json").unlink()
+        with open_site(Store.at(tmp_path / "workspace"), [str(folder)], "latest", ServeSettings()):
+            pass
 
 
 def test_beyond_loopback_only_with_keys(tmp_path: Path) -> None:
