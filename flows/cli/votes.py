@@ -34,7 +34,11 @@ def command(
     for override in set_ or ():
         set_value(given, override)
     if words and action != "annotators":
-        raise ConfigError(f"`{action}` takes no further words", where=" ".join(words), remedy="See votes --help.")
+        raise ConfigError(
+            f"`{action}` takes no further words",
+            where=" ".join(words),
+            remedy=f"Write headwater votes {action}, with options.",
+        )
     if given and action in ("annotators", "board"):
         raise ConfigError(f"`{action}` has nothing to --set", remedy="Setup and publish have.")
     if action == "annotators":

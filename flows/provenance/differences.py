@@ -26,14 +26,14 @@ def difference_of(fate: DocumentFate, datasets: Sequence[Dataset]) -> Difference
     if source is None:
         return None
     dropped = _text(source, fate.id)
-    survivors = (_text(dataset, verdict.survivor) for dataset in (source, *_earlier(dedup)))
+    survivors = (_text(dataset, verdict.survivor) for dataset in (source, *earlier_snapshots(dedup)))
     survivor = next((text for text in survivors if text is not None), None)
     if dropped is None or survivor is None:
         return None
     return difference(dropped, survivor)
 
 
-def _earlier(dedup: Dataset) -> Iterator[Dataset]:
+def earlier_snapshots(dedup: Dataset) -> Iterator[Dataset]:
     """The snapshots a dedup dataset was compared with, those that are still there."""
     for address in dedup.manifest.config.get("previous", ()):
         with contextlib.suppress(InputError):

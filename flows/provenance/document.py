@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.provenance.differences import earlier_snapshots
 from flows.provenance.fates import DocumentFate, document_rows, fate_of, find_rows, home_of
 from flows.provenance.trace import steps_of_rows
 from flows.stages import LAST, document_stages
@@ -140,7 +141,7 @@ def _duplicates(fate: DocumentFate, stages: Sequence[Dataset], identity: bytes) 
         used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
         source = next((each for each in stages if (each.name, each.digest) in used), None)
         if source is not None:
-            _add_differences(found[:MOST_DUPLICATES], source, identity, deadline)
+            _add_differences(found[:MOST_DUPLICATES], [source, *earlier_snapshots(dedup)], identity, deadline)
     return found[:MOST_DUPLICATES]
 
 
@@ -155,11 +156,15 @@ def _duplicate(relation: str, identity: bytes, url: str | None, similarity: floa
     }
 
 
-def _add_differences(rows: Sequence[Row], source: Dataset, identity: bytes, deadline: float) -> None:
-    wanted = pc.field("id").isin([identity, *(bytes.fromhex(row["id"]) for row in rows)])
-    texts = (
-        {each["id"].hex(): each["text"] for each in find_rows(source, "data/", wanted, ["id", "text"])} if rows else {}
-    )
+def _add_differences(rows: Sequence[Row], sources: Sequence[Dataset], identity: bytes, deadline: float) -> None:
+    """``sources``: what the stage read, then earlier snapshots, in which survivors may be."""
+    missing = {identity, *(bytes.fromhex(row["id"]) for row in rows)} if rows else set()
+    texts: dict[str, str] = {}
+    for source in sources:
+        if missing and time.monotonic() < deadline:
+            found_there = find_rows(source, "data/", pc.field("id").isin(sorted(missing)), ["id", "text"])
+            texts |= {each["id"].hex(): each["text"] for each in found_there}
+            missing -= {each["id"] for each in found_there}
     own = texts.get(identity.hex())
     for row in rows:
         other = texts.get(row["id"])

@@ -8,6 +8,7 @@
 Two runs are compared by asking for both.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from flows.web.documents import Label
 from flows.web.site import Site
 from infra.errors import HeadwaterError, InputError, NotFound
 from infra.runs import RUN_NAME, list_runs
-from infra.store.files import exists
+from infra.store.files import exists, read_json
 from infra.store.store import Store
 
 NEWEST = 200
@@ -36,7 +37,8 @@ def router(site: Site) -> APIRouter:
 
     @routes.get("/datasets")
     def datasets() -> list[Row]:
-        return [*_published(site.store, known), *_building(site.store)]
+        rows = _published(site.store, known)
+        return [*rows, *_building(site.store, rows)]
 
     @routes.get("/runs")
     def runs() -> list[Row]:
@@ -95,7 +97,7 @@ def _described(store: Store, name: str, fingerprint: str) -> Row | None:
     }
 
 
-def _building(store: Store) -> list[Row]:
+def _building(store: Store, published: Sequence[Row]) -> list[Row]:
     """What somebody works on now; of a training, its curves can be asked for already."""
     rows = []
     for row in work_rows(store):
@@ -103,8 +105,22 @@ def _building(store: Store) -> list[Row]:
             started = bool(curves(store, f"{row['name']}/{row['fingerprint']}", since=1 << 60)["running"])
         except HeadwaterError:
             started = False
-        rows.append(row | {"kind": row["name"], "inputs": [], "labels": [], "curves": started, "state": "running"})
+        inputs = _inputs_of_work(store, row, published)
+        rows.append(row | {"kind": row["name"], "inputs": inputs, "labels": [], "curves": started, "state": "running"})
     return rows
+
+
+def _inputs_of_work(store: Store, row: Row, published: Sequence[Row]) -> list[Row]:
+    """What a dataset is being made from: its payload names the digests."""
+    payload = f"{store.work_url(row['name'], row['fingerprint'])}/payload.json"
+    if not exists(payload):
+        return []
+    known = {each["digest"]: each for each in published}
+    return [
+        {"role": role, "name": known[digest]["name"], "fingerprint": known[digest]["fingerprint"]}
+        for role, digest in read_json(payload).get("inputs", {}).items()
+        if digest in known
+    ]
 
 
 def _run(store: Store, run: str) -> str:

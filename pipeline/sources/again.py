@@ -4,6 +4,7 @@ Archives that lie where bytes can be read from any place, and whose records stan
 files that are not compressed. Nothing is fetched from the network for it.
 """
 
+import glob
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def _archive_url(source: SourceConfig, name: str, inputs: Mapping[str, Dataset])
         url = source.address
     else:
         top = Path(filesystem(source.address)[1])
-        url = str(top if top.is_file() else base_folder(top) / name)
+        many = top.is_dir() or (not top.exists() and glob.has_magic(str(top)))
+        url = str(base_folder(top) / name if many else top)
     if is_http(url):
         cached = Path(getattr(source, "cache", "")).expanduser() / urlsplit(url).path.lstrip("/")
         if not getattr(source, "cache", "") or not cached.is_file():
