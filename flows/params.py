@@ -147,6 +147,36 @@ class AblateParams(BaseModel):
     )
 
 
+class MixParams(BaseModel):
+    """Weights of a recipe's sources."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=in_plain_words)
+
+    recipe: str = Field(
+        "demo", title="Recipe", description="A bundled recipe's name, or the path of a YAML file where the flow runs."
+    )
+    overrides: list[str] = Field(
+        [], title="Overrides", description="Single fields of any stage, one key=value a line: pretrain.model.layers=2."
+    )
+    workspace: str = Field(
+        "",
+        title="Workspace",
+        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
+    )
+    sources: list[str] = Field([], title="Sources", description="The sources to weigh. Empty: all of the recipe's.")
+    targets: list[str] = Field(
+        [],
+        title="Targets",
+        description="Texts to be good at, FILE or FILE:FIELD (JSON lines or Parquet). Empty: the default set of a lab.",
+    )
+    tokens: int = Field(
+        0, ge=0, title="Tokens", description="What each model is trained on; 0: four passes over the smallest source."
+    )
+    max_passes: float = Field(4.0, ge=0.1, title="Most passes", description="Passes over a source at most.")
+    piece: Literal["token", "item"] = Field("token", title="Piece", description="What is mixed as a whole.")
+    dry_run: bool = Field(False, title="Plan only", description="Say what is to be built, and build nothing.")
+
+
 @cache
 def stage_params(stage: Stage) -> type[StageParams]:
     """The form of one stage: always the same class, because a flow accepts no other."""

@@ -42,7 +42,8 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from flows.mix.run import Mixing, plan_mix, run_mix, target_of, write_mixture
+    from flows.mix.run import Mixing, plan_mix, target_of, write_mixture
+    from flows.mix.start import run_in_workspace
     from training.scale import read_count
 
     interrupt_on_term()
@@ -66,7 +67,7 @@ def command(
         else:
             _print_plan(rows)
         return
-    result = run_mix(mixing, store, quiet=json)
+    result = run_in_workspace(mixing, store, quiet=json)
     lab = write_mixture(result, write) if write else None
     view = result.as_dict()
     if lab is not None:

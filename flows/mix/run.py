@@ -24,6 +24,7 @@ from flows.recipe import Recipe, load_recipe
 from flows.recipe_file import nearest
 from infra.errors import ConfigError, InputError
 from infra.planning import Action, StageSelection, plan, refuse_blocked
+from infra.progress import Reporter
 from infra.runs import RunRecord
 from infra.stage import StageNode
 from infra.store.dataset import Dataset
@@ -185,7 +186,7 @@ def plan_mix(mixing: Mixing, store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def run_mix(mixing: Mixing, store: Store, *, quiet: bool = False) -> MixResult:
+def run_mix(mixing: Mixing, store: Store, *, quiet: bool = False, reporter: Reporter | None = None) -> MixResult:
     """Build, train and read whatever is not published yet, and find the weights."""
     sources = sources_of(mixing)
     for each in mixing.targets:  # every item has its text: known before anything is built
@@ -193,21 +194,22 @@ def run_mix(mixing: Mixing, store: Store, *, quiet: bool = False) -> MixResult:
             pass
     recipes = {source: source_recipe(mixing, source) for source in sources}
     usual = load_recipe(mixing.recipe, mixing.overrides)
-    with terminal_reporter(quiet) as reporter:
+    with terminal_reporter(quiet) as terminal:
         record = RunRecord.start(store, f"mix-{usual.name}")
         first = recipes[sources[0]]
-        context = replace(run_context(first, store, record, reporter), follow_latest=False)
+        context = replace(run_context(first, store, record, reporter or terminal), follow_latest=False)
         try:
-            rows = {source: _rows(source, recipes[source], context) for source in sources}
+            made = {source: _rows(source, recipes[source], context, mixing) for source in sources}
+            rows = _left(mixing, usual, made, context)
             tokens = _model_tokens(mixing, usual, rows)
-            scored = [_scored(source, recipes[source], rows[source], tokens, mixing, context) for source in sources]
+            scored = [_scored(source, recipes[source], rows[source], tokens, mixing, context) for source in rows]
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             record.event("run_ended", state=state, error=str(error) or type(error).__name__)
             raise
         record.event("run_ended", state="completed")
     target = read_target([(each.local(answers.ITEMS), each.local(answers.TOKENS)) for each in scored], mixing.piece)
-    return _weigh(mixing, usual, {source: _available(rows[source]) for source in sources}, target, tokens)
+    return _weigh(mixing, usual, {source: _available(each) for source, each in rows.items()}, target, tokens)
 
 
 def _label(context: RunContext, recipe: Recipe, source: str) -> RunContext:
@@ -221,23 +223,58 @@ def _made(node: StageNode, datasets: Mapping[str, Dataset], context: RunContext)
     return made
 
 
-def _rows(source: str, recipe: Recipe, context: RunContext) -> dict[str, Dataset]:
-    """The datasets of one source up to its rows; what sources share is built for the first."""
+def _rows(source: str, recipe: Recipe, context: RunContext, mixing: Mixing) -> dict[str, Dataset]:
+    """The datasets of one source up to its rows; what sources share is built for the first. Without rows where the usual
+    target leaves nothing of a source that was not asked for."""
     here, datasets = _label(context, recipe, source), dict[str, Dataset]()
     for node in recipe.nodes:
         if node.name == "pretrain":
             continue
         if node.name == "shards":
-            _refuse_without(source, recipe, datasets[node.upstream["redact"]])
+            documents = datasets[node.upstream["redact"]]
+            if not mixing.targets and not mixing.sources and source not in _there(documents):
+                return datasets
+            _refuse_without(source, documents)
         used = context.store.resolve(node.use) if node.use else None
         datasets[node.name] = used or _made(node, datasets, here)
-        if node.name == "decontaminate":
+        if node.name == "decontaminate" and mixing.targets:
             _refuse_overlap(datasets[node.name], recipe)
     return datasets
 
 
-def _refuse_without(source: str, recipe: Recipe, documents: Dataset) -> None:
-    there = sorted({source_of(output.path) for output in documents.files("data/", ".parquet") if output.rows})
+def _there(documents: Dataset) -> list[str]:
+    """The sources that have documents."""
+    return sorted({source_of(output.path) for output in documents.files("data/", ".parquet") if output.rows})
+
+
+def _left(
+    mixing: Mixing, usual: Recipe, made: Mapping[str, dict[str, Dataset]], context: RunContext
+) -> dict[str, dict[str, Dataset]]:
+    """The sources to weigh. The usual target is texts of the sample: what a recipe learns of them itself is taken out, and a
+    source of which too little is left for a model is told and left out, unless it was asked for by name."""
+    rows = {source: datasets for source, datasets in made.items() if "shards" in datasets}
+    if mixing.targets or mixing.sources:
+        return rows
+    config: Any = usual.node("pretrain").config
+    enough = {
+        source: datasets
+        for source, datasets in rows.items()
+        if MODEL_PASSES * _available(datasets)
+        >= LEAST_STEPS * config.batch_sequences * datasets["shards"].manifest.stats["seq_len"]
+    }
+    for source in made.keys() - enough.keys():
+        context.reporter.message("mix", f"{source} is not weighed: without the target's texts too little of it is left")
+    if len(enough) < 2:
+        raise InputError(
+            f"without the texts of the usual target {len(enough)} of {len(made)} sources have enough to train a model on",
+            where=usual.origin,
+            remedy="Name texts to be good at: --target FILE.",
+        )
+    return enough
+
+
+def _refuse_without(source: str, documents: Dataset) -> None:
+    there = _there(documents)
     if source not in there:
         raise InputError(
             f"source {source!r} has no documents left", where=documents.root,

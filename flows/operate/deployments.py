@@ -69,7 +69,8 @@ def full_name(flow: str, recipe: Recipe) -> str:
 
 
 def deployments(recipe: Recipe) -> list[DeploymentSpec]:
-    """The whole path, each stage of the recipe, a lab if it filters and trains, and the crawl watch if it reads a crawl."""
+    """The whole path, each stage of the recipe, a lab if it filters and trains, the weights of its sources if it has several,
+    and the crawl watch if it reads a crawl."""
     tags: tuple[str, ...] = ("headwater", f"recipe:{recipe.name}")
     if recipe.address in PRESETS:
         tags = (*tags, f"preset:{PRESETS[recipe.address]}")
@@ -85,7 +86,8 @@ def deployments(recipe: Recipe) -> list[DeploymentSpec]:
     stages = [_of_stage(recipe, name, pool, tags) for name, pool in _stages(recipe)]
     names = {node.kind for node in recipe.nodes}
     lab = [_lab(recipe, tags)] if {"quality", "pretrain"} <= names else []
-    return [whole, *stages, *lab, *([_watch(recipe, tags)] if recipe.crawl_sources else [])]
+    mix = [_mix(recipe, tags)] if {"ingest", "decontaminate", "shards", "pretrain"} <= names else []
+    return [whole, *stages, *lab, *mix, *([_watch(recipe, tags)] if recipe.crawl_sources else [])]
 
 
 def _form(recipe: Recipe) -> dict[str, Any]:
@@ -128,6 +130,18 @@ def _lab(recipe: Recipe, tags: tuple[str, ...]) -> DeploymentSpec:
         f"Which filters of {recipe.name} make the better model, or another lab.",
         {"params": {"lab": "filters", "overrides": [f"recipe={recipe.address}"]}},
         (*tags, "lab"),
+    )
+
+
+def _mix(recipe: Recipe, tags: tuple[str, ...]) -> DeploymentSpec:
+    return DeploymentSpec(
+        "mix",
+        deployment_name("mix", recipe),
+        "flows.mix.flow.mix",
+        "gpu",
+        f"How much of each source of {recipe.name}: weights for texts to be good at.",
+        {"params": _form(recipe)},
+        (*tags, "mix"),
     )
 
 

@@ -16,7 +16,14 @@ from prefect.workers.process import ProcessWorker
 
 from flows.operate.deployments import COMMANDING, is_deployed
 
-FLOWS = frozenset({"flows.pipeline.pipeline", "flows.crawls.watch.crawl_watch", "flows.ablate.flow.ablate"})
+FLOWS = frozenset(
+    {
+        "flows.pipeline.pipeline",
+        "flows.crawls.watch.crawl_watch",
+        "flows.ablate.flow.ablate",
+        "flows.mix.flow.mix",
+    }
+)
 """Entry points beside those of the stages."""
 STAGE_FLOW = "flows.stage_flows."
 ALLOWED = {

@@ -18,16 +18,17 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.ablate.flow import ablate
 from flows.crawls.watch import crawl_watch
+from flows.mix.flow import mix
 from flows.pipeline import pipeline
 from flows.stage_flows import stage_flow
 from flows.stages import STAGE_NAMES
 
-FORMS = ("pipeline", "crawl_watch", "ablate", *STAGE_NAMES)
+FORMS = ("pipeline", "crawl_watch", "ablate", "mix", *STAGE_NAMES)
 KEPT = ("type", "enum", "const", "default", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern")
 
 
 def flow_of(form: str) -> Flow[..., Any]:
-    own = {"pipeline": pipeline, "crawl_watch": crawl_watch, "ablate": ablate}
+    own = {"pipeline": pipeline, "crawl_watch": crawl_watch, "ablate": ablate, "mix": mix}
     return own[form] if form in own else stage_flow(form)
 
 

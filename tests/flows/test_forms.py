@@ -210,7 +210,7 @@ def test_a_stage_the_recipe_does_not_run_is_refused(tmp_path: Path) -> None:
 def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
     recipe = load_recipe("demo")
     specs = deployments(recipe)
-    assert [spec.flow for spec in specs] == ["pipeline", *(node.name for node in recipe.nodes), "ablate"]
+    assert [spec.flow for spec in specs] == ["pipeline", *(node.name for node in recipe.nodes), "ablate", "mix"]
     for spec in specs:
         assert spec.pool in POOLS
         assert spec.description and "``" not in spec.description
@@ -218,7 +218,7 @@ def test_deployments_cover_the_path_and_fill_in_the_recipe() -> None:
         assert flow.name == spec.flow
         assert flow.validate_parameters(spec.parameters)
         validate(spec.parameters, schema_of(spec.flow), raise_on_error=True)
-        if spec.flow not in ("pipeline", "ablate"):
+        if spec.flow not in ("pipeline", "ablate", "mix"):
             filled = stage_params(load_stage(spec.flow))(**spec.parameters["params"]).load_with_config(spec.flow)
             assert filled.node(spec.flow).config == recipe.node(spec.flow).config
 

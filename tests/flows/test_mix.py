@@ -14,6 +14,7 @@ from flows.cli.main import build_app
 from flows.mix.run import Mixing, MixResult, plan_mix, run_mix, target_of, write_mixture
 from flows.recipe import load_recipe
 from infra.errors import ConfigError, HeadwaterError, InputError
+from infra.progress import Reporters
 from infra.store.store import Store
 from tests.flows.ablate.toy import RECIPE, InProcessLauncher, bad, good, use_launcher, write_jsonl
 
@@ -104,6 +105,41 @@ def test_no_source_is_read_more_often_than_allowed(done) -> None:
     limited = [row for row in result.rows if row.limited]
     assert limited and any(row.weight < row.unlimited for row in limited)
     assert {row.source for row in whole.rows if row.weight > 0.01} == {"tales", "travels"}
+
+
+def test_a_source_that_is_the_usual_target_is_told_and_left_out(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _, _ = done
+    usual = (target_of(str(folder / "tales.jsonl")),)
+    monkeypatch.setattr(Mixing, "measured", property(lambda self: usual))
+    use_launcher(monkeypatch, InProcessLauncher())
+    told: list[tuple[str, str]] = []
+    reporter = Reporters([])
+    monkeypatch.setattr(reporter, "message", lambda stage, text: told.append((stage, text)))
+    result = run_mix(mixing(folder, targets=()), Store.at(folder / "ws"), reporter=reporter)
+    assert [row.source for row in result.rows] == ["travels", "noise"]
+    assert ("mix", "tales is not weighed: without the target's texts too little of it is left") in told
+    with pytest.raises(InputError, match="source 'tales' has no documents left"):
+        run_mix(mixing(folder, targets=(), sources=("tales", "noise")), Store.at(folder / "ws"), quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+def test_weights_are_found_as_a_flow(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.mix.flow import mix, run_mix_as_flow
+    from flows.params import MixParams
+
+    folder, result, _ = done
+    use_launcher(monkeypatch, InProcessLauncher())
+    with prefect_test_harness(server_startup_timeout=180), get_client(sync_client=True) as client:
+        assert run_mix_as_flow(mixing(folder), Store.at(folder / "ws")).rows == result.rows
+        form = MixParams(recipe=str(folder / "toy.yaml"), workspace=str(folder / "ws"), dry_run=True)
+        assert [row["source"] for row in mix(form)] == ["tales", "travels", "noise"]
+        messages = {run.state.message for run in client.read_flow_runs() if run.state}
+        assert any(message.startswith("mix: tales 0.") and "bits per byte better" in message for message in messages)
+        assert any(artifact.key == "mixture" for artifact in client.read_artifacts())
 
 
 def test_labels_are_its_own_and_a_plan_knows_what_is_there(done) -> None:
