@@ -1,6 +1,6 @@
 """Words in the training tokens: the longest phrases of a text that stand there verbatim, and in which documents.
 
-    index = Index.open(dataset)
+    index = Index(dataset)
     for span in index.find("…", limit=10).spans:
         span.start, span.end, span.count, span.matches
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +34,13 @@ from pipeline.tokenizer.model import SPECIALS, Tokenizer, encodable
 MOST_CHARACTERS = 1 << 20
 EXAMINED = 128
 """Occurrences of a phrase that are followed as bytes; of one with more, tokens alone are compared."""
+READERS, AT_ONCE = 16, 8
+"""Threads that wait for pages, and for how many searches each."""
 CLIPPED = 3
 """Tokens at an end of the text that may be others in a document."""
 CACHED_BATCHES = 8
 """Batches of documents of a shard that stay decompressed."""
 AROUND_TOKENS, AROUND_CHARACTERS = 64, 200
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -87,50 +87,41 @@ class Occurrence:
 
 
 class Index:
-    """A published index, mapped into memory. Threads may share it."""
+    """A published index, mapped into memory. Threads may share it. Raises InputError for what is none, or a damaged one."""
 
     def __init__(self, dataset: Dataset) -> None:
         folder = dataset.local("data")
         try:
-            self._described = json.loads(dataset.local(DESCRIPTION).read_text())
+            self.described = json.loads(dataset.local(DESCRIPTION).read_text())
         except FileNotFoundError:
             raise InputError(
                 f"{dataset.name} is no index", where=dataset.root, remedy="Name a dataset that the index stage made."
             ) from None
-        if self._described["format"] != FORMAT_VERSION:
+        if self.described["format"] != FORMAT_VERSION:
             raise InputError(
-                f"the index has format {self._described['format']}",
+                f"the index has format {self.described['format']}",
                 where=dataset.root,
                 remedy=f"This version reads format {FORMAT_VERSION}: run the index stage again.",
             )
-        self.shards: str = self._described["shards"]
+        self.shards: str = self.described["shards"]
         """The dataset that it is an index of, ``name/fingerprint``. It need not be there any more."""
-        self.phases: list[int] = self._described["phases"]
+        self.phases: list[int] = self.described["phases"]
         self.tokenizer = Tokenizer.load(folder)
-        if self.tokenizer.digest != self._described["tokenizer_digest"]:
+        if self.tokenizer.digest != self.described["tokenizer_digest"]:
             raise InputError(
-                f"the index was made with tokenizer {self._described['tokenizer_digest'][:12]}, and beside it lies "
+                f"the index was made with tokenizer {self.described['tokenizer_digest'][:12]}, and beside it lies "
                 f"{self.tokenizer.digest[:12]}",
                 where=dataset.root,
                 remedy="Its ids mean other text: run the index stage again with --force.",
             )
+        table = self.tokenizer.token_bytes
+        sizes = np.fromiter(map(len, table), np.int64, len(table))
+        self._spelt = np.frombuffer(b"".join(table), np.uint8), np.concatenate([[0], np.cumsum(sizes)])
         counts = np.load(dataset.local(UNIGRAMS))
         self._total = int(counts.sum())
         self._log_shares = np.log(np.maximum(counts, 1) / max(self._total, 1))
-        self.parts = [_Part(dataset, part, self._described["vocab_size"]) for part in self._described["parts"]]
-        self._pool = ThreadPoolExecutor(len(self.parts)) if 1 < len(self.parts) <= 64 else None
-
-    @classmethod
-    def open(cls, dataset: Dataset) -> "Index":
-        """Raises InputError for what is no index, or a damaged one."""
-        return cls(dataset)
-
-    @cached_property
-    def _spelt(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of all tokens, and where each one's begin."""
-        table = self.tokenizer.token_bytes
-        sizes = np.fromiter(map(len, table), np.int64, len(table))
-        return np.frombuffer(b"".join(table), np.uint8), np.concatenate([[0], np.cumsum(sizes)])
+        self.parts = [_Part(dataset, part, self.described["vocab_size"]) for part in self.described["parts"]]
+        self._pool = ThreadPoolExecutor(READERS)
 
     def find(self, text: str, limit: int = 10) -> Found:
         """At most ``limit`` spans, the longest first, each with at most so many documents. Raises InputError."""
@@ -151,15 +142,16 @@ class Index:
             for start, end, hit in self._hits(query, [span for owner, span in candidates if owner is query], limit):
                 hits.setdefault((start, end), _Hit()).add(hit)
         bounds = queries[0].begins
-        spans = []
-        for start, end in sorted(_outermost(hits), key=lambda span: (span[0] - span[1], span))[:limit]:
-            before = len(text[:start].encode("utf-8", "replace"))
-            size = len(text[start:end].encode("utf-8", "replace"))
+
+        def described(at: tuple[int, int]) -> Span:
+            start, end = at
+            before, size = (len(encodable(part).encode()) for part in (text[:start], text[start:end]))
             first = int(np.searchsorted(bounds, before, side="right")) - 1
             tokens = int(np.searchsorted(bounds, before + size, side="left")) - first
-            hit = hits[start, end]
-            spans.append(Span(start, end, tokens, hit.count, self._matches(hit.occurrences, size, limit)))
-        spans.sort(key=lambda span: (-span.tokens, span.start))
+            return Span(start, end, tokens, hits[at].count, self._matches(hits[at].occurrences, size, limit))
+
+        longest = sorted(_outermost(hits), key=lambda span: (span[0] - span[1], span))[:limit]
+        spans = sorted(self._pool.map(described, longest), key=lambda span: (-span.tokens, span.start))
         return Found(len(bounds) - 1, tuple(spans))
 
     # ---- phrases of tokens --------------------------------------------------------------------------------------
@@ -176,15 +168,15 @@ class Index:
         ]
 
     def _maximal(self, query: "_Query") -> list[tuple[int, int]]:
-        spans = np.concatenate(self._of_parts(lambda part: part.maximal(query.tokens)))
+        # With the space before it the text is tried for its first word; all else was found without.
+        size = 1 if query.spaces else len(query.tokens)
+        spans = np.concatenate(self._read(lambda part, at: part.maximal(query.tokens, *at), size))
         outermost = sorted(_outermost({(int(begin), int(end)) for begin, end in spans}))
         surprise = np.concatenate([[0.0], np.cumsum(self._log_shares[query.tokens])])
         return [
             (begin, end)
             for begin, end in outermost
-            # With the space before it the text is tried for its first word; all else was found without.
-            if (begin == 0 or not query.spaces)
-            and self._says_something(query, begin, end, surprise[end] - surprise[begin])
+            if self._says_something(query, begin, end, surprise[end] - surprise[begin])
         ]
 
     def _says_something(self, query: "_Query", begin: int, end: int, log_share: float) -> bool:
@@ -193,8 +185,11 @@ class Index:
         by_chance = np.log(self._total) + log_share > -1e-6
         return text == query.text or (not by_chance and any(character.isalnum() for character in text))
 
-    def _of_parts(self, work: Callable[["_Part"], Result]) -> list[Result]:
-        return list((self._pool.map if self._pool else map)(work, self.parts))
+    def _read(self, work: Callable[["_Part", tuple[int, int]], np.ndarray], size: int) -> list[np.ndarray]:
+        """Work on ranges of ``size`` things in every part, many at a time: from a cold disk each waits for its pages."""
+        step = max(AT_ONCE, -(-size // READERS))
+        tasks = [(part, (at, min(at + step, size))) for part in self.parts for at in range(0, size, step)]
+        return list(self._pool.map(lambda task: work(*task), tasks))
 
     # ---- followed as bytes --------------------------------------------------------------------------------------
 
@@ -204,16 +199,19 @@ class Index:
         if not cores:
             return
         phrases = np.array(cores, np.int64)
-        found = np.stack(self._of_parts(lambda part: part.ranges(query.tokens, phrases)))
+        read = self._read(lambda part, at: part.ranges(query.tokens, phrases[slice(*at)]), len(phrases))
+        found = np.concatenate(read).reshape(len(self.parts), len(phrases), 2)
         totals = dict(zip(cores, (found[:, :, 1] - found[:, :, 0]).sum(axis=0).tolist(), strict=True))
-        for span in spans:
+
+        def hit(span: tuple[int, int]) -> tuple[int, int, _Hit]:
             core = next((core for core in _cores(span, len(query.tokens)) if 0 < totals[core] <= EXAMINED), span)
             bounds = found[:, cores.index(core)]
             if totals[core] <= EXAMINED:
-                yield self._followed(query, core, bounds)
-            else:
-                start, end = query.characters(query.begins[span[0]], query.begins[span[1]])
-                yield start, end, _Hit(totals[core], self._sample(query, span, bounds), exact=False)
+                return self._followed(query, core, bounds)
+            start, end = query.characters(int(query.begins[span[0]]), int(query.begins[span[1]]))
+            return start, end, _Hit(totals[core], self._sample(query, span, bounds), exact=False)
+
+        yield from self._pool.map(hit, spans)
 
     def _followed(self, query: "_Query", core: tuple[int, int], bounds: np.ndarray) -> tuple[int, int, "_Hit"]:
         begin, end = int(query.begins[core[0]]), int(query.begins[core[1]])
@@ -253,15 +251,15 @@ class Index:
             key = (each.part, self.parts[each.part].document(each.place))
             if key in by_place or len(by_place) < limit:
                 by_place.setdefault(key, []).append(each)
-        by_document: dict[bytes, list[Occurrence]] = {}  # several shards may hold the same one
+        by_document: dict[bytes, tuple[dict[str, Any], list[Occurrence]]] = {}  # several shards may hold the same one
         for (part, document), places in by_place.items():
-            by_document.setdefault(self.parts[part].origin(document)["document_id"], []).extend(places)
-        return tuple(self._match(places, size) for places in by_document.values())
+            origin = self.parts[part].origin(document)
+            by_document.setdefault(origin["document_id"], (origin, []))[1].extend(places)
+        return tuple(self._match(origin, places, size) for origin, places in by_document.values())
 
-    def _match(self, occurrences: Sequence[Occurrence], size: int) -> Match:
+    def _match(self, origin: dict[str, Any], occurrences: Sequence[Occurrence], size: int) -> Match:
         first = occurrences[0]
         part = self.parts[first.part]
-        origin = part.origin(part.document(first.place))
         rows = sorted({row for each in occurrences for row in self.parts[each.part].rows(each.place, each.until)})
         spell = self.tokenizer.decode_bytes
         tokens = part.text(first.place - AROUND_TOKENS, first.place)
@@ -334,9 +332,9 @@ class _Part:
         if sizes != [described["tokens"]] * 3 + [0]:
             raise _damaged(dataset, self.name)
 
-    def maximal(self, tokens: np.ndarray) -> np.ndarray:
-        spans = np.empty((len(tokens), 2), np.int64)
-        number = arrays.maximal(self.low, self.high, self.suffixes, self._keys, tokens, *self._key, 1, spans)
+    def maximal(self, tokens: np.ndarray, begin: int, until: int) -> np.ndarray:
+        spans = np.empty((until - begin, 2), np.int64)
+        number = arrays.maximal(self.low, self.high, self.suffixes, self._keys, tokens, *self._key, begin, until, spans)
         return spans[:number]
 
     def ranges(self, tokens: np.ndarray, phrases: np.ndarray) -> np.ndarray:

@@ -238,19 +238,18 @@ def _first(low, high, suffixes, keys, query, begin, end, number, bits):  # type:
 
 
 @kernel
-def maximal(low, high, suffixes, keys, query, number, bits, least, spans):  # type: ignore[no-untyped-def]
-    """The longest phrases of ``query`` that stand in the text: none of them within another, none below ``least`` tokens.
+def maximal(low, high, suffixes, keys, query, number, bits, begin, until, spans):  # type: ignore[no-untyped-def]
+    """The longest phrases of ``query`` that stand in the text, none of them within another, and begin before ``until``.
 
     Fills ``spans`` (n, 2) with their begins and ends, and returns how many there are.
     """
     size = len(query)
     written = 0
-    begin = 0
     reached = 0
-    while begin < size:
+    while begin < until:
         _, length = _first(low, high, suffixes, keys, query, begin, size, number, bits)
         end = begin + length
-        if end > reached and length >= least:
+        if end > reached and length > 0:
             spans[written, 0] = begin
             spans[written, 1] = end
             written += 1

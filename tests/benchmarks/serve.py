@@ -7,6 +7,7 @@
                         thread and all
     ttft_p95_ms         time to the first token, 95th percentile, with 16 requests always under way
     leaked              rows, queued replies, tasks and connections left after 1,000 requests whose clients go at any moment
+    find_ms …           looking for words in a hundred million tokens: ``tests/benchmarks/serve_parts/words.py``
 
 The model is one of a workspace in which a recipe has run (``headwater run demo``), or a folder.
 """
@@ -29,6 +30,7 @@ from flows.context import open_store
 from flows.models import model_folder
 from infra.errors import HeadwaterError
 from tests.benchmarks.serve_parts.clients import first_tokens, rate, request, vanish
+from tests.benchmarks.serve_parts.words import measure as find_words
 from tests.flows.cluster import free_port
 from tests.support import REPOSITORY
 
@@ -36,8 +38,14 @@ STREAMS = 16
 
 
 def run(
-    workspace: str = "workspace", model: str = "export", tokens: int = 64, rounds: int = 5, requests: int = 1000
+    workspace: str = "workspace",
+    model: str = "export",
+    tokens: int = 64,
+    rounds: int = 5,
+    requests: int = 1000,
+    indexed: int = 100_000_000,
 ) -> dict[str, Any]:
+    """``indexed``: tokens in which words are looked for; 0 leaves that out."""
     store = open_store(workspace)
     with model_folder(store, model) as folder, TemporaryDirectory(prefix="headwater-serve-") as scratch:
         with served(str(folder), Path(scratch)) as address:
@@ -46,6 +54,10 @@ def run(
         for threads in sorted({1, os.cpu_count() or 1}):
             with peer(folder, threads) as address:
                 peers[threads] = asyncio.run(peer_rate(address, tokens))
+    words = {}
+    if indexed:
+        with TemporaryDirectory(prefix="headwater-find-") as scratch:
+            words = find_words(store, indexed, Path(scratch))
     best = max(peers.values())
     together = [each["together"] for each in found["rounds"]]
     figures = {
@@ -56,6 +68,7 @@ def run(
         "tokens_per_second": round(median(together), 1),
         "tokens_per_second_transformers": round(best, 1),
         "answered_whole": found["answered"],
+        **words,
     }
     return {"figures": figures, "rows": found["rounds"], "peers": peers, "left": found["left"]}
 

@@ -60,7 +60,7 @@ def test_maximal_phrases_and_all_their_places() -> None:
         for query in (part, np.concatenate([part, rng.integers(0, alphabet, 12), part[5:25]]), tokens[-3:]):
             query = query.astype(np.int64)
             found = np.empty((len(query), 2), np.int64)
-            spans = found[: maximal(*arrays, query, number, bits, 1, found)]
+            spans = found[: maximal(*arrays, query, number, bits, 0, len(query), found)]
             expected, standing = naive(tokens.tolist(), query.tolist())
             assert [tuple(span) for span in spans.tolist()] == expected
             bounds = np.empty((len(spans), 2), np.int64)
