@@ -44,7 +44,6 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(HeadwaterError, _headwater_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(Exception, _defect)
     app.include_router(_site_router(site))
     for make in ROUTERS:
         app.include_router(make(site))
@@ -132,8 +131,3 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     return JSONResponse(error_body(request.url.path, 400, str(first["msg"]), where=where), 400)
-
-
-def _defect(request: Request, error: Exception) -> JSONResponse:
-    """A defect of ours, whose trace the server logs: what it says of files and data is not for clients."""
-    return JSONResponse(error_body(request.url.path, 500, "the server made an error; its log says which"), 500)

@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import http.cookies
 import json
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flows.operate.doors import allowed_names, host_of
 from flows.web.site import Site
 
+log = logging.getLogger(__name__)
 COOKIE = "headwater_key"
 ANNOTATOR_HEADER = "x-annotator"
 COMPARE = "/api/compare/"
@@ -107,6 +109,12 @@ class Guard:
         except Refused as refused:
             if not started:
                 await _refuse(refused, scope, send_guarded)
+        except Exception:
+            # A defect of ours: what its trace says of files and data is for the log, not for clients.
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            if started:
+                raise
+            await _refuse(Refused(500, "the server made an error", "Its log says which."), scope, send_guarded)
 
     def _check(self, scope: Scope, api: bool) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

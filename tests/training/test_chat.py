@@ -91,6 +91,15 @@ def test_pieces_never_split_a_character(model: TextModel) -> None:
     assert all("\ufffd" not in piece for piece in pieces)
 
 
+def test_a_long_text_is_read_in_windows(model: TextModel) -> None:
+    text = "".join(f"naïve {number} — 東京 🙂\n" for number in range(40))
+    ids = model.encode(text)
+    assert len(ids) > 500
+    assert "".join(decode_stream(model, ids)) == text
+    broken = [*ids[:33], ids[34], *ids[36:]]
+    assert "".join(decode_stream(model, broken)) == model.decode(broken)
+
+
 def test_bytes_that_make_no_character_cost_themselves_alone(tmp_path: Path) -> None:
     """A tokenizer that spells rare characters in bytes, and a reply that is cut in the middle of one."""
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "o", "k"]

@@ -77,6 +77,15 @@ def test_every_answer_carries_the_policy(tmp_path: Path) -> None:
     assert client.get("/%2e%2e/%2e%2e/app.py").status_code == 404
 
 
+def test_a_defect_is_told_without_its_trace(tmp_path: Path) -> None:
+    site = empty_site(tmp_path)
+    object.__setattr__(site, "annotator", {}.__getitem__)
+    answer = client_of(site).get("/api/site")
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the server made an error", "where": "", "remedy": "Its log says which."}
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+
+
 def test_a_client_has_a_pace() -> None:
     pace = Pace(rate=100)
     assert [pace.wait("a") for _ in range(200)] == [0.0] * 200

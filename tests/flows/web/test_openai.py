@@ -137,6 +137,24 @@ def test_completions_of_several_prompts_echo_and_are_judged(client: openai.OpenA
     assert client.completions.create(model="plain", prompt="Once", max_tokens=0).choices[0].text == ""
 
 
+def test_an_echo_comes_first_in_a_stream(client: openai.OpenAI) -> None:
+    how: dict[str, Any] = {
+        "model": "plain",
+        "prompt": ["Once upon", "A mill"],
+        "max_tokens": 5,
+        "seed": 4,
+        "echo": True,
+    }
+    whole = client.completions.create(**how, logprobs=1)
+    chunks = list(client.completions.create(**how, logprobs=1, stream=True))
+    for choice in whole.choices:
+        own = [each for chunk in chunks for each in chunk.choices if each.index == choice.index]
+        assert "".join(each.text for each in own) == choice.text
+        assert choice.logprobs is not None
+        tokens = [token for each in own if each.logprobs for token in each.logprobs.tokens or []]
+        assert tokens == choice.logprobs.tokens
+
+
 def test_a_message_is_continued_where_it_ends(client: openai.OpenAI, site: Site) -> None:
     messages = [*HELLO, {"role": "assistant", "content": "Once upon a"}]
     extra = {"continue_final_message": True, "add_generation_prompt": False}
