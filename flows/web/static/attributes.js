@@ -49,7 +49,7 @@ export function attributesView(known) {
     }, PAUSE);
   }
 
-  const view = h("section", { class: "card", hidden: true, on: { shown: () => begin().catch(() => undefined) } }, // no attributes: nothing to show
+  const view = h("section", { class: "card thresholds", hidden: true, on: { shown: () => begin().catch(() => undefined) } }, // no attributes: nothing to show
     h("h2", {}, "What a threshold would take"), pick, drawing, told);
   return view;
 }

@@ -90,8 +90,9 @@ export function chatView(site, whereFrom) {
   /** @param {Message} message */
   function redraw(message) {
     const old = log.querySelector(`[data-message="${message.id}"]`);
-    const shown = turns(talk()).flatMap((turn) => turn.answers).find((each) => each.message === message);
-    if (old && shown) old.replaceWith(answerView(shown, state.running.has(message.id), acts));
+    const answers = turns(talk()).map((turn) => turn.answers).find((each) => each.some((shown) => shown.message === message));
+    const shown = answers?.find((each) => each.message === message);
+    if (old && answers && shown) old.replaceWith(answerView(shown, state.running.has(message.id), acts, answers.length > 1));
     log.setAttribute("aria-busy", String(state.running.size > 0));
     stop.hidden = !state.running.size;
   }
@@ -171,6 +172,7 @@ export function chatView(site, whereFrom) {
     } catch (error) {
       status.textContent = error.message;
     }
+    opened.value = ""; // the same file may be chosen again
   }
 
   const opened = h("input", { type: "file", accept: "application/json,.json", hidden: true, "aria-label": "Conversations to import", on: { change: () => load(opened.files) } });

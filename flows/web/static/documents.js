@@ -66,7 +66,7 @@ function page(told, cursors, look) {
     h("a", { href: `#documents/${each.id}` }, foreign(each.title || each.url || each.id)), h("div", { class: "url" }, foreign(each.url)),
     h("div", { class: "note" }, [each.source, each.language, fate(each.fate), each.characters ? `${number(each.characters)} characters` : ""].filter(Boolean).map((text, place) => [place ? " · " : "", foreign(text)]).flat())));
   const much = told.partial ? ` Looked at ${number(told.looked_at)} of ${number(told.of)} before the time was over; go on for more.` : "";
-  return [h("p", { class: "note" }, rows.length ? `Page ${cursors.length}.${much}` : `Nothing found.${much}`), h("ul", { class: "plain" }, rows),
+  return [h("p", { class: "note" }, rows.length ? `Page ${cursors.length}.${much}` : `Nothing found.${much}`), h("ul", { class: "plain results" }, rows),
     h("div", { class: "acts" }, cursors.length > 1 ? button("‹ Page before", () => look(cursors.slice(0, -1))) : null, told.next ? button("Next page ›", () => look([...cursors, told.next])) : null)];
 }
 

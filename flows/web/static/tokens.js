@@ -19,13 +19,14 @@ export class TokenReader {
   constructor() {
     /** @type {Token[]} */
     this.tokens = [];
-    this._decoder = new TextDecoder();
+    this._decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   }
 
   /** The log-probabilities of one choice, of the chat's form or of the completions'. @param {any} told */
   take(told) {
     for (const each of told?.content ?? []) {
-      this._add(each.bytes ? Uint8Array.from(each.bytes) : bytesOf(each.token), each.logprob,
+      // A control token has no bytes: it stands for no text.
+      this._add(Uint8Array.from(each.bytes ?? []), each.logprob,
         (each.top_logprobs ?? []).map((other) => [other.token, other.logprob]));
     }
     (told?.tokens ?? []).forEach((token, place) => {
@@ -44,11 +45,12 @@ export class TokenReader {
 const round = (value) => Number(value.toFixed(4));
 
 /**
- * A text cut into its tokens; null where they do not spell it.
+ * A text cut into its tokens; null where they do not spell it. A character that the last token leaves unfinished is the last's.
  * @param {string} text @param {Token[]} tokens @returns {{text: string, token: Token}[] | null}
  */
 export function inTokens(text, tokens) {
-  const whole = tokens.map(([spelt]) => spelt).join("");
+  const unfinished = text.endsWith("\ufffd") ? "\ufffd" : "";
+  const whole = tokens.map(([spelt]) => spelt).join("") + unfinished;
   let skip = whole.startsWith(text) ? 0 : whole.length - whole.trimStart().length;
   if (!whole.slice(skip).startsWith(text)) return null;
   const cut = [];
@@ -59,5 +61,6 @@ export function inTokens(text, tokens) {
     left -= spelt.length;
     if (spelt) cut.push({ text: spelt, token });
   }
-  return left ? null : cut;
+  if (left && cut.length) cut[cut.length - 1].text += unfinished;
+  return cut;
 }
