@@ -6,7 +6,8 @@ import typer
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 from flows.provenance.document import document_view
-from flows.provenance.search import MOST, Wanted, search
+from flows.provenance.search import MOST, search
+from flows.provenance.wanted import Wanted
 from flows.stages import document_stages
 from infra.errors import ConfigError, InputError
 

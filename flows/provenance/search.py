@@ -4,25 +4,23 @@ What is searched is everything the first document stage ever saw: its documents,
 ledger). The stages after it write the same file names, so each file is looked at once, beside its attributes and the later
 stages' ledgers for it. A search goes file by file and row group by row group, cheap columns first, stops at a full page or
 when its time is over, and says in ``next`` where the following one begins: memory and time are bounded whatever the size
-of the workspace. Words are looked for literally, whatever characters they hold, in either case.
+of the workspace.
 """
 
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from flows.provenance.attributes import attribute_kind
 from flows.provenance.fates import UNIT_LOST, find_rows
+from flows.provenance.wanted import Wanted, contains, excerpt, meets
 from flows.stages import LAST
 from infra.errors import InputError
 from infra.store.dataset import Dataset
@@ -30,36 +28,9 @@ from pipeline.profiles import source_of
 
 SECONDS = 2.0
 MOST = 200
-AROUND = 80
-"""Characters shown on either side of what was found."""
 FATE_COLUMNS = ["id", "verdict", "rule"]
 _CURSOR = re.compile(r"([0-9a-f]{12})\.(\d{1,9})\.(\d{1,12})")
 _SHOWN = ["id", "url", "title", "source", "language"]
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a document must meet; what is empty asks nothing."""
-
-    url: str = ""
-    """A part of its address."""
-    domain: str = ""
-    """Its host, or a domain above that."""
-    text: str = ""
-    """A part of its text as extracted."""
-    source: str = ""
-    language: str = ""
-    rule: str = ""
-    """The rule that decided about it."""
-    fate: str = ""
-    """kept, dropped or failed."""
-    stage: str = ""
-    """The stage that decided about it."""
-    least: Mapping[str, float] = field(default_factory=dict)
-    """Of attributes: undefined ones meet nothing."""
-    most: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,17 +103,6 @@ def _chunks(
                 yield replace(place, row=row), chunk
 
 
-def is_of_domain(url: str | None, domain: str) -> bool:
-    """Whether a URL's host is the domain or below it."""
-    if url is None:
-        return False
-    try:
-        host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
-    except ValueError:
-        return False
-    return host == domain or host.endswith(f".{domain}")
-
-
 def _paths(first: Dataset) -> list[str]:
     """Files of documents and of what became none, by their common name."""
     outputs = [*first.files("data/", ".parquet"), *first.files("ledger/", ".parquet")]
@@ -204,12 +164,12 @@ class _Chunk:
 
     def rows(self, wanted: Wanted, room: int) -> _Taken:
         """The first ``room`` rows that meet everything, and how many rows were looked at for that."""
-        met = _meets(self.table, self.fates, wanted)
+        met = meets(self.table, self.fates, wanted)
         met[: self.skip] = False
         texts: pa.Array | None = None
         if wanted.text:
             if met.any() and (texts := self._texts()) is not None:
-                met &= _contains(texts, wanted.text)
+                met &= contains(texts, wanted.text)
             else:
                 met[:] = False
         places = np.flatnonzero(met)[:room]
@@ -234,7 +194,7 @@ class _Chunk:
             "id": row["id"].hex(),
             "fate": fate,
             "characters": len(whole) if characters is None and whole is not None else characters,
-            "excerpt": _excerpt(whole, text) if whole is not None and text else None,
+            "excerpt": excerpt(whole, text) if whole is not None and text else None,
         }
 
 
@@ -384,44 +344,3 @@ def _beside(documents: pa.Table, measured: pa.Table | None, start: int, first: D
         elif name != "id":
             documents = documents.append_column(name, part[name])
     return documents
-
-
-# ---- one row --------------------------------------------------------------------------------------------------------
-
-
-def _meets(rows: pa.Table, fates: pa.Table, wanted: Wanted) -> Mask:
-    """Which rows meet everything but the words in their text."""
-    equal = [(rows, "source", wanted.source), (rows, "language", wanted.language)]
-    equal += [(fates, "rule", wanted.rule), (fates, "verdict", wanted.fate), (fates, "stage", wanted.stage)]
-    masks = [
-        _column_test(table, name, lambda column, v=value: pc.equal(column, v)) for table, name, value in equal if value
-    ]
-    if wanted.url:
-        masks.append(_column_test(rows, "url", lambda column: pc.match_substring(column, wanted.url, ignore_case=True)))
-    for bounds, test in ((wanted.least, pc.greater_equal), (wanted.most, pc.less_equal)):
-        for name, bound in bounds.items():
-            masks.append(_column_test(rows, name, lambda column, t=test, b=bound: t(column.cast(pa.float64()), b)))
-    met: Mask = reduce(np.logical_and, masks, np.ones(rows.num_rows, np.bool_))
-    if wanted.domain:
-        domain = wanted.domain.lower().strip(".")
-        near = met & _column_test(rows, "url", lambda column: pc.match_substring(column, domain, ignore_case=True))
-        met = np.zeros(rows.num_rows, np.bool_)
-        for place in np.flatnonzero(near):
-            met[place] = is_of_domain(rows["url"][int(place)].as_py(), domain)
-    return met
-
-
-def _column_test(table: pa.Table, name: str, test: Any) -> Mask:
-    """False where the value, or the whole column, is not there."""
-    if name not in table.column_names:
-        return np.zeros(table.num_rows, np.bool_)
-    return np.asarray(pc.fill_null(test(table[name]), False), np.bool_)
-
-
-def _contains(texts: pa.Array, text: str) -> Mask:
-    return np.asarray(pc.fill_null(pc.match_substring(texts, text, ignore_case=True), False), np.bool_)
-
-
-def _excerpt(whole: str, text: str) -> str:
-    at = max(0, whole.lower().find(text.lower()))
-    return whole[max(0, at - AROUND) : at + len(text) + AROUND]

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from flows.provenance.search import is_of_domain
 from flows.provenance.trace import STEPS, steps_of_rows
+from flows.provenance.wanted import is_of_domain
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
 

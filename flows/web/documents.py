@@ -16,7 +16,8 @@ from fastapi import APIRouter, Query, Request
 from flows.provenance.attributes import Measured, attribute_rows, histogram, threshold
 from flows.provenance.document import document_view
 from flows.provenance.fates import is_document_id
-from flows.provenance.search import MOST, Wanted, search
+from flows.provenance.search import MOST, search
+from flows.provenance.wanted import Wanted
 from flows.stages import document_stages
 from flows.web.site import Site
 from infra.errors import InputError, NotFound

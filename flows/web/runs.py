@@ -24,6 +24,7 @@ from flows.web.site import Site
 from infra.errors import HeadwaterError, InputError, NotFound
 from infra.runs import RUN_NAME, list_runs
 from infra.store.files import exists, read_json
+from infra.store.manifest import MANIFEST
 from infra.store.store import Store
 
 NEWEST = 200
@@ -32,8 +33,8 @@ Row = dict[str, Any]
 
 def router(site: Site) -> APIRouter:
     routes = APIRouter(prefix="/api")
-    known: dict[str, Row] = {}
-    """What is published never changes: manifests are read once."""
+    known: dict[tuple[str, int], Row] = {}
+    """Of each manifest as it was last written: long ones are read once."""
 
     @routes.get("/datasets")
     def datasets() -> list[Row]:
@@ -61,20 +62,25 @@ def router(site: Site) -> APIRouter:
     return routes
 
 
-def _published(store: Store, known: dict[str, Row]) -> list[Row]:
+def _published(store: Store, known: dict[tuple[str, int], Row]) -> list[Row]:
     rows = []
     for name in store.names():
         labels = labels_of(store, name)
         for fingerprint in store.fingerprints(name):
-            root = store.dataset_url(name, fingerprint)
-            if root not in known:
-                row = _described(store, name, fingerprint)
-                if row is None:
-                    continue
-                known[root] = row
-            rows.append(known[root] | {"labels": labels.get(fingerprint, [])})
+            key = _version(store, name, fingerprint)
+            row = known.get(key) or _described(store, name, fingerprint)
+            if row is not None:
+                if store.is_local:
+                    known[key] = row
+                rows.append(row | {"labels": labels.get(fingerprint, [])})
     order = {name: position for position, name in enumerate(STAGE_NAMES)}
     return sorted(rows, key=lambda row: (order.get(row["kind"], len(order)), row["ended"]))
+
+
+def _version(store: Store, name: str, fingerprint: str) -> tuple[str, int]:
+    """A dataset that is built again (``--force``) bears the same name."""
+    manifest = store.dataset_root(name, fingerprint) / MANIFEST
+    return f"{name}/{fingerprint}", manifest.stat().st_mtime_ns if manifest.exists() else 0
 
 
 def _described(store: Store, name: str, fingerprint: str) -> Row | None:

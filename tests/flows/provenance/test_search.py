@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from flows.provenance.search import Wanted, search
+from flows.provenance.search import search
+from flows.provenance.wanted import Wanted
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file

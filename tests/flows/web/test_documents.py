@@ -9,8 +9,10 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
-from flows.provenance.search import Wanted, search
+from flows.provenance.search import search
 from flows.provenance.trace import trace_step
+from flows.provenance.wanted import Wanted
+from flows.recipe import load_recipe
 from flows.stages import document_stages
 from flows.web.site import Site
 from infra.store.store import Store
@@ -239,7 +241,10 @@ def test_the_line_of_yaml_drops_exactly_what_was_counted(
 ) -> None:
     view = ask(client, "threshold", attribute=attribute, at=at, keep=keep)
     assert not view["partial"] and view["note"] is None
-    rules = yaml.safe_load(view["yaml"])["stages"]["quality"]["rules"]
+    given = yaml.safe_load(view["yaml"])["stages"]
+    others: dict[str, Any] = {name: {} for name in ("sample", "ingest", "classifier", "attributes")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"recipe": "small", "stages": others | given}))
+    rules = load_recipe(str(tmp_path / "recipe.yaml")).node("quality").config.model_dump()["rules"]
     before = store.get_ref("quality", "latest")
     inputs = {name: store.get_ref(name, "latest") for name in ("ingest", "attributes")}
     after = run_shard_stage(quality.STAGE, selection(*(OwnRule(**rule) for rule in rules)), inputs, tmp_path / "q")
