@@ -32,13 +32,13 @@ from pipeline.shards.index import ARRAYS, DESCRIPTION, DOCUMENT_ROWS, DOCUMENTS_
 from pipeline.tokenizer.model import SPECIALS, Tokenizer, encodable
 
 MOST_CHARACTERS = 1 << 20
-EXAMINED = 128
+EXAMINED = 32
 """Occurrences of a phrase that are followed as bytes; of one with more, tokens alone are compared."""
 READERS, AT_ONCE = 16, 8
 """Threads that wait for pages, and for how many searches each."""
 CLIPPED = 3
 """Tokens at an end of the text that may be others in a document."""
-CACHED_BATCHES = 8
+CACHED_BATCHES = 64
 """Batches of documents of a shard that stay decompressed."""
 AROUND_TOKENS, AROUND_CHARACTERS = 64, 200
 
@@ -114,7 +114,7 @@ class Index:
                 where=dataset.root,
                 remedy="Its ids mean other text: run the index stage again with --force.",
             )
-        table = self.tokenizer.token_bytes
+        self._table = table = self.tokenizer.token_bytes
         sizes = np.fromiter(map(len, table), np.int64, len(table))
         self._spelt = np.frombuffer(b"".join(table), np.uint8), np.concatenate([[0], np.cumsum(sizes)])
         counts = np.load(dataset.local(UNIGRAMS))
@@ -153,6 +153,9 @@ class Index:
         longest = sorted(_outermost(hits), key=lambda span: (span[0] - span[1], span))[:limit]
         spans = sorted(self._pool.map(described, longest), key=lambda span: (-span.tokens, span.start))
         return Found(len(bounds) - 1, tuple(spans))
+
+    def _spell(self, tokens: np.ndarray) -> bytes:
+        return b"".join(map(self._table.__getitem__, tokens.tolist()))
 
     # ---- phrases of tokens --------------------------------------------------------------------------------------
 
@@ -261,11 +264,12 @@ class Index:
         first = occurrences[0]
         part = self.parts[first.part]
         rows = sorted({row for each in occurrences for row in self.parts[each.part].rows(each.place, each.until)})
-        spell = self.tokenizer.decode_bytes
         tokens = part.text(first.place - AROUND_TOKENS, first.place)
-        begun = spell(part.text(first.place, first.until))
-        before = spell(_last_text(tokens)) + begun[: first.byte]
-        after = begun[first.byte + size :] + spell(_first_text(part.text(first.until, first.until + AROUND_TOKENS)))
+        begun = self._spell(part.text(first.place, first.until))
+        before = self._spell(_last_text(tokens)) + begun[: first.byte]
+        after = begun[first.byte + size :] + self._spell(
+            _first_text(part.text(first.until, first.until + AROUND_TOKENS))
+        )
         return Match(
             origin["document_id"].hex(), origin["url"], origin["source"], origin["archive"], origin["archive_offset"],
             origin["quality"], before.decode("utf-8", "ignore")[-AROUND_CHARACTERS:],
@@ -322,7 +326,9 @@ class _Part:
         self._key = arrays.key_shape(vocab_size)
         try:
             loaded = {kind: _mapped(dataset, f"data/{self.name}.{kind}.npy") for kind in ARRAYS}
-            documents = pa.ipc.open_file(pa.memory_map(str(dataset.local(f"data/{self.name}{DOCUMENTS_SUFFIX}"))))
+            origins = pa.memory_map(str(dataset.local(f"data/{self.name}{DOCUMENTS_SUFFIX}")))
+            # A batch is small: to hand its columns to threads would take longer than to decompress them.
+            documents = pa.ipc.open_file(origins, options=pa.ipc.IpcReadOptions(use_threads=False))
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise _damaged(dataset, self.name) from error
         self._batch = lru_cache(CACHED_BATCHES)(documents.get_batch)
@@ -369,7 +375,7 @@ class _Part:
         return found
 
     def _piece(self, place: int) -> int:
-        return int(np.searchsorted(self._pieces[0], place, side="right")) - 1
+        return int(np.searchsorted(self._pieces[0], np.uint32(place), side="right")) - 1
 
 
 def _ids(tokens: list[int]) -> np.ndarray:

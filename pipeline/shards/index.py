@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 DESCRIPTION = "data/index.json"
 ARRAYS = ("tokens", "high", "suffixes", "keys", "pieces")
 DOCUMENTS_SUFFIX = ".documents.arrow"
-DOCUMENT_ROWS = 512
+DOCUMENT_ROWS = 128
 """Documents to a compressed batch: what is read to learn of one."""
 ORIGIN = ("document_id", "url", "source", "archive", "archive_offset", "quality")
 
@@ -127,7 +127,7 @@ def _copy(document: np.ndarray, offset: np.ndarray, row: np.ndarray) -> np.ndarr
 
 
 def _write_documents(documents: pa.Table, path: Path) -> None:
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, documents.schema, options=options) as writer:
         writer.write_table(documents, max_chunksize=DOCUMENT_ROWS)
 
@@ -166,7 +166,7 @@ def _finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="index",
-    code_version=1,
+    code_version=2,
     config=IndexConfig,
     reference="pipeline.shards.index:STAGE",
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pipeline.tokenizer import STAGE as TOKENIZER
 from pipeline.tokenizer import TokenizerConfig
 from tests.flows.web.sites import client_of
 from tests.pipeline.corpus import corpus_documents, document, publish_documents
-from tests.support import adopt_dataset, run_shard_stage
+from tests.support import REPOSITORY, adopt_dataset, run_shard_stage
 
 HERON = "The heron waits <b>quietly</b> for a carp, and then it flies away over the reeds."
 
@@ -130,3 +131,8 @@ def test_words_from_standard_input(store: Store, monkeypatch, capsys) -> None:
     assert (HERON * 3)[spans[0]["start"] : spans[0]["end"]] == HERON
     command("xyzzy", workspace=store.address)
     assert "No part of it" in capsys.readouterr().out
+
+
+def test_it_loads_no_torch() -> None:
+    loading = "import sys, flows.cli.find, flows.provenance.find; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loading], cwd=REPOSITORY, check=False).returncode == 0
