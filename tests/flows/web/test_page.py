@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from flows.web.app import STATIC
+from pipeline.shards import index
 from tests.flows.web.sites import running, site_with_models
-from tests.flows.workspaces import make_workspace
+from tests.flows.workspaces import make_workspace, publish
+from tests.support import run_shard_stage
 from tests.training.folders import TEMPLATE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="wants playwright")
@@ -28,7 +30,9 @@ MODULES = sorted(STATIC.glob("*.js"))
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("page")
-    make_workspace(folder)
+    store = make_workspace(folder)
+    made = {name: store.get_ref(name, "latest") for name in ("shards", "tokenizer")}
+    publish(store, run_shard_stage(index.STAGE, index.IndexConfig(), made, folder / "new"))
     models = {"one": TEMPLATE, "two": TEMPLATE, "plain": None}
     with site_with_models(folder, models, requests_per_second=1000) as site, running(site) as url:
         yield url
@@ -37,6 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
+        expect.set_options(timeout=20_000)
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -276,3 +281,57 @@ def test_tabs_by_keyboard_on_a_telephone_in_the_dark(page: Any) -> None:
         expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+
+
+# ---- where from, compare, runs --------------------------------------------------------------------------------------
+
+
+@browsing
+def test_words_of_the_training_data_are_found(page: Any) -> None:
+    page.goto("/#find")
+    words = " ".join(f"word{number}" for number in range(40, 52))
+    page.get_by_label("A text").fill(f"😀😀 zzqx {words} qqzz")
+    page.get_by_role("button", name="Find", exact=True).click()
+    longest = page.locator(".found .span[aria-pressed=true]")
+    expect(longest.first).to_contain_text("word45 word46")
+    expect(page.locator(".matches .url").first).to_contain_text("notes.example/twin-")
+    expect(page.locator(".matches mark").first).to_contain_text("word45 word46")
+    page.get_by_role("link", name="The document").first.click()
+    expect(page.get_by_role("heading", name="Through the stages")).to_be_visible()
+
+
+@browsing
+def test_answers_are_compared_by_keys_and_a_vote_is_taken_back(page: Any) -> None:
+    page.goto("/#compare")
+    page.get_by_label("Your name").fill("Zoë")
+    page.get_by_label("Your name").blur()
+    page.get_by_label("A prompt of your own").fill("Which is better?")
+    page.get_by_role("button", name="Ask the models").click()
+    expect(page.get_by_label("Left", exact=True)).to_be_visible(timeout=20_000)
+    assert not re.search(r"\b(one|two)\b", page.locator("[data-pair]").inner_text())
+    page.get_by_role("heading", name="Board").click()
+    page.keyboard.press("1")
+    expect(page.locator(".progress")).to_contain_text("1 of 1 · Zoë")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("Which is better?")).to_be_visible()
+    page.keyboard.press("3")
+    expect(page.locator(".progress")).to_contain_text("1 of 1 · Zoë")
+    page.get_by_role("tab", name="Runs").click()
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.get_by_role("region", name="Annotators")).to_contain_text("Zoë")
+
+
+@browsing
+def test_datasets_funnel_and_curves_are_drawn(page: Any) -> None:
+    page.goto("/#runs")
+    expect(page.locator(".chart")).to_have_attribute("aria-label", re.compile("loss"))
+    expect(page.locator(".chart path.line")).to_have_count(1)
+    page.get_by_label("Figure").select_option("lr")
+    expect(page.locator(".chart")).to_have_attribute("aria-label", re.compile("lr"))
+    expect(page.locator(".step", has_text="quality").locator(".stack .kept")).to_be_visible()
+    node = page.locator(".node", has_text="dedup")
+    node.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("h3", has_text="dedup/")).to_be_visible()
+    page.get_by_role("button", name="quality/").first.click()
+    expect(page.locator("h3", has_text="quality/")).to_be_visible()
