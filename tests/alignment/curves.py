@@ -1,0 +1,67 @@
+"""The curves of docs/alignment, from runs in a workspace: ``python -m tests.alignment.curves WORKSPACE [STAGE…]``."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infra.store.store import Store
+from tests.support import REPOSITORY
+
+CURVES: Mapping[str, Sequence[str]] = {
+    "sft": ("loss", "grad_norm"),
+    "reward": ("loss", "accuracy"),
+    "dpo": ("preference_loss", "margin", "accuracy"),
+    "ppo": ("reward", "kl", "finished"),
+    "grpo": ("solved", "teaching_groups", "entropy"),
+}
+WIDTH, HEIGHT, LEFT, TOP = 270, 170, 50, 26
+Point = tuple[float, float]
+
+
+def panel(place: int, name: str, points: Sequence[Point]) -> str:
+    """One figure over the steps, its axes named by their ends."""
+    (first, last), values = (points[0][0], points[-1][0]), [value for _, value in points]
+    low, high = min(values), max(values)
+    span = high - low or abs(high) or 1.0
+    across, up = WIDTH - LEFT - 12, HEIGHT - TOP - 26
+
+    def at(step: float, value: float) -> tuple[float, float]:
+        return LEFT + across * (step - first) / ((last - first) or 1), TOP + up * (1 - (value - low) / span)
+
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in (at(*point) for point in points[:40]))
+    marks = dots if len(points) < 20 else ""
+    return (
+        f'<g transform="translate({place * WIDTH},0)" fill="#4269d0"><text class="t" x="{LEFT}" y="16">{name}</text>'
+        f'<path d="M{LEFT} {TOP}V{TOP + up}H{LEFT + across}" stroke="#999" fill="none"/>'
+        f'<text class="e" x="{LEFT - 4}" y="{TOP + 8}">{high:.2f}</text>'
+        f'<text class="e" x="{LEFT - 4}" y="{TOP + up}">{low + 0.0:.2f}</text>'
+        f'<text class="t" x="{LEFT}" y="{HEIGHT - 8}">step {first:.0f}</text>'
+        f'<text class="e" x="{LEFT + across}" y="{HEIGHT - 8}">{last:.0f}</text>'
+        f'<polyline points="{line}" stroke="#4269d0" stroke-width="1.5" fill="none"/>{marks}</g>'
+    )
+
+
+def drawn(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    points = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
+    panels = [panel(place, name, found) for place, (name, found) in enumerate(points.items()) if found]
+    style = "text{font:12px sans-serif;fill:#777}.e{text-anchor:end}"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(panels)}" height="{HEIGHT}" role="img">'
+        f"<style>{style}</style>{''.join(panels)}</svg>\n"
+    )
+
+
+def main() -> None:
+    store = Store.at(sys.argv[1])
+    for stage in sys.argv[2:] or CURVES:
+        dataset = store.resolve(stage)
+        text = dataset.local("data/metrics.jsonl").read_text()
+        path = REPOSITORY / f"docs/images/{stage}.svg"
+        path.write_text(drawn([json.loads(line) for line in text.splitlines()], CURVES[stage]))
+        sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes, {stage}/{dataset.manifest.fingerprint}\n")
+
+
+if __name__ == "__main__":
+    main()
