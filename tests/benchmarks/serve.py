@@ -41,7 +41,7 @@ def run(
     workspace: str = "workspace",
     model: str = "export",
     tokens: int = 64,
-    rounds: int = 5,
+    rounds: int = 3,
     requests: int = 1000,
     indexed: int = 100_000_000,
 ) -> dict[str, Any]:
