@@ -11,18 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from alignment.conversations import check_special_tokens, stop_ids
 from alignment.template_chat import chat_tokenizer
 from alignment.turns import AnyTokenizer, Templated
-from infra.config import Execution
+from infra.config import Execution, Later
 from infra.store.files import sha256_file
-from training.engine import ParallelConfig
 from training.hub_format import DTYPES, load_config, load_model
 from training.job import Job, JobConfig, TrainingJobConfig, run_job
 from training.model import Decoder
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
 
 
@@ -67,6 +67,8 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
     """Rows a rank takes through one forward and backward pass."""
     zero_stage: int = Field(default=1, ge=0, le=3)
     """ZeRO stage of the optimizer."""
+    engine: Annotated[Literal["deepspeed", "torch"], Later()] = "deepspeed"
+    """Who shards the model: DeepSpeed's ZeRO, or torch's own FSDP2."""
     publish: Literal["last", "best"] = "last"
     """The model of the last step, or of the step whose held-out figure was best of those measured."""
     validate_every: int = Field(default=50, ge=1)
@@ -85,7 +87,17 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
         )
 
     def parallel(self) -> ParallelConfig:
-        return ParallelConfig(zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch)
+        return ParallelConfig(
+            engine=self.engine, zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch
+        )
+
+    @model_validator(mode="after")
+    def _engine_has_it(self) -> "TuningConfig":
+        try:
+            self.parallel()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
 
 class SupervisedConfig(TuningConfig):

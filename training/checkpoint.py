@@ -2,9 +2,10 @@
 
     checkpoints/step-00000120.tmp/       being written; a leftover of a kill is swept away by the next save
     checkpoints/step-00000120/
-        manifest.json                    step, ranks, ZeRO stage, the model's shape, the caller's state, every file's
+        manifest.json                    step, engine, ranks, ZeRO stage, the model's shape, the caller's state, every file's
                                          size and digest
-        engine/                          DeepSpeed's files: weights, master weights, moments
+        engine/                          weights, master weights, moments: DeepSpeed's files, or those of
+                                         torch.distributed.checkpoint (training.distributed_checkpoint)
         rank-0.pt …                      random generators and the caller's tensors, a file a rank
 
 ``save`` copies everything to host memory and returns; a thread writes, digests, waits for the other ranks' threads over
@@ -12,8 +13,9 @@ a group of its own, and rank 0 writes the manifest and renames. Training goes on
 full disk, say) costs that checkpoint and is reported as a warning; older ones stay until a newer one is whole.
 
 ``load_newest`` takes the newest checkpoint whose every file has the recorded digest; others are passed over with a
-warning. With as many ranks and the same ZeRO stage as when it was saved, the continuation is bit-exact. Otherwise
-the checkpoint goes through DeepSpeed's universal format and the continuation agrees within rounding.
+warning. With the engine, the ZeRO stage and the mesh it was saved with, the continuation is bit-exact. Otherwise it agrees
+within rounding: the torch engine reads what any mesh wrote, DeepSpeed goes through its universal format, and each takes the
+other's.
 """
 
 import json
@@ -36,9 +38,10 @@ from torch import nn
 from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
+from training.distributed_checkpoint import host_copy, load_into_deepspeed, load_shards, load_universal, write_shards
 from training.engine import Engine
 from training.model import Decoder
-from training.universal import ENGINE, load_elsewhere, load_engine
+from training.universal import ENGINE, load_elsewhere, load_engine, universal
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -83,8 +86,9 @@ class Checkpoints:
             self._group = dist.new_group(backend="gloo")
         target = self.folder / f"step-{self.engine.step:08d}"
         pending = target.with_name(target.name + ".tmp")
-        files = _snapshot(self.engine, pending)
-        rank = self.engine.ranks.rank
+        rank, sharded = self.engine.ranks.rank, self.engine.parallel.engine == "torch"
+        shards = host_copy(self.engine) if sharded else None
+        files = {} if sharded else _snapshot(self.engine, pending)
         files[pending / f"rank-{rank}.pt"] = {"random": _random_state(), "caller": _to_host(rank_state or {})}
         description = {
             "format": FORMAT,
@@ -92,10 +96,12 @@ class Checkpoints:
             "held_steps": self.engine.skipped_steps,
             "ranks": self.engine.ranks.world_size,
             "zero_stage": self.engine.parallel.zero_stage,
-            "model": _describe_model(self.engine.model),
+            "engine": self.engine.parallel.engine,
+            "mesh": _mesh(self.engine),
+            "model": _describe_model(self.engine.model, self.engine.parallel.dtype),
             "state": state,
         }
-        self._thread = threading.Thread(target=self._write, args=(pending, target, files, description))
+        self._thread = threading.Thread(target=self._write, args=(pending, target, files, shards, description))
         self._thread.start()
         if wait:
             self.wait()
@@ -112,7 +118,14 @@ class Checkpoints:
         """Whether a checkpoint is still being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _write(self, pending: Path, target: Path, files: dict[Path, Any], description: dict[str, Any]) -> None:
+    def _write(
+        self,
+        pending: Path,
+        target: Path,
+        files: dict[Path, Any],
+        shards: dict[str, Any] | None,
+        description: dict[str, Any],
+    ) -> None:
         first = self.engine.ranks.first
         error = _attempt(lambda: _prepare(self.folder, pending)) if first else None
         if self._worst(error):
@@ -120,6 +133,9 @@ class Checkpoints:
             return
         listed: dict[str, list[Json]] = {}
         error = _attempt(lambda: listed.update(_write_files(pending, files)))
+        if shards is not None:
+            failed = _attempt(lambda: listed.update(self._write_shards(pending, shards)))
+            error = error or failed
         if self._worst(error):
             self._give_up(pending, target, self._last_error)
             return
@@ -132,6 +148,10 @@ class Checkpoints:
                 self._give_up(pending, target, error)
             else:
                 _attempt(lambda: self._rotate())
+
+    def _write_shards(self, pending: Path, shards: dict[str, Any]) -> dict[str, list[Json]]:
+        written = write_shards(pending / ENGINE, shards, self.engine.ranks.rank, self._group)
+        return dict(_listed(pending, path) for path in written)
 
     def _worst(self, error: str | None) -> bool:
         """Whether any rank failed; remembers the first failure."""
@@ -211,7 +231,7 @@ def verify(path: Path) -> dict[str, Any]:
 def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
     """What DeepSpeed would write, copied to host memory. Collective: ZeRO-3 gathers nothing, but all ranks must call."""
     collector = _Collector()
-    deepspeed_engine = engine.deepspeed
+    deepspeed_engine = engine.runtime
     original = deepspeed_engine.checkpoint_engine
     deepspeed_engine.checkpoint_engine = collector
     deepspeed_engine._copy_recovery_script = lambda path: None
@@ -222,11 +242,16 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
     return collector.files
 
 
-def _describe_model(model: nn.Module) -> dict[str, Json] | None:
+def _mesh(engine: Engine) -> list[Json]:
+    mesh = engine.parallel.mesh(engine.ranks.world_size)
+    return [mesh.replicate, mesh.shard]
+
+
+def _describe_model(model: nn.Module, precision: str) -> dict[str, Json] | None:
     """Where in the engine's module the decoder is, and its shape: enough to open it without the job's code."""
     for name, module in model.named_modules():
         if isinstance(module, Decoder):
-            dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
+            dtype = {"bf16": "bfloat16", "fp32": "float32"}[precision]
             return {"prefix": f"{name}." * bool(name), "dtype": dtype, "config": module.config.model_dump(mode="json")}
     return None
 
@@ -295,8 +320,12 @@ def _write_files(pending: Path, files: dict[Path, Any]) -> dict[str, list[Json]]
                 raise OSError(f"{path.name} could not be written, {free:,.1f} MB are free on its disk") from error
             stream.flush()
             os.fsync(stream.fileno())
-        listed[path.relative_to(pending).as_posix()] = [path.stat().st_size, sha256_file(path)]
+        listed |= [_listed(pending, path)]
     return listed
+
+
+def _listed(pending: Path, path: Path) -> tuple[str, list[Json]]:
+    return path.relative_to(pending).as_posix(), [path.stat().st_size, sha256_file(path)]
 
 
 def _complete(pending: Path, target: Path, manifest: dict[str, Any]) -> None:
@@ -321,11 +350,21 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
             where=str(path),
             remedy="Stages 1, 2 and 3 can follow one another; stage 0 only itself.",
         )
-    exact = same_ranks and stages[0] == stages[1]
-    if exact or stages == (0, 0):
+    applied = manifest["step"] - manifest["held_steps"]
+    engines = manifest.get("engine", "deepspeed"), engine.parallel.engine
+    same_engine = engines[0] == engines[1] and manifest.get("mesh", [1, manifest["ranks"]]) == _mesh(engine)
+    exact = same_ranks and stages[0] == stages[1] and same_engine
+    if engines == ("torch", "torch"):
+        load_shards(engine, path / ENGINE, applied)
+    elif engines == ("torch", "deepspeed"):
+        load_into_deepspeed(engine, path / ENGINE, applied)
+    elif engines == ("deepspeed", "torch"):
+        with universal(engine, path) as folder:
+            load_universal(engine, folder / ENGINE, applied)
+    elif exact or stages == (0, 0):
         load_engine(engine, path)
     else:
-        load_elsewhere(engine, path, applied=manifest["step"] - manifest["held_steps"])
+        load_elsewhere(engine, path, applied)
     engine.step, engine.skipped_steps = manifest["step"], manifest["held_steps"]
     rank_state: dict[str, Any] = {}
     if same_ranks:

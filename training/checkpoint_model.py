@@ -4,6 +4,8 @@ Up to ZeRO stage 2 every checkpoint holds the forward pass's weights in full. At
 piece of every fp32 master weight, in the order of the parameters; put together and rounded to the training's precision
 they are what ``pretrain`` would have published at that step, byte for byte.
 
+The torch engine's files hold the fp32 master weights whatever the stage, and are rounded likewise.
+
 Nothing is unpickled but tensors and plain values, so a checkpoint from elsewhere can do no harm.
 """
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from infra.errors import HeadwaterError, InputError
 from infra.job import load_request
 from training.checkpoint import MANIFEST, list_checkpoints, verify
+from training.distributed_checkpoint import read_whole
 from training.hub_format import save_model
 from training.model import Decoder, ModelConfig
 from training.universal import ENGINE
@@ -64,7 +67,11 @@ def load_checkpoint_model(checkpoint: Path) -> Decoder:
     with torch.device("meta"):
         decoder = Decoder(ModelConfig.model_validate(described["config"]))
     prefix, dtype = "model." + described["prefix"], getattr(torch, described["dtype"])
-    stored = _sharded(checkpoint, manifest["ranks"]) if manifest["zero_stage"] == 3 else _whole(checkpoint)
+    if manifest.get("engine") == "torch":
+        empty = {f"weight/{prefix}{name}": torch.empty(tensor.shape) for name, tensor in decoder.state_dict().items()}
+        stored = {name.removeprefix("weight/"): whole for name, whole in read_whole(checkpoint / ENGINE, empty).items()}
+    else:
+        stored = _sharded(checkpoint, manifest["ranks"]) if manifest["zero_stage"] == 3 else _whole(checkpoint)
     state = {name: stored[prefix + name].to(dtype) for name in decoder.state_dict()}
     decoder.load_state_dict(state, assign=True)
     return decoder

@@ -1,4 +1,4 @@
-"""A thin layer on DeepSpeed: start the ranks, build the engine, take one exact optimizer step.
+"""A thin layer on DeepSpeed or FSDP2: start the ranks, build the engine, take one exact optimizer step.
 
 The step's rule, on which every loss in training and alignment relies: a micro batch contributes a *sum* of losses, and
 the sum over all micro batches of all ranks is divided once by the global weight (usually the number of target
@@ -7,8 +7,8 @@ tokens). Accumulating k micro batches, one big batch, or two ranks therefore giv
     engine = create_engine(model, optimizer, parallel, total_steps=1000)
     result = engine.train_step(batches, losses=lambda model, batch: {"loss": nll_sum}, weight=lambda batch: tokens)
 
-``losses`` runs inside a forward pass that DeepSpeed watches, so it may use any parameter of the model directly (the
-output matrix of a chunked cross-entropy, say) even where ZeRO-3 keeps it partitioned.
+``losses`` runs inside a forward pass that the sharding watches, so it may use any parameter outside the blocks directly
+(the output matrix of a chunked cross-entropy, say) even where it is kept in pieces.
 """
 
 import contextlib
@@ -18,49 +18,24 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
 import torch.distributed as dist
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
-from infra.config import Config
 from training.attention import Attention
 from training.muon import layouts_of
-from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer
+from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
+from training.parallel import ParallelConfig
 from training.schedule import learning_rate_factor
 
 Batch = TypeVar("Batch")
 Losses = Callable[[Any, Batch], dict[str, Tensor]]
 Veto = Callable[[float, float], str | None]
 """(mean loss, gradient norm) -> why the update must not be applied, or None. Called with equal values on all ranks."""
-
-
-class ParallelConfig(Config):
-    """Precision, sharding and memory of a process group."""
-
-    zero_stage: int = Field(default=1, ge=0, le=3)
-    """ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights as well. 0 (no sharding) cannot change ranks."""
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    """Precision of weights in forward and backward; master weights and moments are always fp32."""
-    offload: bool = False
-    """Keep optimizer states in the host's memory."""
-    micro_batch: int = Field(default=8, ge=1)
-    """Sequences a rank takes through one forward and backward pass."""
-    activation_checkpointing: bool = False
-    """Recompute a layer's activations in the backward pass instead of keeping them."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
-
-    @model_validator(mode="after")
-    def _master_weights_need_zero(self) -> "ParallelConfig":
-        # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
-        if self.dtype == "bf16" and self.zero_stage == 0:
-            raise ValueError("bf16 needs zero_stage 1, 2 or 3")
-        return self
 
 
 @dataclass(frozen=True)
@@ -148,10 +123,13 @@ class _Watched(nn.Module):
 
 @dataclass
 class Engine:
-    """A model under DeepSpeed. ``step`` counts optimizer steps, applied or skipped; ``skipped_steps`` those skipped."""
+    """A model under DeepSpeed or FSDP (``runtime``).
+
+    ``step`` counts optimizer steps, applied or skipped; ``skipped_steps`` those skipped.
+    """
 
     model: nn.Module
-    deepspeed: Any
+    runtime: Any
     torch_optimizer: SkippingOptimizer
     optimizer: OptimizerConfig
     parallel: ParallelConfig
@@ -165,18 +143,27 @@ class Engine:
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(model, *arguments)`` with every parameter at hand, whatever the ZeRO stage."""
-        return self.deepspeed(function, *arguments)
+        return self.runtime(function, *arguments)
 
     @torch.no_grad()
     def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """As ``forward``, without gradients and in evaluation mode. Under ZeRO-3 every layer is an exchange between the ranks:
         all must do the same, unless the weights are ``gathered``."""
         training = self.model.training
-        self.deepspeed.eval()
+        self.runtime.eval()
         try:
-            return function(self.model, *arguments) if self._gathered else self.deepspeed(function, *arguments)
+            return function(self.model, *arguments) if self._gathered else self.runtime(function, *arguments)
         finally:
-            self.deepspeed.train(training)
+            self.runtime.train(training)
+
+    def _all_weights(self) -> contextlib.AbstractContextManager[Any]:
+        if self.parallel.engine == "torch":
+            whole: contextlib.AbstractContextManager[None] = self.runtime.whole()
+            return whole
+        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+        unwrapped: contextlib.AbstractContextManager[Any] = unwrap_model_for_generation(self.runtime)
+        return unwrapped
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -185,9 +172,7 @@ class Engine:
         if self.parallel.zero_stage < 3 or self._gathered:
             yield
             return
-        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
-
-        with unwrap_model_for_generation(self.deepspeed):
+        with self._all_weights():
             self._gathered = True
             try:
                 yield
@@ -206,14 +191,14 @@ class Engine:
         is what the sums are divided by; a batch may have weight 0. Everything is divided by the global weight.
         """
         (total,) = self._sum_over_ranks([math.fsum(weight(batch) for batch in batches)])
-        # DeepSpeed averages gradients over ranks; we want their sum, divided by the global weight.
+        # Both engines average gradients over ranks; we want their sum, divided by the global weight.
         scale = self.ranks.world_size / total if total else 0.0
         zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
-            self.deepspeed.set_gradient_accumulation_boundary(index == len(batches) - 1)
-            parts = self.deepspeed(losses, batch)
-            self.deepspeed.backward(parts["loss"] * scale)
+            self.runtime.set_gradient_accumulation_boundary(index == len(batches) - 1)
+            parts = self.runtime(losses, batch)
+            self.runtime.backward(parts["loss"] * scale)
             for name, value in parts.items():
                 sums[name] = sums.get(name, zero) + value.detach().double()
         values = self._sum_over_ranks(list(sums.values()))
@@ -227,6 +212,10 @@ class Engine:
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
         """The model with every weight in full, in the precision of the forward pass. Collective."""
+        if self.parallel.engine == "torch":
+            with self.runtime.whole():
+                yield self.model
+            return
         if self.parallel.zero_stage < 3:
             yield self.model
             return
@@ -238,6 +227,9 @@ class Engine:
     @torch.no_grad()
     def put_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights, to measure and publish them. Collective; the optimizer learns nothing of it."""
+        if self.parallel.engine == "torch":
+            self.runtime.put({f"model.{name}": weight for name, weight in weights.items()})
+            return
         if self.parallel.zero_stage < 3:
             self.model.load_state_dict(weights)
             return
@@ -249,18 +241,20 @@ class Engine:
 
     def grad_norm(self) -> float:
         """Global norm of the gradient before clipping, as of the last update."""
-        return self._norm if self._norm is not None else float(self.deepspeed.optimizer._global_grad_norm)
+        return self._norm if self._norm is not None else float(self.runtime.optimizer._global_grad_norm)
 
     def _update(self, means: dict[str, float], weight: float) -> StepResult:
         factor = learning_rate_factor(self.optimizer.schedule, self.step, self.total_steps)
         for group in self.torch_optimizer.param_groups:
             group["lr"] = self.optimizer.lr * factor * group["lr_scale"]
-        if _unsharded(self.parallel):
+        if self.parallel.engine == "torch":
+            self._norm = self.runtime.clip(self.optimizer.clip)
+        elif _unsharded(self.parallel):
             self._norm = _clip(self.model, self.optimizer.clip)
         gate = _Gate(lambda: self._judge(means["loss"], self.grad_norm(), weight))
         self.torch_optimizer.skip = gate
         try:
-            self.deepspeed.step()
+            self.runtime.step()
         finally:
             self.torch_optimizer.skip = None
         # Never asked: DeepSpeed met a gradient that is not finite and skipped the update itself.
@@ -310,19 +304,34 @@ def create_engine(
     ranks: Ranks | None = None,
     veto: Veto | None = None,
 ) -> Engine:
-    """Put ``model`` under DeepSpeed. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
-    import deepspeed
-
+    """Put ``model`` under its engine. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
     ranks = ranks or init_distributed()
-    model.to(ranks.device)
     if parallel.compile:
         for module in model.modules():
             # ZeRO-3 gathers weights when their own module is called.
-            if isinstance(module, Attention) and ranks.device.type == "cuda" and parallel.zero_stage < 3:
+            if isinstance(module, Attention) and ranks.device.type == "cuda" and not parallel.cut_while_built:
                 module.joined = True
         model.compile()
-    watched = _Watched(model)
-    torch_optimizer = create_optimizer(watched, optimizer)
+    runtime: Any
+    if parallel.engine == "torch":
+        from training.fsdp import Fsdp  # more than a second
+
+        runtime = Fsdp(_Watched(model), optimizer, parallel, parallel.mesh(ranks.world_size), ranks.device)
+        torch_optimizer = runtime.optimizer
+    else:
+        model.to(ranks.device)
+        runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
+    if ranks.device.type == "cuda" or parallel.dtype == "bf16":
+        torch_optimizer.precision = torch.bfloat16
+    return Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto)
+
+
+def _under_deepspeed(
+    watched: nn.Module, optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks
+) -> tuple[Any, SkippingOptimizer]:
+    import deepspeed
+
+    torch_optimizer = create_optimizer(parameter_groups(watched, optimizer), optimizer)
     muon = {weight for group in torch_optimizer.param_groups if group["muon"] for weight in group["params"]}
     with (
         contextlib.redirect_stdout(io.StringIO()),  # it prints memory figures whatever its log level
@@ -332,23 +341,12 @@ def create_engine(
         deepspeed_engine, *_ = deepspeed.initialize(
             model=watched,
             optimizer=torch_optimizer,
-            config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in model.parameters())),
+            config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in watched.parameters())),
             dist_init_required=False,
         )
     if muon:
         torch_optimizer.layouts = layouts_of(deepspeed_engine, parallel.zero_stage, muon)
-        if ranks.device.type == "cuda" or parallel.dtype == "bf16":
-            torch_optimizer.precision = torch.bfloat16
-    return Engine(
-        model,
-        deepspeed_engine,
-        torch_optimizer,
-        optimizer,
-        parallel,
-        ranks,
-        total_steps,
-        veto=veto,
-    )
+    return deepspeed_engine, torch_optimizer
 
 
 def deepspeed_config(

@@ -1,4 +1,4 @@
-"""Muon for weights that ZeRO has cut into flat partitions.
+"""Muon for weights that ZeRO or FSDP has cut into pieces.
 
 Muon replaces a matrix's momentum by the nearest orthogonal matrix (Newton-Schulz iteration) before it is applied. It
 needs whole matrices; DeepSpeed hands the optimizer flat vectors, of which a rank holds a part. A ``Layout`` says which
@@ -57,6 +57,8 @@ class Layout:
     pieces: list[Piece]
     cut: list[bool]
     """Whether a matrix lies on more than one rank."""
+    group: Any = None
+    """The ranks that hold the pieces of one matrix between them; none: all."""
 
 
 def orthogonalise(matrix: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
@@ -119,7 +121,7 @@ def _whole_matrices(flat: Tensor, layout: Layout) -> Iterator[tuple[Piece, Tenso
             begin = offset + piece.start
             together[begin : begin + piece.length] = flat[piece.place : piece.place + piece.length]
             offset += piece.size
-        dist.all_reduce(together)
+        dist.all_reduce(together, group=layout.group)
         offset = 0
         for piece in bucket:
             if piece.length:
@@ -148,20 +150,25 @@ def layouts_of(deepspeed_engine: Any, stage: int, muon: set[nn.Parameter]) -> di
     found: dict[int, list[Piece]] = {}
     if stage == 0:
         found = {id(parameter): [_entire(parameter)] for parameter in _in_order(deepspeed_engine, muon)}
-    elif stage == 3:
-        zero = deepspeed_engine.optimizer
-        for group, flat in zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True):
-            if group[0] in muon:
-                found[id(flat)] = list(_partitioned(group))
     else:
         zero = deepspeed_engine.optimizer
-        groups = zero.bf16_groups if hasattr(zero, "bf16_groups") else zero.bit16_groups
-        bf16_optimizer = hasattr(zero, "fp32_groups_flat_partition")
-        flats = zero.fp32_groups_flat_partition if bf16_optimizer else zero.single_partition_of_fp32_groups
-        for group, flat in zip(groups, flats, strict=True):
+        names = ("fp16_groups",) if stage == 3 else ("bf16_groups", "bit16_groups")
+        groups = next(getattr(zero, name) for name in names if hasattr(zero, name))
+        for group, flat in zip(groups, flat_parameters(zero, stage), strict=True):
             if group[0] in muon:
-                found[id(flat)] = [_fragment(parameter) for parameter in group]
-    return {key: Layout(pieces, _cut(pieces)) for key, pieces in found.items()}
+                found[id(flat)] = list(_partitioned(group)) if stage == 3 else [_fragment(one) for one in group]
+    return {key: Layout(pieces, cut(pieces)) for key, pieces in found.items()}
+
+
+def flat_parameters(zero: Any, stage: int) -> list[Tensor]:
+    """The fp32 vectors that DeepSpeed's optimizer of ZeRO stage 1, 2 or 3 hands to the torch optimizer."""
+    if stage == 3:
+        flats: list[Tensor] = zero.fp32_partitioned_groups_flat
+    elif hasattr(zero, "fp32_groups_flat_partition"):  # its optimizer for bf16
+        flats = zero.fp32_groups_flat_partition
+    else:
+        flats = zero.single_partition_of_fp32_groups
+    return flats
 
 
 def _in_order(deepspeed_engine: Any, muon: set[nn.Parameter]) -> list[nn.Parameter]:
@@ -194,7 +201,7 @@ def _partitioned(group: Sequence[Any]) -> Iterator[Piece]:
         place += part
 
 
-def _cut(pieces: Sequence[Piece]) -> list[bool]:
+def cut(pieces: Sequence[Piece]) -> list[bool]:
     """A matrix is cut unless some rank holds all of it. All ranks get the same answer."""
     whole = torch.tensor([float(piece.length == piece.size) for piece in pieces])
     everyone: list[Any] = [None] * dist.get_world_size()

@@ -114,10 +114,10 @@ class SkippingOptimizer(torch.optim.AdamW):
         return None
 
 
-def create_optimizer(module: nn.Module, config: OptimizerConfig) -> SkippingOptimizer:
+def create_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> SkippingOptimizer:
     # One fused pass over DeepSpeed's flat partitions; a torch optimizer also spares DeepSpeed's compiled ones.
     optimizer = SkippingOptimizer(
-        parameter_groups(module, config),
+        groups,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from infra.config import Execution, Later
@@ -29,13 +29,14 @@ from pipeline.shards.format import TRAIN
 from pipeline.shards.order import phase_of, rows_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
-from training.engine import Engine, ParallelConfig, Ranks, create_engine
+from training.engine import Engine, Ranks, create_engine
 from training.hub_format import load_model
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
 from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
 from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.recorder import IterationResult
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
@@ -79,6 +80,11 @@ class PretrainConfig(TrainingJobConfig):
     """Steps between validations; there is always one at the end. 0: only that one."""
     eval_sequences: Annotated[int, Execution()] = Field(default=64, ge=1)
     """Sequences per domain in a validation."""
+
+    @model_validator(mode="after")
+    def _mesh_fits(self) -> "PretrainConfig":
+        self.parallel.mesh(self.elastic_ranks or self.ranks * self.nodes)
+        return self
 
 
 STAGE = JobStage(
@@ -142,6 +148,9 @@ def run(job: Job[PretrainConfig]) -> None:
     data = open_data(job.data("shards"), job.data("tokenizer"))
     trunk = job.data("trunk") / "model" if config.trunk else None
     engine = build_engine(config, data, model_shape(config, data), job.ranks, trunk)
+    if config.parallel.engine == "torch":
+        job.stats["mesh"] = str(config.parallel.mesh(job.ranks.world_size))
+        job.phase(f"training on a mesh of {job.stats['mesh']}")
     loop = train(job, engine, task_of(config, data, engine))
     job.stats["bits_per_byte"] = {name.partition("/")[2]: value for name, value in loop.figures.items()}
     publish_model(job, engine, job.data("tokenizer"))
@@ -165,9 +174,10 @@ def build_engine(
 
 def first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None) -> Decoder:
     """Fresh weights, or those of the model folder that this training branches from."""
-    if trunk is not None and config.parallel.zero_stage == 3:
+    if trunk is not None and config.parallel.cut_while_built:
         raise ConfigError(
-            "a training that begins with a trunk cannot cut up its weights", remedy="Use ZeRO stage 1 or 2."
+            "a training that begins with a trunk cannot cut up its weights",
+            remedy="Use ZeRO stage 1 or 2, or engine torch.",
         )
     model = build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks)
     if trunk is not None:

@@ -7,16 +7,17 @@ model that ``build_model`` would have made.
 
 import torch
 
-from training.engine import ParallelConfig, Ranks, deepspeed_config
+from training.engine import Ranks, deepspeed_config
 from training.model import Decoder, ModelConfig, build_model, init_parameter, parameter_count
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 
 
 def build_for_engine(
     shape: ModelConfig, seed: int, optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks
 ) -> Decoder:
     """A decoder with fresh weights for ``create_engine``: whole on every rank, or cut up at once under ZeRO-3."""
-    if parallel.zero_stage < 3:
+    if not parallel.cut_while_built:
         return build_model(shape, seed, checkpoint_activations=parallel.activation_checkpointing)
     import deepspeed
 

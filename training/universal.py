@@ -25,7 +25,7 @@ ENGINE = "engine"
 
 def load_engine(engine: Engine, folder: Path) -> None:
     """Load ``folder/engine``. Raises HeadwaterError where DeepSpeed cannot."""
-    loaded, _ = engine.deepspeed.load_checkpoint(str(folder), tag=ENGINE)
+    loaded, _ = engine.runtime.load_checkpoint(str(folder), tag=ENGINE)
     if loaded is None:
         raise HeadwaterError("DeepSpeed could not load the checkpoint", where=str(folder))
 
@@ -34,10 +34,10 @@ def load_elsewhere(engine: Engine, path: Path, applied: int) -> None:
     """Load a checkpoint of other ranks or another ZeRO stage, after so many ``applied`` updates. Collective."""
     optimizer = engine.torch_optimizer
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    settings = engine.deepspeed._config
+    settings = engine.runtime._config
     settings.load_universal_checkpoint = True
     try:
-        with _universal(engine, path) as folder:
+        with universal(engine, path) as folder:
             load_engine(engine, folder)
     finally:
         # Left on, a later ZeRO-3 save loses the weights.
@@ -50,7 +50,7 @@ def load_elsewhere(engine: Engine, path: Path, applied: int) -> None:
 
 
 @contextlib.contextmanager
-def _universal(engine: Engine, path: Path) -> Iterator[Path]:
+def universal(engine: Engine, path: Path) -> Iterator[Path]:
     """A universal copy of the checkpoint, made by rank 0 and gone afterwards."""
     folder = path.with_name(path.name + ".universal.tmp")
     outcome: list[str | None] = [None]

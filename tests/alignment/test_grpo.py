@@ -25,9 +25,10 @@ from infra.store.dataset import Dataset
 from infra.store.manifest import output_digest
 from tests.alignment.jobs import ANIMALS, build_world
 from tests.alignment.toys import LetterTokenizer, tiny_decoder
-from training.engine import Engine, ParallelConfig, Ranks, create_engine, init_distributed
+from training.engine import Engine, Ranks, create_engine, init_distributed
 from training.job import StopSignal
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
 
 TOKENIZER = LetterTokenizer()

@@ -17,8 +17,9 @@ from alignment.reward import reward_losses
 from alignment.rollouts import ReplySettings, sample
 from alignment.sft import PackedBatch, sft_losses
 from tests.alignment.toys import LetterTokenizer, tiny_decoder
-from training.engine import Engine, ParallelConfig, Ranks, create_engine, init_distributed
+from training.engine import Engine, Ranks, create_engine, init_distributed
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
 
 TOKENIZER = LetterTokenizer()

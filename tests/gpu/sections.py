@@ -27,13 +27,14 @@ from tests.benchmarks.train import ON_GPU, SMALL, Case
 from tests.benchmarks.train_parts.contenders import Spec, alone
 from tests.training.pretraining import build_inputs
 from training.attention import asks_for_groups, attend_documents, document_mask, document_starts, has_document_kernel
-from training.engine import Engine, ParallelConfig, Ranks, create_engine, distributed
+from training.engine import Engine, Ranks, create_engine, distributed
 from training.generate import generate
 from training.loader import MicroBatch
 from training.loss import chunked_cross_entropy
 from training.metrics import flops_per_token, memory_gb, utilisation
 from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.validation import summed_loss
 
 
@@ -246,7 +247,7 @@ def _ten_steps(setting: Setting, ranks: Ranks, parallel: ParallelConfig, model: 
         _synchronize()
         seconds.append(time.perf_counter() - began)
     speed = rows * tokens / statistics.median(seconds[2:])
-    engine.deepspeed.destroy()
+    engine.runtime.destroy()
     return {
         "losses": losses,
         "tokens_per_s": speed,

@@ -1,7 +1,8 @@
 """Run under torchrun by test_checkpoint: saves half-way, resumes in fresh engines, prints both continuations as JSON.
 
-``save FOLDER [[stage, dtype, optimizer], …]`` trains 8 steps, saving after 4 and failing to save after 8, and resumes
-at 4. ``resume FOLDER [[saved stage, dtype, optimizer, new stage], …]`` resumes what ``save`` left, at any number of ranks.
+``save FOLDER [[stage, dtype, optimizer, parallel], …]`` trains 8 steps, saving after 4 and failing to save after 8, and
+resumes at 4. ``resume FOLDER [[saved stage, dtype, optimizer, new stage, parallel], …]`` resumes what ``save`` left, at any
+number of ranks. ``parallel`` are further settings.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ def small_files_only(active):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def save(ranks, folder, stage, dtype, optimizer):
-    engine = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer)
+def save(ranks, folder, stage, dtype, optimizer, **parallel):
+    engine = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer, **parallel)
     before = advance(engine, 4, 2)
     torch.manual_seed(100 + ranks.rank)
     warnings = []
@@ -41,7 +42,7 @@ def save(ranks, folder, stage, dtype, optimizer):
         saved.save({"consumed": 64}, wait=True)
 
     torch.rand(7)
-    resumed = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer)
+    resumed = build(ranks, stage, dtype, 2, steps=8, optimizer=optimizer, **parallel)
     loaded = Checkpoints(resumed, folder / f"{stage}-{dtype}-{optimizer}", warn=warnings.append).load_newest()
     trail = advance(resumed, 8, 2)
     return {
@@ -56,13 +57,13 @@ def save(ranks, folder, stage, dtype, optimizer):
     }
 
 
-def resume(ranks, folder, stage, dtype, optimizer, new_stage):
-    engine = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer)
+def resume(ranks, folder, stage, dtype, optimizer, new_stage, **parallel):
+    engine = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer, **parallel)
     loaded = Checkpoints(engine, folder / f"{stage}-{dtype}-{optimizer}", warn=print).load_newest()
     trail = advance(engine, 6, 2)
     again = Checkpoints(engine, folder / f"{stage}-{dtype}-{optimizer}-{new_stage}-again", warn=print)
     again.save({"consumed": 48}, wait=True)  # a checkpoint made after a universal one must be whole, too
-    reopened = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer)
+    reopened = build(ranks, new_stage, dtype, 2, steps=8, optimizer=optimizer, **parallel)
     Checkpoints(reopened, again.folder, warn=print).load_newest()
     return {"resumed": trail + advance(reopened, 8, 2), "exact": loaded.exact, "step": loaded.step}
 
@@ -71,7 +72,9 @@ def main() -> None:
     torch.set_num_threads(1)
     command, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     with distributed() as ranks:
-        answers = [{"save": save, "resume": resume}[command](ranks, folder, *case) for case in cases]
+        answers = [
+            {"save": save, "resume": resume}[command](ranks, folder, *case, **parallel) for *case, parallel in cases
+        ]
         if ranks.first:
             print("ANSWER " + json.dumps(answers))
 

@@ -8,10 +8,11 @@ import torch
 
 from training.checkpoint import Checkpoints, list_checkpoints
 from training.checkpoint_model import load_checkpoint_model
-from training.engine import ParallelConfig, create_engine, distributed
+from training.engine import create_engine, distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
 from training.sharded import build_for_engine
 from training.validation import summed_loss

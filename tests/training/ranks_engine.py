@@ -7,8 +7,11 @@ import sys
 import torch
 from torch import nn
 
-from training.engine import ParallelConfig, create_engine, distributed
+from training.engine import create_engine, distributed
+from training.loss import chunked_cross_entropy
+from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
 
 
@@ -25,8 +28,18 @@ class Toy(nn.Module):
         return self.back(torch.tanh(self.hidden(self.norm(self.embed(tokens)))))
 
 
+def decoder(checkpointing):
+    shape = ModelConfig(
+        vocab_size=32, hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24, max_position=16
+    )
+    return build_model(shape, 3, checkpoint_activations=checkpointing)
+
+
 def losses(model, batch):
     tokens, mask = batch
+    if isinstance(model, Decoder):  # packed rows of two documents, with z-loss
+        hidden = model(tokens[:, :-1], segments=(torch.arange(11) > 4).long().expand(len(tokens), -1))
+        return {"loss": chunked_cross_entropy(hidden, model.output_weight, tokens[:, 1:], mask, 1e-3)[0]}
     logits = model(tokens[:, :-1]).float() @ model.embed.weight.float().T  # a parameter used outside its own module
     nll = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return {"loss": (nll * mask.flatten()).sum()}
@@ -43,11 +56,11 @@ def global_batch(step):
     return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
 
 
-def build(ranks, stage, dtype, micro, steps=6, clip=0.5, offload=False, optimizer="adamw"):
+def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", model="toy", **parallel):
     return create_engine(
-        Toy(),
+        Toy() if model == "toy" else decoder(parallel.get("activation_checkpointing", False)),
         OptimizerConfig(name=optimizer, lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
-        ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, offload=offload),
+        ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, **parallel),
         total_steps=steps,
         ranks=ranks,
     )
@@ -74,15 +87,19 @@ def gradients(ranks, stage, dtype, micro, **options):
     from deepspeed.utils import safe_get_full_grad
 
     engine = build(ranks, stage, dtype, micro, **options)
-    step, found = engine.deepspeed.step, {}
+    step, found = engine.runtime.step, {}
+
+    def gradient_of(name, parameter):
+        if engine.parallel.engine == "torch":
+            return engine.runtime.weights[f"model.{name}"].grad.full_tensor()
+        return safe_get_full_grad(parameter) if stage else parameter.grad
 
     def seen(*arguments, **named):
         for name, parameter in engine.model.named_parameters():
-            gradient = safe_get_full_grad(parameter) if stage else parameter.grad
-            found[name] = gradient.flatten().tolist()
+            found[name] = gradient_of(name, parameter).flatten().tolist()
         return step(*arguments, **named)
 
-    engine.deepspeed.step = seen
+    engine.runtime.step = seen
     advance(engine, 1, micro)
     return found
 

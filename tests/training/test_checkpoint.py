@@ -29,7 +29,7 @@ def check_close(answer, expected):
 
 
 def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
-    saved = [[1, "bf16", "muon"], [3, "fp32", "adamw"]]
+    saved = [[1, "bf16", "muon", {}], [3, "fp32", "adamw", {}]]
     answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
         check_exact(answer)
@@ -43,16 +43,37 @@ def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
 @pytest.mark.parametrize(("saving", "resuming"), [(2, 1), (1, 2)])
 def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resuming):
     kinds = [("bf16", "adamw"), ("fp32", "adamw"), ("fp32", "muon")]
-    saved = [[stage, *kind] for stage in (1, 2, 3) for kind in kinds] + [[0, "fp32", "adamw"]]
+    saved = [[stage, *kind, {}] for stage in (1, 2, 3) for kind in kinds] + [[0, "fp32", "adamw", {}]]
     answers = run_ranks(PROGRAM, saving, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
         check_exact(answer)
-    expected = {tuple(case): answer for case, answer in zip(saved, answers, strict=True)}
-    moves = [[stage, *kind, new] for stage in (1, 2, 3) for new in (1, 2, 3) for kind in kinds]
-    moves += [[0, "fp32", "adamw", 0]]
+    expected = {tuple(case[:-1]): answer for case, answer in zip(saved, answers, strict=True)}
+    moves = [[stage, *kind, new, {}] for stage in (1, 2, 3) for new in (1, 2, 3) for kind in kinds]
+    moves += [[0, "fp32", "adamw", 0, {}]]
     resumed = run_ranks(PROGRAM, resuming, "resume", str(tmp_path), json.dumps(moves), timeout=900)
-    for (*kind, _), answer in zip(moves, resumed, strict=True):
+    for (*kind, _, _), answer in zip(moves, resumed, strict=True):
         check_close(answer, expected[tuple(kind)])
+
+
+TORCH = {"engine": "torch"}
+
+
+def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(tmp_path):
+    saved = [[1, "bf16", "muon", TORCH], [3, "fp32", "adamw", TORCH], [1, "fp32", "muon", {}]]
+    answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
+    for answer in answers:
+        check_exact(answer)
+    moves = [
+        (0, (1, "bf16", "muon", 3), TORCH),
+        (1, (3, "fp32", "adamw", 1), TORCH),
+        (0, (1, "bf16", "muon", 1), {}),
+        (1, (3, "fp32", "adamw", 3), {}),
+        (2, (1, "fp32", "muon", 2), TORCH),
+    ]
+    for before, move, parallel in moves:
+        resumed = resume(init_distributed(), tmp_path, *move, **parallel)
+        assert not resumed["exact"]
+        check_close(resumed, answers[before])
 
 
 @pytest.fixture(scope="module")

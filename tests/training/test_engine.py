@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from tests.training.launch import run_ranks
 from tests.training.ranks_engine import gradients, train
-from training.engine import ParallelConfig, create_engine, init_distributed
+from training.engine import create_engine, init_distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.sharded import build_for_engine
 from training.validation import summed_loss
 

@@ -12,11 +12,12 @@ from torch import nn
 from infra.errors import HeadwaterError
 from infra.job_main import Preempted
 from training.checkpoint import Checkpoints
-from training.engine import ParallelConfig, create_engine, init_distributed
+from training.engine import create_engine, init_distributed
 from training.faults import FaultConfig, SpikeGuard
 from training.loader import MicroBatch, StepData
 from training.loop import Loop, TrainingTask
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.recorder import IterationResult
 
 

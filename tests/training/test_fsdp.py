@@ -1,0 +1,107 @@
+"""The torch engine takes the same steps as one rank of DeepSpeed, on any mesh and at any stage."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from alignment.sft import SftConfig
+from infra.config import identity
+from tests.training.launch import run_ranks
+from tests.training.ranks_engine import gradients, train
+from training.engine import init_distributed
+from training.parallel import Mesh, ParallelConfig
+from training.pretrain import PretrainConfig
+
+PROGRAM = "tests.training.ranks_engine"
+PLAIN = {"dtype": "fp32", "model": "decoder", "steps": 10}
+
+
+def ways(**options):
+    """Every stage with accumulation, AdamW and Muon."""
+    plain = {**PLAIN, "engine": "torch", "micro": 2, **options}
+    found = {f"stage{stage}": {**plain, "stage": stage} for stage in (1, 2, 3)}
+    found["checkpointing"] = {**plain, "stage": 3, "activation_checkpointing": True}
+    return found | {f"muon{stage}": {**plain, "stage": stage, "optimizer": "muon"} for stage in (1, 3)}
+
+
+def check_steps(found):
+    ranks = init_distributed()
+    expected = {name: train(ranks, 1, micro=8, **PLAIN, optimizer=name) for name in ("adamw", "muon")}
+    for name, steps in found.items():
+        for step, reference in zip(steps, expected["muon" if name.startswith("muon") else "adamw"], strict=True):
+            assert step == pytest.approx(reference, rel=1e-5), name
+
+
+def test_losses_and_norms_on_two_ranks_are_those_of_one():
+    check_steps(run_ranks(PROGRAM, 2, json.dumps(ways()), "steps"))
+
+
+def test_half_precision_stays_near_deepspeed():
+    ranks = init_distributed()
+    options = {"dtype": "bf16", "model": "decoder"}
+    expected = train(ranks, 1, micro=8, **options)
+    for (loss, norm), (expected_loss, expected_norm) in zip(
+        train(ranks, 1, micro=2, engine="torch", **options), expected, strict=True
+    ):
+        assert loss == pytest.approx(expected_loss, rel=2e-3)
+        assert norm == pytest.approx(expected_norm, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_two_replicas_of_two_shards_take_the_steps_of_one_rank():
+    check_steps(run_ranks(PROGRAM, 4, json.dumps(ways(replicate=2)), "steps"))
+
+
+@pytest.mark.slow
+def test_every_parameter_has_the_gradient_of_one_rank():
+    batch = {"dtype": "fp32", "clip": 0.0, "model": "decoder"}
+    expected = gradients(init_distributed(), stage=1, micro=8, **batch)
+    found = run_ranks(
+        PROGRAM,
+        2,
+        json.dumps({stage: {**batch, "stage": stage, "micro": 2, "engine": "torch"} for stage in (1, 3)}),
+        "gradients",
+    )
+    for name, measured in found.items():
+        assert measured.keys() == expected.keys()
+        for parameter, values in expected.items():
+            largest = max(abs(value) for value in values)
+            assert largest > 0
+            assert measured[parameter] == pytest.approx(values, rel=1e-5, abs=1e-6 * largest), (name, parameter)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"replicate": 2}, "engine deepspeed does not know"),
+        ({"engine": "torch", "zero_stage": 0, "dtype": "fp32"}, "shard 1 and replicate"),
+        ({"engine": "torch", "offload": True}, "take engine deepspeed"),
+    ],
+)
+def test_what_an_engine_lacks_is_refused(settings, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        ParallelConfig(**settings)
+
+
+def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
+    parallel = {"engine": "torch", "replicate": 2}
+    assert PretrainConfig(ranks=2, nodes=2, parallel=parallel).parallel.mesh(4) == Mesh(2, 2)
+    for more in ({"ranks": 3}, {"ranks": 2, "elastic_ranks": 3}):
+        with pytest.raises(ValidationError, match="replicate 2 does not fit 3 ranks"):
+            PretrainConfig(parallel=parallel, **more)
+    with pytest.raises(ValidationError, match="engine torch needs zero_stage 1, 2 or 3"):
+        SftConfig(engine="torch", zero_stage=0, dtype="fp32")
+
+
+def test_an_engine_left_alone_leaves_fingerprints_alone():
+    assert not {"engine", "replicate", "shard"} & identity(ParallelConfig()).keys()
+    assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
+
+
+def test_a_mesh_is_all_ranks_or_refused_with_those_that_fit():
+    assert ParallelConfig(engine="torch", replicate=2).mesh(6) == Mesh(2, 3)
+    with pytest.raises(ValueError, match="replicate 4 does not fit 6 ranks; .* 1 × 6, 2 × 3, 3 × 2, 6 × 1"):
+        ParallelConfig(engine="torch", replicate=4).mesh(6)
+    with pytest.raises(ValueError, match="replicate 2 × shard 2 does not fit 2 ranks"):
+        ParallelConfig(engine="torch", replicate=2, shard=2).mesh(2)

@@ -1,0 +1,219 @@
+"""The torch engine: FSDP2 under the same optimizer and the same step as DeepSpeed's ZeRO.
+
+Every block is one unit of sharding, what lies outside the blocks another. A rank keeps fp32 rows of every weight; the
+optimizer works on these rows as plain tensors (``pieces``), of which Muon knows which stretch of which matrix they are.
+
+    stage 1    gradients are summed in full over the micro batches and reduced once; weights stay whole between steps
+    stage 2    gradients are reduced to the ranks' rows after every micro batch
+    stage 3    weights are whole only while their block needs them
+
+While weights stay whole (stages 1 and 2), only the step is collective: generation and validation may differ in length
+from rank to rank.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from training.model import Block
+from training.muon import Layout, Piece, cut
+from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
+from training.parallel import Mesh, ParallelConfig
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Fsdp:
+    """A sharded module with its optimizer, called like DeepSpeed's engine."""
+
+    def __init__(
+        self, module: nn.Module, config: OptimizerConfig, parallel: ParallelConfig, mesh: Mesh, device: torch.device
+    ) -> None:
+        self.module, self.mesh, self.stage = module, mesh, parallel.zero_stage
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        groups = parameter_groups(module, config)  # sharding makes new parameters, without marks of their own
+        ranks = _device_mesh(mesh, device)
+        self._units = _shard(module, ranks, parallel)
+        self.weights: dict[str, Any] = dict(module.named_parameters())
+        """This rank's rows of every parameter (DTensors)."""
+        self.pieces: dict[str, nn.Parameter] = {}
+        """The same memory of those that learn, as the optimizer knows it."""
+        for group in groups:
+            learning = [names[parameter] for parameter in group["params"]]
+            self.pieces |= {name: nn.Parameter(_local(self.weights[name])) for name in learning}
+            group["params"] = [self.pieces[name] for name in learning]
+        self.optimizer: SkippingOptimizer = create_optimizer(groups, config)
+        self.optimizer.layouts = self._layouts(groups, ranks)
+        module(_nothing)  # FSDP finds its root and streams in a first forward pass
+        _hand_out_what_is_there(self._units)
+        self.refresh()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.module(*arguments)
+
+    def train(self, mode: bool = True) -> None:
+        self.module.train(mode)
+
+    def eval(self) -> None:
+        self.module.eval()
+
+    def set_gradient_accumulation_boundary(self, last: bool) -> None:
+        root = self._units[-1]
+        root.set_is_last_backward(last)
+        if self.stage == 1:
+            root.set_requires_gradient_sync(last)
+        else:
+            root.set_requires_all_reduce(last)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    @torch.no_grad()
+    def clip(self, largest: float) -> float:
+        """Hand the gradients to the optimizer, no longer than ``largest`` (0: as they are). Their norm before that."""
+        gradients = []
+        for name, piece in self.pieces.items():
+            gradient = self.weights[name].grad
+            piece.grad = torch.zeros_like(piece) if gradient is None else _local(gradient)
+            gradients.append(piece.grad)
+        square = nn.utils.get_total_norm(gradients).double().square()
+        dist.all_reduce(square)
+        norm = math.sqrt(float(square) / self.mesh.replicate)
+        if largest > 0 and norm > largest:
+            torch._foreach_mul_(gradients, largest / (norm + 1e-6))
+        return norm
+
+    def step(self) -> None:
+        """Update, or let the optimizer decline to; forget the gradients."""
+        self.optimizer.step()
+        for name, piece in self.pieces.items():
+            piece.grad = self.weights[name].grad = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let the forward pass see what is in the rows now. Collective."""
+        for unit in self._units:
+            unit.reshard()
+            if self.stage < 3:
+                unit.unshard()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Every weight of the module in full, in the precision of the forward pass. Collective at stage 3."""
+        if self.stage < 3:
+            yield
+            return
+        for unit in self._units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in self._units:
+                unit.set_reshard_after_forward(unit is not self._units[-1], recurse=False)
+                unit.reshard()
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the rows by those of whole weights, by name. Collective."""
+        for name, weight in self.weights.items():
+            _local(weight).copy_(rows_of(weight, weights[name]))
+        self.refresh()
+
+    def shards(self) -> dict[str, Any]:
+        """Weights and moments as DTensors on this rank's own memory: ``weight/NAME``, ``exp_avg/NAME``, …"""
+        found = {f"weight/{name}": weight.detach() for name, weight in self.weights.items()}
+        for name, piece in self.pieces.items():
+            state = self.optimizer.state[piece]
+            if not state:  # before the first step
+                state["step"] = torch.zeros((), device=piece.device)
+                state |= {moment: torch.zeros_like(piece) for moment in MOMENTS}
+            for moment in MOMENTS:
+                found[f"{moment}/{name}"] = like(self.weights[name], state[moment])
+        return found
+
+    def restored(self, applied: int) -> None:
+        """Go on behind so many updates with what was written into ``shards``. Collective."""
+        for piece in self.pieces.values():
+            self.optimizer.state[piece]["step"].fill_(applied)
+        self.refresh()
+
+    def _layouts(self, groups: list[dict[str, Any]], ranks: DeviceMesh) -> dict[int, Layout]:
+        among = ranks.get_group(ranks.ndim - 1)
+        marked = {id(piece) for group in groups if group["muon"] for piece in group["params"]}
+        names = [name for name, piece in self.pieces.items() if id(piece) in marked]
+        places = [_place(self.weights[name]) for name in names]
+        return {
+            id(self.pieces[name]): Layout([place], [is_cut], among)
+            for name, place, is_cut in zip(names, places, cut(places), strict=True)
+        }
+
+
+def like(weight: Any, rows: Tensor) -> Any:
+    """Rows cut as the weight's are, which may lie in other memory than the mesh's devices."""
+    return DTensor(rows, weight._spec, requires_grad=False)
+
+
+def _nothing(model: nn.Module) -> None:
+    return None
+
+
+def _local(rows: Any) -> Tensor:
+    local: Tensor = rows.detach().to_local()
+    return local
+
+
+def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
+    if mesh.replicate == 1:
+        return init_device_mesh(device.type, (mesh.shard,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (mesh.replicate, mesh.shard), mesh_dim_names=("replicate", "shard"))
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, parallel: ParallelConfig) -> list[FSDPModule]:
+    """Cut up a module in place: its blocks, then the rest. The units of sharding, the root last."""
+    half = torch.bfloat16 if parallel.dtype == "bf16" else None
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    units = []
+    for part in [part for part in module.modules() if isinstance(part, Block)] + [module]:
+        again = parallel.zero_stage == 3 and part is not module
+        units.append(fully_shard(part, mesh=mesh, reshard_after_forward=again, mp_policy=policy))
+    units[-1].set_reshard_after_backward(parallel.zero_stage == 3)
+    return units
+
+
+def _hand_out_what_is_there(units: list[FSDPModule]) -> None:
+    """Asked for the state, a module would cut itself up first; from here on it gives what it has, whole or not."""
+    for unit in units:
+        for group in fully_shard.state(unit)._fsdp_param_groups:  # type: ignore[attr-defined]
+            for hooks in (
+                group._module_to_pre_save_state_dict_hook_handle,
+                group._module_to_pre_load_state_dict_hook_handle,
+            ):
+                for hook in hooks.values():
+                    hook.remove()
+
+
+def rows_of(weight: Any, whole: Tensor) -> Tensor:
+    """Of a whole tensor the rows that this rank has of the weight."""
+    first = _first_row(weight)
+    return whole[first : first + len(_local(weight))]
+
+
+def _first_row(weight: Any) -> int:
+    """Every rank of a shard group has as many rows as the one before, fewer or none at the end."""
+    mesh: DeviceMesh = weight.device_mesh
+    each = -(-len(weight) // mesh.size(mesh.ndim - 1))
+    return min(each * mesh.get_local_rank(mesh.ndim - 1), len(weight))
+
+
+def _place(weight: Any) -> Piece:
+    rows, columns = weight.shape
+    return Piece((rows, columns), _first_row(weight) * columns, 0, _local(weight).numel())
