@@ -31,7 +31,7 @@ class SumsConfig(Config):
     conversations: int = Field(default=2000, ge=1)
     """Sums that are asked and answered in conversations."""
     mistakes: float = Field(default=0.0, ge=0, le=1)
-    """Share of the conversations whose answer is one too many: a careless teacher, whom a check can better."""
+    """Share of the conversations whose answer is wrong, most by one, some by ten: a careless teacher, whom a check can better."""
     copies: int = Field(default=4, ge=1)
     """Times that each sum stands in the texts, each time among others."""
     lines: int = Field(default=8, ge=1)
@@ -67,7 +67,7 @@ def texts(told: Sequence[Sum], config: SumsConfig) -> Iterator[dict[str, str]]:
 def talks(told: Sequence[Sum], config: SumsConfig) -> Iterator[dict[str, Any]]:
     chance = random.Random(config.seed + 2)
     for left, right in told[: config.conversations]:
-        wrong = int(chance.random() < config.mistakes)
+        wrong = chance.choice((1, 1, 1, 10)) if chance.random() < config.mistakes else 0
         said = [("user", question((left, right))), ("assistant", str(left + right + wrong))]
         messages = [{"role": role, "content": content} for role, content in said]
         yield {"id": f"{left}+{right}", "messages": messages}
