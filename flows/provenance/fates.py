@@ -138,9 +138,10 @@ def document_rows(
     dataset: Dataset, prefix: str, document: bytes, columns: list[str], home: str = ""
 ) -> list[dict[str, Any]]:
     """A document's rows below ``prefix``. ``home`` is the name of its file in the stage that first had it, which all stages
-    of ours keep: only that one is read where it is there."""
+    of ours keep but the shards, whose files are of other documents: only that one is read where it is there."""
     wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
-    kept_name = dataset.kind in STAGE_NAMES and any(dataset.files(f"{part}/{home}") for part in ("data", "ledger"))
+    keeps_names = dataset.kind in STAGE_NAMES and dataset.kind != LAST
+    kept_name = keeps_names and any(dataset.files(f"{part}/{home}") for part in ("data", "ledger"))
     return find_rows(dataset, f"{prefix}{home}" if home and kept_name else prefix, wanted, columns)
 
 

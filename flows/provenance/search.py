@@ -260,7 +260,11 @@ class _File:
 
     def _may_hold(self, lost: pa.Table, wanted: Wanted) -> bool:
         """Whether a fate that is asked for is one of these rows' at all: told before any document is read."""
-        if not all(map(self._keeps_names, self._later)) or self._rest()["verdict"] == "failed":
+        for stage in self._later:
+            counts = stage.manifest.counts
+            if not self._keeps_names(stage) and (not wanted.rule or wanted.rule in counts.dropped or counts.failed):
+                return True
+        if self._rest()["verdict"] == "failed":
             return True
         asked = [
             (name, value)
@@ -270,14 +274,17 @@ class _File:
         return all(pc.any(pc.equal(lost[name], value)).as_py() for name, value in asked)
 
     def _keeps_names(self, stage: Dataset) -> bool:
-        """Whether the stage has a file of this name, or lost it: otherwise (another package's) its ledger is read whole."""
+        """Whether the stage has a file of this name, or lost it: otherwise its ledger is looked through (another package's;
+        that of the shards, which names most documents by their shard)."""
+        if stage.kind == LAST:
+            return False
         return self._has(stage, "data") or self._has(stage, "ledger") or not stage.manifest.complete
 
     def _ledgers(self) -> pa.Table:
         """``id, stage, verdict, rule`` of the rows that later stages did not keep."""
         tables = [_NO_FATES]
         for stage in self._later:
-            if self._has(stage, "ledger"):
+            if self._keeps_names(stage) and self._has(stage, "ledger"):
                 table = _readable(stage, f"ledger/{self.path}", FATE_COLUMNS)
                 tables.append(table.append_column("stage", pa.repeat(pa.scalar(stage.name), table.num_rows)))
         return pa.concat_tables([table.cast(_NO_FATES.schema) for table in tables])

@@ -1,16 +1,18 @@
 """Fates in a search: of files whose units failed, and of stages of other packages that name their files otherwise."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.provenance.fates import fate_of
 from flows.provenance.search import search
 from flows.provenance.wanted import Wanted
 from infra.errors import InputError
 from infra.store.dataset import Dataset
 from infra.store.files import describe_file
-from infra.store.manifest import FailedUnit, Manifest, UnitsRecord, output_digest, write_manifest
+from infra.store.manifest import CountsRecord, FailedUnit, Manifest, UnitsRecord, output_digest, write_manifest
 from pipeline.document import document_id, documents_table
 from pipeline.ledger import fate, ledger_writer
 from tests.pipeline.dedup.corpora import document
@@ -34,7 +36,9 @@ def dataset(
     units = UnitsRecord(
         total=2, ok=1, failed=[FailedUnit(unit="u", step="read", error="lost", attempts=1)] if failed else []
     )
+    rules = Counter(row["rule"] for rows in lost.values() for row in rows)
     manifest = Manifest(
+        counts=CountsRecord(dropped=dict(rules)),
         name=name, fingerprint="a" * 12, payload={"stage": name}, config={}, inputs=[], outputs=outputs,
         output_digest=output_digest(outputs), units=units,
     )  # fmt: skip
@@ -73,6 +77,27 @@ def test_each_document_has_the_fate_that_was_its_last(stages: list[Dataset]) -> 
     assert list(fates(stages, rule="ugly")) == ["http://a.example/1"]
     assert list(fates(stages[:2], rule="short")) == ["http://a.example/0"]
     assert list(fates(stages, fate="kept", url="/2")) == ["http://a.example/2"]
+
+
+def test_what_the_mixture_left_out_is_found_though_its_ledger_bears_the_shards_names(tmp_path: Path) -> None:
+    rows = [document(f"a{n}", f"text {n}", url=f"http://a.example/{n}") for n in range(4)]
+    short, left = (
+        fate("shards", "dropped", rule, row["id"], row["url"], "web")
+        for rule, row in (("too_short", rows[0]), ("mixture_cap", rows[1]))
+    )
+    ledgers = {"web/a.parquet": [short], "p0.parquet": [left]}
+    stages = [
+        dataset(tmp_path / "i", "ingest", {"web/a.parquet": rows}, {}),
+        dataset(tmp_path / "s", "shards", {}, ledgers),
+    ]
+    told = {"http://a.example/0": ("shards", "dropped", "too_short"), "http://a.example/1": ("shards", "dropped", "mixture_cap")}
+    kept = {f"http://a.example/{n}": ("shards", "kept", None) for n in (2, 3)}
+    assert fates(stages) == told | kept and fates(stages, fate="dropped") == told
+    assert list(fates(stages, rule="mixture_cap")) == ["http://a.example/1"]
+    assert not fates(stages, rule="mixture")
+    for url, (stage, verdict, rule) in told.items():
+        last = fate_of(url, stages).history[-1]
+        assert (last.stage, last.verdict, last.rule) == (stage, verdict, rule)
 
 
 def test_a_cursor_belongs_to_its_documents(stages: list[Dataset]) -> None:
