@@ -90,7 +90,10 @@ def test_what_the_mixture_left_out_is_found_though_its_ledger_bears_the_shards_n
         dataset(tmp_path / "i", "ingest", {"web/a.parquet": rows}, {}),
         dataset(tmp_path / "s", "shards", {}, ledgers),
     ]
-    told = {"http://a.example/0": ("shards", "dropped", "too_short"), "http://a.example/1": ("shards", "dropped", "mixture_cap")}
+    told = {
+        "http://a.example/0": ("shards", "dropped", "too_short"),
+        "http://a.example/1": ("shards", "dropped", "mixture_cap"),
+    }
     kept = {f"http://a.example/{n}": ("shards", "kept", None) for n in (2, 3)}
     assert fates(stages) == told | kept and fates(stages, fate="dropped") == told
     assert list(fates(stages, rule="mixture_cap")) == ["http://a.example/1"]
