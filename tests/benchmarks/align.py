@@ -234,7 +234,8 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # The command keeps the working folder off the path of processes that it starts.
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY)}
 
 
 def _last_line(command: list[str]) -> dict[str, float]:
