@@ -6,6 +6,7 @@ its keyword arguments are the command's options.
 
 import importlib
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -53,6 +54,9 @@ def _load(name: str) -> Any:
             remedy=f"Benchmarks are part of a checkout: {', '.join(benchmark_names()) or 'none is here'}.",
         )
     sys.path.insert(0, str(REPOSITORY))
+    # Contenders are modules of the checkout in processes of their own, which look into no working folder.
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *([known] if known else [])])
     return importlib.import_module(f"tests.benchmarks.{name}").run
 
 

@@ -234,8 +234,7 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _environment() -> dict[str, str]:
-    # The command keeps the working folder off the path of processes that it starts.
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(REPOSITORY)}
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _last_line(command: list[str]) -> dict[str, float]:
