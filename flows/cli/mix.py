@@ -79,7 +79,11 @@ def command(
         }
     if json:
         print_json(view, stream)
-        return
+    else:
+        _print_mixture(view)
+
+
+def _print_mixture(view: dict[str, Any]) -> None:
     out = console()
     out.print(_table(view))
     for line in _remarks(view):

@@ -6,6 +6,7 @@ A chunk is written many times a second for each stream: all of it that does not 
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ class Choice:
     begun: bool = False
 
 
-class Replies:
+class Replies(ABC):
     """The choices of one request: ``n`` for each of its prompts."""
 
     object = ""
@@ -106,11 +107,17 @@ class Replies:
     def clean(self, choice: Choice, text: str) -> str:
         return text
 
-    def choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def first(self) -> Iterator[bytes]:
+        """The chunks before the first piece."""
 
+    @abstractmethod
+    def choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        """A whole reply, as one of ``choices``."""
+
+    @abstractmethod
     def delta(self, index: int, text: str, part: "Piece") -> str:
-        raise NotImplementedError
+        """What a chunk says of a piece, as the fields of a JSON object."""
 
     def extra(self) -> dict[str, Any]:
         return {}

@@ -308,10 +308,8 @@ def _appended(ranges, count, start, end):  # type: ignore[no-untyped-def]
 @kernel
 def _scan(data, names, kinds, containers, script, longest_run, least_links):  # type: ignore[no-untyped-def]
     size = len(data)
-    cuts = np.empty((size // 4 + 8, 2), np.int64)
-    texts = np.empty((size // 4 + 8, 2), np.int64)
-    opened = np.zeros((MAX_DEPTH, 6), np.int64)
-    totals = np.zeros(4, np.int64)
+    cuts, texts = np.empty((size // 4 + 8, 2), np.int64), np.empty((size // 4 + 8, 2), np.int64)
+    opened, totals = np.zeros((MAX_DEPTH, 6), np.int64), np.zeros(4, np.int64)
     cut_count = text_count = elements = depth = at = 0
     link_depth = -1  # depth at which the open <a> stands, or -1
     while at < size:
