@@ -66,3 +66,9 @@ def client_of(site: Site, **options: Any) -> TestClient:
 def two_models() -> dict[str, str | None]:
     """One that chats and one that does not."""
     return {"chatty": TEMPLATE, "plain": None}
+
+
+def ask(client: TestClient, path: str, **parameters: Any) -> Any:
+    answer = client.get(f"/api/{path}", params=parameters)
+    assert answer.status_code == 200, answer.text
+    return answer.json()

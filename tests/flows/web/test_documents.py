@@ -18,7 +18,7 @@ from flows.web.site import Site
 from infra.store.store import Store
 from pipeline import quality
 from pipeline.quality.config import OwnRule
-from tests.flows.web.sites import client_of
+from tests.flows.web.sites import ask, client_of
 from tests.flows.workspaces import HOSTILE, NEAR, NOTES, PAGES, make_workspace, selection
 from tests.pipeline.dedup.corpora import kept, ledger
 from tests.support import run_shard_stage
@@ -32,12 +32,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def client(store: Store) -> TestClient:
     return client_of(Site(store, {}))
-
-
-def ask(client: TestClient, path: str, **parameters: Any) -> Any:
-    answer = client.get(f"/api/{path}", params=parameters)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def found(client: TestClient, **parameters: Any) -> list[Any]:

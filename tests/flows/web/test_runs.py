@@ -11,7 +11,7 @@ from flows.web.site import Site
 from infra.runs import RunRecord
 from infra.store.lease import Lease
 from infra.store.store import Store
-from tests.flows.web.sites import client_of
+from tests.flows.web.sites import ask, client_of
 from tests.flows.workspaces import make_workspace, publish, trained
 
 
@@ -26,12 +26,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def client(store: Store) -> TestClient:
     return client_of(Site(store, {}))
-
-
-def ask(client: TestClient, path: str, **parameters: Any) -> Any:
-    answer = client.get(f"/api/{path}", params=parameters)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_datasets_name_what_they_were_made_from(client: TestClient, store: Store) -> None:
