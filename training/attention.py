@@ -260,7 +260,7 @@ class Attention(nn.Module):
                 is_causal=seen.causal,
                 enable_gqa=self.heads != self.kv_heads,
             ).transpose(1, 2)
-        output: Tensor = self.o_proj(mixed.reshape(batch, tokens, self.heads * self.head_dim))
+        output: Tensor = self.o_proj(mixed.reshape(batch, tokens, -1))
         return output
 
     def _joined(self, hidden: Tensor) -> tuple[Tensor, ...]:

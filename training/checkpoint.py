@@ -41,6 +41,7 @@ from infra.store.files import fsync_folder, sha256_file, write_json
 from training.distributed_checkpoint import host_copy, load_into_deepspeed, load_shards, load_universal, write_shards
 from training.engine import Engine
 from training.model import Decoder
+from training.parallel import Mesh
 from training.universal import ENGINE, load_elsewhere, load_engine, universal
 
 FORMAT = 1
@@ -242,9 +243,8 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
     return collector.files
 
 
-def _mesh(engine: Engine) -> list[Json]:
-    mesh = engine.parallel.mesh(engine.ranks.world_size)
-    return [mesh.replicate, mesh.shard]
+def _mesh(engine: Engine) -> dict[str, int]:
+    return engine.parallel.mesh(engine.ranks.world_size).axes
 
 
 def _describe_model(model: nn.Module, precision: str) -> dict[str, Json] | None:
@@ -352,7 +352,7 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         )
     applied = manifest["step"] - manifest["held_steps"]
     engines = manifest.get("engine", "deepspeed"), engine.parallel.engine
-    same_engine = engines[0] == engines[1] and manifest.get("mesh", [1, manifest["ranks"]]) == _mesh(engine)
+    same_engine = engines[0] == engines[1] and _axes(manifest) == _mesh(engine)
     exact = same_ranks and stages[0] == stages[1] and same_engine
     if engines == ("torch", "torch"):
         load_shards(engine, path / ENGINE, applied)
@@ -372,6 +372,12 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         _set_random_state(mine["random"])
         rank_state = mine["caller"]
     return Loaded(manifest["step"], manifest["state"], rank_state, exact)
+
+
+def _axes(manifest: dict[str, Any]) -> dict[str, int]:
+    """A manifest's mesh; older ones list its first two axes or, of DeepSpeed, none."""
+    mesh = manifest.get("mesh", [1, manifest["ranks"]])
+    return mesh if isinstance(mesh, dict) else Mesh(*mesh).axes
 
 
 # Random generators ----------------------------------------------------------------------------------------------------

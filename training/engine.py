@@ -29,7 +29,7 @@ from torch._C._distributed_c10d import HashStore
 from training.attention import Attention
 from training.muon import layouts_of
 from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
-from training.parallel import ParallelConfig
+from training.parallel import Mesh, ParallelConfig
 from training.schedule import learning_rate_factor
 
 Batch = TypeVar("Batch")
@@ -141,6 +141,10 @@ class Engine:
     _norm: float | None = field(default=None, repr=False)
     _gathered: bool = field(default=False, repr=False)
 
+    @property
+    def mesh(self) -> Mesh:
+        return self.parallel.mesh(self.ranks.world_size)
+
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(model, *arguments)`` with every parameter at hand, whatever the ZeRO stage."""
         return self.runtime(function, *arguments)
@@ -192,7 +196,7 @@ class Engine:
         """
         (total,) = self._sum_over_ranks([math.fsum(weight(batch) for batch in batches)])
         # Both engines average gradients over ranks; we want their sum, divided by the global weight.
-        scale = self.ranks.world_size / total if total else 0.0
+        scale = self.ranks.world_size / self.mesh.copies / total if total else 0.0
         zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
@@ -213,7 +217,9 @@ class Engine:
     def whole_model(self) -> Iterator[nn.Module]:
         """The model with every weight in full, in the precision of the forward pass. Collective."""
         if self.parallel.engine == "torch":
-            with self.runtime.whole():
+            from training.tensor_parallel import undivided
+
+            with self.runtime.whole(), undivided(self.model):
                 yield self.model
             return
         if self.parallel.zero_stage < 3:
@@ -277,7 +283,7 @@ class Engine:
     def _sum_over_ranks(self, values: Sequence[float | Tensor]) -> list[float]:
         total = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.ranks.device) for v in values])
         dist.all_reduce(total)
-        return [float(value) for value in total.cpu()]
+        return [float(value) / self.mesh.copies for value in total.cpu()]
 
 
 class _Gate:
@@ -308,8 +314,9 @@ def create_engine(
     ranks = ranks or init_distributed()
     if parallel.compile:
         for module in model.modules():
-            # ZeRO-3 gathers weights when their own module is called.
-            if isinstance(module, Attention) and ranks.device.type == "cuda" and not parallel.cut_while_built:
+            # ZeRO-3 gathers weights when their own module is called, and a tensor group has the collectives there.
+            alone = parallel.cut_while_built or parallel.tensor > 1
+            if isinstance(module, Attention) and ranks.device.type == "cuda" and not alone:
                 module.joined = True
         model.compile()
     runtime: Any

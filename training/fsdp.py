@@ -7,6 +7,9 @@ optimizer works on these rows as plain tensors (``pieces``), of which Muon knows
     stage 2    gradients are reduced to the ranks' rows after every micro batch
     stage 3    weights are whole only while their block needs them
 
+With ``tensor``, ``training.tensor_parallel`` cuts the matrices first, and what is said here of weights holds for a rank's
+part of them: a rank keeps a rectangle of every matrix.
+
 While weights stay whole (stages 1 and 2), only the step is collective: generation and validation may differ in length
 from rank to rank.
 """
@@ -21,12 +24,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from training.model import Block
 from training.muon import Layout, Piece, cut
 from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
 from training.parallel import Mesh, ParallelConfig
+from training.tensor_parallel import share_matrices
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -41,7 +45,9 @@ class Fsdp:
         names = {parameter: name for name, parameter in module.named_parameters()}
         groups = parameter_groups(module, config)  # sharding makes new parameters, without marks of their own
         ranks = _device_mesh(mesh, device)
-        self._units = _shard(module, ranks, parallel)
+        if mesh.tensor > 1:
+            share_matrices(module, ranks["tensor"])
+        self._units = _shard(module, ranks[("replicate", "shard") if mesh.replicate > 1 else ("shard",)], parallel)
         self.weights: dict[str, Any] = dict(module.named_parameters())
         """This rank's rows of every parameter (DTensors)."""
         self.pieces: dict[str, nn.Parameter] = {}
@@ -79,16 +85,20 @@ class Fsdp:
     @torch.no_grad()
     def clip(self, largest: float) -> float:
         """Hand the gradients to the optimizer, no longer than ``largest`` (0: as they are). Their norm before that."""
-        gradients = []
+        by_copies: dict[int, list[Tensor]] = {}
         for name, piece in self.pieces.items():
-            gradient = self.weights[name].grad
-            piece.grad = torch.zeros_like(piece) if gradient is None else _local(gradient)
-            gradients.append(piece.grad)
-        square = nn.utils.get_total_norm(gradients).double().square()
+            weight = self.weights[name]
+            piece.grad = gradient = torch.zeros_like(piece) if weight.grad is None else _local(weight.grad)
+            by_copies.setdefault(self._copies(weight), []).append(gradient)
+        square = torch.zeros((), dtype=torch.float64, device=piece.device)
+        for copies, gradients in by_copies.items():
+            square += nn.utils.get_total_norm(gradients).double().square() / copies
         dist.all_reduce(square)
-        norm = math.sqrt(float(square) / self.mesh.replicate)
+        norm = math.sqrt(float(square))
         if largest > 0 and norm > largest:
-            torch._foreach_mul_(gradients, largest / (norm + 1e-6))
+            torch._foreach_mul_(
+                [gradient for gradients in by_copies.values() for gradient in gradients], largest / (norm + 1e-6)
+            )
         return norm
 
     def step(self) -> None:
@@ -107,7 +117,8 @@ class Fsdp:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """Every weight of the module in full, in the precision of the forward pass. Collective at stage 3."""
+        """What the forward pass needs of every weight, in its precision: all of it, or of a tensor group this rank's part.
+        Collective at stage 3."""
         if self.stage < 3:
             yield
             return
@@ -146,8 +157,12 @@ class Fsdp:
             self.optimizer.state[piece]["step"].fill_(applied)
         self.refresh()
 
+    def _copies(self, weight: Any) -> int:
+        """On how many ranks the same rows lie."""
+        return self.mesh.replicate * (1 if _tensor_placement(weight).is_shard() else self.mesh.tensor)
+
     def _layouts(self, groups: list[dict[str, Any]], ranks: DeviceMesh) -> dict[int, Layout]:
-        among = ranks.get_group(ranks.ndim - 1)
+        among = (ranks["shard", "tensor"]._flatten() if self.mesh.tensor > 1 else ranks["shard"]).get_group()
         marked = {id(piece) for group in groups if group["muon"] for piece in group["params"]}
         names = [name for name, piece in self.pieces.items() if id(piece) in marked]
         places = [_place(self.weights[name]) for name in names]
@@ -172,9 +187,8 @@ def _local(rows: Any) -> Tensor:
 
 
 def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
-    if mesh.replicate == 1:
-        return init_device_mesh(device.type, (mesh.shard,), mesh_dim_names=("shard",))
-    return init_device_mesh(device.type, (mesh.replicate, mesh.shard), mesh_dim_names=("replicate", "shard"))
+    kept = {axis: size for axis, size in mesh.axes.items() if size > 1 or axis == "shard"}
+    return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, parallel: ParallelConfig) -> list[FSDPModule]:
@@ -202,18 +216,35 @@ def _hand_out_what_is_there(units: list[FSDPModule]) -> None:
 
 
 def rows_of(weight: Any, whole: Tensor) -> Tensor:
-    """Of a whole tensor the rows that this rank has of the weight."""
-    first = _first_row(weight)
-    return whole[first : first + len(_local(weight))]
+    """Of a whole tensor what this rank has of the weight."""
+    first = _corner(weight)
+    for dimension, (start, length) in enumerate(zip(first, _local(weight).shape, strict=True)):
+        whole = whole.narrow(dimension, start, length)
+    return whole
 
 
-def _first_row(weight: Any) -> int:
-    """Every rank of a shard group has as many rows as the one before, fewer or none at the end."""
+def _corner(weight: Any) -> list[int]:
+    """Where in the whole weight this rank's part begins. A tensor group cuts first and evenly; then every rank of a shard
+    group has as many rows as the one before, fewer or none at the end."""
     mesh: DeviceMesh = weight.device_mesh
-    each = -(-len(weight) // mesh.size(mesh.ndim - 1))
-    return min(each * mesh.get_local_rank(mesh.ndim - 1), len(weight))
+    corner, rows = [0] * weight.ndim, len(weight)
+    placement = _tensor_placement(weight)
+    if placement.is_shard():
+        part = weight.shape[placement.dim] // mesh["tensor"].size()
+        corner[placement.dim] = part * mesh.get_local_rank("tensor")
+        rows = part if placement.dim == 0 else rows
+    each = -(-rows // mesh["shard"].size())
+    corner[0] += min(each * mesh.get_local_rank("shard"), rows)
+    return corner
+
+
+def _tensor_placement(weight: Any) -> Any:
+    names = weight.device_mesh.mesh_dim_names
+    return weight.placements[names.index("tensor")] if "tensor" in names else Replicate()
 
 
 def _place(weight: Any) -> Piece:
-    rows, columns = weight.shape
-    return Piece((rows, columns), _first_row(weight) * columns, 0, _local(weight).numel())
+    (rows, columns), (row, column) = weight.shape, _corner(weight)
+    local = _local(weight)
+    width = local.shape[1]
+    return Piece((rows, columns), row * columns + column, 0, local.numel(), 0 if width == columns else width)

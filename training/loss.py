@@ -8,15 +8,21 @@ states and of the weight are made in the forward pass and only scaled in the bac
 On an accelerator a compiled form of the same formulas reads a chunk's logits twice and writes their gradient once, in
 the logits' own precision: written out operation by operation, the float32 copies cost more than the matrix products.
 
+The output matrix may lie in slices of the vocabulary on the ranks of a tensor group (a DTensor). Then a chunk's logits
+exist in slices as well; the ranks exchange three numbers a token, highest logit, partition and chosen logit, and in the
+end sum the gradients of the hidden states, which all of them hold in full.
+
 All reductions are in float32. Sums are returned with their counts: the caller divides once by the number of tokens of
 the whole optimizer step, on all ranks.
 """
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -52,6 +58,7 @@ def chunked_cross_entropy(
     accelerator: the same values within rounding.
     """
     width = hidden.shape[-1]
+    weight, part = _own_slice(weight)
     flat_mask = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.to(torch.float32)
     arguments = (
         hidden.reshape(-1, width),
@@ -59,16 +66,45 @@ def chunked_cross_entropy(
         targets.reshape(-1),
         flat_mask.reshape(-1),
         z_loss,
-        fused and weight.is_cuda,
+        fused and weight.is_cuda and part is None,
+        part,
     )
     total: Tensor = _SummedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return total, flat_mask.sum()
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """The rows of the output matrix that this rank of a group has."""
+
+    first: int
+    rows: int
+    group: Any
+
+    def sum(self, values: Tensor, reduction: Any = dist.ReduceOp.SUM) -> Tensor:
+        dist.all_reduce(values, reduction, group=self.group)
+        return values
+
+
+def _own_slice(weight: Any) -> tuple[Tensor, _Slice | None]:
+    mesh = getattr(weight, "device_mesh", None)
+    if mesh is None:
+        return weight, None
+    rows = weight.shape[0] // mesh.size()
+    return weight.to_local(), _Slice(rows * mesh.get_local_rank(), rows, mesh.get_group())
+
+
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z_loss: float, fused: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        z_loss: float,
+        fused: bool,
+        vocabulary: _Slice | None,
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
@@ -76,7 +112,7 @@ class _SummedLoss(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = chunk_tokens(weight.shape[0], weight.device, fused)
-        loss_of = _compiled() if fused else _loss_of_chunk
+        loss_of = _compiled() if fused else functools.partial(_loss_of_chunk, vocabulary=vocabulary)
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             logits = F.linear(hidden[part], weight)
@@ -91,29 +127,46 @@ class _SummedLoss(torch.autograd.Function):
                     weight_grad.addmm_(grad.t(), hidden[part])
                 else:
                     weight_grad += grad.t() @ hidden[part]
+        if hidden_grad is not None and vocabulary is not None:
+            vocabulary.sum(hidden_grad)
         ctx.hidden_grad, ctx.weight_grad, ctx.weight_dtype = hidden_grad, weight_grad, weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grads
         hidden_grad = None if ctx.hidden_grad is None else ctx.hidden_grad.mul_(scale.to(ctx.hidden_grad.dtype))
         weight_grad = None if ctx.weight_grad is None else ctx.weight_grad.mul_(scale).to(ctx.weight_dtype)
         ctx.hidden_grad = ctx.weight_grad = None
-        return hidden_grad, weight_grad, None, None, None, None
+        return hidden_grad, weight_grad, None, None, None, None, None
 
 
 def _loss_of_chunk(
-    logits: Tensor, targets: Tensor, mask: Tensor, z_loss: float, wants_grad: bool
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    z_loss: float,
+    wants_grad: bool,
+    vocabulary: _Slice | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Summed loss of ``logits [T, V]``, and its gradient with respect to them. Float32 logits are overwritten."""
     dtype = logits.dtype
     logits = logits.float()
+    hits = mask
+    if vocabulary is not None:
+        targets = targets - vocabulary.first
+        here = (targets >= 0) & (targets < vocabulary.rows)
+        targets, hits = targets.clamp(0, vocabulary.rows - 1), mask * here
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     # One pass of exponentials serves both the partition function and the gradient.
     highest = logits.amax(-1, keepdim=True)
+    if vocabulary is not None:
+        vocabulary.sum(highest, dist.ReduceOp.MAX)
     exponentials = logits.sub_(highest).exp_()
     partition = exponentials.sum(-1, keepdim=True)
+    if vocabulary is not None:
+        chosen, partition = vocabulary.sum(torch.stack([chosen * here, partition.squeeze(-1)]))
+        partition = partition.unsqueeze(-1)
     log_partition = (highest + partition.log()).squeeze(-1)
     losses = log_partition - chosen + z_loss * log_partition.square()
     total = (losses * mask).sum()
@@ -121,7 +174,7 @@ def _loss_of_chunk(
         return total, None
     scale = mask * (1 + 2 * z_loss * log_partition)
     grad = exponentials.mul_(scale.unsqueeze(-1) / partition)
-    grad.scatter_add_(-1, targets.unsqueeze(-1), -mask.unsqueeze(-1))
+    grad.scatter_add_(-1, targets.unsqueeze(-1), -hits.unsqueeze(-1))
     return total, grad.to(dtype)
 
 

@@ -44,10 +44,23 @@ class Piece:
     start: int
     place: int
     length: int
+    width: int = 0
+    """Values of each row, where it is a rectangle that leaves out columns; 0: values one behind the other."""
 
     @property
     def size(self) -> int:
         return self.shape[0] * self.shape[1]
+
+    def of_flat(self, flat: Tensor) -> Tensor:
+        """The piece's own memory in a flat parameter, in the shape of ``of_whole``."""
+        return flat[self.place : self.place + self.length].view(-1, self.width or self.length)
+
+    def of_whole(self, matrix: Tensor) -> Tensor:
+        """The values that the piece stands for in a flattened matrix: a view."""
+        width = self.width or self.length
+        return matrix.as_strided(
+            (self.length // width, width), (self.shape[1], 1), matrix.storage_offset() + self.start
+        )
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,7 @@ def muon_update(
     target.mul_(1 - lr * decay)
     for piece, matrix in _whole_matrices(towards, layout):
         whole = orthogonalise(matrix.view(piece.shape), precision).reshape(-1)
-        update = whole[piece.start : piece.start + piece.length]
-        target[piece.place : piece.place + piece.length].add_(update, alpha=-lr * adam_sized(piece.shape))
+        piece.of_flat(target).add_(piece.of_whole(whole), alpha=-lr * adam_sized(piece.shape))
 
 
 def _whole_matrices(flat: Tensor, layout: Layout) -> Iterator[tuple[Piece, Tensor]]:
@@ -118,8 +130,8 @@ def _whole_matrices(flat: Tensor, layout: Layout) -> Iterator[tuple[Piece, Tenso
         together = flat.new_zeros(sum(piece.size for piece in bucket))
         offset = 0
         for piece in bucket:
-            begin = offset + piece.start
-            together[begin : begin + piece.length] = flat[piece.place : piece.place + piece.length]
+            if piece.length:
+                piece.of_whole(together[offset : offset + piece.size]).copy_(piece.of_flat(flat))
             offset += piece.size
         dist.all_reduce(together, group=layout.group)
         offset = 0

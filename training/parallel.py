@@ -1,13 +1,17 @@
 """How a process group shares a model: which engine drives it, and the mesh its ranks form.
 
-``deepspeed`` knows one line of ranks. ``torch`` (FSDP2) lays them out as ``replicate`` groups of ``shard`` ranks: weights
-and moments are cut over the ranks of a group and equal in all groups, so that only gradient sums cross between groups.
-Either way every rank takes rows of its own.
+``deepspeed`` knows one line of ranks, each with rows of its own. ``torch`` (FSDP2) lays them out as
+``replicate`` × ``shard`` × ``tensor``, neighbours along the last:
+
+    replicate   groups that hold the whole model each; only gradient sums cross between them
+    shard       weights and moments are cut over the ranks of a group, which take different rows
+    tensor      ranks that take the same rows and share the work on every matrix (training.tensor_parallel)
 
 A mesh that does not fit is refused where the configuration is read, before any process starts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import gcd, prod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -21,11 +25,30 @@ class Mesh:
 
     replicate: int
     shard: int
+    tensor: int = 1
 
     def __str__(self) -> str:
-        if self.replicate == 1:
-            return f"{self.shard} shards"
-        return f"{self.replicate} replicas × {self.shard} shards"
+        words = {"replicate": "replicas", "shard": "shards", "tensor": "slices of a matrix"}
+        shown = {words[axis]: size for axis, size in self.axes.items() if size > 1 or axis == "shard"}
+        return " × ".join(f"{size} {word}" for word, size in shown.items())
+
+    @property
+    def axes(self) -> dict[str, int]:
+        return {axis.name: getattr(self, axis.name) for axis in fields(self)}
+
+    @property
+    def row_shares(self) -> int:
+        """Equal shares of a step's rows."""
+        return self.replicate * self.shard
+
+    def row_share(self, rank: int) -> int:
+        """Which of them a rank takes."""
+        return rank // self.tensor
+
+    @property
+    def copies(self) -> int:
+        """How many ranks compute the same sums."""
+        return self.tensor
 
 
 class ParallelConfig(Config):
@@ -39,6 +62,8 @@ class ParallelConfig(Config):
     """torch: groups of ranks that hold the whole model each, say one a machine."""
     shard: Annotated[int, Later()] = Field(default=0, ge=0)
     """torch: ranks that a model is cut over. 0: all there are, divided by ``replicate``."""
+    tensor: Annotated[int, Later()] = Field(default=1, ge=1)
+    """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights in forward and backward; master weights and moments are always fp32."""
     offload: bool = False
@@ -55,8 +80,10 @@ class ParallelConfig(Config):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
-        if self.engine == "deepspeed" and (self.replicate, self.shard) != (1, 0):
-            raise ValueError("replicate and shard form a mesh, which engine deepspeed does not know; take engine torch")
+        if self.engine == "deepspeed" and (self.replicate, self.shard, self.tensor) != (1, 0, 1):
+            raise ValueError(
+                "replicate, shard and tensor form a mesh, which engine deepspeed does not know; take engine torch"
+            )
         if self.engine == "torch" and self.zero_stage == 0:
             raise ValueError("engine torch needs zero_stage 1, 2 or 3; to shard nothing take shard 1 and replicate")
         if self.engine == "torch" and self.offload:
@@ -67,13 +94,30 @@ class ParallelConfig(Config):
         """The mesh of so many ranks. Raises ValueError, with numbers that would fit, where they form none."""
         if self.engine == "deepspeed":
             return Mesh(1, ranks)
-        if ranks % self.replicate == 0 and self.shard in (0, ranks // self.replicate):
-            return Mesh(self.replicate, ranks // self.replicate)
-        asked = f"replicate {self.replicate}" + (f" × shard {self.shard}" if self.shard else "")
-        fitting = ", ".join(f"{n} × {ranks // n}" for n in range(1, ranks + 1) if ranks % n == 0)
-        raise ValueError(f"a mesh of {asked} does not fit {ranks} ranks; replicate × shard may be {fitting}")
+        inner = {axis: size for axis in ("tensor",) if (size := getattr(self, axis)) > 1}
+        outer, left = divmod(ranks, prod(inner.values()))
+        if not left and outer % self.replicate == 0 and self.shard in (0, outer // self.replicate):
+            return Mesh(self.replicate, outer // self.replicate, **inner)
+        asked = {"replicate": self.replicate} | ({"shard": self.shard} if self.shard else {}) | inner
+        if left:
+            fitting = f"{' × '.join(inner)} may be {', '.join(map(str, divisors(ranks)))}"
+        else:
+            fitting = "replicate × shard may be " + ", ".join(f"{n} × {outer // n}" for n in divisors(outer))
+        mesh = " × ".join(f"{axis} {size}" for axis, size in asked.items())
+        raise ValueError(f"a mesh of {mesh} does not fit {ranks} ranks; {fitting}")
+
+    def check_widths(self, **widths: int) -> None:
+        """Raises ValueError, with numbers that would fit, where ``tensor`` does not divide all of these evenly."""
+        for name, width in widths.items():
+            if width % self.tensor:
+                fitting = ", ".join(map(str, divisors(gcd(*widths.values()))))
+                raise ValueError(f"tensor {self.tensor} does not divide {name} {width}; it may be {fitting}")
 
     @property
     def cut_while_built(self) -> bool:
         """Whether parameters are in pieces before the engine has the model."""
         return self.engine == "deepspeed" and self.zero_stage == 3
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -84,6 +84,10 @@ class PretrainConfig(TrainingJobConfig):
     @model_validator(mode="after")
     def _mesh_fits(self) -> "PretrainConfig":
         self.parallel.mesh(self.elastic_ranks or self.ranks * self.nodes)
+        shape = self.model
+        self.parallel.check_widths(
+            kv_heads=shape.kv_heads, heads=shape.heads, intermediate_size=shape.intermediate_size
+        )
         return self
 
 
@@ -144,12 +148,20 @@ def model_shape(config: PretrainConfig, data: Data) -> ModelConfig:
 def run(job: Job[PretrainConfig]) -> None:
     """The stage in one rank: data, training, model, steps."""
     config = job.config
-    rank_slice(config.batch_sequences, job.ranks.rank, job.ranks.world_size)  # refused before anything is built
+    mesh = config.parallel.mesh(job.ranks.world_size)
+    rank_slice(config.batch_sequences, 0, mesh.row_shares)  # refused before anything is built
     data = open_data(job.data("shards"), job.data("tokenizer"))
+    try:
+        config.parallel.check_widths(vocabulary=data.vocab_size)
+    except ValueError as error:
+        raise ConfigError(
+            str(error), where="parallel.tensor", remedy="Take one of these, or another tokenizer."
+        ) from None
     trunk = job.data("trunk") / "model" if config.trunk else None
     engine = build_engine(config, data, model_shape(config, data), job.ranks, trunk)
     if config.parallel.engine == "torch":
-        job.stats["mesh"] = str(config.parallel.mesh(job.ranks.world_size))
+        job.stats["mesh"] = str(mesh)
+        job.stats["row_shares"] = [mesh.row_share(rank) for rank in range(job.ranks.world_size)]
         job.phase(f"training on a mesh of {job.stats['mesh']}")
     loop = train(job, engine, task_of(config, data, engine))
     job.stats["bits_per_byte"] = {name.partition("/")[2]: value for name, value in loop.figures.items()}
@@ -191,14 +203,14 @@ def first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk:
 
 def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[MicroBatch]:
     """The shards' rows in their order, the loss on them, and bits per byte of the domains held out."""
-    phases, ranks = data.train.phases, engine.ranks
+    phases, ranks, mesh = data.train.phases, engine.ranks, engine.mesh
     loader = Loader(
         data.train,
         lambda consumed: rows_of(config.seed, consumed, phases),
         batch=config.batch_sequences,
         micro=config.parallel.micro_batch,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        rank=mesh.row_share(ranks.rank),
+        world_size=mesh.row_shares,
         device=ranks.device,
         mask_documents=config.mask_documents,
     )

@@ -31,12 +31,13 @@ def bits_per_byte(
 ) -> dict[str, float]:
     """By domain, over the first ``limit`` rows of each ``ShardSet``; its rows are shared out over the ranks."""
     answers = {}
+    share, shares = engine.mesh.row_share(engine.ranks.rank), engine.mesh.row_shares
     for name, shards in sorted(domains.items()):
         count = min(limit, len(shards))
-        mine = np.arange(engine.ranks.rank, count, engine.ranks.world_size)
+        mine = np.arange(share, count, shares)
         sums = torch.zeros(2, dtype=torch.float64, device=engine.ranks.device)
         # Every rank runs the same number of forward passes: under ZeRO-3 each of them is collective.
-        rounds = math.ceil(math.ceil(count / engine.ranks.world_size) / micro)
+        rounds = math.ceil(math.ceil(count / shares) / micro)
         for index in range(rounds):
             piece = mine[index * micro : (index + 1) * micro]
             rows = shards.rows(piece if len(piece) else np.zeros(1, dtype=np.int64))

@@ -21,7 +21,7 @@ STEPS = "data/steps.parquet"
 
 
 def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None = None) -> dict[str, Any]:
-    """The documents of one step's global batch, by the rank that learned from them.
+    """The documents of one step's global batch, by the rank that learned from them (of several that share rows, the first).
 
     ``tokens`` is how many of a document's tokens were in the batch, ``offset`` the archive record's byte offset.
     """
@@ -32,11 +32,11 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
         )
     opened = ShardSet.open(shards.local("data"), "train")
     rows = rows_of(steps.seed, steps.positions(step), opened.phases)
-    share = len(rows) // steps.ranks
+    share = len(rows) // (max(steps.shares) + 1)
     documents: dict[tuple[int, bytes], dict[str, Any]] = {}
     for index, row in enumerate(rows.tolist()):
-        owner = index // share
-        if rank is None or rank == owner:
+        owner = steps.shares.index(index // share) if rank is None else rank
+        if steps.shares[owner] == index // share:
             for span in opened.documents(row):
                 entry = documents.setdefault((owner, span.document_id), _document(span, owner))
                 entry["tokens"] += span.end - span.start
@@ -70,6 +70,8 @@ class Steps:
         self._applied = table["applied"].to_numpy(zero_copy_only=False)
         self.seed = int(pretrain.manifest.config["seed"])
         self.ranks = int(pretrain.manifest.stats["ranks"])
+        self.shares: list[int] = pretrain.manifest.stats.get("row_shares") or list(range(self.ranks))
+        """Which share of each step's rows a rank took."""
 
     def _index(self, step: int) -> int:
         if not 1 <= step <= len(self._step):

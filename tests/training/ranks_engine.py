@@ -68,10 +68,10 @@ def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", mode
 
 def advance(engine, steps, micro):
     """Train to ``steps``; every step's loss and gradient norm."""
-    ranks, trail = engine.ranks, []
+    share, shares, trail = engine.mesh.row_share(engine.ranks.rank), engine.mesh.row_shares, []
     while engine.step < steps:
         tokens, mask = global_batch(engine.step)
-        mine = slice(ranks.rank * 8 // ranks.world_size, (ranks.rank + 1) * 8 // ranks.world_size)
+        mine = slice(share * 8 // shares, (share + 1) * 8 // shares)
         batches = list(zip(tokens[mine].split(micro), mask[mine].split(micro), strict=True))
         result = engine.train_step(batches, losses, weight)
         trail.append([result.loss, result.grad_norm])

@@ -34,7 +34,12 @@ def check_steps(found):
 
 
 def test_losses_and_norms_on_two_ranks_are_those_of_one():
-    check_steps(run_ranks(PROGRAM, 2, json.dumps(ways()), "steps"))
+    tensor = {**PLAIN, "engine": "torch", "micro": 2, "tensor": 2}
+    shared = {
+        "tensor": {**tensor, "stage": 1},
+        "muon and tensor": {**tensor, "stage": 3, "optimizer": "muon", "activation_checkpointing": True},
+    }
+    check_steps(run_ranks(PROGRAM, 2, json.dumps(ways() | shared), "steps"))
 
 
 def test_half_precision_stays_near_deepspeed():
@@ -49,20 +54,22 @@ def test_half_precision_stays_near_deepspeed():
 
 
 @pytest.mark.slow
-def test_two_replicas_of_two_shards_take_the_steps_of_one_rank():
-    check_steps(run_ranks(PROGRAM, 4, json.dumps(ways(replicate=2)), "steps"))
+def test_four_ranks_in_any_mesh_take_the_steps_of_one():
+    found = {
+        f"{name} of {mesh}": {**way, **mesh}
+        for mesh in ({"replicate": 2}, {"tensor": 2}, {"replicate": 2, "tensor": 2})
+        for name, way in ways().items()
+    }
+    check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps"))
 
 
 @pytest.mark.slow
 def test_every_parameter_has_the_gradient_of_one_rank():
     batch = {"dtype": "fp32", "clip": 0.0, "model": "decoder"}
     expected = gradients(init_distributed(), stage=1, micro=8, **batch)
-    found = run_ranks(
-        PROGRAM,
-        2,
-        json.dumps({stage: {**batch, "stage": stage, "micro": 2, "engine": "torch"} for stage in (1, 3)}),
-        "gradients",
-    )
+    meshes = {f"{stage}, tensor {tensor}": {"stage": stage, "tensor": tensor} for stage in (1, 3) for tensor in (1, 2)}
+    ways = {name: {**batch, **mesh, "micro": 2, "engine": "torch"} for name, mesh in meshes.items()}
+    found = run_ranks(PROGRAM, 2, json.dumps(ways), "gradients")
     for name, measured in found.items():
         assert measured.keys() == expected.keys()
         for parameter, values in expected.items():
@@ -77,6 +84,7 @@ def test_every_parameter_has_the_gradient_of_one_rank():
         ({"replicate": 2}, "engine deepspeed does not know"),
         ({"engine": "torch", "zero_stage": 0, "dtype": "fp32"}, "shard 1 and replicate"),
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
+        ({"tensor": 2}, "engine deepspeed does not know"),
     ],
 )
 def test_what_an_engine_lacks_is_refused(settings, sentence):
@@ -90,17 +98,22 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
     for more in ({"ranks": 3}, {"ranks": 2, "elastic_ranks": 3}):
         with pytest.raises(ValidationError, match="replicate 2 does not fit 3 ranks"):
             PretrainConfig(parallel=parallel, **more)
+    with pytest.raises(ValidationError, match="tensor 4 does not divide kv_heads 2; it may be 1, 2"):
+        PretrainConfig(ranks=4, parallel={"engine": "torch", "tensor": 4})
     with pytest.raises(ValidationError, match="engine torch needs zero_stage 1, 2 or 3"):
         SftConfig(engine="torch", zero_stage=0, dtype="fp32")
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    assert not {"engine", "replicate", "shard"} & identity(ParallelConfig()).keys()
+    assert not {"engine", "replicate", "shard", "tensor"} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 
 
 def test_a_mesh_is_all_ranks_or_refused_with_those_that_fit():
     assert ParallelConfig(engine="torch", replicate=2).mesh(6) == Mesh(2, 3)
+    assert ParallelConfig(engine="torch", replicate=2, tensor=2).mesh(8) == Mesh(2, 2, tensor=2)
+    with pytest.raises(ValueError, match="tensor 4 does not fit 6 ranks; tensor may be 1, 2, 3, 6"):
+        ParallelConfig(engine="torch", tensor=4).mesh(6)
     with pytest.raises(ValueError, match="replicate 4 does not fit 6 ranks; .* 1 × 6, 2 × 3, 3 × 2, 6 × 1"):
         ParallelConfig(engine="torch", replicate=4).mesh(6)
     with pytest.raises(ValueError, match="replicate 2 × shard 2 does not fit 2 ranks"):

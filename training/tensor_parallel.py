@@ -1,0 +1,80 @@
+"""Tensor parallelism: the ranks of a group share every matrix of a decoder, and the tokens between the matrices.
+
+    tokens                embedding: rows of the vocabulary; the sum of what the ranks found, a stretch of tokens a rank
+    stretch of tokens     norms and the residual stream
+    all tokens            query, key, value, gate and up projections: heads and inner widths of this rank
+    stretch of tokens     output and down projections: the sum over the ranks, a stretch of tokens a rank
+    all tokens            what the decoder returns; the loss works on a rank's rows of the vocabulary (``training.loss``)
+
+Norms' weights are whole on every rank, and their gradients summed over the group. Whatever else a model has (a score's
+row) all ranks of a group hold and compute alike. A row need not divide by the ranks: the last stretch may be shorter.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from training.model import Decoder
+
+TOKENS, HEADS = 1, 2
+"""Dimensions of ``[batch, tokens, width]`` and ``[batch, tokens, heads, width]``."""
+
+
+def share_matrices(module: nn.Module, group: DeviceMesh) -> None:
+    """Cut the decoders in a module over a group, in place. Every rank must hold the same weights."""
+    for decoder in [child for child in module.modules() if isinstance(child, Decoder)]:
+        # Every rank cuts its own copy: nothing is sent.
+        parallelize_module(decoder, group, _plan(decoder), src_data_rank=None)
+        gathered = PrepareModuleOutput(output_layouts=Shard(TOKENS), desired_output_layouts=Replicate())
+        parallelize_module(decoder, group, gathered, src_data_rank=None)
+
+
+@contextlib.contextmanager
+def undivided(module: nn.Module) -> Iterator[None]:
+    """Within, the module's parameters are whole: to be read, not to compute with. Collective."""
+    cut: list[tuple[nn.Module, str, Any]] = [
+        (part, name, parameter)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor)
+    ]
+    try:
+        for part, name, parameter in cut:
+            part._parameters[name] = nn.Parameter(parameter.detach().full_tensor())
+        yield
+    finally:
+        for part, name, parameter in cut:
+            part._parameters[name] = parameter
+
+
+def _plan(decoder: Decoder) -> dict[str, Any]:
+    stretch: dict[str, Any] = {"output_layouts": Shard(TOKENS), "use_local_output": False}
+    inner = ColwiseParallel(input_layouts=Shard(TOKENS))
+    plan: dict[str, Any] = {
+        "embed_tokens": RowwiseParallel(input_layouts=Replicate(), **stretch),
+        "norm": SequenceParallel(),
+        "layers.*.input_layernorm": SequenceParallel(),
+        "layers.*.post_attention_layernorm": SequenceParallel(),
+        **{f"layers.*.self_attn.{name}_proj": inner for name in "qkv"},
+        "layers.*.self_attn.o_proj": RowwiseParallel(**stretch),
+        "layers.*.mlp.gate_proj": inner,
+        "layers.*.mlp.up_proj": inner,
+        "layers.*.mlp.down_proj": RowwiseParallel(**stretch),
+    }
+    if decoder.config.qk_norm:
+        of_heads = SequenceParallel(sequence_dim=HEADS, use_local_output=True)
+        plan |= {f"layers.*.self_attn.{name}_norm": of_heads for name in "qk"}
+    if decoder.lm_head is not None:
+        plan["lm_head"] = ColwiseParallel()
+    return plan
