@@ -28,11 +28,9 @@ class Toy(nn.Module):
         return self.back(torch.tanh(self.hidden(self.norm(self.embed(tokens)))))
 
 
-def decoder(checkpointing):
-    shape = ModelConfig(
-        vocab_size=32, hidden_size=16, layers=2, heads=4, kv_heads=2, intermediate_size=24, max_position=16
-    )
-    return build_model(shape, 3, checkpoint_activations=checkpointing)
+def decoder(checkpointing, **more):
+    sizes = {"vocab_size": 32, "hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 24}
+    return build_model(ModelConfig(**sizes, max_position=16, **more), 3, checkpoint_activations=checkpointing)
 
 
 def losses(model, batch):
@@ -56,9 +54,9 @@ def global_batch(step):
     return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
 
 
-def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", model="toy", **parallel):
+def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", model="toy", shape=None, **parallel):
     return create_engine(
-        Toy() if model == "toy" else decoder(parallel.get("activation_checkpointing", False)),
+        Toy() if model == "toy" else decoder(parallel.get("activation_checkpointing", False), **(shape or {})),
         OptimizerConfig(name=optimizer, lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
         ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, **parallel),
         total_steps=steps,

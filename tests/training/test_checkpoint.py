@@ -56,10 +56,16 @@ def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resumin
 
 
 TORCH = {"engine": "torch"}
+TENSOR = {**TORCH, "tensor": 2, "model": "decoder"}
 
 
 def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(tmp_path):
-    saved = [[1, "bf16", "muon", TORCH], [3, "fp32", "adamw", TORCH], [1, "fp32", "muon", {}]]
+    saved = [
+        [1, "bf16", "muon", TORCH],
+        [3, "fp32", "adamw", TORCH],
+        [1, "fp32", "muon", {}],
+        [2, "fp32", "adamw", TENSOR],
+    ]
     answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
         check_exact(answer)
@@ -69,11 +75,28 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         (0, (1, "bf16", "muon", 1), {}),
         (1, (3, "fp32", "adamw", 3), {}),
         (2, (1, "fp32", "muon", 2), TORCH),
+        (3, (2, "fp32", "adamw", 3), {**TENSOR, "tensor": 1}),
+        (3, (2, "fp32", "adamw", 1), {"model": "decoder"}),
     ]
     for before, move, parallel in moves:
         resumed = resume(init_distributed(), tmp_path, *move, **parallel)
         assert not resumed["exact"]
         check_close(resumed, answers[before])
+
+
+@pytest.mark.slow
+def test_a_mesh_resumes_exactly_and_another_follows_it(tmp_path):
+    saved = [[2, "fp32", "muon", TENSOR], [1, "fp32", "adamw", {**TENSOR, "replicate": 2}]]
+    answers = run_ranks(PROGRAM, 4, "save", str(tmp_path), json.dumps(saved))
+    for answer in answers:
+        check_exact(answer)
+    moves = [(*saved[number][:3], 3, {**TENSOR, "tensor": tensor}) for number in (0, 1) for tensor in (1, 2)]
+    moves += [(2, "fp32", "muon", 1, {"model": "decoder"})]
+    for (stage, *_), resumed in zip(
+        moves, run_ranks(PROGRAM, 2, "resume", str(tmp_path), json.dumps(moves)), strict=True
+    ):
+        assert not resumed["exact"]
+        check_close(resumed, answers[0 if stage == 2 else 1])
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,9 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
 
 
 @pytest.mark.slow
-def test_every_parameter_has_the_gradient_of_one_rank():
-    batch = {"dtype": "fp32", "clip": 0.0, "model": "decoder"}
+@pytest.mark.parametrize("shape", [{"qk_norm": True, "tie_embeddings": False}, {"qkv_bias": True}])
+def test_every_parameter_has_the_gradient_of_one_rank(shape):
+    batch = {"dtype": "fp32", "clip": 0.0, "model": "decoder", "shape": shape}
     expected = gradients(init_distributed(), stage=1, micro=8, **batch)
     meshes = {f"{stage}, tensor {tensor}": {"stage": stage, "tensor": tensor} for stage in (1, 3) for tensor in (1, 2)}
     ways = {name: {**batch, **mesh, "micro": 2, "engine": "torch"} for name, mesh in meshes.items()}
