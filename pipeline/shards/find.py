@@ -12,6 +12,7 @@
   (OLMoTrace, arXiv 2504.07096, ranks by them). Not so if it is all that was asked for.
 """
 
+import bisect
 import itertools
 import json
 import mmap
@@ -26,7 +27,7 @@ import pyarrow as pa
 
 from infra.errors import InputError
 from infra.store.dataset import Dataset
-from pipeline.shards import suffixes as arrays
+from pipeline.shards import phrases as arrays
 from pipeline.shards.append import UNIGRAMS
 from pipeline.shards.index import ARRAYS, DESCRIPTION, DOCUMENT_ROWS, DOCUMENTS_SUFFIX, FORMAT_VERSION
 from pipeline.tokenizer.model import SPECIALS, Tokenizer, encodable
@@ -40,6 +41,8 @@ CLIPPED = 3
 """Tokens at an end of the text that may be others in a document."""
 CACHED_BATCHES = 64
 """Batches of documents of a shard that stay decompressed."""
+NEAR = 64
+"""Pieces that a search for one begins with."""
 AROUND_TOKENS, AROUND_CHARACTERS = 64, 200
 
 
@@ -163,12 +166,12 @@ class Index:
         """The text as it is, and after a space: a word in a document has most often one before it."""
         spaced = [text] if text[0].isspace() else [text, f" {text}"]
         sizes = np.diff(self._spelt[1])
-        return [
-            _Query(tokens, np.concatenate([[0], np.cumsum(sizes[tokens])]), encodable(given).encode(), number)
-            for number, (given, tokens) in enumerate(
-                zip(spaced, map(_ids, self.tokenizer.encode_batch(spaced)), strict=True)
-            )
-        ]
+        queries = []
+        for spaces, given in enumerate(spaced):
+            tokens = np.array(self.tokenizer.encode(given), np.int64)
+            begins = np.concatenate([[0], np.cumsum(sizes[tokens])])
+            queries.append(_Query(tokens, begins, encodable(given).encode(), spaces))
+        return queries
 
     def _maximal(self, query: "_Query") -> list[tuple[int, int]]:
         # With the space before it the text is tried for its first word; all else was found without.
@@ -323,7 +326,7 @@ class _Part:
     def __init__(self, dataset: Dataset, described: dict[str, Any], vocab_size: int) -> None:
         self.name: str = described["name"]
         self._first_row: int = described["first_row"]
-        self._key = arrays.key_shape(vocab_size)
+        self._bits = arrays.token_bits(vocab_size)
         try:
             loaded = {kind: _mapped(dataset, f"data/{self.name}.{kind}.npy") for kind in ARRAYS}
             origins = pa.memory_map(str(dataset.local(f"data/{self.name}{DOCUMENTS_SUFFIX}")))
@@ -332,20 +335,23 @@ class _Part:
         except (OSError, ValueError, pa.ArrowInvalid) as error:
             raise _damaged(dataset, self.name) from error
         self._batch = lru_cache(CACHED_BATCHES)(documents.get_batch)
-        self.low, self.high, self.suffixes, self._keys, self._pieces = (loaded[kind] for kind in ARRAYS)
-        sampled = -(-described["tokens"] // arrays.STRIDE)
-        sizes = [len(self.low), len(self.suffixes), len(self.high) or described["tokens"], len(self._keys) - sampled]
-        if sizes != [described["tokens"]] * 3 + [0]:
+        self.low, self.high, self.suffixes, nodes, fences, self._pieces = (loaded[kind] for kind in ARRAYS)
+        self._arrays = self.low, self.high, self.suffixes, nodes, np.array(fences)  # the fences stay in memory
+        tokens = described["tokens"]
+        sizes = len(self.low), len(self.high), len(self.suffixes), len(nodes), len(fences)
+        sampled = -(-tokens // arrays.NODE)
+        high = -(-tokens // 2) if vocab_size > 1 << 16 else 0
+        if sizes != (tokens, high, tokens, sampled, -(-sampled // arrays.FENCED)):
             raise _damaged(dataset, self.name)
 
     def maximal(self, tokens: np.ndarray, begin: int, until: int) -> np.ndarray:
         spans = np.empty((until - begin, 2), np.int64)
-        number = arrays.maximal(self.low, self.high, self.suffixes, self._keys, tokens, *self._key, begin, until, spans)
+        number = arrays.maximal(*self._arrays, tokens, self._bits, begin, until, spans)
         return spans[:number]
 
     def ranges(self, tokens: np.ndarray, phrases: np.ndarray) -> np.ndarray:
         found = np.empty((len(phrases), 2), np.int64)
-        arrays.ranges(self.low, self.high, self.suffixes, self._keys, tokens, phrases, *self._key, found)
+        arrays.ranges(*self._arrays, tokens, phrases, self._bits, found)
         return found
 
     def grow(self, places: np.ndarray, length: int, spelt: tuple[np.ndarray, np.ndarray], *asked: Any) -> np.ndarray:
@@ -356,18 +362,16 @@ class _Part:
 
     def text(self, begin: int, end: int) -> np.ndarray:
         """Tokens of the shard's documents."""
-        chosen = slice(max(begin, 0), max(end, 0))
-        tokens = self.low[chosen].astype(np.int64)
-        return tokens | (self.high[chosen].astype(np.int64) << 16) if len(self.high) else tokens
+        return arrays.whole(self.low, self.high, max(begin, 0), max(end, 0))
 
     def rows(self, begin: int, end: int) -> range | list[int]:
         """Rows, counted through all shards, that hold the tokens at these places."""
         first, last = self._piece(begin), self._piece(max(end - 1, begin))
-        return [self._first_row + int(row) for row in self._pieces[1, first : last + 1]]
+        return [self._first_row + int(row) for row in self._pieces[first : last + 1, 1]]
 
     def document(self, place: int) -> int:
         """The number of the document whose tokens stand at a place."""
-        return int(self._pieces[3, self._piece(place)])
+        return int(self._pieces[self._piece(place), 3])
 
     def origin(self, document: int) -> dict[str, Any]:
         batch = self._batch(document // DOCUMENT_ROWS)
@@ -375,11 +379,14 @@ class _Part:
         return found
 
     def _piece(self, place: int) -> int:
-        return int(np.searchsorted(self._pieces[0], np.uint32(place), side="right")) - 1
-
-
-def _ids(tokens: list[int]) -> np.ndarray:
-    return np.array(tokens, np.int64)
+        # Around where it were if all were of one length: documents lie in the order of their ids, the short among the long.
+        places, near = self._pieces[:, 0], NEAR
+        guess = place * len(places) // len(self.low)
+        while True:
+            first, last = max(guess - near, 0), min(guess + near, len(places))
+            if (first == 0 or places[first] <= place) and (last == len(places) or places[last] > place):
+                return bisect.bisect_right(places, place, first, last) - 1
+            near *= 4
 
 
 def _mapped(dataset: Dataset, path: str) -> np.ndarray:

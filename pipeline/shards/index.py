@@ -4,13 +4,13 @@ For each shard, in ``data/train-00000.…``:
 
     tokens.npy, high.npy   its documents' tokens one document after another, the pieces of each joined again
     suffixes.npy           the places of these tokens in the order of what follows          (pipeline/shards/suffixes.py)
-    keys.npy               a sample of that order
+    nodes.npy, fences.npy  in which bits they differ there                        (pipeline/shards/phrases.py)
     pieces.npy             (place, row, start in the row, document) of every piece
     documents.arrow        where each document comes from
 
 beside ``tokenizer.model``, ``unigrams.npy`` and ``index.json``: the index is read without the shards and finds words after
-these are gone. A document begins with ``<s>``, which stands in no text: no match reaches from one into another. It takes six
-bytes a token (seven with a vocabulary over 65,536) and some dozens a document.
+these are gone. A document begins with ``<s>``, which stands in no text: no match reaches from one into another. It takes a
+little over seven bytes a token, and a half more with a vocabulary over 65,536, and some dozens a document.
 
 A unit is a shard, and holds it in memory with about 15 bytes a token: as shards are bounded, so is this.
 """
@@ -34,9 +34,9 @@ from pipeline.shards.format import LINEAGE_SUFFIX, TRAIN
 from pipeline.shards.reader import ShardSet
 from pipeline.tokenizer.model import MODEL_FILE, Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION = "data/index.json"
-ARRAYS = ("tokens", "high", "suffixes", "keys", "pieces")
+ARRAYS = ("tokens", "high", "suffixes", "nodes", "fences", "pieces")
 DOCUMENTS_SUFFIX = ".documents.arrow"
 DOCUMENT_ROWS = 128
 """Documents to a compressed batch: what is read to learn of one."""
@@ -64,7 +64,8 @@ def _units(context: StageContext) -> Iterator[Unit]:
 
 
 def _process(unit: Unit, context: UnitContext) -> Counts:
-    from pipeline.shards.suffixes import keys_of, suffix_array
+    from pipeline.shards.phrases import high_of, nodes_of
+    from pipeline.shards.suffixes import suffix_array
 
     name = str(unit.payload["name"])
     vocab_size = int(context.inputs["shards"].manifest.stats["vocab_size"])
@@ -75,9 +76,9 @@ def _process(unit: Unit, context: UnitContext) -> Counts:
     with context.output(f"data/{name}{DOCUMENTS_SUFFIX}") as path:
         _write_documents(documents, path)
     suffixes = suffix_array(tokens, vocab_size)
-    keys = keys_of(tokens, suffixes, vocab_size)
-    high = (tokens >> 16).astype(np.uint8) if tokens.itemsize > 2 else np.empty(0, np.uint8)
-    arrays: tuple[np.ndarray, ...] = (tokens.astype(np.uint16, copy=False), high, suffixes, keys, pieces)
+    nodes, fences = nodes_of(tokens, suffixes, vocab_size)
+    high = high_of(tokens, vocab_size)
+    arrays: tuple[np.ndarray, ...] = (tokens.astype(np.uint16, copy=False), high, suffixes, nodes, fences, pieces)
     for kind, array in zip(ARRAYS, arrays, strict=True):
         with context.output(f"data/{name}.{kind}.npy") as path, path.open("wb") as stream:
             np.save(stream, array)
@@ -105,7 +106,7 @@ def joined(shard: ShardSet, lineage: pa.Table, vocab_size: int) -> tuple[np.ndar
     for which in np.argsort(row, kind="stable").tolist():
         begin, size, first = int(place[which]), int(length[which]), int(start[which])
         tokens[begin : begin + size] = shard.tokens(int(row[which]))[first : first + size]
-    return tokens, np.stack([place, row, start, document]).astype(np.uint32), documents
+    return tokens, np.stack([place, row, start, document], axis=1).astype(np.uint32), documents
 
 
 def _documents(lineage: pa.Table) -> tuple[pa.Table, np.ndarray]:
@@ -166,7 +167,7 @@ def _finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="index",
-    code_version=2,
+    code_version=3,
     config=IndexConfig,
     reference="pipeline.shards.index:STAGE",
     inputs=lambda config: {"shards": "shards", "tokenizer": "tokenizer"},

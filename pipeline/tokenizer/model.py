@@ -99,18 +99,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without ``<s>`` or ``</s>``. Never a special token, whatever the text says."""
-        return self.encode_batch([text])[0]
+        first, *rest = (self._processor.encode(encodable(part)) for part in text.split(SPACE))
+        return [*first, *(token for part in rest for token in (*self._space_bytes, *part))]
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
         """Many texts at once. ``threads`` changes the time, never the ids."""
         if any(SPACE in text for text in texts):
-            return [self._encode_around_space_marks(text) for text in texts]
+            return [self.encode(text) for text in texts]
         ids: list[list[int]] = self._processor.encode([encodable(text) for text in texts], num_threads=threads)
         return ids
-
-    def _encode_around_space_marks(self, text: str) -> list[int]:
-        first, *rest = (self._processor.encode(encodable(part)) for part in text.split(SPACE))
-        return [*first, *(token for part in rest for token in (*self._space_bytes, *part))]
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
         """The text of some ids. Special tokens are left out, or spelt with ``specials``.

@@ -126,12 +126,12 @@ def test_no_words_and_too_many(index) -> None:
     assert index.find("<s></s><pad> the heron").tokens > 0
 
 
-def test_the_same_bytes_in_any_order_and_six_a_token(shards, tokenizer_dataset, indexed, tmp_path) -> None:
+def test_the_same_bytes_in_any_order_and_less_than_eight_a_token(shards, tokenizer_dataset, indexed, tmp_path) -> None:
     inputs = {"shards": shards, "tokenizer": tokenizer_dataset}
     assert run_shard_stage(STAGE, IndexConfig(), inputs, tmp_path, reverse=True).digest == indexed.digest
     assert indexed.manifest.stats["tokens"] == shards.manifest.stats["total_tokens"]
     per_token = sum(file.bytes for file in indexed.files("data/", "s.npy")) / indexed.manifest.stats["tokens"]
-    assert per_token < 7
+    assert per_token < 8
 
 
 def test_a_piece_whose_document_begins_elsewhere_is_parted_from_the_one_before(shards) -> None:
@@ -143,7 +143,7 @@ def test_a_piece_whose_document_begins_elsewhere_is_parted_from_the_one_before(s
     tokens, pieces, _ = joined(ShardSet.of_files([path], "train"), without, 700)
     orphans = np.flatnonzero(tokens == 0)
     assert len(orphans) == (offset == 130).sum() > 0
-    assert {*(orphans + 1).tolist()} <= {*pieces[0].tolist()}
+    assert {*(orphans + 1).tolist()} <= {*pieces[:, 0].tolist()}
 
 
 def test_another_tokenizer_and_a_damaged_index_are_refused(shards, indexed, documents, tmp_path) -> None:
