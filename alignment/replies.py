@@ -107,10 +107,13 @@ class RewardModel(nn.Module):
 
     def judge(self, batch: Replies) -> Tensor:
         """Normalised score of each reply ``[B]``: that at its last token."""
-        hidden = self.decoder(batch.input_ids)
-        last = hidden[torch.arange(len(batch.lengths), device=hidden.device), batch.lengths - 1]
-        raw: Tensor = self.score(last).squeeze(-1).float()
+        raw: Tensor = self.score(self.last_states(batch)).squeeze(-1).float()
         return (raw - self.mean) / self.std
+
+    def last_states(self, batch: Replies) -> Tensor:
+        """What the score reads of each reply ``[B, hidden]``."""
+        hidden: Tensor = self.decoder(batch.input_ids)
+        return hidden[torch.arange(len(batch.lengths), device=hidden.device), batch.lengths - 1]
 
     def values(self, batch: Replies) -> Tensor:
         """The expected score before each token ``[B, T - 1]``, in step with ``Replies.mask``."""

@@ -8,8 +8,14 @@ beside what length alone would have achieved: a reward model that only counts wo
 
 (Bradley-Terry) with w the weight of a judgement, t 1 for a choice and ½ for a tie, m the margin of a choice (Llama 2,
 arXiv 2307.09288) and c the centring, which takes from the scores the freedom to drift together (arXiv 2312.09244).
+
+From a few thousand pairs a whole model learns the pairs by heart before it learns what people prefer. ``linear_probe`` first
+fits the score alone, by the same loss with a ridge, on the states of the model as it came; a low rate then changes these
+little (linear probing then fine-tuning, arXiv 2202.10054).
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -23,7 +29,7 @@ from alignment.job import ModelJob, SupervisedConfig, run_model_job
 from alignment.loop import Plan, engine_of, optimise
 from alignment.losses import bradley_terry
 from alignment.order import Order
-from alignment.pairs import PairBatch, halves, pair_batch, pair_figures, pair_lengths, training_pairs
+from alignment.pairs import PairBatch, PairTokens, halves, pair_batch, pair_figures, pair_lengths, training_pairs
 from alignment.replies import RewardModel
 from alignment.reward_report import report
 from infra.config import Later
@@ -42,6 +48,9 @@ class RewardConfig(SupervisedConfig):
     """Peak learning rate. 7B models: 1e-5."""
     margin: Annotated[float, Later()] = Field(default=0.0, ge=0)
     """A pair's own margin (how much better people found the better reply) times this must be between its scores; 0: none."""
+    linear_probe: Annotated[float, Later()] = Field(default=0.0, ge=0)
+    """Ridge λ (λ/2·|score|² beside the mean loss) of the logistic regression from which the score starts; 0: the score starts
+    at zero. Few pairs or a small model: 0.001 to 0.01, with lr a tenth of what it is without."""
     centring: Annotated[float, Later()] = Field(default=0.0, ge=0)
     """Weight of the squared sum of a pair's scores; 0.01 keeps them around zero. 0: none."""
 
@@ -81,7 +90,13 @@ def train(job: ModelJob[RewardConfig]) -> None:
         )
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    engine = engine_of(job, RewardModel(job.base_model()), order.steps)
+    model = RewardModel(job.base_model())
+    if config.linear_probe:
+        job.phase("linear probe")
+        states = state_differences(job, model, training)
+        with torch.no_grad():
+            model.score.weight.copy_(fit_score(states, config.linear_probe, config.margin, job.reduce))
+    engine = engine_of(job, model, order.steps)
     decided = np.array([not pair.tie for pair in held_out])
 
     def validate() -> dict[str, float]:
@@ -114,6 +129,54 @@ def train(job: ModelJob[RewardConfig]) -> None:
     publish_model(job, engine, job.model_folder, lambda model: (model.decoder, model.score.weight))
     job.outputs["data/reward.json"] = True
     job.finish()
+
+
+@dataclass(frozen=True)
+class StateDifferences:
+    """This rank's pairs, as what a linear score sees of them: ``rows [pairs, hidden]``, chosen less rejected, float64."""
+
+    rows: Tensor
+    weights: Tensor
+    ties: Tensor
+    margins: Tensor
+
+
+@torch.no_grad()
+def state_differences(job: ModelJob[RewardConfig], model: RewardModel, pairs: Sequence[PairTokens]) -> StateDifferences:
+    """Under the model as it came, whole on every rank."""
+    model.eval()
+    order = np.argsort(pair_lengths(pairs), kind="stable")
+    mine = order[job.ranks.rank :: job.ranks.world_size]
+    # A rank without pairs takes part with one that weighs nothing.
+    mine, counts = (mine, 1.0) if len(mine) else (order[:1], 0.0)
+    size, parts = job.config.micro_batch, list[tuple[Tensor, ...]]()
+    for start in range(0, len(mine), size):
+        batch = pair_batch(pairs, mine[start : start + size], job.tokenizer.pad_id, job.ranks.device)
+        chosen, rejected = halves(model.last_states(batch.replies).double())
+        parts.append((chosen - rejected, counts * batch.weights.double(), batch.ties, batch.margins.double()))
+    model.train()
+    return StateDifferences(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def fit_score(
+    states: StateDifferences, ridge: float, margin: float, reduce: Callable[[Tensor], Tensor], steps: int = 100
+) -> Tensor:
+    """The score's weight ``[1, hidden]`` of least loss over the pairs of all ranks: convex, so where it starts says nothing."""
+    rows, weights = states.rows, states.weights
+    score = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device, requires_grad=True)
+    total = reduce(weights.sum())
+    search = torch.optim.LBFGS([score], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        differences = rows @ score
+        found = bradley_terry(differences, torch.zeros_like(differences), weights, states.ties, margin * states.margins)
+        (gradient,) = torch.autograd.grad(found, score)
+        sums = reduce(torch.cat([found.detach().unsqueeze(0), gradient])) / total
+        score.grad = sums[1:] + ridge * score.detach()
+        return sums[0] + ridge / 2 * score.detach().square().sum()
+
+    search.step(loss)
+    return score.detach().unsqueeze(0)
 
 
 def score(model: RewardModel, batch: PairBatch) -> Tensor:

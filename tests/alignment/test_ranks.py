@@ -29,7 +29,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", ANSWERING | {"row_length": 64}),
     "sft-lora": ("sft", ANSWERING | {"row_length": 64, "lora": {"rank": 4}, "neftune": 5.0}),
     "reward": ("reward", SUPERVISED),
-    "reward-votes": ("reward", SUPERVISED | {"margin": 1.0, "centring": 0.01}),
+    "reward-votes": ("reward", SUPERVISED | {"margin": 1.0, "centring": 0.01, "linear_probe": 0.01}),
     **{f"dpo-{name}": ("dpo", ANSWERING | {"loss": name}) for name in ("sigmoid", "ipo", "hinge", "simpo", "kto")},
     "dpo-robust": ("dpo", ANSWERING | {"loss": "robust", "label_smoothing": 0.1}),
     "dpo-orpo": ("dpo", ANSWERING | {"loss": "orpo", "chosen_loss": 1.0}),
