@@ -55,12 +55,13 @@ def test_half_precision_stays_near_deepspeed():
 
 @pytest.mark.slow
 def test_four_ranks_in_any_mesh_take_the_steps_of_one():
-    found = {
-        f"{name} of {mesh}": {**way, **mesh}
-        for mesh in ({"replicate": 2}, {"tensor": 2}, {"replicate": 2, "tensor": 2})
-        for name, way in ways().items()
+    meshes = {
+        "shared": ({"tensor": 2}, ("stage1", "stage2", "muon3")),
+        "copied": ({"replicate": 2}, ("stage1", "stage2", "stage3", "muon1")),
+        "copied and shared": ({"replicate": 2, "tensor": 2}, ("stage3", "muon1")),
     }
-    check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps"))
+    found = {f"{name}, {kind}": ways(**mesh)[name] for kind, (mesh, names) in meshes.items() for name in names}
+    check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps", timeout=900))
 
 
 @pytest.mark.slow
