@@ -106,7 +106,8 @@ def attribute_rows(measured: Measured, seconds: float = SECONDS) -> list[Row]:
 def histogram(
     measured: Measured, name: str, *, bins: int = 40, source: str | None = None, seconds: float = SECONDS
 ) -> Row:
-    """``{bins: [{low, high, kept, dropped}], total, undefined, …}``: numbers; of categories ``{bins: [{value, …}]}``.
+    """``{bins: [{low, high, kept, dropped}], whole, total, undefined, …}``: numbers, all of them ``whole`` or not; of
+    categories ``{bins: [{value, …}]}``.
 
     Kept and dropped are the selection's words. Documents of which the attribute is undefined are counted apart.
     """
@@ -126,10 +127,13 @@ def histogram(
         numbers = values.drop_null().to_numpy().astype(np.float64)
         finite = np.isfinite(numbers)
         rows = _number_bins(numbers[finite], kept[defined][finite], bins)
-        total = int(finite.sum())
+        total, whole = int(finite.sum()), bool((numbers[finite] % 1 == 0).all())
     else:
         rows, total = _category_bins(values.drop_null().to_pylist(), kept[defined], bins), int(defined.sum())
-    return {"attribute": name, "kind": kind, "bins": rows, "total": total, "undefined": len(kept) - total} | looked.row
+        whole = False
+    return {
+        "attribute": name, "kind": kind, "bins": rows, "whole": whole, "total": total, "undefined": len(kept) - total
+    } | looked.row  # fmt: skip
 
 
 def threshold(measured: Measured, name: str, at: str, keep: str, seconds: float = SECONDS) -> Row:
@@ -285,7 +289,9 @@ def _expression(measured: Measured, name: str, at: str, keep: str) -> str:
             value = math.nan
         if not math.isfinite(value):
             raise InputError(f"{at[:40]!r} is no number", where="at", remedy=f"Give a value of {name}.")
-        value = int(value) if value.is_integer() and abs(value) < 2**53 else value
+        if pa.types.is_integer(measured.schema.field(name).type) and abs(value) < 2**53:
+            value = math.ceil(value) if keep == "above" else math.floor(value)
+        value = int(value) if value == int(value) and abs(value) < 2**53 else value
     elif not 0 < len(at) <= 100:
         raise InputError("a value has 1 to 100 characters", where="at")
     return ast.unparse(ast.Compare(ast.Name(name), [_OPERATORS[keep]], [ast.Constant(value)]))

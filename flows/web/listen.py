@@ -23,11 +23,14 @@ def read_keys(path: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("the key file cannot be read", where=str(path), remedy="One key a line, in UTF-8.") from error
     keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys or min(map(len, keys)) < SHORTEST_KEY:
+    wrong = "no key" if not keys else "a key that is too short" if min(map(len, keys)) < SHORTEST_KEY else ""
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        wrong = "a key with characters that no header carries"
+    if wrong:
         raise InputError(
-            f"the key file holds {'a key that is too short' if keys else 'no key'}",
+            f"the key file holds {wrong}",
             where=str(path),
-            remedy=f"One key a line, each of {SHORTEST_KEY} characters or more: openssl rand -hex 32.",
+            remedy=f"One key a line, each of {SHORTEST_KEY} ASCII characters or more: openssl rand -hex 32.",
         )
     return frozenset(map(digest, keys))
 

@@ -109,7 +109,7 @@ def _sources(folder: Path) -> tuple[Any, ...]:
     )
 
 
-def trained(root: Path, trained_on: Dataset) -> Dataset:
+def trained(root: Path, trained_on: Dataset, digit: str = "1") -> Dataset:
     """What a pretraining of four steps publishes of its course; each took four rows."""
     data = root / "data"
     data.mkdir(parents=True)
@@ -124,7 +124,7 @@ def trained(root: Path, trained_on: Dataset) -> Dataset:
         role="shards", name=trained_on.name, fingerprint=trained_on.manifest.fingerprint, digest=trained_on.digest
     )
     manifest = Manifest(
-        name="pretrain", fingerprint="1" * 12, payload={"stage": "pretrain"}, config={"seed": 0}, inputs=[record],
+        name="pretrain", fingerprint=digit * 12, payload={"stage": "pretrain"}, config={"seed": 0}, inputs=[record],
         outputs=outputs, output_digest=output_digest(outputs), stats={"ranks": 1, "steps": 4},
     )  # fmt: skip
     write_manifest(str(root), manifest)

@@ -15,7 +15,7 @@ export const TOKEN = new URLSearchParams(location.search).get("annotator");
 
 /** @param {string} key */
 export function keepKey(key) {
-  document.cookie = `headwater_key=${key}; Path=/; SameSite=Strict; Max-Age=31536000${location.protocol === "https:" ? "; Secure" : ""}`;
+  document.cookie = `headwater_key=${encodeURIComponent(key)}; Path=/; SameSite=Strict; Max-Age=31536000${location.protocol === "https:" ? "; Secure" : ""}`;
 }
 
 /**
@@ -25,7 +25,7 @@ export function keepKey(key) {
 export async function ask(path, { body, signal, headers = {} } = {}) {
   const sent = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
   const all = { ...headers, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
-  if (TOKEN && !all["X-Annotator"]) all["X-Annotator"] = TOKEN;
+  if (TOKEN && !all["X-Annotator"]) all["X-Annotator"] = encodeURIComponent(TOKEN);
   let answer;
   try {
     answer = await fetch(path, { ...sent, headers: all, signal });

@@ -73,7 +73,7 @@ function numbers(found, moved) {
   });
   const line = s("line", { class: "threshold", y1: 0, y2: HIGH });
   const gone = s("rect", { class: "goes", y: 0, height: HIGH });
-  const exact = h("input", { type: "number", step: "any", on: { change: () => { if (exact.value !== "") set(placeOf(bins, Number(exact.value)), Number(exact.value)); } } });
+  const exact = h("input", { type: "number", step: found.whole ? "1" : "any", on: { change: () => { if (exact.value !== "") set(placeOf(bins, Number(exact.value)), Number(exact.value)); } } });
   const keep = select([["above", "keep above"], ["below", "keep below"]], "above", { on: { change: () => set(at) } });
   const svg = s("svg", { class: "histogram", viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", tabindex: "0", role: "slider", "aria-label": `Threshold of ${found.attribute}`, "aria-valuemin": bins[0].low, "aria-valuemax": bins.at(-1).high, on: {
     keydown: (event) => {
@@ -92,6 +92,7 @@ function numbers(found, moved) {
   /** @param {number} place In bins. @param {number} [value] */
   function set(place, value = valueAt(bins, place)) {
     at = place;
+    if (found.whole) value = Math.round(value);
     const x = place * wide;
     for (const end of ["x1", "x2"]) line.setAttribute(end, String(x));
     gone.setAttribute("x", String(keep.value === "above" ? 0 : x));

@@ -213,6 +213,7 @@ def test_a_histogram_counts_every_document_once(client: TestClient) -> None:
     assert sum(row["dropped"] for row in rows) == len(found(client, stage="quality"))
     assert all(low["high"] == high["low"] for low, high in itertools.pairwise(rows)) and len(rows) == 12
     assert rows[-1]["high"] > 1_000_000 > rows[-2]["high"], "one giant does not flatten the others"
+    assert view["whole"] and not ask(client, "histogram", attribute="mean_word_length")["whole"]
     (web,) = ask(client, "histogram", attribute="language", source="web")["bins"] or [None]
     assert web is None
     (english,) = ask(client, "histogram", attribute="language")["bins"]
@@ -225,6 +226,8 @@ def test_a_histogram_counts_every_document_once(client: TestClient) -> None:
     ("attribute", "at", "keep"),
     [
         ("words", "30", "above"),
+        ("words", "29.5", "above"),
+        ("words", "30.5", "below"),
         ("mean_word_length", "4.7", "below"),
         ("language", "en", "is_not"),
         ("words", "1e9", "below"),
@@ -243,6 +246,7 @@ def test_the_line_of_yaml_drops_exactly_what_was_counted(
     inputs = {name: store.get_ref(name, "latest") for name in ("ingest", "attributes")}
     after = run_shard_stage(quality.STAGE, selection(*(OwnRule(**rule) for rule in rules)), inputs, tmp_path / "q")
     gone = kept(before) - kept(after)
+    assert attribute != "words" or "." not in rules[-1]["expression"], "a count has no fractions"
     assert len(gone) == view["goes"] and len(kept(after)) == view["stays"] and kept(after) <= kept(before)
     assert {bytes.fromhex(row["id"]) for row in view["examples"]} <= gone
     assert {ledger(after)[identity]["rule"] for identity in gone} <= {rules[-1]["name"]}

@@ -49,6 +49,8 @@ def test_keys_open_the_apis_and_annotators_only_the_comparisons(tmp_path: Path) 
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
     assert client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
     assert client.get("/v1/models", headers={"Cookie": f"headwater_key={KEY}"}).status_code == 200
+    others = 'settings={"a": [1, 2]}; @odd; '
+    assert client.get("/v1/models", headers={"Cookie": f"{others}headwater_key={KEY}; x"}).status_code == 200
     assert client.get("/").status_code == 200
     theirs = client.get("/api/site", headers={"X-Annotator": "annas-token"}).json()
     assert (theirs["models"], theirs["tabs"]) == ([], {"compare": True})
@@ -109,6 +111,9 @@ def test_beyond_loopback_only_with_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nshort\n")
     with pytest.raises(InputError, match="too short"):
+        read_keys(path)
+    path.write_text("schlüssel-von-überlingen\n")
+    with pytest.raises(InputError, match="that no header carries"):
         read_keys(path)
     path.write_text(f"# ours\n{KEY}\n")
     assert read_keys(path) == {digest(KEY)}

@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 
+from alignment.votes.annotators import Annotators
+from alignment.votes.log import votes_folder
 from flows.web.app import STATIC
+from flows.web.guard import digest
+from flows.web.site import ServeSettings, Site
+from infra.store.store import Store
 from pipeline.shards import index
 from tests.flows.web.sites import running, site_with_models
-from tests.flows.workspaces import make_workspace, publish
+from tests.flows.workspaces import make_workspace, publish, trained
 from tests.support import run_shard_stage
 from tests.training.folders import TEMPLATE
 
@@ -33,6 +38,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = make_workspace(folder)
     made = {name: store.get_ref(name, "latest") for name in ("shards", "tokenizer")}
     publish(store, run_shard_stage(index.STAGE, index.IndexConfig(), made, folder / "new"))
+    publish(store, trained(folder / "new" / "other", made["shards"], "2"))
+    store.set_ref("pretrain", "latest", "1" * 12)
     models = {"one": TEMPLATE, "two": TEMPLATE, "plain": None}
     with site_with_models(folder, models, requests_per_second=1000) as site, running(site) as url:
         yield url
@@ -257,7 +264,7 @@ def test_a_threshold_is_moved_by_keys_and_by_pointer(page: Any) -> None:
     expect(page.locator(".yaml")).to_contain_text("words")
     box = slider.bounding_box()
     slider.click(position={"x": box["width"] / 2, "y": 20})
-    middle = float(slider.get_attribute("aria-valuenow"))
+    middle = int(slider.get_attribute("aria-valuenow"))  # words are counted: no fractions
     assert float(slider.get_attribute("aria-valuemin")) < middle < float(slider.get_attribute("aria-valuemax"))
 
 
@@ -280,6 +287,34 @@ def test_tabs_by_keyboard_on_a_telephone_in_the_dark(page: Any) -> None:
         expect(page.get_by_role("tabpanel", name=name)).to_be_visible()
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+
+
+@browsing
+def test_a_key_is_asked_for_kept_and_not_wanted_of_annotators(browser: Any, tmp_path: Path) -> None:
+    key = 'sixteen; or "more", 100 %=é'
+    store = Store.at(tmp_path)
+    people = Annotators(votes_folder(store))
+    site = Site(store, {}, ServeSettings(keys=frozenset({digest(key)})), annotator=people.name_of)
+    token = people.add("Zoë")
+    with running(site) as url:
+        page = browser.new_context(base_url=url).new_page()
+        page.goto("/#runs")
+        page.get_by_label("Key").fill("not the key at all")
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_text("the key is wrong")).to_be_visible()
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_text("Nothing was run here yet.")).to_be_visible()
+        page.reload()
+        expect(page.get_by_text("Nothing was run here yet.")).to_be_visible()
+        theirs = browser.new_context(base_url=url).new_page()
+        theirs.goto(f"/?annotator={token}#runs")
+        expect(theirs.get_by_role("tab")).to_have_text(["Compare"])
+        expect(theirs.get_by_label("Your name")).to_have_count(0)
+        theirs.goto("/?annotator=tökén#compare")
+        expect(theirs.get_by_text("the key is wrong")).to_be_visible()
+        page.context.close()
+        theirs.context.close()
 
 
 # ---- where from, compare, runs --------------------------------------------------------------------------------------
@@ -327,6 +362,16 @@ def test_datasets_funnel_and_curves_are_drawn(page: Any) -> None:
     expect(page.locator(".chart path.line")).to_have_count(1)
     page.get_by_label("Figure").select_option("lr")
     expect(page.locator(".chart")).to_have_attribute("aria-label", re.compile("lr"))
+    page.get_by_label("Figure").select_option("loss")
+    chosen = page.get_by_label("Training").input_value()
+    others = page.get_by_label("Laid over it").locator("option").evaluate_all("all => all.map((each) => each.value)")
+    (other,) = {*others} - {chosen, ""}
+    page.get_by_label("Laid over it").select_option(other)
+    expect(page.locator(".chart path.line")).to_have_count(2)
+    expect(page.locator(".chart")).to_have_attribute("aria-label", re.compile(f"{chosen}.*{other}"))
+    expect(page.locator(".legend li")).to_have_count(2)
+    page.get_by_label("Laid over it").select_option(chosen)
+    expect(page.locator(".chart path.line")).to_have_count(1)
     expect(page.locator(".step", has_text="quality").locator(".stack .kept")).to_be_visible()
     node = page.locator(".node", has_text="dedup")
     node.focus()
