@@ -87,7 +87,7 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
 @pytest.mark.slow
 def test_a_mesh_resumes_exactly_and_another_follows_it(tmp_path):
     saved = [[2, "fp32", "muon", TENSOR], [1, "fp32", "adamw", {**TENSOR, "replicate": 2}]]
-    answers = run_ranks(PROGRAM, 4, "save", str(tmp_path), json.dumps(saved))
+    answers = run_ranks(PROGRAM, 4, "save", str(tmp_path), json.dumps(saved), timeout=900)
     for answer in answers:
         check_exact(answer)
     moves = [(*saved[number][:3], 3, {**TENSOR, "tensor": tensor}) for number in (0, 1) for tensor in (1, 2)]
