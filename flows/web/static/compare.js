@@ -12,8 +12,8 @@ const BOARD_EVERY = 10_000;
 
 /** @returns {HTMLElement} */
 export function compareView() {
-  const state = { pair: /** @type {any} */ (null), since: 0, shown: false, timer: 0, voting: false };
-  const name = h("input", { maxlength: 64, value: null, placeholder: "me", on: { change: () => { localStorage.setItem(NAME, name.value.trim()); next(); } } });
+  const state = { pair: /** @type {any} */ (null), since: 0, shown: false, timer: 0, doing: /** @type {Promise<void> | null} */ (null) };
+  const name = h("input", { maxlength: 64, value: null, placeholder: "me", on: { change: () => { localStorage.setItem(NAME, name.value.trim()); (state.doing ?? Promise.resolve()).then(next); } } });
   name.value = localStorage.getItem(NAME) ?? "";
   const pair = h("div", { "aria-live": "polite" });
   const progress = h("div", { class: "progress" });
@@ -29,18 +29,14 @@ export function compareView() {
   /** @param {string} path @param {unknown} [body] */
   const call = (path, body) => json(`/api/compare/${path}`, { body, headers: TOKEN ? {} : { "X-Annotator": encodeURIComponent(name.value.trim()) } });
 
-  /** @param {() => Promise<void>} what */
-  async function act(what) {
-    if (state.voting) return;
-    state.voting = true;
+  /** One thing at a time: what is asked for meanwhile is left out. @param {() => Promise<void>} what */
+  function act(what) {
+    if (state.doing) return;
     trouble.hidden = true;
-    try {
-      await what();
-    } catch (error) {
+    state.doing = what().catch((error) => {
       trouble.textContent = error.message;
       trouble.hidden = false;
-    }
-    state.voting = false;
+    }).finally(() => { state.doing = null; });
   }
 
   async function following() {

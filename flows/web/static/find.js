@@ -43,13 +43,14 @@ function result(asked, told) {
   const characters = Array.from(asked); // the server counts characters, not halves of them
   const details = h("div", { "aria-live": "polite" });
   const open = (span) => {
-    for (const each of text.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each.dataset.span === String(told.spans.indexOf(span))));
+    for (const each of text.querySelectorAll(".span")) each.setAttribute("aria-pressed", String(each.dataset.span === String(told.spans.indexOf(span))));
     put(details, spanView(characters, span));
   };
   const text = h("div", { class: "found text", "aria-label": "The text, with what was found" }, pieces(characters, told.spans).map((piece) => {
     if (!piece.span) return foreign(piece.text);
     const label = `${piece.span.tokens} tokens, ${piece.span.count} times`;
-    return h("button", { type: "button", class: `span ${length(piece.span.tokens)}`, title: label, data: { span: told.spans.indexOf(piece.span) }, on: { click: () => open(piece.span) } }, foreign(piece.text));
+    const press = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(piece.span); } };
+    return h("span", { role: "button", tabindex: "0", class: `span ${length(piece.span.tokens)}`, title: label, data: { span: told.spans.indexOf(piece.span) }, on: { click: () => open(piece.span), keydown: press } }, foreign(piece.text)); // a button would not break between lines
   }));
   const rows = told.spans.map((span) => h("li", {}, button(`${number(span.tokens)} tokens · ${number(span.count)} ×`, () => open(span), { class: `quiet span ${length(span.tokens)}` }), " ", foreign(clipped(characters.slice(span.start, span.end).join("")))));
   if (told.spans.length) open(told.spans[0]);

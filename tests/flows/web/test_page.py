@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -329,6 +330,9 @@ def test_words_of_the_training_data_are_found(page: Any) -> None:
     longest = page.locator(".found .span[aria-pressed=true]")
     expect(longest.first).to_contain_text("word45 word46")
     expect(page.locator(".matches .url").first).to_contain_text("notes.example/twin-")
+    page.locator(".matches").evaluate("each => each.remove()")
+    longest.first.press("Enter")
+    expect(page.locator(".matches .url").first).to_contain_text("notes.example/twin-")
     expect(page.locator(".matches mark").first).to_contain_text("word45 word46")
     page.get_by_role("link", name="The document").first.click()
     expect(page.get_by_role("heading", name="Through the stages")).to_be_visible()
@@ -353,6 +357,23 @@ def test_answers_are_compared_by_keys_and_a_vote_is_taken_back(page: Any) -> Non
     page.get_by_role("tab", name="Runs").click()
     page.get_by_role("tab", name="Compare").click()
     expect(page.get_by_role("region", name="Annotators")).to_contain_text("Zoë")
+
+
+@browsing
+def test_a_name_that_changes_while_the_models_write_counts(page: Any) -> None:
+    def slow(route: Any) -> None:
+        name = unquote(route.request.headers["x-annotator"]) or "me"
+        asked.append(name)
+        page.wait_for_timeout(500 if name == "me" else 0)
+        route.fulfill(json={"pair": None, "progress": {"done": 0, "total": 1}, "annotator": name})
+
+    asked: list[str] = []
+    page.route("**/api/compare/next", slow)
+    page.goto("/#compare")
+    page.get_by_label("Your name").fill("Bo")
+    page.get_by_label("Your name").blur()
+    expect(page.locator(".progress")).to_contain_text("0 of 1 · Bo")
+    assert asked == ["me", "Bo"]
 
 
 @browsing
