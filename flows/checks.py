@@ -39,6 +39,17 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
             )
 
 
+def check_sequences(nodes: Sequence[StageNode], origin: str) -> None:
+    """Ranks that share sequences can cut those of the shards. Raises ConfigError."""
+    shards = dict(_of_kind(nodes, "shards"))
+    for node in nodes:
+        if node.kind == "pretrain" and not node.use and (rows := shards.get(node.upstream["shards"])) is not None:
+            try:
+                node.config.parallel.check_sequence(rows.seq_len)  # type: ignore[attr-defined]
+            except ConfigError as error:
+                raise ConfigError(f"stages.{node.name}: {error.error}", where=origin, remedy=error.remedy) from None
+
+
 def notices(nodes: Sequence[StageNode]) -> list[str]:
     """What the recipe will do that a reader of it may not expect: languages left out, sources without rules."""
     from pipeline.quality.config import describe_selection  # and numpy, which a reading command does not need

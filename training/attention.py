@@ -16,13 +16,14 @@ only, so the mask alone makes a packed document equal to the same document on it
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.context_parallel import Context
 from training.rope import rotate
 
 BLOCK = 64
@@ -165,13 +166,24 @@ class Visibility:
     """Where the documents begin when all rows stand one behind the other, and the end of the last (int32)."""
     grouped: bool = False
     """Tell the documents' kernel of grouped heads. Found out here, because a compiler does not look into signatures."""
+    context: Context | None = None
+    """The ranks that share these sequences."""
 
 
-def visibility(hidden: Tensor, segments: Tensor | None, cache: KVCache | None) -> Visibility:
-    """The attention pattern of a forward over ``hidden [B, T, …]``."""
+def visibility(
+    hidden: Tensor, segments: Tensor | None, cache: KVCache | None, context: Context | None = None
+) -> Visibility:
+    """The attention pattern of a forward over ``hidden [B, T, …]``, of ranks that share sequences over all of them."""
     tokens, device = hidden.shape[1], hidden.device
     if cache is not None:
         return _cached_visibility(tokens, cache, device)
+    if context is not None:
+        return replace(_packed_visibility(hidden, tokens * context.size, segments), context=context)
+    return _packed_visibility(hidden, tokens, segments)
+
+
+def _packed_visibility(hidden: Tensor, tokens: int, segments: Tensor | None) -> Visibility:
+    device = hidden.device
     if segments is None or (device.type == "cpu" and bool((segments == segments[:, :1]).all())):
         return Visibility(causal=tokens > 1)
     if has_document_kernel(hidden):
@@ -244,6 +256,8 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        if seen.context is not None:
+            queries, keys, values = seen.context.scatter(queries, keys, values)
         if seen.documents is not None:
             mixed = attend_documents(queries, keys, values, seen.documents, seen.grouped)
         elif seen.bias is not None:
@@ -258,8 +272,10 @@ class Attention(nn.Module):
                 values,
                 attn_mask=seen.mask,
                 is_causal=seen.causal,
-                enable_gqa=self.heads != self.kv_heads,
+                enable_gqa=queries.shape[2] != keys.shape[1],
             ).transpose(1, 2)
+        if seen.context is not None:
+            mixed = seen.context.collect(mixed)
         output: Tensor = self.o_proj(mixed.reshape(batch, tokens, -1))
         return output
 

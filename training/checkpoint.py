@@ -244,7 +244,7 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
 
 
 def _mesh(engine: Engine) -> dict[str, int]:
-    return engine.parallel.mesh(engine.ranks.world_size).axes
+    return engine.mesh.axes
 
 
 def _describe_model(model: nn.Module, precision: str) -> dict[str, Json] | None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
 from training.attention import Attention
+from training.context_parallel import Context, join_context
 from training.muon import layouts_of
 from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
 from training.parallel import Mesh, ParallelConfig
@@ -138,6 +139,8 @@ class Engine:
     step: int = 0
     skipped_steps: int = 0
     veto: Veto | None = None
+    context: Context | None = None
+    """The ranks that share this one's sequences; what differentiates a part of one hands it to the model."""
     _norm: float | None = field(default=None, repr=False)
     _gathered: bool = field(default=False, repr=False)
 
@@ -330,7 +333,8 @@ def create_engine(
         runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
     if ranks.device.type == "cuda" or parallel.dtype == "bf16":
         torch_optimizer.precision = torch.bfloat16
-    return Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto)
+    context = join_context(parallel.mesh(ranks.world_size))
+    return Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto, context=context)
 
 
 def _under_deepspeed(

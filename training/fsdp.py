@@ -187,7 +187,9 @@ def _local(rows: Any) -> Tensor:
 
 
 def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
-    kept = {axis: size for axis, size in mesh.axes.items() if size > 1 or axis == "shard"}
+    sizes = mesh.axes
+    sizes["shard"] *= sizes.pop("context")  # ranks that share rows have gradients of different tokens all the same
+    kept = {axis: size for axis, size in sizes.items() if size > 1 or axis == "shard"}
     return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 

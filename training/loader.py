@@ -2,8 +2,8 @@
 
 The n-th sequence of the training run (counted from the first one ever consumed) is row ``order(n)`` of the shards,
 whatever the number of ranks, processes or restarts. The optimizer step that starts at ``consumed`` takes sequences
-``consumed … consumed + batch``; rank r of W takes the r-th of W equal slices of them, cut into micro batches. The only
-state is therefore one integer, ``consumed``.
+``consumed … consumed + batch``; rank r of W takes the r-th of W equal slices of them, cut into micro batches (ranks that
+share sequences, each a part of them, count as one). The only state is therefore one integer, ``consumed``.
 
 A thread reads and prepares the next steps while the current one computes; ``wait_seconds`` counts what the training
 loop nevertheless spent waiting.
@@ -57,6 +57,8 @@ class MicroBatch:
     """Number of the document within the row; None: documents see each other."""
     tokens: float
     """Sum of the mask, taken where it was made: asking an accelerator for it would stall the step."""
+    positions: Tensor | None = None
+    """``[T]``, where these are a part of longer sequences (context parallel). ``segments`` are then those of all of it."""
 
 
 Batch = TypeVar("Batch")
@@ -72,8 +74,8 @@ class StepData(Generic[Batch]):
     """Micro batches, as many on every rank."""
 
 
-def micro_batch(rows: Rows, device: torch.device, mask_documents: bool) -> MicroBatch:
-    """Shift, mask and number one batch of packed rows."""
+def micro_batch(rows: Rows, device: torch.device, mask_documents: bool, part: tuple[int, int] = (0, 1)) -> MicroBatch:
+    """Shift, mask and number one batch of packed rows; of each the n-th of so many parts."""
     tokens = torch.from_numpy(np.ascontiguousarray(rows.input_ids, dtype=np.int64))
     width = tokens.shape[1]
     starts = np.zeros((len(tokens), width), dtype=np.int64)
@@ -88,12 +90,14 @@ def micro_batch(rows: Rows, device: torch.device, mask_documents: bool) -> Micro
         number = starts.cumsum(axis=1)
         number[place[None, :] >= rows.lengths[:, None]] = width  # padding is a document of its own
         segments = torch.from_numpy(number[:, :-1]).to(device, non_blocking=True)
+    mine = sequence_slice(width - 1, *part)  # cut once the targets are known: the last one lies in the next part
     return MicroBatch(
-        tokens[:, :-1].to(device, non_blocking=True),
-        tokens[:, 1:].to(device, non_blocking=True),
-        torch.from_numpy(counts.astype(np.float32)).to(device, non_blocking=True),
+        tokens[:, :-1][:, mine].to(device, non_blocking=True),
+        tokens[:, 1:][:, mine].to(device, non_blocking=True),
+        torch.from_numpy(counts[:, mine].astype(np.float32)).to(device, non_blocking=True),
         segments,
-        float(counts.sum()),
+        float(counts[:, mine].sum()),
+        None if part[1] == 1 else torch.arange(width - 1)[mine].to(device, non_blocking=True),
     )
 
 
@@ -116,6 +120,12 @@ def rank_slice(batch: int, rank: int, world_size: int) -> slice:
     return slice(rank * share, (rank + 1) * share)
 
 
+def sequence_slice(tokens: int, part: int, parts: int) -> slice:
+    """The n-th of equal parts of a sequence."""
+    share = tokens // parts
+    return slice(part * share, (part + 1) * share)
+
+
 class Loader:
     """Steps of training data for one rank, read ahead."""
 
@@ -130,11 +140,12 @@ class Loader:
         world_size: int,
         device: torch.device,
         mask_documents: bool = True,
+        part: tuple[int, int] = (0, 1),
         ahead: int = 4,
     ) -> None:
         self.shards, self.order, self.batch, self.micro = shards, order, batch, micro
         self.slice = rank_slice(batch, rank, world_size)
-        self.device, self.mask_documents, self.ahead = device, mask_documents, ahead
+        self.device, self.mask_documents, self.part, self.ahead = device, mask_documents, part, ahead
         self.wait_seconds = 0.0
 
     def steps(self, consumed: int) -> Generator[StepData[MicroBatch], None, None]:
@@ -173,6 +184,5 @@ class Loader:
         """This rank's share of the step that starts at ``consumed``."""
         rows = self.order(np.arange(consumed, consumed + self.batch))[self.slice]
         pieces = [rows[start : start + self.micro] for start in range(0, len(rows), self.micro)]
-        return StepData(
-            consumed, [micro_batch(self.shards.rows(piece), self.device, self.mask_documents) for piece in pieces]
-        )
+        found = (micro_batch(self.shards.rows(piece), self.device, self.mask_documents, self.part) for piece in pieces)
+        return StepData(consumed, list(found))

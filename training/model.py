@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from infra.config import Config
 from infra.errors import InputError
 from training.attention import Attention, KVCache, Visibility, visibility
+from training.context_parallel import Context
 from training.rope import RopeScaling, rope_frequencies, rope_table
 
 
@@ -149,12 +150,13 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: KVCache | None = None,
+        context: Context | None = None,
     ) -> Tensor:
         """Hidden states ``[B, T, hidden]`` of ``input_ids [B, T]``.
 
         ``segments [B, T]`` gives each token of a packed row the number of its document: documents do not see each
         other. Padding gets a number of its own. ``positions`` (``[T]`` or ``[B, T]``) default to the place in the
-        row, or in the cache.
+        row, or in the cache. Ranks of a ``context`` have each a part of the rows, say where it lies, and know all segments.
         """
         tokens = input_ids.shape[1]
         hidden: Tensor = self.embed_tokens(input_ids)
@@ -166,7 +168,7 @@ class Decoder(nn.Module):
             self.config.width_of_head, self.config.rope_theta, self.config.rope_scaling, input_ids.device
         )
         cos, sin = rope_table(positions, frequencies, hidden.dtype, self.config.rope_scaling.amplitude)
-        seen = visibility(hidden, segments, cache)
+        seen = visibility(hidden, segments, cache, context)
         for block in self.layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, cos, sin, seen, use_reentrant=False)

@@ -1,11 +1,13 @@
 """How a process group shares a model: which engine drives it, and the mesh its ranks form.
 
 ``deepspeed`` knows one line of ranks, each with rows of its own. ``torch`` (FSDP2) lays them out as
-``replicate`` × ``shard`` × ``tensor``, neighbours along the last:
+``replicate`` × ``shard`` × ``context`` × ``tensor``, neighbours along the last:
 
     replicate   groups that hold the whole model each; only gradient sums cross between them
     shard       weights and moments are cut over the ranks of a group, which take different rows
-    tensor      ranks that take the same rows and share the work on every matrix (training.tensor_parallel)
+    context     ranks that share rows, each with a part of every sequence; weights are cut over them, too
+                (training.context_parallel)
+    tensor      ranks that take the same tokens and share the work on every matrix (training.tensor_parallel)
 
 A mesh that does not fit is refused where the configuration is read, before any process starts.
 """
@@ -17,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from infra.config import Config, Later
+from infra.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Mesh:
 
     replicate: int
     shard: int
+    context: int = 1
     tensor: int = 1
 
     def __str__(self) -> str:
-        words = {"replicate": "replicas", "shard": "shards", "tensor": "slices of a matrix"}
+        words = {"replicate": "replicas", "shard": "shards", "context": "parts of a sequence"}
+        words |= {"tensor": "slices of a matrix"}
         shown = {words[axis]: size for axis, size in self.axes.items() if size > 1 or axis == "shard"}
         return " × ".join(f"{size} {word}" for word, size in shown.items())
 
@@ -37,12 +42,29 @@ class Mesh:
         return {axis.name: getattr(self, axis.name) for axis in fields(self)}
 
     @property
+    def size(self) -> int:
+        return prod(self.axes.values())
+
+    @property
     def row_shares(self) -> int:
         """Equal shares of a step's rows."""
         return self.replicate * self.shard
 
     def row_share(self, rank: int) -> int:
         """Which of them a rank takes."""
+        return self.place(rank) // self.context
+
+    def part(self, rank: int) -> int:
+        """Which part of each sequence a rank takes."""
+        return self.place(rank) % self.context
+
+    @property
+    def places(self) -> int:
+        """Sets of ranks with tokens of their own."""
+        return self.row_shares * self.context
+
+    def place(self, rank: int) -> int:
+        """In which of them a rank is."""
         return rank // self.tensor
 
     @property
@@ -62,6 +84,8 @@ class ParallelConfig(Config):
     """torch: groups of ranks that hold the whole model each, say one a machine."""
     shard: Annotated[int, Later()] = Field(default=0, ge=0)
     """torch: ranks that a model is cut over. 0: all there are, divided by ``replicate``."""
+    context: Annotated[int, Later()] = Field(default=1, ge=1)
+    """torch: ranks that cut every sequence between them, for rows too long for one."""
     tensor: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
     dtype: Literal["bf16", "fp32"] = "bf16"
@@ -80,9 +104,9 @@ class ParallelConfig(Config):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
-        if self.engine == "deepspeed" and (self.replicate, self.shard, self.tensor) != (1, 0, 1):
+        if self.engine == "deepspeed" and (self.replicate, self.shard, self.context, self.tensor) != (1, 0, 1, 1):
             raise ValueError(
-                "replicate, shard and tensor form a mesh, which engine deepspeed does not know; take engine torch"
+                "replicate, shard, context and tensor form a mesh, which engine deepspeed does not know; take engine torch"
             )
         if self.engine == "torch" and self.zero_stage == 0:
             raise ValueError("engine torch needs zero_stage 1, 2 or 3; to shard nothing take shard 1 and replicate")
@@ -94,7 +118,7 @@ class ParallelConfig(Config):
         """The mesh of so many ranks. Raises ValueError, with numbers that would fit, where they form none."""
         if self.engine == "deepspeed":
             return Mesh(1, ranks)
-        inner = {axis: size for axis in ("tensor",) if (size := getattr(self, axis)) > 1}
+        inner = {axis: size for axis in ("context", "tensor") if (size := getattr(self, axis)) > 1}
         outer, left = divmod(ranks, prod(inner.values()))
         if not left and outer % self.replicate == 0 and self.shard in (0, outer // self.replicate):
             return Mesh(self.replicate, outer // self.replicate, **inner)
@@ -112,6 +136,26 @@ class ParallelConfig(Config):
             if width % self.tensor:
                 fitting = ", ".join(map(str, divisors(gcd(*widths.values()))))
                 raise ValueError(f"tensor {self.tensor} does not divide {name} {width}; it may be {fitting}")
+
+    def check_heads(self, heads: int, kv_heads: int) -> None:
+        """Raises ValueError, with numbers that would fit, where attention cannot be shared out over ``context`` (what
+        ``tensor`` leaves of it)."""
+        heads, kv_heads = heads // self.tensor, kv_heads // self.tensor
+        fitting = [n for n in divisors(heads) if kv_heads % n == 0 or n % kv_heads == 0]
+        if self.context not in fitting:
+            raise ValueError(
+                f"context {self.context} cannot share out {heads} heads on {kv_heads} key/value heads; "
+                f"it may be {', '.join(map(str, fitting))}"
+            )
+
+    def check_sequence(self, tokens: int) -> None:
+        """Raises ConfigError where ``context`` does not cut a sequence into equal parts."""
+        if tokens % self.context:
+            raise ConfigError(
+                f"context {self.context} does not cut sequences of {tokens} tokens into equal parts",
+                where="parallel.context",
+                remedy=f"Choose one of {', '.join(map(str, divisors(tokens)))}, or another seq_len of the shards.",
+            )
 
     @property
     def cut_while_built(self) -> bool:

@@ -88,6 +88,7 @@ class PretrainConfig(TrainingJobConfig):
         self.parallel.check_widths(
             kv_heads=shape.kv_heads, heads=shape.heads, intermediate_size=shape.intermediate_size
         )
+        self.parallel.check_heads(shape.heads, shape.kv_heads)
         return self
 
 
@@ -151,6 +152,7 @@ def run(job: Job[PretrainConfig]) -> None:
     mesh = config.parallel.mesh(job.ranks.world_size)
     rank_slice(config.batch_sequences, 0, mesh.row_shares)  # refused before anything is built
     data = open_data(job.data("shards"), job.data("tokenizer"))
+    config.parallel.check_sequence(data.train.seq_len)
     try:
         config.parallel.check_widths(vocabulary=data.vocab_size)
     except ValueError as error:
@@ -213,10 +215,11 @@ def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[
         world_size=mesh.row_shares,
         device=ranks.device,
         mask_documents=config.mask_documents,
+        part=(mesh.part(ranks.rank), mesh.context),
     )
 
     def losses(model: Any, batch: MicroBatch) -> dict[str, Tensor]:
-        return summed_loss(model, batch, config.z_loss)
+        return summed_loss(model, batch, config.z_loss, engine.context)
 
     def iterate(step: TrainStep, batch: StepData[MicroBatch]) -> IterationResult:
         result = step(batch.batches, losses, lambda micro: micro.tokens)

@@ -13,15 +13,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.context_parallel import Context
 from training.engine import Engine
 from training.loader import MicroBatch, micro_batch, text_targets
 from training.loss import chunked_cross_entropy
 from training.model import Decoder
 
 
-def summed_loss(model: Decoder, batch: MicroBatch, z_loss: float = 0.0) -> dict[str, Tensor]:
-    """Summed next-token loss of a micro batch."""
-    hidden = model(batch.input_ids, segments=batch.segments)
+def summed_loss(
+    model: Decoder, batch: MicroBatch, z_loss: float = 0.0, context: Context | None = None
+) -> dict[str, Tensor]:
+    """Summed next-token loss of a micro batch; of this rank's part of it, where the ranks of a ``context`` share it."""
+    hidden = model(batch.input_ids, batch.positions, batch.segments, context=context)
     total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.targets, batch.mask, z_loss, model.compiled)
     return {"loss": total}
 
@@ -29,9 +32,10 @@ def summed_loss(model: Decoder, batch: MicroBatch, z_loss: float = 0.0) -> dict[
 def bits_per_byte(
     engine: Engine, domains: Mapping[str, Any], *, limit: int, micro: int, mask_documents: bool
 ) -> dict[str, float]:
-    """By domain, over the first ``limit`` rows of each ``ShardSet``; its rows are shared out over the ranks."""
+    """By domain, over the first ``limit`` rows of each ``ShardSet``; its rows are shared out over the ranks, each of them
+    whole: without gradients little is kept of it."""
     answers = {}
-    share, shares = engine.mesh.row_share(engine.ranks.rank), engine.mesh.row_shares
+    share, shares = engine.mesh.place(engine.ranks.rank), engine.mesh.places
     for name, shards in sorted(domains.items()):
         count = min(limit, len(shards))
         mine = np.arange(share, count, shares)

@@ -54,6 +54,11 @@ def write(folder: Path, text: str) -> str:
             r"unknown key stages\.dedup\.band \(.*mine\.yaml\)\. Did you mean 'bands'\? Allowed keys",
         ),
         ("stages: {dedupe: {}}", r"unknown key stages\.dedupe .*Allowed keys: .*dedup"),
+        (
+            "extends: demo\nstages: {pretrain: {ranks: 3, parallel: {engine: torch, context: 3}, model: {heads: 6, kv_heads: 3, "
+            "hidden_size: 96}}, shards: {seq_len: 256}}",
+            r"stages\.pretrain: context 3 does not cut sequences of 256 tokens .*mine\.yaml.* 1, 2, 4, 8",
+        ),
         ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, scale, stages"),
         ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many': input should be a valid integer"),
         (

@@ -3,16 +3,20 @@ first step's gradients."""
 
 import json
 import sys
+from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
 from training.engine import create_engine, distributed
-from training.loss import chunked_cross_entropy
+from training.loader import Loader
 from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
 from training.schedule import ScheduleConfig
+from training.validation import summed_loss
 
 
 class Toy(nn.Module):
@@ -33,25 +37,30 @@ def decoder(checkpointing, **more):
     return build_model(ModelConfig(**sizes, max_position=16, **more), 3, checkpoint_activations=checkpointing)
 
 
-def losses(model, batch):
-    tokens, mask = batch
-    if isinstance(model, Decoder):  # packed rows of two documents, with z-loss
-        hidden = model(tokens[:, :-1], segments=(torch.arange(11) > 4).long().expand(len(tokens), -1))
-        return {"loss": chunked_cross_entropy(hidden, model.output_weight, tokens[:, 1:], mask, 1e-3)[0]}
-    logits = model(tokens[:, :-1]).float() @ model.embed.weight.float().T  # a parameter used outside its own module
-    nll = nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return {"loss": (nll * mask.flatten()).sum()}
+def losses(model, batch, context=None):
+    if isinstance(model, Decoder):
+        return summed_loss(model, batch, 1e-3, context)
+    logits = model(batch.input_ids).float() @ model.embed.weight.float().T  # a parameter used outside its own module
+    nll = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+    return {"loss": (nll * batch.mask.flatten()).sum()}
 
 
 def weight(batch):
-    return float(batch[1].sum())
+    return batch.tokens
 
 
-def global_batch(step):
-    generator = torch.Generator().manual_seed(step)
-    tokens = torch.randint(0, 32, (8, 12), generator=generator)
-    lengths = torch.randint(1, 12, (8,), generator=generator)
-    return tokens, (torch.arange(11)[None, :] < lengths[:, None]).float()
+@dataclass
+class Packed:
+    """Rows of up to 12 targets: three documents each, of which the second lies on both sides of the middle."""
+
+    input_ids: np.ndarray = field(default_factory=lambda: np.zeros((0, 13), dtype=np.int64))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    boundaries: list = field(default_factory=list)
+
+    def rows(self, indices):
+        draws = [np.random.default_rng(int(index)) for index in indices]
+        ids, lengths = [draw.integers(0, 32, 13) for draw in draws], [draw.integers(2, 14) for draw in draws]
+        return Packed(np.array(ids), np.array(lengths), [np.array([0, 5, 10])] * len(indices))
 
 
 def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", model="toy", shape=None, **parallel):
@@ -66,12 +75,20 @@ def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", mode
 
 def advance(engine, steps, micro):
     """Train to ``steps``; every step's loss and gradient norm."""
-    share, shares, trail = engine.mesh.row_share(engine.ranks.rank), engine.mesh.row_shares, []
+    ranks, mesh, trail = engine.ranks, engine.mesh, []
+    loader = Loader(
+        Packed(),
+        lambda consumed: consumed,
+        batch=8,
+        micro=micro,
+        rank=mesh.row_share(ranks.rank),
+        world_size=mesh.row_shares,
+        part=(mesh.part(ranks.rank), mesh.context),
+        device=ranks.device,
+    )
     while engine.step < steps:
-        tokens, mask = global_batch(engine.step)
-        mine = slice(share * 8 // shares, (share + 1) * 8 // shares)
-        batches = list(zip(tokens[mine].split(micro), mask[mine].split(micro), strict=True))
-        result = engine.train_step(batches, losses, weight)
+        batches = loader.load(engine.step * 8).batches
+        result = engine.train_step(batches, partial(losses, context=engine.context), weight)
         trail.append([result.loss, result.grad_norm])
     return trail
 

@@ -57,6 +57,7 @@ def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resumin
 
 TORCH = {"engine": "torch"}
 TENSOR = {**TORCH, "tensor": 2, "model": "decoder"}
+SHARED_ROWS = {**TORCH, "context": 2, "model": "decoder"}
 
 
 def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(tmp_path):
@@ -65,6 +66,7 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         [3, "fp32", "adamw", TORCH],
         [1, "fp32", "muon", {}],
         [2, "fp32", "adamw", TENSOR],
+        [2, "fp32", "muon", SHARED_ROWS],
     ]
     answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
@@ -77,6 +79,7 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         (2, (1, "fp32", "muon", 2), TORCH),
         (3, (2, "fp32", "adamw", 3), {**TENSOR, "tensor": 1}),
         (3, (2, "fp32", "adamw", 1), {"model": "decoder"}),
+        (4, (2, "fp32", "muon", 3), {**TORCH, "model": "decoder"}),
     ]
     for before, move, parallel in moves:
         resumed = resume(init_distributed(), tmp_path, *move, **parallel)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from alignment.sft import SftConfig
 from infra.config import identity
+from infra.errors import ConfigError
 from tests.training.launch import run_ranks
 from tests.training.ranks_engine import gradients, train
 from training.engine import init_distributed
@@ -34,11 +35,11 @@ def check_steps(found):
 
 
 def test_losses_and_norms_on_two_ranks_are_those_of_one():
-    tensor = {**PLAIN, "engine": "torch", "micro": 2, "tensor": 2}
-    shared = {
-        "tensor": {**tensor, "stage": 1},
-        "muon and tensor": {**tensor, "stage": 3, "optimizer": "muon", "activation_checkpointing": True},
-    }
+    shared = {}
+    for axis in ("context", "tensor"):
+        plain = {**PLAIN, "engine": "torch", "micro": 2, axis: 2}
+        again = {"activation_checkpointing": True}
+        shared |= {axis: {**plain, "stage": 1}, f"muon, {axis}": {**plain, **again, "stage": 3, "optimizer": "muon"}}
     check_steps(run_ranks(PROGRAM, 2, json.dumps(ways() | shared), "steps"))
 
 
@@ -59,6 +60,10 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
         "shared": ({"tensor": 2}, ("stage1", "stage2", "muon3")),
         "copied": ({"replicate": 2}, ("stage1", "stage2", "stage3", "muon1")),
         "copied and shared": ({"replicate": 2, "tensor": 2}, ("stage3", "muon1")),
+        "rows cut": ({"context": 2}, ("stage1", "muon3")),
+        "rows cut in four": ({"context": 4}, ("checkpointing", "muon1")),
+        "rows cut and copied": ({"context": 2, "replicate": 2}, ("stage3",)),
+        "rows cut and shared": ({"context": 2, "tensor": 2}, ("checkpointing", "muon1")),
     }
     found = {f"{name}, {kind}": ways(**mesh)[name] for kind, (mesh, names) in meshes.items() for name in names}
     check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps", timeout=900))
@@ -69,8 +74,8 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
 def test_every_parameter_has_the_gradient_of_one_rank(shape):
     batch = {"dtype": "fp32", "clip": 0.0, "model": "decoder", "shape": shape}
     expected = gradients(init_distributed(), stage=1, micro=8, **batch)
-    meshes = {f"{stage}, tensor {tensor}": {"stage": stage, "tensor": tensor} for stage in (1, 3) for tensor in (1, 2)}
-    ways = {name: {**batch, **mesh, "micro": 2, "engine": "torch"} for name, mesh in meshes.items()}
+    meshes = [{"stage": stage, **mesh} for stage in (1, 3) for mesh in ({}, {"tensor": 2}, {"context": 2})]
+    ways = {str(mesh): {**batch, **mesh, "micro": 2, "engine": "torch"} for mesh in meshes}
     found = run_ranks(PROGRAM, 2, json.dumps(ways), "gradients")
     for name, measured in found.items():
         assert measured.keys() == expected.keys()
@@ -84,6 +89,7 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
     ("settings", "sentence"),
     [
         ({"replicate": 2}, "engine deepspeed does not know"),
+        ({"context": 2}, "engine deepspeed does not know"),
         ({"engine": "torch", "zero_stage": 0, "dtype": "fp32"}, "shard 1 and replicate"),
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
         ({"tensor": 2}, "engine deepspeed does not know"),
@@ -107,7 +113,7 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    assert not {"engine", "replicate", "shard", "tensor"} & identity(ParallelConfig()).keys()
+    assert not {"engine", "replicate", "shard", "context", "tensor"} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 
 
@@ -120,3 +126,24 @@ def test_a_mesh_is_all_ranks_or_refused_with_those_that_fit():
         ParallelConfig(engine="torch", replicate=4).mesh(6)
     with pytest.raises(ValueError, match="replicate 2 × shard 2 does not fit 2 ranks"):
         ParallelConfig(engine="torch", replicate=2, shard=2).mesh(2)
+    with pytest.raises(ValueError, match="replicate 1 × context 4 does not fit 6 ranks; context may be 1, 2, 3, 6"):
+        ParallelConfig(engine="torch", context=4).mesh(6)
+    with pytest.raises(ValueError, match="replicate 2 × context 2 does not fit 6 ranks; .* 1 × 3, 3 × 1"):
+        ParallelConfig(engine="torch", replicate=2, context=2).mesh(6)
+
+
+def test_ranks_that_share_rows_are_neighbours():
+    mesh = ParallelConfig(engine="torch", replicate=2, context=2).mesh(8)
+    assert mesh == Mesh(2, 2, 2) and str(mesh) == "2 replicas × 2 shards × 2 parts of a sequence"
+    assert [mesh.row_share(rank) for rank in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [mesh.part(rank) for rank in range(8)] == [0, 1] * 4
+
+
+def test_heads_and_sequences_that_cannot_be_shared_out_are_refused():
+    model = {"heads": 12, "kv_heads": 4, "hidden_size": 48}
+    PretrainConfig(ranks=4, model=model, parallel={"engine": "torch", "context": 4})
+    with pytest.raises(ValidationError, match="context 3 cannot share out 12 heads on 4 .*; it may be 1, 2, 4, 12"):
+        PretrainConfig(ranks=3, model=model, parallel={"engine": "torch", "context": 3})
+    with pytest.raises(ConfigError, match="context 5 does not cut sequences of 64 tokens") as refused:
+        ParallelConfig(engine="torch", context=5).check_sequence(64)
+    assert "1, 2, 4, 8, 16, 32, 64" in refused.value.remedy

@@ -269,6 +269,16 @@ def test_steps_and_urls_find_each_other(finished, inputs):
     assert trace_step(pretrain, shards, 3, rank=1)["documents"] == [
         entry for entry in view["documents"] if entry["rank"] == 1
     ]
+    shared = pretrain.manifest.model_copy(
+        update={"stats": pretrain.manifest.stats | {"ranks": 4, "row_shares": [0, 0, 1, 1]}}
+    )
+    four = Dataset(pretrain.root, shared)
+    assert trace_step(four, shards, 3)["documents"] == [
+        entry | {"rank": 2 * entry["rank"]} for entry in view["documents"]
+    ]
+    assert trace_step(four, shards, 3, rank=3)["documents"] == [
+        entry | {"rank": 3} for entry in view["documents"] if entry["rank"] == 1
+    ]
     for entry in view["documents"][:5]:
         assert entry["archive"] and entry["offset"] is not None
         back = trace_url(pretrain, shards, entry["url"])
