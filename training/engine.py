@@ -141,6 +141,9 @@ class Engine:
     veto: Veto | None = None
     context: Context | None = None
     """The ranks that share this one's sequences; what differentiates a part of one hands it to the model."""
+    pipeline: Any = None
+    """The stages that this rank's is one of (``training.pipeline_parallel``). Losses are then functions of a decoder and a
+    ``MicroBatch``, and of all they return ``"loss"`` alone is reported."""
     _norm: float | None = field(default=None, repr=False)
     _gathered: bool = field(default=False, repr=False)
 
@@ -159,6 +162,8 @@ class Engine:
         training = self.model.training
         self.runtime.eval()
         try:
+            if self.pipeline is not None:
+                return self.pipeline.evaluate(function, *arguments)
             return function(self.model, *arguments) if self._gathered else self.runtime(function, *arguments)
         finally:
             self.runtime.train(training)
@@ -200,6 +205,13 @@ class Engine:
         (total,) = self._sum_over_ranks([math.fsum(weight(batch) for batch in batches)])
         # Both engines average gradients over ranks; we want their sum, divided by the global weight.
         scale = self.ranks.world_size / self.mesh.copies / total if total else 0.0
+        run = self._accumulate if self.pipeline is None else self.pipeline.accumulate
+        sums = run(batches, losses, scale)
+        values = self._sum_over_ranks(list(sums.values()))
+        means = {name: value / total if total else 0.0 for name, value in zip(sums, values, strict=True)}
+        return self._update(means, total)
+
+    def _accumulate(self, batches: Sequence[Batch], losses: Losses[Batch], scale: float) -> dict[str, Tensor]:
         zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
@@ -208,9 +220,7 @@ class Engine:
             self.runtime.backward(parts["loss"] * scale)
             for name, value in parts.items():
                 sums[name] = sums.get(name, zero) + value.detach().double()
-        values = self._sum_over_ranks(list(sums.values()))
-        means = {name: value / total if total else 0.0 for name, value in zip(sums, values, strict=True)}
-        return self._update(means, total)
+        return sums
 
     def any_rank(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank: how ranks agree to stop."""
@@ -218,12 +228,14 @@ class Engine:
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[nn.Module]:
-        """The model with every weight in full, in the precision of the forward pass. Collective."""
+        """The model with every weight in full, in the precision of the forward pass; of a pipeline on the first rank only.
+        Collective."""
         if self.parallel.engine == "torch":
             from training.tensor_parallel import undivided
 
-            with self.runtime.whole(), undivided(self.model):
-                yield self.model
+            stages = self.pipeline.whole() if self.pipeline else contextlib.nullcontext(self.model)
+            with self.runtime.whole(), undivided(self.model), stages as model:
+                yield model
             return
         if self.parallel.zero_stage < 3:
             yield self.model
@@ -323,18 +335,31 @@ def create_engine(
                 module.joined = True
         model.compile()
     runtime: Any
+    pipeline: Any = None
+    mesh = parallel.mesh(ranks.world_size)
+    context = join_context(mesh)
     if parallel.engine == "torch":
         from training.fsdp import Fsdp  # more than a second
 
-        runtime = Fsdp(_Watched(model), optimizer, parallel, parallel.mesh(ranks.world_size), ranks.device)
+        watched: nn.Module = _Watched(model)
+        if mesh.pipeline > 1:
+            from training.pipeline_parallel import Pipeline, Stage
+
+            watched = stage = Stage(model, mesh.stage(ranks.rank), mesh.pipeline, context)
+        runtime = Fsdp(watched, optimizer, parallel, mesh, ranks.device)
         torch_optimizer = runtime.optimizer
+        if mesh.pipeline > 1:
+            dtype = torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
+            pipeline = Pipeline(stage, mesh, ranks.rank, ranks.device, dtype)
+            runtime.shared = pipeline.shared
     else:
         model.to(ranks.device)
         runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
     if ranks.device.type == "cuda" or parallel.dtype == "bf16":
         torch_optimizer.precision = torch.bfloat16
-    context = join_context(parallel.mesh(ranks.world_size))
-    return Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto, context=context)
+    engine = Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto)
+    engine.context, engine.pipeline = context, pipeline
+    return engine
 
 
 def _under_deepspeed(

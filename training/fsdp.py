@@ -52,6 +52,8 @@ class Fsdp:
         """This rank's rows of every parameter (DTensors)."""
         self.pieces: dict[str, nn.Parameter] = {}
         """The same memory of those that learn, as the optimizer knows it."""
+        self.shared: dict[str, Any] = {}
+        """Those that lie in two stages of a pipeline, and the group that adds up their gradients."""
         for group in groups:
             learning = [names[parameter] for parameter in group["params"]]
             self.pieces |= {name: nn.Parameter(_local(self.weights[name])) for name in learning}
@@ -89,7 +91,9 @@ class Fsdp:
         for name, piece in self.pieces.items():
             weight = self.weights[name]
             piece.grad = gradient = torch.zeros_like(piece) if weight.grad is None else _local(weight.grad)
-            by_copies.setdefault(self._copies(weight), []).append(gradient)
+            if name in self.shared:
+                dist.all_reduce(gradient, group=self.shared[name])
+            by_copies.setdefault(self._copies(weight) * (1 + (name in self.shared)), []).append(gradient)
         square = torch.zeros((), dtype=torch.float64, device=piece.device)
         for copies, gradients in by_copies.items():
             square += nn.utils.get_total_norm(gradients).double().square() / copies
@@ -168,7 +172,7 @@ class Fsdp:
         places = [_place(self.weights[name]) for name in names]
         return {
             id(self.pieces[name]): Layout([place], [is_cut], among)
-            for name, place, is_cut in zip(names, places, cut(places), strict=True)
+            for name, place, is_cut in zip(names, places, cut(places, among), strict=True)
         }
 
 
@@ -189,6 +193,7 @@ def _local(rows: Any) -> Tensor:
 def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
     sizes = mesh.axes
     sizes["shard"] *= sizes.pop("context")  # ranks that share rows have gradients of different tokens all the same
+    sizes = {"pipeline": sizes.pop("pipeline")} | sizes
     kept = {axis: size for axis, size in sizes.items() if size > 1 or axis == "shard"}
     return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 

@@ -213,9 +213,9 @@ def _partitioned(group: Sequence[Any]) -> Iterator[Piece]:
         place += part
 
 
-def cut(pieces: Sequence[Piece]) -> list[bool]:
-    """A matrix is cut unless some rank holds all of it. All ranks get the same answer."""
+def cut(pieces: Sequence[Piece], group: Any = None) -> list[bool]:
+    """A matrix is cut unless some rank of the group holds all of it. All of them get the same answer."""
     whole = torch.tensor([float(piece.length == piece.size) for piece in pieces])
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, whole)
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, whole, group)
     return [not any(bool(held[index]) for held in everyone) for index in range(len(pieces))]

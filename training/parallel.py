@@ -1,8 +1,10 @@
 """How a process group shares a model: which engine drives it, and the mesh its ranks form.
 
 ``deepspeed`` knows one line of ranks, each with rows of its own. ``torch`` (FSDP2) lays them out as
-``replicate`` × ``shard`` × ``context`` × ``tensor``, neighbours along the last:
+``pipeline`` × ``replicate`` × ``shard`` × ``context`` × ``tensor``, neighbours along the last:
 
+    pipeline    stages, each with some of the layers, through which micro batches follow each other
+                (training.pipeline_parallel)
     replicate   groups that hold the whole model each; only gradient sums cross between them
     shard       weights and moments are cut over the ranks of a group, which take different rows
     context     ranks that share rows, each with a part of every sequence; weights are cut over them, too
@@ -30,10 +32,11 @@ class Mesh:
     shard: int
     context: int = 1
     tensor: int = 1
+    pipeline: int = 1
 
     def __str__(self) -> str:
         words = {"replicate": "replicas", "shard": "shards", "context": "parts of a sequence"}
-        words |= {"tensor": "slices of a matrix"}
+        words |= {"tensor": "slices of a matrix", "pipeline": "stages"}
         shown = {words[axis]: size for axis, size in self.axes.items() if size > 1 or axis == "shard"}
         return " × ".join(f"{size} {word}" for word, size in shown.items())
 
@@ -65,12 +68,16 @@ class Mesh:
 
     def place(self, rank: int) -> int:
         """In which of them a rank is."""
-        return rank // self.tensor
+        return rank % (self.size // self.pipeline) // self.tensor
+
+    def stage(self, rank: int) -> int:
+        """Which stage's layers a rank has."""
+        return rank // (self.size // self.pipeline)
 
     @property
     def copies(self) -> int:
         """How many ranks compute the same sums."""
-        return self.tensor
+        return self.tensor * self.pipeline
 
 
 class ParallelConfig(Config):
@@ -88,6 +95,8 @@ class ParallelConfig(Config):
     """torch: ranks that cut every sequence between them, for rows too long for one."""
     tensor: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
+    pipeline: Annotated[int, Later()] = Field(default=1, ge=1)
+    """torch: stages of equally many layers, each on ranks of its own. A step needs as many micro batches or more."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights in forward and backward; master weights and moments are always fp32."""
     offload: bool = False
@@ -104,9 +113,10 @@ class ParallelConfig(Config):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
-        if self.engine == "deepspeed" and (self.replicate, self.shard, self.context, self.tensor) != (1, 0, 1, 1):
+        if self.engine == "deepspeed" and (self.replicate, self.shard, *self._inner.values()) != (1, 0, 1, 1, 1):
             raise ValueError(
-                "replicate, shard, context and tensor form a mesh, which engine deepspeed does not know; take engine torch"
+                f"replicate, shard, {', '.join(self._inner)} form a mesh, which engine deepspeed does not know; "
+                "take engine torch"
             )
         if self.engine == "torch" and self.zero_stage == 0:
             raise ValueError("engine torch needs zero_stage 1, 2 or 3; to shard nothing take shard 1 and replicate")
@@ -118,7 +128,7 @@ class ParallelConfig(Config):
         """The mesh of so many ranks. Raises ValueError, with numbers that would fit, where they form none."""
         if self.engine == "deepspeed":
             return Mesh(1, ranks)
-        inner = {axis: size for axis in ("context", "tensor") if (size := getattr(self, axis)) > 1}
+        inner = {axis: size for axis, size in self._inner.items() if size > 1}
         outer, left = divmod(ranks, prod(inner.values()))
         if not left and outer % self.replicate == 0 and self.shard in (0, outer // self.replicate):
             return Mesh(self.replicate, outer // self.replicate, **inner)
@@ -148,6 +158,19 @@ class ParallelConfig(Config):
                 f"it may be {', '.join(map(str, fitting))}"
             )
 
+    def check_stages(self, layers: int, sequences: int) -> None:
+        """Raises ValueError, with numbers that would fit, where ``pipeline`` cannot share out the layers, or a group of ranks
+        has too few or unequal micro batches of so many ``sequences`` a step."""
+        if layers % self.pipeline:
+            fitting = ", ".join(map(str, divisors(layers)))
+            raise ValueError(f"pipeline {self.pipeline} does not divide {layers} layers; it may be {fitting}")
+        if self.pipeline > 1 and (sequences % self.micro_batch or sequences // self.micro_batch < self.pipeline):
+            fitting = ", ".join(str(n) for n in divisors(sequences) if sequences // n >= self.pipeline)
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not make {self.pipeline} or more equal micro batches of the "
+                f"{sequences} sequences that a stage takes in a step; it may be {fitting or 'none: take more sequences'}"
+            )
+
     def check_sequence(self, tokens: int) -> None:
         """Raises ConfigError where ``context`` does not cut a sequence into equal parts."""
         if tokens % self.context:
@@ -156,6 +179,10 @@ class ParallelConfig(Config):
                 where="parallel.context",
                 remedy=f"Choose one of {', '.join(map(str, divisors(tokens)))}, or another seq_len of the shards.",
             )
+
+    @property
+    def _inner(self) -> dict[str, int]:
+        return {"context": self.context, "tensor": self.tensor, "pipeline": self.pipeline}
 
     @property
     def cut_while_built(self) -> bool:

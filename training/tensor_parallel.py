@@ -25,7 +25,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from training.model import Decoder
+from training.model import Block, Decoder
 
 TOKENS, HEADS = 1, 2
 """Dimensions of ``[batch, tokens, width]`` and ``[batch, tokens, heads, width]``."""
@@ -59,22 +59,31 @@ def undivided(module: nn.Module) -> Iterator[None]:
 
 
 def _plan(decoder: Decoder) -> dict[str, Any]:
+    divided = PrepareModuleOutput(
+        output_layouts=Replicate(), desired_output_layouts=Shard(TOKENS), use_local_output=False
+    )
     stretch: dict[str, Any] = {"output_layouts": Shard(TOKENS), "use_local_output": False}
     inner = ColwiseParallel(input_layouts=Shard(TOKENS))
-    plan: dict[str, Any] = {
-        "embed_tokens": RowwiseParallel(input_layouts=Replicate(), **stretch),
+    # A later stage of a pipeline is given the hidden states of all tokens.
+    embedding = RowwiseParallel(input_layouts=Replicate(), **stretch)
+    plan = {
+        "embed_tokens": embedding if isinstance(decoder.embed_tokens, nn.Embedding) else divided,
         "norm": SequenceParallel(),
-        "layers.*.input_layernorm": SequenceParallel(),
-        "layers.*.post_attention_layernorm": SequenceParallel(),
-        **{f"layers.*.self_attn.{name}_proj": inner for name in "qkv"},
-        "layers.*.self_attn.o_proj": RowwiseParallel(**stretch),
-        "layers.*.mlp.gate_proj": inner,
-        "layers.*.mlp.up_proj": inner,
-        "layers.*.mlp.down_proj": RowwiseParallel(**stretch),
+    }
+    of_block = {
+        "input_layernorm": SequenceParallel(),
+        "post_attention_layernorm": SequenceParallel(),
+        **{f"self_attn.{name}_proj": inner for name in "qkv"},
+        "self_attn.o_proj": RowwiseParallel(**stretch),
+        "mlp.gate_proj": inner,
+        "mlp.up_proj": inner,
+        "mlp.down_proj": RowwiseParallel(**stretch),
     }
     if decoder.config.qk_norm:
         of_heads = SequenceParallel(sequence_dim=HEADS, use_local_output=True)
-        plan |= {f"layers.*.self_attn.{name}_norm": of_heads for name in "qk"}
+        of_block |= {f"self_attn.{name}_norm": of_heads for name in "qk"}
+    for index in (index for index, block in enumerate(decoder.layers) if isinstance(block, Block)):
+        plan |= {f"layers.{index}.{name}": style for name, style in of_block.items()}
     if decoder.lm_head is not None:
         plan["lm_head"] = ColwiseParallel()
     return plan

@@ -57,6 +57,7 @@ def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resumin
 
 TORCH = {"engine": "torch"}
 TENSOR = {**TORCH, "tensor": 2, "model": "decoder"}
+PIPELINE = {**TORCH, "pipeline": 2, "model": "decoder"}
 SHARED_ROWS = {**TORCH, "context": 2, "model": "decoder"}
 
 
@@ -67,6 +68,7 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         [1, "fp32", "muon", {}],
         [2, "fp32", "adamw", TENSOR],
         [2, "fp32", "muon", SHARED_ROWS],
+        [1, "fp32", "adamw", PIPELINE],
     ]
     answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
     for answer in answers:
@@ -80,6 +82,8 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         (3, (2, "fp32", "adamw", 3), {**TENSOR, "tensor": 1}),
         (3, (2, "fp32", "adamw", 1), {"model": "decoder"}),
         (4, (2, "fp32", "muon", 3), {**TORCH, "model": "decoder"}),
+        (5, (1, "fp32", "adamw", 3), {**TORCH, "model": "decoder"}),
+        (5, (1, "fp32", "adamw", 2), {"model": "decoder"}),
     ]
     for before, move, parallel in moves:
         resumed = resume(init_distributed(), tmp_path, *move, **parallel)

@@ -36,7 +36,7 @@ def check_steps(found):
 
 def test_losses_and_norms_on_two_ranks_are_those_of_one():
     shared = {}
-    for axis in ("context", "tensor"):
+    for axis in ("context", "tensor", "pipeline"):
         plain = {**PLAIN, "engine": "torch", "micro": 2, axis: 2}
         again = {"activation_checkpointing": True}
         shared |= {axis: {**plain, "stage": 1}, f"muon, {axis}": {**plain, **again, "stage": 3, "optimizer": "muon"}}
@@ -64,6 +64,10 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
         "rows cut in four": ({"context": 4}, ("checkpointing", "muon1")),
         "rows cut and copied": ({"context": 2, "replicate": 2}, ("stage3",)),
         "rows cut and shared": ({"context": 2, "tensor": 2}, ("checkpointing", "muon1")),
+        "stages": ({"pipeline": 2}, ("checkpointing", "muon1")),
+        "stages, copied": ({"pipeline": 2, "replicate": 2}, ("stage3",)),
+        "stages, shared": ({"pipeline": 2, "tensor": 2}, ("stage2", "muon1")),
+        "stages, rows cut": ({"pipeline": 2, "context": 2}, ("muon1",)),
     }
     found = {f"{name}, {kind}": ways(**mesh)[name] for kind, (mesh, names) in meshes.items() for name in names}
     check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps", timeout=900))
@@ -93,6 +97,7 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
         ({"engine": "torch", "zero_stage": 0, "dtype": "fp32"}, "shard 1 and replicate"),
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
         ({"tensor": 2}, "engine deepspeed does not know"),
+        ({"pipeline": 2}, "engine deepspeed does not know"),
     ],
 )
 def test_what_an_engine_lacks_is_refused(settings, sentence):
@@ -113,7 +118,7 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    assert not {"engine", "replicate", "shard", "context", "tensor"} & identity(ParallelConfig()).keys()
+    assert not {"engine", "replicate", "shard", "context", "tensor", "pipeline"} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 
 
@@ -137,6 +142,21 @@ def test_ranks_that_share_rows_are_neighbours():
     assert mesh == Mesh(2, 2, 2) and str(mesh) == "2 replicas × 2 shards × 2 parts of a sequence"
     assert [mesh.row_share(rank) for rank in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [mesh.part(rank) for rank in range(8)] == [0, 1] * 4
+
+
+def test_stages_that_do_not_divide_layers_or_have_no_micro_batches_are_refused():
+    def config(layers, batch, micro):
+        parallel = {"engine": "torch", "pipeline": 2, "micro_batch": micro}
+        return PretrainConfig(ranks=4, model={"layers": layers}, batch_sequences=batch, parallel=parallel)
+
+    assert config(4, 16, 4).parallel.mesh(4) == Mesh(1, 2, pipeline=2)
+    assert [config(4, 16, 4).parallel.mesh(4).stage(rank) for rank in range(4)] == [0, 0, 1, 1]
+    assert [config(4, 16, 4).parallel.mesh(4).row_share(rank) for rank in range(4)] == [0, 1, 0, 1]
+    with pytest.raises(ValidationError, match="pipeline 2 does not divide 5 layers; it may be 1, 5"):
+        config(5, 16, 4)
+    for micro in (8, 3):
+        with pytest.raises(ValidationError, match=f"micro_batch {micro} does not make 2 or .* 8 sequences .* 1, 2, 4"):
+            config(4, 16, micro)
 
 
 def test_heads_and_sequences_that_cannot_be_shared_out_are_refused():

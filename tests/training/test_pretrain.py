@@ -258,6 +258,20 @@ def test_another_number_of_ranks_gives_the_same_losses_within_rounding(finished,
     assert ours.equals(theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"pipeline": 2}, {"context": 2}])
+def test_ranks_that_share_rows_train_measure_and_publish_the_same_model(finished, inputs, tmp_path, mesh):
+    job = PretrainJob(tmp_path, inputs, small_config(parallel={"engine": "torch", "micro_batch": 2, **mesh}))
+    stats = job.run().stats
+    assert job.losses() == pytest.approx(finished.losses(), rel=5e-3)
+    assert stats["row_shares"] == [0, 0]
+    expected = load_result(finished.request.work_dir).stats
+    assert stats["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=5e-3)
+    ours, theirs = (load_model(run.request.data_dir / "model", torch.float32) for run in (job, finished))
+    for name, weight in theirs.named_parameters():
+        assert torch.allclose(ours.get_parameter(name), weight, atol=0.02), name
+
+
 def test_steps_and_urls_find_each_other(finished, inputs):
     pretrain, shards = published(finished), inputs["shards"]
     view = trace_step(pretrain, shards, 3)
