@@ -5,7 +5,7 @@ was measured within seconds of each other on the same state of the machine; the 
 cases the worse one). The first turn warms up and does not count.
 
 On a CPU the model is that of the demo, in bf16 and fp32; on a GPU models of 125 M, 350 M and 1 B parameters in bf16, where
-``mfu`` is added: the lower one of the two larger models.
+``mfu`` is added: the lower one of the two larger models. On a CPU our two engines are compared as well, at two ranks.
 """
 
 import json
@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 
 from tests.benchmarks.train_parts.contenders import Spec
+from tests.training.launch import run_ranks
 from tests.training.pretraining import build_inputs
 
 SMALL = {"vocab_size": 4096, "hidden_size": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate_size": 704}
@@ -92,7 +93,16 @@ def run(turns: int = 9, steps: int = 2, threads: int = 0, skip_peers: bool = Fal
                 with _contenders(replace(spec, micro=micro), group, folder / case.name) as running:
                     rows += [{"case": case.name} | row for row in _turns(running, turns)]
                     answers += [{"case": case.name, "contender": name} | running[name].next("ANSWER") for name in group]
-    return {"figures": _figures(rows, answers, names), "rows": rows, "contenders": answers}
+    figures = _figures(rows, answers, names)
+    if not gpu:
+        asked = {"turns": turns, "cases": [asdict(case) for case in ON_CPU]}
+        engines = run_ranks("tests.benchmarks.train_parts.engines", 2, json.dumps(asked), timeout=3600)
+        figures |= {
+            "ratio_torch_deepspeed": _ratio(engines, "deepspeed", "tokens_per_s", "torch"),
+            "ratio_torch_deepspeed_cpu_time": _ratio(engines, "deepspeed", "tokens_per_cpu_s", "torch"),
+        }
+        rows += engines
+    return {"figures": figures, "rows": rows, "contenders": answers}
 
 
 def _turns(running: Mapping[str, "_Contender"], turns: int) -> Iterator[dict[str, Any]]:
@@ -168,11 +178,11 @@ def _figures(rows: list[dict[str, Any]], answers: list[dict[str, Any]], names: l
     return figures
 
 
-def _ratio(rows: list[dict[str, Any]], peer: str, speed: str) -> float:
+def _ratio(rows: list[dict[str, Any]], peer: str, speed: str, ours: str = "ours") -> float:
     """Ours over a peer's speed: the median over turns, in the case where it is worse."""
-    return min(statistics.median(_ratios(rows, peer, case, speed)) for case in {row["case"] for row in rows})
+    return min(statistics.median(_ratios(rows, peer, case, speed, ours)) for case in {row["case"] for row in rows})
 
 
-def _ratios(rows: list[dict[str, Any]], peer: str, case: str, speed: str) -> list[float]:
+def _ratios(rows: list[dict[str, Any]], peer: str, case: str, speed: str, ours: str) -> list[float]:
     speeds = {(row["contender"], row["turn"]): row[speed] for row in rows if row["case"] == case}
-    return [value / speeds[peer, turn] for (name, turn), value in speeds.items() if name == "ours"]
+    return [value / speeds[peer, turn] for (name, turn), value in speeds.items() if name == ours]
