@@ -1,7 +1,8 @@
 """The torch engine: FSDP2 under the same optimizer and the same step as DeepSpeed's ZeRO.
 
-Every block is one unit of sharding, what lies outside the blocks another. A rank keeps fp32 rows of every weight; the
-optimizer works on these rows as plain tensors (``pieces``), of which Muon knows which stretch of which matrix they are.
+Every block is one unit of sharding, what lies outside the blocks another (on CPUs at stage 1 all is one). A rank keeps
+fp32 rows of every weight; the optimizer works on these rows as plain tensors (``pieces``), of which Muon knows which stretch
+of which matrix they are.
 
     stage 1    gradients are summed in full over the micro batches and reduced once; weights stay whole between steps
     stage 2    gradients are reduced to the ranks' rows after every micro batch
@@ -203,7 +204,9 @@ def _shard(module: nn.Module, mesh: DeviceMesh, parallel: ParallelConfig) -> lis
     half = torch.bfloat16 if parallel.dtype == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     units = []
-    for part in [part for part in module.modules() if isinstance(part, Block)] + [module]:
+    # Gradients that are reduced once a step, and not beside computing, are reduced fastest all together.
+    together = parallel.zero_stage == 1 and mesh.device_type == "cpu"
+    for part in [part for part in module.modules() if isinstance(part, Block) and not together] + [module]:
         again = parallel.zero_stage == 3 and part is not module
         units.append(fully_shard(part, mesh=mesh, reshard_after_forward=again, mp_policy=policy))
     units[-1].set_reshard_after_backward(parallel.zero_stage == 3)
