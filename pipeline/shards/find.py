@@ -136,10 +136,11 @@ class Index:
                 remedy=f"At most {MOST_CHARACTERS:,} are looked for at once: give a part of it.",
             )
         queries = self._queries(text)
+        most = limit + CLIPPED + 1
         candidates = sorted(
-            ((query, span) for query in queries for span in self._maximal(query)),
+            ((query, span) for query in queries for span in self._maximal(query, most)),
             key=lambda each: (each[0].begins[each[1][0]] - each[0].begins[each[1][1]], each[1]),
-        )[: limit + CLIPPED + 1]
+        )[:most]
         hits: dict[tuple[int, int], _Hit] = {}
         for query in queries:
             for start, end, hit in self._hits(query, [span for owner, span in candidates if owner is query], limit):
@@ -153,7 +154,8 @@ class Index:
             tokens = int(np.searchsorted(bounds, before + size, side="left")) - first
             return Span(start, end, tokens, hits[at].count, self._matches(hits[at].occurrences, size, limit))
 
-        longest = sorted(_outermost(hits), key=lambda span: (span[0] - span[1], span))[:limit]
+        outermost = _outermost(np.array([*hits], np.int64).reshape(-1, 2)).tolist()
+        longest = sorted(((start, end) for start, end in outermost), key=lambda at: (at[0] - at[1], at))[:limit]
         spans = sorted(self._pool.map(described, longest), key=lambda span: (-span.tokens, span.start))
         return Found(len(bounds) - 1, tuple(spans))
 
@@ -173,23 +175,19 @@ class Index:
             queries.append(_Query(tokens, begins, encodable(given).encode(), spaces))
         return queries
 
-    def _maximal(self, query: "_Query") -> list[tuple[int, int]]:
+    def _maximal(self, query: "_Query", most: int) -> list[tuple[int, int]]:
+        """The longest phrases that no longer one holds and that say something."""
         # With the space before it the text is tried for its first word; all else was found without.
         size = 1 if query.spaces else len(query.tokens)
-        spans = np.concatenate(self._read(lambda part, at: part.maximal(query.tokens, *at), size))
-        outermost = sorted(_outermost({(int(begin), int(end)) for begin, end in spans}))
+        found = _outermost(np.concatenate(self._read(lambda part, at: part.maximal(query.tokens, *at), size)))
+        begins, ends = found[:, 0], found[:, 1]
         surprise = np.concatenate([[0.0], np.cumsum(self._log_shares[query.tokens])])
-        return [
-            (begin, end)
-            for begin, end in outermost
-            if self._says_something(query, begin, end, surprise[end] - surprise[begin])
-        ]
-
-    def _says_something(self, query: "_Query", begin: int, end: int, log_share: float) -> bool:
-        """Whether a phrase is no noise, or all that was asked for."""
-        text = query.asked[query.begins[begin] : query.begins[end]].decode("utf-8", "ignore").strip()
-        by_chance = np.log(self._total) + log_share > -1e-6
-        return text == query.text or (not by_chance and any(character.isalnum() for character in text))
+        sizes = query.begins[ends] - query.begins[begins]
+        by_chance = np.log(self._total) + surprise[ends] - surprise[begins] > -1e-6
+        possible = np.flatnonzero(~by_chance | (sizes >= len(query.text.encode())))
+        longest = possible[np.lexsort((begins[possible], -sizes[possible]))]
+        said = (at for at in longest.tolist() if query.says_something(begins[at], ends[at], bool(by_chance[at])))
+        return [(int(begins[at]), int(ends[at])) for at in itertools.islice(said, most)]
 
     def _read(self, work: Callable[["_Part", tuple[int, int]], np.ndarray], size: int) -> list[np.ndarray]:
         """Work on ranges of ``size`` things in every part, many at a time: from a cold disk each waits for its pages."""
@@ -292,6 +290,11 @@ class _Query:
     @cached_property
     def text(self) -> str:
         return self.asked.decode().strip()
+
+    def says_something(self, begin: int, end: int, by_chance: bool) -> bool:
+        """Whether a phrase is no noise, or all that was asked for."""
+        text = self.asked[self.begins[begin] : self.begins[end]].decode("utf-8", "ignore").strip()
+        return text == self.text or (not by_chance and any(map(str.isalnum, text)))
 
     def characters(self, begin: int, end: int) -> tuple[int, int]:
         """The characters of the text that lie wholly within these bytes of ``asked``."""
@@ -407,13 +410,12 @@ def _damaged(dataset: Dataset, name: str) -> InputError:
     )
 
 
-def _outermost(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those that lie in no other."""
-    kept: list[tuple[int, int]] = []
-    for begin, end in sorted(set(spans), key=lambda span: (span[0], -span[1])):
-        if not kept or end > kept[-1][1]:
-            kept.append((begin, end))
-    return kept
+def _outermost(spans: np.ndarray) -> np.ndarray:
+    """Those that lie in no other, in order and each once."""
+    spans = spans[np.lexsort((-spans[:, 1], spans[:, 0]))]
+    reached = np.maximum.accumulate(np.concatenate([[-1], spans[:-1, 1]])) if len(spans) else spans[:, 1]
+    chosen: np.ndarray = spans[spans[:, 1] > reached]
+    return chosen
 
 
 def _cores(span: tuple[int, int], size: int) -> list[tuple[int, int]]:

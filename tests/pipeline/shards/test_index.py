@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 from collections import Counter
 
 import numpy as np
@@ -113,6 +114,13 @@ def test_noise_is_left_out_unless_it_is_all_that_was_asked_for(index) -> None:
     alone = index.find("the").spans[0]
     assert (alone.start, alone.end) == (0, 3) and alone.count > 100 and len(alone.matches) == 10
     assert index.find(" the ", limit=2).spans[0].count > 0
+
+
+def test_a_long_text_of_one_letter_or_word_takes_no_longer_than_any(index) -> None:
+    began = time.process_time()
+    for text in ("z" * 300_000, "the " * 75_000):
+        assert {span.matches[0].source for span in index.find(text, limit=3).spans} <= {"web", "code"}
+    assert time.process_time() - began < 3
 
 
 def test_no_words_and_too_many(index) -> None:
