@@ -9,7 +9,8 @@
     leaked              rows, queued replies, tasks and connections left after 1,000 requests whose clients go at any moment
     find_ms …           looking for words in a hundred million tokens: ``tests/benchmarks/serve_parts/words.py``
 
-The model is one of a workspace in which a recipe has run (``headwater run demo``), or a folder.
+The model is one of a workspace in which a recipe has run (``headwater run demo``), or a folder. A run at full size writes its
+section of ``docs/benchmarks.md``.
 """
 
 import asyncio
@@ -29,23 +30,25 @@ import httpx
 from flows.context import open_store
 from flows.models import model_folder
 from infra.errors import HeadwaterError
+from tests.benchmarks.page import table, write_section
 from tests.benchmarks.serve_parts.clients import first_tokens, rate, request, vanish
 from tests.benchmarks.serve_parts.words import measure as find_words
 from tests.flows.cluster import free_port
 from tests.support import REPOSITORY
 
 STREAMS = 16
+TOKENS, ROUNDS, REQUESTS, INDEXED = 64, 3, 1000, 100_000_000
 
 
 def run(
     workspace: str = "workspace",
     model: str = "export",
-    tokens: int = 64,
-    rounds: int = 3,
-    requests: int = 1000,
-    indexed: int = 100_000_000,
+    tokens: int = TOKENS,
+    rounds: int = ROUNDS,
+    requests: int = REQUESTS,
+    indexed: int = INDEXED,
 ) -> dict[str, Any]:
-    """``indexed``: tokens in which words are looked for; 0 leaves that out."""
+    """``indexed``: tokens in which words are looked for; 0 leaves that out. Others than the defaults leave the page as it is."""
     store = open_store(workspace)
     with model_folder(store, model) as folder, TemporaryDirectory(prefix="headwater-serve-") as scratch:
         with served(str(folder), Path(scratch)) as address:
@@ -70,7 +73,25 @@ def run(
         "answered_whole": found["answered"],
         **words,
     }
+    if (tokens, rounds, requests, indexed) == (TOKENS, ROUNDS, REQUESTS, INDEXED):
+        write_section("serve", "headwater bench serve", tables(figures, found["rounds"], peers))
     return {"figures": figures, "rows": found["rounds"], "peers": peers, "left": found["left"]}
+
+
+def tables(figures: dict[str, Any], rounds: list[dict[str, float]], peers: dict[int, float]) -> list[str]:
+    rates = [
+        {"streams": f"16, round {number}", "one after the other": each["one_by_one"], "side by side": each["together"]}
+        for number, each in enumerate(rounds, 1)
+    ]
+    rates += [
+        {"streams": f"16, transformers.generate, threads: {threads}", "side by side": rate}
+        for threads, rate in peers.items()
+    ]
+    return [
+        "Tokens a second through HTTP, and the figures; words are looked for in generated tokens, from a cold disk.",
+        table(("streams", "one after the other", "side by side"), rates),
+        table(("figure", "value"), [{"figure": name, "value": value} for name, value in figures.items()]),
+    ]
 
 
 async def measure(address: str, tokens: int, rounds: int, requests: int) -> dict[str, Any]:

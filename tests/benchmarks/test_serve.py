@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from tests.benchmarks.serve import measure
+from tests.benchmarks.serve import measure, tables
 from tests.flows.web.sites import running, site_with_models
 from tests.training.folders import TEMPLATE
 
@@ -20,3 +20,6 @@ def test_streams_are_counted_and_clients_that_vanish_leave_nothing(tmp_path: Pat
     assert 15 <= found["answered"] <= 110
     assert found["leaked"] == 0
     assert found["left"]["after"]["open"] == 0
+    rates, figures = tables({"leaked": found["leaked"]}, found["rounds"], {2: 31.0})[1:]
+    assert rates.splitlines()[-1] == "| 16, transformers.generate, threads: 2 |  | 31.0 |"
+    assert figures.splitlines()[-1] == "| leaked | 0 |"
