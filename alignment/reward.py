@@ -93,9 +93,9 @@ def train(job: ModelJob[RewardConfig]) -> None:
     model = RewardModel(job.base_model())
     if config.linear_probe:
         job.phase("linear probe")
-        states = state_differences(job, model, training)
+        weight = fit_score(pair_states(job, model, training), config, job.reduce)
         with torch.no_grad():
-            model.score.weight.copy_(fit_score(states, config.linear_probe, config.margin, job.reduce))
+            model.score.weight.copy_(weight)
     engine = engine_of(job, model, order.steps)
     decided = np.array([not pair.tie for pair in held_out])
 
@@ -132,17 +132,18 @@ def train(job: ModelJob[RewardConfig]) -> None:
 
 
 @dataclass(frozen=True)
-class StateDifferences:
-    """This rank's pairs, as what a linear score sees of them: ``rows [pairs, hidden]``, chosen less rejected, float64."""
+class PairStates:
+    """This rank's pairs as a linear score sees them: states ``[pairs, hidden]``, float64."""
 
-    rows: Tensor
+    chosen: Tensor
+    rejected: Tensor
     weights: Tensor
     ties: Tensor
     margins: Tensor
 
 
 @torch.no_grad()
-def state_differences(job: ModelJob[RewardConfig], model: RewardModel, pairs: Sequence[PairTokens]) -> StateDifferences:
+def pair_states(job: ModelJob[RewardConfig], model: RewardModel, pairs: Sequence[PairTokens]) -> PairStates:
     """Under the model as it came, whole on every rank."""
     model.eval()
     order = np.argsort(pair_lengths(pairs), kind="stable")
@@ -152,31 +153,36 @@ def state_differences(job: ModelJob[RewardConfig], model: RewardModel, pairs: Se
     size, parts = job.config.micro_batch, list[tuple[Tensor, ...]]()
     for start in range(0, len(mine), size):
         batch = pair_batch(pairs, mine[start : start + size], job.tokenizer.pad_id, job.ranks.device)
-        chosen, rejected = halves(model.last_states(batch.replies).double())
-        parts.append((chosen - rejected, counts * batch.weights.double(), batch.ties, batch.margins.double()))
+        states = halves(model.last_states(batch.replies).double())
+        parts.append((*states, counts * batch.weights.double(), batch.ties, batch.margins.double()))
     model.train()
-    return StateDifferences(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return PairStates(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def fit_score(
-    states: StateDifferences, ridge: float, margin: float, reduce: Callable[[Tensor], Tensor], steps: int = 100
-) -> Tensor:
-    """The score's weight ``[1, hidden]`` of least loss over the pairs of all ranks: convex, so where it starts says nothing."""
-    rows, weights = states.rows, states.weights
-    score = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device, requires_grad=True)
+def fit_score(pairs: PairStates, config: RewardConfig, reduce: Callable[[Tensor], Tensor], steps: int = 100) -> Tensor:
+    """The score's weight ``[1, hidden]`` of least loss over the pairs of all ranks: convex, so where it starts says nothing.
+
+    Centring is what gives states that end no reply a score among the others: without it only differences are fitted, and
+    the ends of all replies share a part that no difference shows.
+    """
+    weights, margins = pairs.weights, config.margin * pairs.margins
+    found = torch.zeros(pairs.chosen.shape[1], dtype=weights.dtype, device=weights.device, requires_grad=True)
     total = reduce(weights.sum())
-    search = torch.optim.LBFGS([score], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS(
+        [found], max_iter=steps, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
 
-    def loss() -> Tensor:
-        differences = rows @ score
-        found = bradley_terry(differences, torch.zeros_like(differences), weights, states.ties, margin * states.margins)
-        (gradient,) = torch.autograd.grad(found, score)
-        sums = reduce(torch.cat([found.detach().unsqueeze(0), gradient])) / total
-        score.grad = sums[1:] + ridge * score.detach()
-        return sums[0] + ridge / 2 * score.detach().square().sum()
+    def mean_loss() -> Tensor:
+        chosen, rejected = pairs.chosen @ found, pairs.rejected @ found
+        loss = bradley_terry(chosen, rejected, weights, pairs.ties, margins)
+        loss = loss + config.centring * (weights * (chosen + rejected) ** 2).sum()
+        (gradient,) = torch.autograd.grad(loss, found)
+        means = reduce(torch.cat([loss.detach().unsqueeze(0), gradient])) / total
+        found.grad = means[1:] + config.linear_probe * found.detach()
+        return means[0] + config.linear_probe / 2 * found.detach().square().sum()
 
-    search.step(loss)
-    return score.detach().unsqueeze(0)
+    search.step(mean_loss)
+    return found.detach().unsqueeze(0)
 
 
 def score(model: RewardModel, batch: PairBatch) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from alignment.losses import bradley_terry
 from alignment.pairs import PairTokens, pair_batch
 from alignment.replies import RewardModel
-from alignment.reward import StateDifferences, fit_score, reward_losses
+from alignment.reward import PairStates, RewardConfig, fit_score, reward_losses
 from alignment.reward_report import by_quantile, calibration, length_controlled, report
 from tests.alignment.toys import tiny_decoder
 
@@ -50,25 +50,30 @@ def test_a_batch_brings_what_people_said_to_the_loss() -> None:
 
 def test_the_score_starts_where_the_loss_with_its_ridge_is_least() -> None:
     random = torch.Generator().manual_seed(0)
-    rows = torch.randn(400, 6, dtype=torch.float64, generator=random)
+    shared = torch.tensor([9.0, 0, 0, 0, 0, 0])
+    chosen, rejected = (shared + torch.randn(400, 6, dtype=torch.float64, generator=random) for _ in range(2))
     ties, margins = torch.rand(400, generator=random) < 0.1, torch.rand(400, dtype=torch.float64, generator=random)
     weights = torch.randint(1, 4, (400,), generator=random).double()
-    pairs = StateDifferences(rows, weights, ties, margins)
+    pairs = PairStates(chosen, rejected, weights, ties, margins)
 
-    def found(ridge: float, pairs: StateDifferences = pairs) -> torch.Tensor:
-        return fit_score(pairs, ridge, margin=0.5, reduce=lambda total: total)
+    def found(ridge: float, pairs: PairStates = pairs, centring: float = 0.1) -> torch.Tensor:
+        config = RewardConfig(linear_probe=ridge, margin=0.5, centring=centring)
+        return fit_score(pairs, config, reduce=lambda total: total)
 
     def loss(score: torch.Tensor, ridge: float) -> torch.Tensor:
-        sides = rows @ score[0]
-        mean = bradley_terry(sides, torch.zeros_like(sides), weights, ties, 0.5 * margins) / weights.sum()
-        return mean + ridge / 2 * score.square().sum()
+        better, worse = chosen @ score[0], rejected @ score[0]
+        sums = bradley_terry(better, worse, weights, ties, 0.5 * margins)
+        sums = sums + 0.1 * (weights * (better + worse) ** 2).sum()
+        return sums / weights.sum() + ridge / 2 * score.square().sum()
 
     score = found(0.01).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(score, 0.01), score)
-    assert gradient.abs().max() < 1e-5 and found(0.1).norm() < 0.8 * score.norm()
+    assert gradient.abs().max() < 1e-5 and found(1.0).norm() < 0.8 * score.norm()
     again = torch.arange(400).repeat_interleave(weights.long())
-    repeated = StateDifferences(rows[again], torch.ones(len(again)), ties[again], margins[again])
+    repeated = PairStates(chosen[again], rejected[again], torch.ones(len(again)).double(), ties[again], margins[again])
     torch.testing.assert_close(found(0.01, repeated), score.detach(), atol=1e-5, rtol=1e-5)
+    means = [(chosen @ found(0.01, centring=centring)[0]).mean().abs() for centring in (0.0, 0.1)]
+    assert means[1] < means[0] / 5, "what all ends of replies share moves no score"
 
 
 @pytest.fixture(scope="module")
