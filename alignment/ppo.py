@@ -32,7 +32,7 @@ from alignment.order import chunks, seed_of, share, step_indices
 from alignment.pairs import held_out_questions, pairs_of
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, steps_of_round, update
 from alignment.replies import RewardModel, reply_log_probs
-from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled
+from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled, ended
 from infra.config import Execution, Later
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
@@ -302,14 +302,15 @@ def answers(
 ) -> Answers:
     """Sampled replies to the prompts and what the reward model says of their tokens."""
 
-    def judged(sampled: Sampled, _prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def figures(sampled: Sampled, _prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
         batch = sampled.batch
         own = apply(partial(reply_log_probs, batch=batch, temperature=settings.temperature))
         known = reply_log_probs(models.reference, batch, settings.temperature)
-        return models.reward.judge(batch), (kl_estimate(own, known) * batch.mask).sum(1)
+        judged = ended(sampled, settings.stop_ids[0]) if job.config.judge_as_ended else batch
+        return models.reward.judge(judged), (kl_estimate(own, known) * batch.mask).sum(1)
 
     with models.engine.gathered():
-        replies = answer_prompts(job, apply, prompts, settings, judged)
+        replies = answer_prompts(job, apply, prompts, settings, figures)
     return Answers(replies, *replies.more)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from alignment.losses import KlEstimator, clipped_policy, clipped_value
 from alignment.replies import Replies, RewardModel, reply_log_probs, reply_log_probs_and_entropy
-from alignment.rollouts import Experience, Prompt, ReplySettings, estimate, rewarded, sample, whiten_together
+from alignment.rollouts import Experience, Prompt, ReplySettings, ended, estimate, rewarded, sample, whiten_together
 from infra.config import Config, Later
 from training.engine import Engine, StepResult
 from training.loop import TrainStep
@@ -56,6 +56,8 @@ class PpoRules(Config):
     """Largest normalised reward."""
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Taken from the reward of a reply that reaches the length limit without ending."""
+    judge_as_ended: Annotated[bool, Later()] = False
+    """Judge a reply that was cut off as if it ended there: a reward model has only seen replies that end."""
     kl_estimator: Annotated[KlEstimator, Later()] = "k1"
     """How the KL that is paid for is estimated: k1, k2 or k3 (Schulman's). The KL that is told is always k1's."""
     entropy_bonus: float = Field(default=0.0, ge=0)
@@ -84,7 +86,7 @@ def collect(
     """Sample one chunk of replies and look at them with all four models."""
     sampled = models.engine.evaluate(lambda both: sample(both.policy, prompts, settings, seed))
     batch = sampled.batch
-    scores = models.reward.judge(batch)
+    scores = models.reward.judge(ended(sampled, settings.stop_ids[0]) if rules.judge_as_ended else batch)
     nothing = torch.zeros(batch.mask.shape, device=batch.mask.device)
     return Experience(
         sampled,

@@ -5,7 +5,7 @@ replies again, and the number of ranks decides only who samples which chunk.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,14 @@ def sample(model: Decoder, prompts: Sequence[Prompt], settings: ReplySettings, s
     )
     batch = collate(prompts, drawn.tokens, settings.pad_id, model.device)
     return Sampled(batch, drawn.tokens, torch.tensor(drawn.finished, device=model.device))
+
+
+def ended(sampled: Sampled, end: int) -> Replies:
+    """The replies, where one was cut off with an end in place of its last token: as a reward model knows replies."""
+    batch, cut = sampled.batch, ~sampled.finished
+    input_ids = batch.input_ids.clone()
+    input_ids[cut, (batch.lengths - 1)[cut]] = end
+    return replace(batch, input_ids=input_ids)
 
 
 @dataclass

@@ -88,6 +88,25 @@ def test_ppo_finds_what_is_rewarded(ranks: Ranks) -> None:
     assert kl[-1] > 0.5
 
 
+class SeesEnds:
+    """1 for a reply whose last token is an end."""
+
+    def judge(self, batch: Replies) -> torch.Tensor:
+        last = batch.input_ids[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        return torch.isin(last, torch.tensor(ENDS)).float()
+
+
+def test_a_reply_that_was_cut_off_can_be_judged_as_if_it_ended(ranks: Ranks) -> None:
+    both = ActorCritic(tiny_decoder(5), RewardModel(tiny_decoder(6)), critic_lr_scale=1.0)
+    models = PpoModels(engine_of(both, ranks, lr=3e-3, steps=1), tiny_decoder(5), SeesEnds())
+    as_is, as_ended = (collect(models, PROMPTS, SETTINGS, PpoRules(judge_as_ended=on), 3) for on in (False, True))
+    finished = as_is.sampled.finished
+    assert not finished.all() and as_is.scores.tolist() == finished.float().tolist()
+    assert as_ended.scores.tolist() == [1.0] * len(PROMPTS)
+    assert (as_ended.rewarded == torch.where(finished, 1.0, 0.0)).all(), "the penalty for not ending stays"
+    assert torch.equal(as_ended.batch.input_ids, as_is.batch.input_ids), "what is learnt from is what was sampled"
+
+
 def test_a_high_coefficient_of_kl_holds_the_policy_back(ranks: Ranks) -> None:
     def run(kl_coefficient: float) -> float:
         both = ActorCritic(tiny_decoder(5), RewardModel(tiny_decoder(6)), critic_lr_scale=1.0)

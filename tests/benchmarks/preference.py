@@ -115,6 +115,8 @@ def write_recipe(home: Path, scale: float) -> Path:
             "rounds": steps(48),
             "lr": 5e-4,
             "critic_lr": 1e-3,
+            "critic_rounds": 6,
+            "judge_as_ended": True,
             "kl_coefficient": 0.02,
             "max_reply_tokens": 64,
             "missing_end_penalty": 1.0,
