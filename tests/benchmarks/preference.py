@@ -115,13 +115,14 @@ def write_recipe(home: Path, scale: float) -> Path:
             "rounds": steps(48),
             "lr": 5e-4,
             "critic_lr": 1e-3,
-            "critic_rounds": 6,
+            "critic_rounds": max(1, round(6 * scale)),
             "judge_as_ended": True,
             "kl_coefficient": 0.02,
             "max_reply_tokens": 64,
             "missing_end_penalty": 1.0,
             "evaluation_prompts": 256,
             "batch_size": 64,
+            "validate_every": 24,
         },
     }
     path = home / "preference.yaml"
