@@ -38,6 +38,8 @@ from infra.extensions import refuse_code
 from infra.stage import StageNode
 from infra.store.address import dataset_inputs
 from pipeline.profiles import Profile
+from pipeline.quality.config import SourceRules
+from pipeline.quality.rules import rules_of
 from training.answers import AnswersConfig, Evaluation
 from training.model import ModelConfig
 from training.pretrain import PretrainConfig
@@ -334,12 +336,18 @@ def _without_presets(recipe: Recipe, presets: Sequence[str]) -> Recipe:
     if node is None or not set(presets) <= known:
         missing = ", ".join(sorted(set(presets) - known))
         raise ConfigError(f"no source has the preset {missing}", remedy=f"Presets there: {', '.join(sorted(known))}.")
-    kept = [
-        entry.model_copy(update={"presets": tuple(preset for preset in entry.presets if preset not in presets)})
-        for entry in sources
-    ]
-    changed = replace(node, config=node.config.model_copy(update={"sources": tuple(kept)}))
+    kept = tuple(_entry_without(entry, presets) for entry in sources)
+    changed = replace(node, config=node.config.model_copy(update={"sources": kept}))
     return replace(recipe, nodes=tuple(changed if each is node else each for each in recipe.nodes))
+
+
+def _entry_without(entry: SourceRules, presets: Sequence[str]) -> SourceRules:
+    """What is said of a rule goes with it: of one that is not there it would be refused."""
+    left = tuple(preset for preset in entry.presets if preset not in presets)
+    names = {rule.name for rule in rules_of(left)}
+    without = tuple(name for name in entry.without if name in names)
+    thresholds = {name: value for name, value in entry.thresholds.items() if name in names}
+    return entry.model_copy(update={"presets": left, "without": without, "thresholds": thresholds})
 
 
 def trial_config(lab: Lab, arm: str, seed: int, rate: float) -> PretrainConfig:

@@ -44,7 +44,7 @@ class SourceRules(SourceEntry):
     rules: Annotated[tuple[OwnRule, ...], Later()] = ()
     """Further rules, applied after the presets."""
     without: tuple[str, ...] = ()
-    """Rules of those presets to leave out, such as c4_curly_brackets where pages about code are wanted."""
+    """Rules of those presets to leave out, such as c4_curly_brackets, which drops every page that shows code."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Other thresholds for single rules: {"gopher_words_min": 30}."""
     keep_fraction: float | None = Field(default=None, gt=0, le=1)
@@ -71,7 +71,8 @@ class QualityConfig(BySource):
     """Which documents are kept."""
 
     sources: tuple[SourceRules, ...] = (
-        SourceRules(profile=Profile.WEB, languages=("en",), presets=WEB_PRESETS),
+        # Without it pages that show code go, and with them what a model knows of code: docs/notebook.md.
+        SourceRules(profile=Profile.WEB, languages=("en",), presets=WEB_PRESETS, without=("c4_curly_brackets",)),
         SourceRules(profile=Profile.ENCYCLOPEDIA, presets=(Preset.WIKIPEDIA,)),
         SourceRules(profile=Profile.CODE, presets=(Preset.CODE,)),
         SourceRules(),

@@ -96,7 +96,7 @@ _C4 = (
     Rule("c4_lorem_ipsum", "lorem_ipsum_lines", "at_most", 0),
     Rule("c4_curly_brackets", "curly_brackets", "at_most", 0),
 )
-"""``c4_curly_brackets`` drops every page that shows code: leave it out (``without``) where code is wanted."""
+"""``c4_curly_brackets`` drops every page that shows code: the default for web pages leaves it out (``without``)."""
 
 _FINEWEB = (
     Rule("fineweb_punctuated_lines", "punctuated_lines", "at_least", 0.12),

@@ -15,6 +15,7 @@ from flows.ablate.lab import SAME, load_lab, trial_config
 from flows.ablate.run import LabResult, plan_lab, run_lab
 from infra.job import JobSpec
 from infra.store.store import Store
+from pipeline.quality.config import QualityConfig
 from tests.flows.ablate.toy import InProcessLauncher, SimulatedLauncher, use_launcher, write_lab
 from tests.support import kill_family
 
@@ -195,6 +196,10 @@ def test_bundled_labs_hold(tmp_path: Path) -> None:
     )
     presets = [entry.presets for entry in lab.recipes["no-fineweb"].node("quality").config.sources]
     assert "fineweb_paper" not in presets[0] and "gopher_quality" in presets[0]
+    for arm, recipe in lab.recipes.items():
+        if arm != "nothing":  # a preset that goes takes along what was said of its rules
+            rules = recipe.node("quality").config
+            assert QualityConfig.model_validate(rules.model_dump()) == rules
     markdown = load_lab("extractors").recipes["markdown"].node("ingest").config
     assert markdown.extract.markup == "markdown"
 
