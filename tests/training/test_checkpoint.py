@@ -93,17 +93,22 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
 
 @pytest.mark.slow
 def test_a_mesh_resumes_exactly_and_another_follows_it(tmp_path):
-    saved = [[2, "fp32", "muon", TENSOR], [1, "fp32", "adamw", {**TENSOR, "replicate": 2}]]
+    saved = [
+        [2, "fp32", "muon", TENSOR],
+        [1, "fp32", "adamw", {**TENSOR, "replicate": 2}],
+        [3, "fp32", "adamw", {**PIPELINE, "context": 2}],
+        [1, "fp32", "muon", {**PIPELINE, "tensor": 2}],
+    ]
     answers = run_ranks(PROGRAM, 4, "save", str(tmp_path), json.dumps(saved), timeout=900)
     for answer in answers:
         check_exact(answer)
-    moves = [(*saved[number][:3], 3, {**TENSOR, "tensor": tensor}) for number in (0, 1) for tensor in (1, 2)]
-    moves += [(2, "fp32", "muon", 1, {"model": "decoder"})]
-    for (stage, *_), resumed in zip(
-        moves, run_ranks(PROGRAM, 2, "resume", str(tmp_path), json.dumps(moves)), strict=True
-    ):
+    follow = [(number, 3, {**TENSOR, "tensor": tensor}) for number in (0, 1) for tensor in (1, 2)]
+    follow += [(0, 1, {"model": "decoder"}), (0, 2, PIPELINE), (2, 1, TENSOR), (3, 3, SHARED_ROWS)]
+    moves = [(*saved[number][:3], stage, parallel) for number, stage, parallel in follow]
+    found = run_ranks(PROGRAM, 2, "resume", str(tmp_path), json.dumps(moves), timeout=900)
+    for (number, *_), resumed in zip(follow, found, strict=True):
         assert not resumed["exact"]
-        check_close(resumed, answers[0 if stage == 2 else 1])
+        check_close(resumed, answers[number])
 
 
 @pytest.fixture(scope="module")
