@@ -61,7 +61,8 @@ def contenders_of(site: Site) -> list[Contender]:
 def answer_of(site: Site, name: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> str:
     """A served model's answer. Raises InputError where the prompt leaves no room for one."""
     from training.generate import Sampling
-    from training.serving import Ask, Busy, answer
+    from training.replies import Ask
+    from training.serving import Busy, answer
 
     served = site.model(name)
     assert served.template is not None

@@ -16,7 +16,7 @@ from flows.web.streams import Answers, EventStream, collect
 from infra.errors import HeadwaterError, InputError, NotFound
 
 if TYPE_CHECKING:
-    from training.serving import Ask
+    from training.replies import Ask
 
 
 def router(site: Site) -> APIRouter:

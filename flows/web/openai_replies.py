@@ -16,7 +16,7 @@ from flows.web.site import ServedModel
 from flows.web.streams import event
 
 if TYPE_CHECKING:
-    from training.serving import Ask, Piece, PromptRead, Told
+    from training.replies import Ask, Piece, PromptRead, Told
 
 
 @dataclass

@@ -14,7 +14,7 @@ from flows.web.site import ServedModel
 from infra.errors import InputError
 
 if TYPE_CHECKING:
-    from training.serving import Ask
+    from training.replies import Ask
 
 MOST_CHOICES = 128
 COMPLETION_TOKENS = 16
@@ -82,7 +82,7 @@ class Asked(BaseModel):
     ) -> "Ask":
         """What the engine is asked for one prompt; ``tokens`` None: as many as there is room for."""
         from training.generate import Sampling
-        from training.serving import Ask
+        from training.replies import Ask
 
         room = model.context - len(prompt)
         read_only = tokens == 0

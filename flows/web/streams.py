@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from training.serving import Ask, Engine, Piece, PromptRead, Ticket
+    from training.replies import Ask, Piece, PromptRead, Ticket
+    from training.serving import Engine
 
 
 @dataclass(eq=False)

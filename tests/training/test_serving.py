@@ -9,11 +9,12 @@ import torch
 
 from infra.errors import HeadwaterError, InputError
 from tests.training.folders import tiny_model, write_tokenizer
-from training import serving
+from training import replies, serving
 from training.generate import Sampling, generate
 from training.hub_format import save_model
+from training.replies import Ask, Piece, PromptRead
 from training.scoring import score_continuations
-from training.serving import Ask, Busy, Engine, Piece, PromptRead, answer
+from training.serving import Busy, Engine, answer
 from training.text_model import TextModel, load_text_model
 
 
@@ -94,7 +95,8 @@ def test_a_long_prompt_is_read_in_pieces_and_judged(
     prompt = tuple(model.prompt("the mill by the river turned all day and " * 3)[:100])
     whole = Ask(prompt, Sampling(temperature=0, max_new_tokens=20), top=0)
     expected = answer(engine, whole)[0]
-    monkeypatch.setattr(serving, "READ_TOKENS", 23)
+    for module in (replies, serving):
+        monkeypatch.setattr(module, "READ_TOKENS", 23)
     assert answer(engine, whole)[0].text == expected.text
     pieces: queue.SimpleQueue = queue.SimpleQueue()
     engine.submit(Ask(prompt, Sampling(), prompt_top=3, read_only=True), pieces.put)

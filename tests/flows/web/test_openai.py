@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 from flows.web.site import Site
 from tests.flows.web.sites import client_of, running, site_with_models, two_models
 from training.generate import Sampling
-from training.serving import Ask, answer
+from training.replies import Ask
+from training.serving import answer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
