@@ -119,7 +119,7 @@ def write_recipe(home: Path, scale: float) -> Path:
             "judge_as_ended": True,
             "kl_coefficient": 0.02,
             "max_reply_tokens": 64,
-            "missing_end_penalty": 1.0,
+            "missing_end_penalty": 0.2,
             "evaluation_prompts": 256,
             "batch_size": 64,
             "validate_every": 24,
