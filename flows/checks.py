@@ -43,7 +43,8 @@ def check_sequences(nodes: Sequence[StageNode], origin: str) -> None:
     """Ranks that share sequences can cut those of the shards. Raises ConfigError."""
     shards = dict(_of_kind(nodes, "shards"))
     for node in nodes:
-        if node.kind == "pretrain" and not node.use and (rows := shards.get(node.upstream["shards"])) is not None:
+        rows = shards.get(node.upstream.get("shards", ""))  # what stands in for a stage without torch reads nothing
+        if node.kind == "pretrain" and not node.use and rows is not None:
             try:
                 node.config.parallel.check_sequence(rows.seq_len)  # type: ignore[attr-defined]
             except ConfigError as error:
