@@ -51,6 +51,29 @@ def check_sequences(nodes: Sequence[StageNode], origin: str) -> None:
                 raise ConfigError(f"stages.{node.name}: {error.error}", where=origin, remedy=error.remedy) from None
 
 
+def meshes(nodes: Sequence[StageNode]) -> list[str]:
+    """What a rank holds and sends in each pretraining by the torch engine on rows of this recipe."""
+    rows, words = dict(_of_kind(nodes, "shards")), dict(_of_kind(nodes, "tokenizer"))
+    said = []
+    for node in nodes:
+        config: Any = node.config
+        parallel = getattr(config, "parallel", None)  # without torch a stage's settings are not known
+        if node.kind != "pretrain" or node.use or parallel is None or parallel.engine != "torch":
+            continue
+        cut, tokenizer = rows.get(node.upstream["shards"]), words.get(node.upstream["tokenizer"])
+        if cut is not None and tokenizer is not None:
+            from training.mesh_plan import headline, plan_mesh  # and torch, which only this engine needs
+
+            model = config.model.model_copy(update={"vocab_size": tokenizer.vocab_size})
+            ranks = config.elastic_ranks or config.ranks * config.nodes
+            try:
+                told = headline(plan_mesh(model, parallel, ranks, cut.seq_len, config.batch_sequences))
+            except ValueError as error:
+                told = str(error)
+            said.append(f"{node.name}: {told}")
+    return said
+
+
 def notices(nodes: Sequence[StageNode]) -> list[str]:
     """What the recipe will do that a reader of it may not expect: languages left out, sources without rules."""
     from pipeline.quality.config import describe_selection  # and numpy, which a reading command does not need

@@ -26,6 +26,8 @@ TOKENS_PER_PARAMETER = 20.0
 MFU = 0.40
 """Share of the peak that a well set-up run reaches; ours is measured by ``headwater bench train``."""
 GPU_MEMORY_GB = {"H200": 141, "H100": 80, "A100": 80, "B200": 192, "MI300X": 192, "L40S": 48, "RTX 4090": 24}
+USABLE_MEMORY = 0.92
+"""Share of it that a plan may fill."""
 SMALLEST, LARGEST = 1e5, 1e12
 
 
@@ -151,7 +153,7 @@ def plan_scale(
         assert budget_flops is not None
         parameters = _affordable(budget_flops, tokens_per_parameter, vocab_size, seq_len)
         rule = "C = tokens × (6 N + attention) with tokens = ratio × N"
-        notes.append(Derived("affordable size", _short(parameters), rule, "Hoffmann 2022"))
+        notes.append(Derived("affordable size", short(parameters), rule, "Hoffmann 2022"))
     model = choose_shape(_in_range(parameters), vocab_size, seq_len, notes)
     size = effective_parameters(model)
     if budget_flops is None:
@@ -159,7 +161,7 @@ def plan_scale(
     else:  # the nearest shape is a little larger or smaller than the affordable one: the tokens make up for it
         tokens = budget_flops / flops_per_token(model, seq_len)
         rule = f"the budget; {tokens / size:.1f} × parameters"
-    notes.append(Derived("tokens", _short(tokens), rule, "Hoffmann 2022 (Chinchilla)"))
+    notes.append(Derived("tokens", short(tokens), rule, "Hoffmann 2022 (Chinchilla)"))
     schedule = _schedule(size, tokens, seq_len, gpus, notes)
     flops = flops_per_token(model, seq_len) * tokens
     notes.append(Derived("training FLOPs", f"{flops:.2e}", "tokens × (6 N + 12·layers·width·sequence)", "Kaplan 2020"))
@@ -191,8 +193,8 @@ def _bought_hours(cost: float, price_per_gpu_hour: float | None, notes: list[Der
 
 
 def _flops_in(hours: float, gpu: str, mfu: float, notes: list[Derived]) -> float:
-    flops = hours * 3600 * _peak(gpu) * mfu
-    rule = f"{hours:g} h × {_peak(gpu) / 1e12:.0f} TFLOP/s × {mfu:.0%}"
+    flops = hours * 3600 * peak_of(gpu) * mfu
+    rule = f"{hours:g} h × {peak_of(gpu) / 1e12:.0f} TFLOP/s × {mfu:.0%}"
     notes.append(Derived("budget in FLOPs", f"{flops:.2e}", rule, "maker's peak, dense bf16"))
     return flops
 
@@ -202,7 +204,7 @@ def _schedule(size: float, tokens: float, seq_len: int, gpus: int, notes: list[D
     batch_tokens = 2048 * 160 * (size / 108e6) ** (2 / 3)
     sequences = max(gpus, round(batch_tokens / seq_len / gpus) * gpus)
     steps = max(1, math.ceil(tokens / (sequences * seq_len)))
-    rule = f"2048·160·(N/108M)^⅔ = {_short(batch_tokens)} tokens, in multiples of {gpus} GPUs"
+    rule = f"2048·160·(N/108M)^⅔ = {short(batch_tokens)} tokens, in multiples of {gpus} GPUs"
     notes.append(Derived("batch_sequences", f"{sequences:,}", rule, "OLMo ladder, Porian 2024"))
     notes.append(Derived("steps", f"{steps:,}", "tokens / (batch × sequence)", "-"))
     lr = 0.0047 * (size / 108e6) ** (-1 / 3) / 2
@@ -243,12 +245,12 @@ def choose_shape(target: float, vocab_size: int, seq_len: int, notes: list[Deriv
     best = min(candidates, key=badness)
     if not 0.6 < effective_parameters(best) / target < 1.6:
         raise ConfigError(
-            f"no shape of {_short(target)} parameters can hold a vocabulary of {vocab_size:,}",
+            f"no shape of {short(target)} parameters can hold a vocabulary of {vocab_size:,}",
             remedy="Use a smaller vocabulary or a larger model.",
         )
     size, total = effective_parameters(best), parameter_count(best)
-    counted = f"{_short(total)} in all" if total != size else "embeddings shared"
-    notes.append(Derived("parameters", _short(size), f"nearest shape to {_short(target)}; {counted}", "-"))
+    counted = f"{short(total)} in all" if total != size else "embeddings shared"
+    notes.append(Derived("parameters", short(size), f"nearest shape to {short(target)}; {counted}", "-"))
     rule = f"about {aspect:.0f} of width a layer"
     notes.append(Derived("depth × width", f"{best.layers} × {best.hidden_size}", rule, "nanochat, Llama 3"))
     heads = f"{best.heads} / {best.kv_heads}"
@@ -305,14 +307,23 @@ def memory_plan(
 
 
 def _activations(model: ModelConfig, tokens: int, checkpointing: bool) -> float:
-    """bf16 tensors a block keeps for its backward pass (attention by a fused kernel keeps no scores)."""
-    width, inner = model.hidden_size, model.intermediate_size
-    attention = (model.heads + 2 * model.kv_heads) * model.width_of_head
-    # Inputs and outputs of both norms, q k v before and after rotation, the mixed values, gate, up, silu, product.
-    block = 2.0 * (4 * width + 2 * attention + width + 4 * inner)
+    block = 2.0 * block_activations(model)
     if checkpointing:
-        return tokens * (2.0 * width * model.layers + block)
+        return tokens * (2.0 * model.hidden_size * model.layers + block)
     return tokens * block * model.layers
+
+
+def block_activations(model: ModelConfig, tensor: int = 1) -> float:
+    """Numbers that a block keeps of a token for its backward pass, on one of ``tensor`` ranks that share its matrices.
+
+    Attention by a fused kernel keeps no scores.
+    """
+    width = model.hidden_size
+    attention = (model.heads + 2 * model.kv_heads) * model.width_of_head
+    # Outputs of both norms; where tokens are divided between the matrices, each of five gathers its own.
+    outputs = 2 * width if tensor == 1 else 5 * width
+    # Inputs of both norms, q k v before and after rotation, the mixed values, gate, up, silu, product.
+    return outputs + (2 * width + 2 * attention + width + 4 * model.intermediate_size) / tensor
 
 
 def _in_range(parameters: float) -> float:
@@ -337,20 +348,21 @@ def _affordable(flops: float, tokens_per_parameter: float, vocab_size: int, seq_
 def _gpu_plan(
     gpu: str, flops: float, gpus: int, mfu: float, price: float | None, memory: Sequence[MemoryPlan]
 ) -> GpuPlan:
-    gpu_hours = flops / (_peak(gpu) * mfu) / 3600
-    room = GPU_MEMORY_GB[gpu] * 1e9 * 0.92
+    gpu_hours = flops / (peak_of(gpu) * mfu) / 3600
+    room = GPU_MEMORY_GB[gpu] * 1e9 * USABLE_MEMORY
     fits = {plan.zero_stage: plan.total <= room for plan in memory}
     return GpuPlan(gpu, gpu_hours, gpu_hours / gpus, None if price is None else gpu_hours * price, fits)
 
 
-def _peak(gpu: str) -> float:
+def peak_of(gpu: str) -> float:
+    """Its bf16 FLOPs a second. Raises ConfigError where they are not known."""
     peak = peak_flops(gpu)
     if peak is None:
         raise ConfigError(f"the peak of GPU {gpu!r} is not known", remedy=f"Known: {', '.join(GPU_MEMORY_GB)}.")
     return peak
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """3.21e8 -> 321M."""
     for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= limit:

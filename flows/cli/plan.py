@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.checks import notices
+from flows.checks import meshes, notices
 from flows.cli.options import (
     CrawlOption,
     JsonOption,
@@ -61,12 +61,12 @@ def command(
         scale_view = {"scale": loaded.scale.as_dict()} if loaded.scale else {}
         stages = [entry.as_dict() for entry in plans]
         view = {"recipe": loaded.name, "stages": stages, "notices": notices(on_crawl.nodes)}
-        print_json({**view, "forecast": expected, **scale_view})
+        print_json({**view, "meshes": meshes(on_crawl.nodes), "forecast": expected, **scale_view})
         refuse_blocked(plans)
         return
     out = console()
     out.print(plan_table(plans))
-    for sentence in notices(on_crawl.nodes):
+    for sentence in notices(on_crawl.nodes) + meshes(on_crawl.nodes):
         out.print(f"  {sentence}", style="dim", markup=False)
     if expected:
         _show_forecast(expected)
