@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from infra.errors import ConfigError
-from training.engine import _Watched
+from training.engine import _Watched, init_distributed
 from training.fsdp import Fsdp
 from training.mesh_plan import derivation, plan_mesh, recommend, stage_of, step_time
 from training.model import Decoder, ModelConfig, build_model, parameter_count
@@ -65,19 +64,16 @@ def test_a_stage_has_the_parameters_that_it_has_in_training(tied: bool, stages: 
 
 def test_a_rank_holds_what_the_plan_says() -> None:
     parallel = ParallelConfig(engine="torch", zero_stage=2, micro_batch=1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model = build_model(TINY.model_copy(update={"max_position": 32}), 0)
-        engine = Fsdp(_Watched(model), OptimizerConfig(), parallel, Mesh(1, 1), torch.device("cpu"))
-        engine.backward(engine(lambda model: model(torch.zeros(1, 32, dtype=torch.long))).float().square().sum())
-        engine.clip(1.0)
-        gradients = sum(piece.grad.nbytes for piece in engine.pieces.values() if piece.grad is not None)
-        engine.step()
-        tensors = [value for state in engine.optimizer.state.values() for value in state.values()]
-        moments = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim())
-        masters = sum(piece.nbytes for piece in engine.pieces.values())
-    finally:
-        dist.destroy_process_group()
+    init_distributed()
+    model = build_model(TINY.model_copy(update={"max_position": 32}), 0)
+    engine = Fsdp(_Watched(model), OptimizerConfig(), parallel, Mesh(1, 1), torch.device("cpu"))
+    engine.backward(engine(lambda model: model(torch.zeros(1, 32, dtype=torch.long))).float().square().sum())
+    engine.clip(1.0)
+    gradients = sum(piece.grad.nbytes for piece in engine.pieces.values() if piece.grad is not None)
+    engine.step()
+    tensors = [value for state in engine.optimizer.state.values() for value in state.values()]
+    moments = sum(value.nbytes for value in tensors if torch.is_tensor(value) and value.dim())
+    masters = sum(piece.nbytes for piece in engine.pieces.values())
     plan = planned(TINY, 1, seq_len=32, batch=4, zero_stage=2, micro_batch=1)
     assert (masters + moments, gradients) == (plan.memory["optimizer"], 4 * parameter_count(TINY))
 
