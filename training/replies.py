@@ -39,7 +39,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Told:
+class TokenLogprob:
     """A token with its log-probability under the model itself, and its likeliest alternatives."""
 
     token: int
@@ -61,7 +61,7 @@ class Piece:
     text: str
     tokens: int
     """Tokens the reply has by now."""
-    told: tuple[Told, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
     error: str = ""
 
@@ -70,7 +70,7 @@ class Piece:
 class PromptRead:
     """What the model thinks of a prompt, from its second token on."""
 
-    told: tuple[Told, ...]
+    logprobs: tuple[TokenLogprob, ...]
 
 
 Sink = Callable[[Piece | PromptRead], None]
@@ -98,7 +98,7 @@ class Reading:
     def __init__(self, model: TextModel, ticket: Ticket) -> None:
         self.ticket, self.decoder = ticket, model.decoder
         self.cache = model.decoder.new_cache(1, len(ticket.ask.prompt))
-        self.told: list[Told] = []
+        self.logprobs: list[TokenLogprob] = []
         self.at = 0
         self.end: Tensor | None = None
 
@@ -109,12 +109,12 @@ class Reading:
         hidden = self.decoder(torch.tensor([some], device=self.decoder.device), cache=self.cache)
         if ask.prompt_top is not None:
             following = ask.prompt[self.at + 1 : self.at + 1 + len(some)]
-            self.told += self._judge(hidden[0, : len(following)], following, ask.prompt_top)
+            self.logprobs += self._judge(hidden[0, : len(following)], following, ask.prompt_top)
         self.at += len(some)
         self.end = hidden[:, -1]
         return self.at == len(ask.prompt)
 
-    def _judge(self, hidden: Tensor, tokens: tuple[int, ...], top: int) -> Iterator[Told]:
+    def _judge(self, hidden: Tensor, tokens: tuple[int, ...], top: int) -> Iterator[TokenLogprob]:
         size = max(1, (1 << 22) // self.decoder.config.vocab_size)
         for start in range(0, len(tokens), size):
             some = torch.tensor(tokens[start : start + size], device=hidden.device)
@@ -123,7 +123,7 @@ class Reading:
             ranks = (log_probs > own).sum(1) + 1
             values, order = log_probs.topk(min(max(top, 1), log_probs.shape[-1]))
             yield from (
-                Told(token, value, rank, tuple(zip(ids[:top], likely[:top], strict=True)))
+                TokenLogprob(token, value, rank, tuple(zip(ids[:top], likely[:top], strict=True)))
                 for token, value, rank, ids, likely in zip(
                     some.tolist(), own.squeeze(1).tolist(), ranks.tolist(), order.tolist(), values.tolist(), strict=True
                 )
@@ -142,14 +142,14 @@ class Writing:
         self.plain = not row.sampling.stop
         self.read = self.shown = 0
         """Characters that its tokens stand for, and that were handed on."""
-        self.told: deque[Told] = deque()
+        self.logprobs: deque[TokenLogprob] = deque()
 
-    def take(self, token: int, told: Told | None, ends: bool) -> bool:
+    def take(self, token: int, known: TokenLogprob | None, ends: bool) -> bool:
         """Take a token and hand on what is sure of the text; whether the reply is complete."""
         self.number += 1
         self.token = token
-        if told is not None:
-            self.told.append(Told(token, told.log_prob, told.rank, told.top, self.read, ends))
+        if known is not None:
+            self.logprobs.append(TokenLogprob(token, known.log_prob, known.rank, known.top, self.read, ends))
         piece = "" if ends else self.reader.read(token)
         self.read += len(piece)
         text = piece if self.plain else self.stops.read(piece)
@@ -159,8 +159,8 @@ class Writing:
         self.shown += len(text)
         natural = finish is not None and not self.stops.stopped
         ready = []
-        while self.told and (natural or self.told[0].at < self.shown):
-            ready.append(self.told.popleft())
+        while self.logprobs and (natural or self.logprobs[0].at < self.shown):
+            ready.append(self.logprobs.popleft())
         if text or ready or finish:
             self.ticket.sink(Piece(self.row.index, text, self.number, tuple(ready), finish))
         return finish is not None

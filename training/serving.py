@@ -23,7 +23,7 @@ from infra.errors import HeadwaterError, InputError
 from training.attention import KVCache, RowCache
 from training.generate import Row, choose, make_row, read_prompts, stop_tokens
 from training.model import parameter_count
-from training.replies import READ_TOKENS, Ask, Piece, PromptRead, Reading, Sink, Ticket, Told, Writing
+from training.replies import READ_TOKENS, Ask, Piece, PromptRead, Reading, Sink, Ticket, TokenLogprob, Writing
 from training.text_model import TextModel
 
 FIRST_CAPACITY = 256
@@ -189,7 +189,7 @@ class Engine:
             ticket = done.ticket
             self._arriving = [(ticket, row) for row in ticket.rows]
             if ticket.ask.prompt_top is not None:
-                ticket.sink(PromptRead(tuple(done.told)))
+                ticket.sink(PromptRead(tuple(done.logprobs)))
             if not ticket.rows:
                 self._end_unread(ticket, "length")
                 return
@@ -229,7 +229,7 @@ class Engine:
         logits = self.model.decoder.logits(hidden).float()
         rows, positions = [writing.row for writing in some], [writing.number for writing in some]
         tokens, log_probs, _ = choose(logits, rows, self._spared, positions)
-        told = self._tell(some, logits)
+        likeliest = self._likeliest(some, logits)
         done = []
         for place, (writing, token, log_prob) in enumerate(zip(some, tokens.tolist(), log_probs.tolist(), strict=True)):
             if log_prob != log_prob:  # NaN
@@ -239,16 +239,16 @@ class Engine:
             if writing.row.history is not None:
                 writing.row.history.note(token)
             known = None
-            if place in told:
-                ids = [other for other, _ in told[place]]
-                known = Told(token, log_prob, ids.index(token) + 1 if token in ids else 0, told[place])
+            if place in likeliest:
+                ids = [other for other, _ in likeliest[place]]
+                known = TokenLogprob(token, log_prob, ids.index(token) + 1 if token in ids else 0, likeliest[place])
             if writing.take(token, known, token in self._ends and not writing.ticket.ask.ignore_ends):
                 done.append(first + place)
         for place in reversed(done):
             self._leave(place)
 
-    def _tell(self, some: list[Writing], logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
-        """The likeliest tokens, for the rows that want to be told."""
+    def _likeliest(self, some: list[Writing], logits: Tensor) -> dict[int, tuple[tuple[int, float], ...]]:
+        """The likeliest tokens, for the rows that ask for them."""
         wanted = {place: top for place, writing in enumerate(some) if (top := writing.ticket.ask.top) is not None}
         most = min(max(wanted.values(), default=0), logits.shape[-1])
         if not most:
@@ -262,17 +262,17 @@ class Engine:
 
 @dataclass
 class Reply:
-    """A reply with all that was told of it."""
+    """A reply with all that came of it."""
 
     text: str = ""
     tokens: int = 0
-    told: list[Told] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: str = ""
 
     def add(self, piece: Piece) -> None:
         self.text += piece.text
         self.tokens = piece.tokens
-        self.told += piece.told
+        self.logprobs += piece.logprobs
         self.finish = piece.finish or self.finish
 
 

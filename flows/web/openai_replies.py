@@ -16,7 +16,7 @@ from flows.web.site import ServedModel
 from flows.web.streams import event
 
 if TYPE_CHECKING:
-    from training.replies import Ask, Piece, PromptRead, Told
+    from training.replies import Ask, Piece, PromptRead, TokenLogprob
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Choice:
 
     text: str = ""
     tokens: int = 0
-    told: "list[Told]" = field(default_factory=list)
+    logprobs: "list[TokenLogprob]" = field(default_factory=list)
     finish: str | None = None
     begun: bool = False
 
@@ -40,7 +40,7 @@ class Replies(ABC):
     def __init__(self, asked: Asked, asks: "Sequence[Ask]", model: ServedModel) -> None:
         self.asked, self.asks, self.model = asked, asks, model
         self.choices = [Choice() for _ in range(len(asks) * asked.choices)]
-        self.prompts: dict[int, tuple[Told, ...]] = {}
+        self.prompts: dict[int, tuple[TokenLogprob, ...]] = {}
         self.error = ""
         self.about = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
@@ -56,7 +56,7 @@ class Replies(ABC):
         """A reply's piece, and which choice it belongs to."""
         reply = getattr(piece, "reply", None)
         if reply is None:
-            self.prompts[place] = piece.told
+            self.prompts[place] = piece.logprobs
             return None
         index = place * self.asked.choices + reply
         choice = self.choices[index]
@@ -70,7 +70,7 @@ class Replies(ABC):
                 index, part = taken
                 choice = self.choices[index]
                 choice.text += self.clean(choice, part.text)
-                choice.told += part.told
+                choice.logprobs += part.logprobs
                 choice.finish = part.finish
         return self.about | {
             "choices": [self.choice(index, choice) for index, choice in enumerate(self.choices)],
@@ -90,7 +90,7 @@ class Replies(ABC):
         choice = self.choices[index]
         text = self.clean(choice, part.text)
         choice.text = choice.text or text  # whether there was any
-        if not (text or part.told or part.finish):
+        if not (text or part.logprobs or part.finish):
             return
         finish = json.dumps(part.finish)
         yield f'{self._head}{index},{self.delta(index, text, part)},"finish_reason":{finish}{self._tail}'.encode()
@@ -126,12 +126,12 @@ class Replies(ABC):
         """The prompt's tokens as ``prompt_logprobs`` gives them; the first has none."""
         if self.asked.prompt_logprobs is None or place not in self.prompts:
             return None
-        return [None, *(self._judged(told) for told in self.prompts[place])]
+        return [None, *(self._judged(each) for each in self.prompts[place])]
 
-    def _judged(self, told: "Told") -> dict[str, Any]:
-        top = told.top[: self.asked.prompt_logprobs]
+    def _judged(self, known: "TokenLogprob") -> dict[str, Any]:
+        top = known.top[: self.asked.prompt_logprobs]
         ranked = {token: (value, rank) for rank, (token, value) in enumerate(top, 1)}
-        ranked.setdefault(told.token, (told.log_prob, told.rank))
+        ranked.setdefault(known.token, (known.log_prob, known.rank))
         return {
             str(token): {"logprob": value, "rank": rank, "decoded_token": readable(self.model, token)}
             for token, (value, rank) in ranked.items()
@@ -157,25 +157,25 @@ class ChatReplies(Replies):
         return {
             "index": index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._told(choice.told),
+            "logprobs": self._logprobs(choice.logprobs),
             "finish_reason": choice.finish,
         }
 
     def delta(self, index: int, text: str, part: "Piece") -> str:
-        content = f'{{"content":{json.dumps(text)}}}' if text or part.told else "{}"
-        told = json.dumps(self._told(part.told)) if self.asked.logprobs else "null"
-        return f'"delta":{content},"logprobs":{told}'
+        content = f'{{"content":{json.dumps(text)}}}' if text or part.logprobs else "{}"
+        logprobs = json.dumps(self._logprobs(part.logprobs)) if self.asked.logprobs else "null"
+        return f'"delta":{content},"logprobs":{logprobs}'
 
     def extra(self) -> dict[str, Any]:
         return {} if self.asked.prompt_logprobs is None else {"prompt_logprobs": self.judged(0)}
 
-    def _told(self, told: "Sequence[Told]") -> dict[str, Any] | None:
+    def _logprobs(self, tokens: "Sequence[TokenLogprob]") -> dict[str, Any] | None:
         if not self.asked.logprobs:
             return None
         content = [
             self._entry(each.token, each.log_prob)
             | {"top_logprobs": [self._entry(token, value) for token, value in each.top]}
-            for each in told
+            for each in tokens
             if not each.ends
         ]
         return {"content": content, "refusal": None}
@@ -212,7 +212,7 @@ class CompletionReplies(Replies):
         found = {
             "index": index,
             "text": echoed + choice.text,
-            "logprobs": self._told(place, choice.told, len(echoed), with_prompt=bool(self.asked.echo)),
+            "logprobs": self._logprobs(place, choice.logprobs, len(echoed), with_prompt=bool(self.asked.echo)),
             "finish_reason": choice.finish,
         }
         return found if self.asked.prompt_logprobs is None else found | {"prompt_logprobs": self.judged(place)}
@@ -221,10 +221,12 @@ class CompletionReplies(Replies):
         choice, place = self.choices[index], index // self.asked.choices
         echoed = self.echoed(place)
         first, choice.begun = not choice.begun, True
-        told = self._told(place, part.told, len(echoed), with_prompt=first and bool(self.asked.echo))
-        return f'"text":{json.dumps(echoed + text if first else text)},"logprobs":{json.dumps(told)}'
+        logprobs = self._logprobs(place, part.logprobs, len(echoed), with_prompt=first and bool(self.asked.echo))
+        return f'"text":{json.dumps(echoed + text if first else text)},"logprobs":{json.dumps(logprobs)}'
 
-    def _told(self, place: int, told: "Sequence[Told]", offset: int, with_prompt: bool) -> dict[str, Any] | None:
+    def _logprobs(
+        self, place: int, reply: "Sequence[TokenLogprob]", offset: int, with_prompt: bool
+    ) -> dict[str, Any] | None:
         """OpenAI's older form, which evaluation harnesses read: parallel lists."""
         if self.asked.top is None:
             return None
@@ -241,7 +243,7 @@ class CompletionReplies(Replies):
                 top.append(self._alternatives(judged[number - 1]) if number else None)
                 offsets.append(at)
                 at += 0 if token in self.model.model.controls else len(tokens[-1])
-        for each in told:
+        for each in reply:
             tokens.append(readable(self.model, each.token))
             log_probs.append(finite(each.log_prob))
             top.append(self._alternatives(each))
@@ -253,10 +255,10 @@ class CompletionReplies(Replies):
             "text_offset": offsets,
         }
 
-    def _alternatives(self, told: "Told") -> dict[str, float]:
+    def _alternatives(self, known: "TokenLogprob") -> dict[str, float]:
         """The likeliest, and the token itself; of two that look alike the likelier."""
         found: dict[str, float] = {}
-        for token, value in [*told.top[: self.asked.top], (told.token, told.log_prob)]:
+        for token, value in [*known.top[: self.asked.top], (known.token, known.log_prob)]:
             found.setdefault(readable(self.model, token), finite(value))
         return found
 

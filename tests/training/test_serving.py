@@ -64,8 +64,10 @@ def test_requests_together_get_what_each_gets_alone(model: TextModel, engine: En
         together[number].add(piece)
     for mine, other in zip(alone, together, strict=True):
         assert (mine.text, mine.tokens, mine.finish) == (other.text, other.tokens, other.finish)
-        assert [told.token for told in mine.told] == [told.token for told in other.told]
-        assert [told.log_prob for told in mine.told] == pytest.approx([told.log_prob for told in other.told], abs=1e-4)
+        assert [told.token for told in mine.logprobs] == [told.token for told in other.logprobs]
+        assert [told.log_prob for told in mine.logprobs] == pytest.approx(
+            [told.log_prob for told in other.logprobs], abs=1e-4
+        )
     settle(engine)
 
 
@@ -74,8 +76,8 @@ def test_it_writes_what_generate_writes(model: TextModel, engine: Engine) -> Non
         how = ask.sampling.model_dump(exclude={"stop", "presence_penalty", "frequency_penalty", "logit_bias"})
         made = generate(model.decoder, [ask.prompt], stop_ids=model.special.stops, **how)
         reply = answer(engine, ask)[0]
-        assert [told.token for told in reply.told] == made.tokens[0]
-        assert [told.log_prob for told in reply.told] == pytest.approx(made.log_probs[0], abs=1e-4)
+        assert [told.token for told in reply.logprobs] == made.tokens[0]
+        assert [told.log_prob for told in reply.logprobs] == pytest.approx(made.log_probs[0], abs=1e-4)
         assert reply.finish == ("stop" if made.finished[0] else "length")
 
 
@@ -104,9 +106,9 @@ def test_a_long_prompt_is_read_in_pieces_and_judged(
     assert isinstance(read, PromptRead)
     assert (end.finish, end.tokens) == ("length", 0)
     right = score_continuations(model.decoder, [(prompt[:1], prompt[1:])])[0]
-    assert [-told.log_prob for told in read.told] == pytest.approx(right.tokens.tolist(), abs=1e-3)
-    assert all((told.rank == 1) == (told.top[0][0] == told.token) for told in read.told)
-    assert all(len(told.top) == 3 for told in read.told)
+    assert [-told.log_prob for told in read.logprobs] == pytest.approx(right.tokens.tolist(), abs=1e-3)
+    assert all((told.rank == 1) == (told.top[0][0] == told.token) for told in read.logprobs)
+    assert all(len(told.top) == 3 for told in read.logprobs)
     settle(engine)
 
 
@@ -119,7 +121,9 @@ def test_a_stop_text_ends_a_reply_with_the_tokens_before_it(model: TextModel, en
     assert ended.text == free.text[: free.text.index(stop)]
     assert ended.finish == "stop"
     assert ended.tokens < free.tokens
-    assert [told.token for told in ended.told] == [told.token for told in free.told if told.at < len(ended.text)]
+    assert [told.token for told in ended.logprobs] == [
+        told.token for told in free.logprobs if told.at < len(ended.text)
+    ]
 
 
 def test_biases_and_penalties_steer(model: TextModel, engine: Engine) -> None:
@@ -127,7 +131,7 @@ def test_biases_and_penalties_steer(model: TextModel, engine: Engine) -> None:
 
     def tokens(**how: object) -> list[int]:
         made = answer(engine, Ask(prompt, Sampling(temperature=0, max_new_tokens=30, **how), top=0, ignore_ends=True))
-        return [told.token for told in made[0].told]
+        return [told.token for told in made[0].logprobs]
 
     plain = tokens()
     assert set(tokens(logit_bias=((50, 100.0),))) == {50}
