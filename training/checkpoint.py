@@ -98,7 +98,7 @@ class Checkpoints:
             "ranks": self.engine.ranks.world_size,
             "zero_stage": self.engine.parallel.zero_stage,
             "engine": self.engine.parallel.engine,
-            "mesh": _mesh(self.engine),
+            "mesh": self.engine.mesh.axes,
             "model": _describe_model(self.engine.model, self.engine.parallel.dtype),
             "state": state,
         }
@@ -243,10 +243,6 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
     return collector.files
 
 
-def _mesh(engine: Engine) -> dict[str, int]:
-    return engine.mesh.axes
-
-
 def _describe_model(model: nn.Module, precision: str) -> dict[str, Json] | None:
     """Where in the engine's module the decoder is, and its shape: enough to open it without the job's code."""
     for name, module in model.named_modules():
@@ -352,7 +348,7 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         )
     applied = manifest["step"] - manifest["held_steps"]
     engines = manifest.get("engine", "deepspeed"), engine.parallel.engine
-    same_engine = engines[0] == engines[1] and _axes(manifest) == _mesh(engine)
+    same_engine = engines[0] == engines[1] and _axes(manifest) == engine.mesh.axes
     exact = same_ranks and stages[0] == stages[1] and same_engine
     if engines == ("torch", "torch"):
         load_shards(engine, path / ENGINE, applied)

@@ -357,9 +357,18 @@ def create_engine(
         runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
     if ranks.device.type == "cuda" or parallel.dtype == "bf16":
         torch_optimizer.precision = torch.bfloat16
-    engine = Engine(model, runtime, torch_optimizer, optimizer, parallel, ranks, total_steps, veto=veto)
-    engine.context, engine.pipeline = context, pipeline
-    return engine
+    return Engine(
+        model,
+        runtime,
+        torch_optimizer,
+        optimizer,
+        parallel,
+        ranks,
+        total_steps,
+        veto=veto,
+        context=context,
+        pipeline=pipeline,
+    )
 
 
 def _under_deepspeed(

@@ -130,14 +130,14 @@ def plan_mesh(model: ModelConfig, parallel: ParallelConfig, gpus: int, seq_len: 
     if batch_sequences % mesh.row_shares:
         raise ValueError(f"{batch_sequences} sequences a step cannot be shared by {mesh.row_shares} groups of ranks")
     sequences = batch_sequences // mesh.row_shares
-    parallel.check_stages(model.layers, sequences)
-    parallel.check_widths(
-        kv_heads=model.kv_heads,
+    parallel.check_shape(
+        layers=model.layers,
         heads=model.heads,
+        kv_heads=model.kv_heads,
         intermediate_size=model.intermediate_size,
-        vocabulary=model.vocab_size,
+        sequences=sequences,
     )
-    parallel.check_heads(model.heads, model.kv_heads)
+    parallel.check_widths(vocabulary=model.vocab_size)
     parallel.check_sequence(seq_len)
     micro_batches = -(-sequences // parallel.micro_batch)
     tokens = min(parallel.micro_batch, sequences) * seq_len // mesh.context

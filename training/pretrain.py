@@ -84,11 +84,13 @@ class PretrainConfig(TrainingJobConfig):
     @model_validator(mode="after")
     def _mesh_fits(self) -> "PretrainConfig":
         mesh, shape = self.parallel.mesh(self.elastic_ranks or self.ranks * self.nodes), self.model
-        self.parallel.check_stages(shape.layers, self.batch_sequences // mesh.row_shares)
-        self.parallel.check_widths(
-            kv_heads=shape.kv_heads, heads=shape.heads, intermediate_size=shape.intermediate_size
+        self.parallel.check_shape(
+            layers=shape.layers,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            intermediate_size=shape.intermediate_size,
+            sequences=self.batch_sequences // mesh.row_shares,
         )
-        self.parallel.check_heads(shape.heads, shape.kv_heads)
         return self
 
 

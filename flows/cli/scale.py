@@ -1,13 +1,17 @@
 """``headwater scale``: what a run of a size, or of a budget, needs, with the reason for each number."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
 from flows.cli.options import JsonOption, console, print_json
 from infra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.mesh_plan import MeshPlan
+    from training.scale import ScalePlan
 
 GPUS = 8
 
@@ -34,8 +38,8 @@ def command(
     recipe: Annotated[bool, typer.Option("--recipe", help="Print the recipe's `pretrain` section instead.")] = False,
     json: JsonOption = False,
 ) -> None:
-    from training.mesh_plan import derivation, recommend, show_mesh
-    from training.scale import plan_scale, read_count, show
+    from training.mesh_plan import recommend
+    from training.scale import plan_scale, read_count
 
     if size is not None and parameters is not None:
         raise ConfigError("the size is given twice", remedy=f"Leave out {size} or --parameters {parameters}.")
@@ -55,9 +59,8 @@ def command(
         activation_checkpointing=activation_checkpointing,
         mfu=mfu,
     )
-    out = console()
     if recipe and not json:
-        out.print(yaml.safe_dump({"pretrain": plan.recipe()}, sort_keys=False), markup=False, end="")
+        console().print(yaml.safe_dump({"pretrain": plan.recipe()}, sort_keys=False), markup=False, end="")
         return
     mesh, refusal = None, None
     try:
@@ -74,16 +77,30 @@ def command(
     except ConfigError as error:
         refusal = error
     if json:
-        view = plan.as_dict() | (mesh.as_dict() if mesh else {"mesh": None, "no_mesh": str(refusal)})
-        notes = [*plan.derivation, *(derivation(mesh) if mesh else ())]
-        print_json(view | {"derivation": [asdict(note) for note in notes]})
+        _print_json(plan, mesh, refusal)
     else:
-        show(plan, lambda line: out.print(line, markup=False))
-        out.print()
-        if mesh:
-            show_mesh(mesh, lambda line: out.print(line, markup=False))
-            out.print(yaml.safe_dump(mesh.setting(), sort_keys=False, default_flow_style=None), markup=False, end="")
-        elif gpus is None:
-            out.print(f"No mesh: {refusal}", markup=False)
+        _print(plan, mesh, refusal if gpus is None else None)
     if refusal and gpus is not None:
         raise refusal
+
+
+def _print_json(plan: "ScalePlan", mesh: "MeshPlan | None", refusal: ConfigError | None) -> None:
+    from training.mesh_plan import derivation
+
+    view = plan.as_dict() | (mesh.as_dict() if mesh else {"mesh": None, "no_mesh": str(refusal)})
+    notes = [*plan.derivation, *(derivation(mesh) if mesh else ())]
+    print_json(view | {"derivation": [asdict(note) for note in notes]})
+
+
+def _print(plan: "ScalePlan", mesh: "MeshPlan | None", refusal: ConfigError | None) -> None:
+    from training.mesh_plan import show_mesh
+    from training.scale import show
+
+    out = console()
+    show(plan, lambda line: out.print(line, markup=False))
+    out.print()
+    if mesh:
+        show_mesh(mesh, lambda line: out.print(line, markup=False))
+        out.print(yaml.safe_dump(mesh.setting(), sort_keys=False, default_flow_style=None), markup=False, end="")
+    elif refusal:
+        out.print(f"No mesh: {refusal}", markup=False)
