@@ -142,7 +142,7 @@ class Engine:
     context: Context | None = None
     """The ranks that share this one's sequences; what differentiates a part of one hands it to the model."""
     pipeline: Any = None
-    """The stages that this rank's is one of (``training.pipeline_parallel``). Losses are then functions of a decoder and a
+    """The stages of which this rank has some (``training.pipeline_parallel``). Losses are then functions of a decoder and a
     ``MicroBatch``, and of all they return ``"loss"`` alone is reported."""
     _norm: float | None = field(default=None, repr=False)
     _gathered: bool = field(default=False, repr=False)
@@ -343,14 +343,15 @@ def create_engine(
 
         watched: nn.Module = _Watched(model)
         if mesh.pipeline > 1:
-            from training.pipeline_parallel import Pipeline, Stage
+            from training.pipeline_parallel import Pipeline, Stages
 
-            watched = stage = Stage(model, mesh.stage(ranks.rank), mesh.pipeline, context)
+            place, each = mesh.stage(ranks.rank), parallel.virtual_stages
+            watched = stages = Stages(model, place, mesh.pipeline, each, context)
         runtime = Fsdp(watched, optimizer, parallel, mesh, ranks.device)
         torch_optimizer = runtime.optimizer
         if mesh.pipeline > 1:
             dtype = torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
-            pipeline = Pipeline(stage, mesh, ranks.rank, ranks.device, dtype)
+            pipeline = Pipeline(stages, mesh, ranks.rank, ranks.device, dtype)
             runtime.shared = pipeline.shared
     else:
         model.to(ranks.device)

@@ -134,7 +134,7 @@ class Fsdp:
             yield
         finally:
             for unit in self._units:
-                unit.set_reshard_after_forward(unit is not self._units[-1], recurse=False)
+                unit.set_reshard_after_forward(isinstance(unit, Block), recurse=False)
                 unit.reshard()
 
     @torch.no_grad()
@@ -200,16 +200,18 @@ def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, parallel: ParallelConfig) -> list[FSDPModule]:
-    """Cut up a module in place: its blocks, then the rest. The units of sharding, the root last."""
+    """Cut up a module in place: its blocks, then the rest, of each stage apart. The units of sharding, the root last."""
     half = torch.bfloat16 if parallel.dtype == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     units = []
     # Gradients that are reduced once a step, and not beside computing, are reduced fastest all together.
     together = parallel.zero_stage == 1 and mesh.device_type == "cpu"
-    for part in [part for part in module.modules() if isinstance(part, Block) and not together] + [module]:
-        again = parallel.zero_stage == 3 and part is not module
+    roots = list(getattr(module, "parts", [module]))
+    for part in [part for part in module.modules() if isinstance(part, Block) and not together] + roots:
+        again = parallel.zero_stage == 3 and isinstance(part, Block)
         units.append(fully_shard(part, mesh=mesh, reshard_after_forward=again, mp_policy=policy))
-    units[-1].set_reshard_after_backward(parallel.zero_stage == 3)
+    for root in units[-len(roots) :]:
+        root.set_reshard_after_backward(parallel.zero_stage == 3)
     return units
 
 

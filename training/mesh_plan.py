@@ -6,12 +6,14 @@
 Arithmetic alone, of what the torch engine holds and sends (``training.fsdp``, ``tensor_parallel``, ``context_parallel``,
 ``pipeline_parallel``); for the stage that holds most. A step is taken to last
 
-    (computing + tensor, context and pipeline exchanges) · (p - 1 + m) / m + what of the weights' exchange is not hidden
+    (computing + tensor, context and pipeline exchanges) · (p - 1 + v m) / v m + what of the weights' exchange is not hidden
 
-for m micro batches in p stages. What travels beside computing is hidden: at stage 3 weights and gradients, at stages 1 and 2 the
-gradients during the backward passes that reduce them; a pipeline reduces them behind the last.
+for m micro batches on p ranks in a line with v stages each. What travels beside computing is hidden: at stage 3
+weights and gradients, at stages 1 and 2 the gradients during the backward passes that reduce them; a pipeline reduces them behind
+the last.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +43,8 @@ LINK_SHARE = 0.7
 """Share of a link's speed that large collectives reach; an assumption."""
 TIE = 1.01
 """Meshes whose steps are no longer than this times the shortest are equally good: the simplest is taken."""
+VIRTUAL = (1, 2, 4)
+"""Stages a rank that are considered."""
 MOST_GPUS = 16384
 
 
@@ -154,7 +158,7 @@ def plan_mesh(model: ModelConfig, parallel: ParallelConfig, gpus: int, seq_len: 
         micro_batches=micro_batches,
         parameters=part.parameters,
         memory=memory,
-        bubble_share=(mesh.pipeline - 1) / (micro_batches + mesh.pipeline - 1),
+        bubble_share=(mesh.pipeline - 1) / (parallel.virtual_stages * micro_batches + mesh.pipeline - 1),
         communication=sent,
         gathered=gathered,
         flops=flops * (4 / 3 if parallel.activation_checkpointing else 1),
@@ -169,7 +173,7 @@ def _memory(
     # A pipeline keeps weights and gradients whole from the first backward pass to the end of the step.
     summed = mesh.pipeline > 1 or (parallel.zero_stage == 1 and count > 1)
     whole = mesh.pipeline > 1 or parallel.zero_stage < 3
-    flying = min(count, mesh.pipeline - stage)
+    flying = _in_flight(parallel, mesh, stage, count)
     block = block_activations(model, mesh.tensor)
     if parallel.activation_checkpointing:
         kept = model.hidden_size / mesh.tensor * part.blocks * flying + block
@@ -187,6 +191,16 @@ def _memory(
         "activations": float(size * tokens * kept),
         "logits": logits,
     }
+
+
+def _in_flight(parallel: ParallelConfig, mesh: Mesh, place: int, count: int) -> float:
+    """Micro batches whose activations a rank keeps of all its layers at once, at most: 1F1B's, or the forward passes of stages
+    that ``ScheduleInterleaved1F1B`` makes before the first backward pass, and one."""
+    each, behind = parallel.virtual_stages, mesh.pipeline - 1 - place
+    if each == 1:
+        return min(count, behind + 1)
+    around = count // max(1, count // mesh.pipeline)
+    return min(each * count, (each - 1) * around + 2 * behind + 1) / each
 
 
 def _communication(
@@ -215,7 +229,10 @@ def _communication(
         # A layer's five inputs are gathered and its two outputs reduced; backward the same turned round.
         "tensor": hidden * count * ((14 + 7 * again) * stage.blocks + 5) * _sent(mesh.tensor),
         "context": exchanged * count * _sent(mesh.context),
-        "pipeline": hidden * count * min(2, mesh.pipeline - 1) + (tied if mesh.pipeline > 1 else 0.0),
+        # There and back for each stage; of two ranks each has one end, where there is nobody to send to.
+        "pipeline": hidden * count * (2 * parallel.virtual_stages - (mesh.pipeline == 2)) + tied
+        if mesh.pipeline > 1
+        else 0.0,
     }
     return sent, size * gathered * _sent(shares)
 
@@ -298,7 +315,9 @@ def recommend(
 
 
 def _complexity(plan: MeshPlan) -> tuple[int, bool, int]:
-    axes = sum(size > 1 for axis, size in plan.mesh.axes.items() if axis != "shard")
+    axes = sum(size > 1 for axis, size in plan.mesh.axes.items() if axis != "shard") + (
+        plan.parallel.virtual_stages > 1
+    )
     return axes, plan.parallel.activation_checkpointing, plan.parallel.zero_stage
 
 
@@ -310,7 +329,8 @@ def _plans(
             for pipeline in divisors(gpus // tensor // context):
                 for replicate in divisors(gpus // tensor // context // pipeline):
                     axes = {"tensor": tensor, "context": context, "pipeline": pipeline, "replicate": replicate}
-                    for choice in choices:
+                    for choice, virtual in itertools.product(choices, VIRTUAL if pipeline > 1 else (1,)):
+                        axes["virtual_stages"] = virtual
                         try:
                             parallel = ParallelConfig(engine="torch", **axes, **choice)
                             yield plan_mesh(model, parallel, gpus, seq_len, batch_sequences)
@@ -363,7 +383,7 @@ def derivation(plan: MeshPlan) -> list[Derived]:
         "logits": ("a chunk and its gradient, the output matrix's gradient, hidden states", "training.loss"),
     }
     notes = [Derived(f"memory: {part}", _gb(plan.memory[part]), *rules[part]) for part in plan.memory]
-    bubble = f"(p - 1) / (m + p - 1), p = {mesh.pipeline}, m = {plan.micro_batches}"
+    bubble = f"(p - 1) / (v m + p - 1), p = {mesh.pipeline}, m = {plan.micro_batches}, v = {parallel.virtual_stages}"
     notes.append(Derived("bubble", f"{plan.bubble_share:.1%}", bubble, "Narayanan 2021 (1F1B)"))
     traffic = {
         "shard": ("weights gathered, fp32 gradients scattered: S (n - 1) / n each", zero),

@@ -3,7 +3,7 @@
 ``deepspeed`` knows one line of ranks, each with rows of its own. ``torch`` (FSDP2) lays them out as
 ``pipeline`` × ``replicate`` × ``shard`` × ``context`` × ``tensor``, neighbours along the last:
 
-    pipeline    stages, each with some of the layers, through which micro batches follow each other
+    pipeline    stages (or several of them), each with some of the layers, through which micro batches follow each other
                 (training.pipeline_parallel)
     replicate   groups that hold the whole model each; only gradient sums cross between them
     shard       weights and moments are cut over the ranks of a group, which take different rows
@@ -97,6 +97,8 @@ class ParallelConfig(Config):
     """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
     pipeline: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: stages of equally many layers, each on ranks of its own. A step needs as many micro batches or more."""
+    virtual_stages: Annotated[int, Later()] = Field(default=1, ge=1)
+    """torch: stages that each rank of a ``pipeline`` has. Several interleave: ranks wait less, and exchange more."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights in forward and backward; master weights and moments are always fp32."""
     offload: bool = False
@@ -113,6 +115,8 @@ class ParallelConfig(Config):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
+        if self.virtual_stages > 1 and self.pipeline == 1:
+            raise ValueError(f"virtual_stages {self.virtual_stages} needs a pipeline of 2 ranks or more")
         if self.engine == "deepspeed" and (self.replicate, self.shard, *self._inner.values()) != (1, 0, 1, 1, 1):
             raise ValueError(
                 f"replicate, shard, {', '.join(self._inner)} form a mesh, which engine deepspeed does not know; "
@@ -171,12 +175,25 @@ class ParallelConfig(Config):
         if layers % self.pipeline:
             fitting = ", ".join(map(str, divisors(layers)))
             raise ValueError(f"pipeline {self.pipeline} does not divide {layers} layers; it may be {fitting}")
-        if self.pipeline > 1 and (sequences % self.micro_batch or sequences // self.micro_batch < self.pipeline):
-            fitting = ", ".join(str(n) for n in divisors(sequences) if sequences // n >= self.pipeline)
+        if layers // self.pipeline % self.virtual_stages:
+            fitting = ", ".join(map(str, divisors(layers // self.pipeline)))
             raise ValueError(
-                f"micro_batch {self.micro_batch} does not make {self.pipeline} or more equal micro batches of the "
+                f"virtual_stages {self.virtual_stages} does not divide the {layers // self.pipeline} layers of a rank; "
+                f"it may be {fitting}"
+            )
+        if self.pipeline > 1 and (sequences % self.micro_batch or not self._flows(sequences // self.micro_batch)):
+            fitting = ", ".join(str(n) for n in divisors(sequences) if self._flows(sequences // n))
+            rounds = " in equal rounds" if self.virtual_stages > 1 else ""
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not make {self.pipeline} or more equal micro batches{rounds} of the "
                 f"{sequences} sequences that a stage takes in a step; it may be {fitting or 'none: take more sequences'}"
             )
+
+    def _flows(self, micro_batches: int) -> bool:
+        """Whether so many can go through the pipeline. Interleaved stages take them in rounds, each as large as the other, of
+        as many as there are ranks or more."""
+        rounds = micro_batches // self.pipeline
+        return rounds > 0 and (self.virtual_stages == 1 or micro_batches % rounds == 0)
 
     def check_sequence(self, tokens: int) -> None:
         """Raises ConfigError where ``context`` does not cut a sequence into equal parts."""

@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
 def decoder(checkpointing, **more):
     sizes = {"vocab_size": 32, "hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 24}
-    return build_model(ModelConfig(**sizes, max_position=16, **more), 3, checkpoint_activations=checkpointing)
+    return build_model(ModelConfig(**sizes | {"max_position": 16} | more), 3, checkpoint_activations=checkpointing)
 
 
 def losses(model, batch, context=None):

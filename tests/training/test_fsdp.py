@@ -1,5 +1,6 @@
 """The torch engine takes the same steps as one rank of DeepSpeed, on any mesh and at any stage."""
 
+import functools
 import json
 
 import pytest
@@ -28,9 +29,14 @@ def ways(**options):
 
 def check_steps(found):
     ranks = init_distributed()
-    expected = {name: train(ranks, 1, micro=8, **PLAIN, optimizer=name) for name in ("adamw", "muon")}
+
+    @functools.cache
+    def of_one_rank(optimizer, layers):
+        return train(ranks, 1, micro=8, **PLAIN, optimizer=optimizer, shape={"layers": layers})
+
     for name, steps in found.items():
-        for step, reference in zip(steps, expected["muon" if name.startswith("muon") else "adamw"], strict=True):
+        expected = of_one_rank("muon" if "muon" in name else "adamw", 4 if "interleaved" in name else 2)
+        for step, reference in zip(steps, expected, strict=True):
             assert step == pytest.approx(reference, rel=1e-5), name
 
 
@@ -40,6 +46,9 @@ def test_losses_and_norms_on_two_ranks_are_those_of_one():
         plain = {**PLAIN, "engine": "torch", "micro": 2, axis: 2}
         again = {"activation_checkpointing": True}
         shared |= {axis: {**plain, "stage": 1}, f"muon, {axis}": {**plain, **again, "stage": 3, "optimizer": "muon"}}
+    deep = {**PLAIN, "engine": "torch", "micro": 2, "pipeline": 2, "virtual_stages": 2, "shape": {"layers": 4}}
+    shared["interleaved"] = {**deep, "stage": 1}
+    shared["interleaved muon"] = {**deep, "stage": 3, "activation_checkpointing": True, "optimizer": "muon"}
     check_steps(run_ranks(PROGRAM, 2, json.dumps(ways() | shared), "steps"))
 
 
@@ -56,6 +65,7 @@ def test_half_precision_stays_near_deepspeed():
 
 @pytest.mark.slow
 def test_four_ranks_in_any_mesh_take_the_steps_of_one():
+    deep = {"pipeline": 2, "virtual_stages": 2, "shape": {"layers": 4}}
     meshes = {
         "shared": ({"tensor": 2}, ("stage1", "stage2", "muon3")),
         "copied": ({"replicate": 2}, ("stage1", "stage2", "stage3", "muon1")),
@@ -68,6 +78,8 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
         "stages, copied": ({"pipeline": 2, "replicate": 2}, ("stage3",)),
         "stages, shared": ({"pipeline": 2, "tensor": 2}, ("stage2", "muon1")),
         "stages, rows cut": ({"pipeline": 2, "context": 2}, ("muon1",)),
+        "interleaved, shared": (deep | {"tensor": 2}, ("checkpointing", "muon1")),
+        "interleaved, copied": (deep | {"replicate": 2}, ("stage3",)),
     }
     found = {f"{name}, {kind}": ways(**mesh)[name] for kind, (mesh, names) in meshes.items() for name in names}
     check_steps(run_ranks(PROGRAM, 4, json.dumps(found), "steps", timeout=900))
@@ -98,6 +110,7 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
         ({"tensor": 2}, "engine deepspeed does not know"),
         ({"pipeline": 2}, "engine deepspeed does not know"),
+        ({"engine": "torch", "virtual_stages": 2}, "virtual_stages 2 needs a pipeline of 2 ranks or more"),
     ],
 )
 def test_what_an_engine_lacks_is_refused(settings, sentence):
@@ -118,7 +131,8 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    assert not {"engine", "replicate", "shard", "context", "tensor", "pipeline"} & identity(ParallelConfig()).keys()
+    mesh = {"replicate", "shard", "context", "tensor", "pipeline", "virtual_stages"}
+    assert not {"engine", *mesh} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 
 
@@ -157,6 +171,9 @@ def test_stages_that_do_not_divide_layers_or_have_no_micro_batches_are_refused()
     for micro in (8, 3):
         with pytest.raises(ValidationError, match=f"micro_batch {micro} does not make 2 or .* 8 sequences .* 1, 2, 4"):
             config(4, 16, micro)
+    interleaved = {"engine": "torch", "pipeline": 2, "virtual_stages": 2, "micro_batch": 2}
+    with pytest.raises(ValidationError, match="micro batches in equal rounds of the 10 sequences .* may be 1, 5"):
+        PretrainConfig(ranks=2, model={"layers": 4}, batch_sequences=10, parallel=interleaved)
 
 
 def test_heads_and_sequences_that_cannot_be_shared_out_are_refused():

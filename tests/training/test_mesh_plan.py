@@ -1,5 +1,6 @@
 """A mesh's costs: equal to what the engine's own modules hold, to the published formulas, and what is recommended."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.pipelining import ScheduleInterleaved1F1B
 
 from infra.errors import ConfigError
 from training.engine import _Watched, init_distributed
 from training.fsdp import Fsdp
-from training.mesh_plan import derivation, plan_mesh, recommend, stage_of, step_time
+from training.mesh_plan import _in_flight, derivation, plan_mesh, recommend, stage_of, step_time
 from training.model import Decoder, ModelConfig, build_model, parameter_count
 from training.optimizer import OptimizerConfig
 from training.parallel import Mesh, ParallelConfig
@@ -105,6 +107,22 @@ def test_bubble_and_micro_batches_in_flight() -> None:
     assert alone.bubble_share == 0 == sum(alone.communication.values())
 
 
+def test_interleaved_stages_wait_less_keep_more_and_send_more() -> None:
+    plain = planned(TINY, 2, batch=16, pipeline=2, micro_batch=2)
+    halves = planned(TINY, 2, batch=16, pipeline=2, micro_batch=2, virtual_stages=2)
+    assert (plain.bubble_share, halves.bubble_share) == (pytest.approx(1 / 9), pytest.approx(1 / 17))
+    orders = ScheduleInterleaved1F1B._calculate_single_rank_operations
+    schedule = SimpleNamespace(n_local_stages=2, _n_microbatches=8, pp_group_size=2, microbatches_per_round=2)
+    for place in (0, 1):
+        flying = highest = 0
+        for action in filter(None, orders(schedule, place)):  # type: ignore[arg-type]
+            flying += 1 if action.computation_type.name == "FORWARD" else -1
+            highest = max(highest, flying)
+        assert _in_flight(halves.parallel, halves.mesh, place, 8) == highest / 2
+    hidden = 2 * 16 * 2048 * TINY.hidden_size
+    assert halves.communication["pipeline"] - plain.communication["pipeline"] == 2 * hidden
+
+
 def test_bytes_sent_by_axis() -> None:
     weights, batch, width = parameter_count(TINY), 32, TINY.hidden_size
     one = planned(TINY, 4, batch=batch, zero_stage=1, micro_batch=2).communication
@@ -175,6 +193,11 @@ def test_where_none_fits_the_sentence_says_how_many_would() -> None:
         (6, {"pipeline": 4}, "does not fit 6 ranks"),
         (3, {}, "64 sequences a step cannot be shared by 3 groups"),
         (3, {"pipeline": 3}, "pipeline 3 does not divide 4 layers"),
+        (
+            2,
+            {"pipeline": 2, "virtual_stages": 4},
+            "virtual_stages 4 does not divide the 2 layers of a rank; it may be 1, 2",
+        ),
     ],
 )
 def test_what_is_no_mesh_is_refused(gpus: int, parallel: dict[str, Any], said: str) -> None:
