@@ -175,11 +175,12 @@ def code_of(stage: Stage, config: Config) -> dict[str, str]:
     elif isinstance(stage, JobStage):
         named.add(f"{stage.job(config).module}:main")
     outside = sorted(each for each in named if each.partition(".")[0].partition(":")[0] not in OURS)
-    return {reference: _digest(reference) for reference in outside}
+    return {reference: code_digest(reference) for reference in outside}
 
 
-def _digest(reference: str) -> str:
-    """Of the files of its own package: those of ours are the stage's (``infra.stage_source``)."""
+def code_digest(reference: str) -> str:
+    """Of the source behind a dotted path, in the files of its own package: those of ours are the stage's
+    (``infra.stage_source``)."""
     module, _, name = reference.partition(":")
     files = {file: digest for file, digest in source_of(Import(module, name)).items() if file.split("/")[0] not in OURS}
     return hashlib.sha256(canonical_json(files).encode()).hexdigest()[:12]

@@ -39,6 +39,8 @@ class CorpusFile:
     arrays: str
     snapshot: str | None
     """None for documents of this run, else the snapshot they were kept in."""
+    levels: tuple[int, ...] = ()
+    """Of an earlier run's: the number here of each level whose keys lie beside its arrays (``.own``), in the order there."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def _number(config: DedupConfig, root: str, work_root: str) -> Corpus:
     new = total
     for earlier in open_previous(config, root):
         for name, rows in earlier.pieces:
-            pieces.append(CorpusFile(name, total, rows, f"{earlier.root}/index/{name}", earlier.snapshot))
+            pieces.append(
+                CorpusFile(name, total, rows, f"{earlier.root}/index/{name}", earlier.snapshot, earlier.levels)
+            )
             total += rows
     # Empty pieces would share their base with the next one, which searchsorted could not tell apart.
     return Corpus(tuple(piece for piece in pieces if piece.rows), new, total, config.block_documents)

@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 from infra.stage import Counts, StageContext, Unit, UnitContext, unit_id
 from infra.store.files import exists
 from pipeline.dedup import corpus as c
+from pipeline.dedup.config import NEAR
 from pipeline.dedup.corpus import Corpus, CorpusFile, corpus_of, files_of, number_in
 from pipeline.dedup.exchange import ExchangeWriter, partition_bytes, partitions_of, read_partition
 from pipeline.dedup.flat import RangeReader, read_rows
 from pipeline.dedup.levels import gone_documents, key_partition_units
-from pipeline.dedup.sign import KEYED, key_partitions, keyed_file, partition_of
+from pipeline.dedup.sign import DOCUMENT, KEYED, LEVEL, key_partitions, keyed_file, partition_of
 
 if TYPE_CHECKING:
     from pipeline.dedup.stars import Stars
 
 OWN = 3
 """Width of a pair by a key of another package: document, better document, level."""
-DOCUMENT = 3
-"""Where a document's number stands in a band record and in a keyed one."""
 BANDED = 4
-"""Width of a band record: key, rank in two words, document."""
+"""Width of a band record: key, rank in two words, document (where a keyed one has it)."""
 CENTRES = 2
 """Centres of a group: the second one pairs members that resemble each other but not the best of their group."""
 _ROWS = 1 << 14
@@ -52,6 +51,10 @@ def band_file(work_root: str, piece: CorpusFile) -> str:
     return keyed_file(work_root, "bands", piece).replace("/steps/sign/", "/steps/bands/")
 
 
+def own_file(work_root: str, piece: CorpusFile) -> str:
+    return band_file(work_root, piece).removesuffix(".bands") + ".own"
+
+
 def band_unit(unit: Unit, context: UnitContext) -> Counts:
     from pipeline.dedup.minhash import band_keys
 
@@ -62,7 +65,7 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
     gone = gone_documents(context, blocks, number_in(unit, "copies"))
     bands, rows = context.config.shape
     relative = band_file("", piece).removeprefix("/steps/bands/")
-    if context.config.levels and piece.snapshot is None:
+    if context.config.levels and (piece.snapshot is None or any(piece.levels)):
         _own_records(piece, gone, partitions, context)
     with (
         context.intermediate(relative) as path,
@@ -81,14 +84,20 @@ def band_unit(unit: Unit, context: UnitContext) -> Counts:
 
 def _own_records(piece: CorpusFile, gone: NDArray[np.uint64], partitions: int, context: UnitContext) -> None:
     """What other packages' levels go by, of the documents still in the comparison, by partition of the key."""
+    relative = own_file("", piece).removeprefix("/steps/bands/")
     with (
-        RangeReader(keyed_file(context.work_root, "own", piece)) as reader,
-        context.intermediate(f"{piece.name}.own") as path,
+        RangeReader(f"{piece.arrays}.own") as reader,
+        context.intermediate(relative) as path,
         ExchangeWriter(path, KEYED, partitions, context.config.budget // 4) as writer,
     ):
         rows = reader.size // (8 * KEYED)
         for begin in range(0, rows, _ROWS):
             records = read_rows(reader, np.uint64, KEYED, begin, min(begin + _ROWS, rows)).astype(np.uint64, copy=False)
+            if piece.snapshot is not None:  # an index numbers documents and levels by itself
+                records[:, DOCUMENT] += np.uint64(piece.base)
+                here = np.array(piece.levels, np.uint64)
+                records[:, LEVEL] = here[(records[:, LEVEL] - np.uint64(NEAR + 1)).astype(np.int64)]
+                records = records[records[:, LEVEL] > 0]
             records = records[~np.isin(records[:, DOCUMENT], gone)]
             writer.add(records, partition_of(records[:, 0], partitions))
 
@@ -141,15 +150,14 @@ def _nominate_own(number: int, corpus: Corpus, rule: "Stars", context: UnitConte
     """Pairs by the keys of other packages' levels, with the level: ``nominate/<p>.own``."""
     from pipeline.dedup.stars import star_pairs
 
-    names = (f"{context.work_root}/steps/bands/{piece.name}.own" for piece in corpus.pieces if piece.snapshot is None)
-    files = [file for file in names if exists(file)]
+    files = [file for piece in corpus.pieces if exists(file := own_file(context.work_root, piece))]
     with (
         context.intermediate(f"{number:05}.own") as path,
         ExchangeWriter(path, OWN, corpus.blocks, context.config.budget // 4) as writer,
     ):
         size = partition_bytes(files, number)
         for pairs in star_pairs(lambda: read_partition(files, number), size, KEYED, rule, context.scratch):
-            writer.add(pairs[:, [DOCUMENT, KEYED + DOCUMENT, KEYED - 1]], corpus.block_of(pairs[:, DOCUMENT]))
+            writer.add(pairs[:, [DOCUMENT, KEYED + DOCUMENT, LEVEL]], corpus.block_of(pairs[:, DOCUMENT]))
 
 
 def nominated_partitions(context: StageContext) -> int:

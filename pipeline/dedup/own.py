@@ -5,7 +5,9 @@ the best-ranked of their group, as near duplicates meet those they share a band 
 text's shingles they must have in common besides (0: the key's word is taken). What passes joins the graph of verified pairs, in
 which ``settle`` decides who stays; so a dropped document always shares its key with the one named as its survivor.
 
-Keys are asked for while a file is signed and are not part of the index: documents of earlier runs take no part in these levels.
+Keys are asked for while a file is signed, and those of the documents that stay are part of the index: a later run with the same
+level compares with them (``previous``), and asks no text of an earlier run again. Documents of an index without a level's keys
+take no part in it, which the dataset warns of.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from infra.errors import ConfigError
-from infra.extensions import load
+from infra.extensions import code_digest, load, reference_of
 from pipeline.dedup.config import NEAR, DedupConfig
 
 TAKEN = ("url", "exact", "near")
@@ -44,6 +46,12 @@ def levels_of(config: DedupConfig) -> dict[int, Level]:
             f"two levels are called {twice!r}", where="dedup.levels", remedy="Give each a name of its own."
         )
     return dict(enumerate(found, start=NEAR + 1))
+
+
+def code_of_levels(config: DedupConfig) -> dict[str, str]:
+    """Dotted path of each level -> digest of its source, in the order of their numbers."""
+    references = [reference_of(given, "levels") or given for given in config.levels]
+    return {reference: code_digest(reference) for reference in references}
 
 
 def keys_of(level: Level, batch: pa.RecordBatch) -> list[bytes | None]:

@@ -2,9 +2,9 @@
 
 from infra.stage import StageContext
 from infra.store.files import write_json
-from pipeline.dedup.config import DedupConfig
+from pipeline.dedup.config import DOCUMENTS, DedupConfig
 from pipeline.dedup.corpus import COMPARE, DECIDE
-from pipeline.dedup.index import FORMAT_FILE, format_record
+from pipeline.dedup.index import FORMAT_FILE, format_record, without_keys
 from pipeline.dedup.settle import ROUNDS
 
 CURVE = tuple(round(0.30 + 0.05 * i, 2) for i in range(15))
@@ -21,6 +21,7 @@ def finalize(context: StageContext) -> None:
     if config.index:
         with context.output(FORMAT_FILE, digested=False) as path:
             write_json(path, format_record(config))
+    context.warnings += without_keys(config, context.inputs[DOCUMENTS].root)
     bands, rows = config.shape
     context.stats["lsh"] = {
         "bands": bands,

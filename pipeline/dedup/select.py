@@ -20,6 +20,7 @@ from pipeline.dedup.flat import RangeReader, read_ranges, read_rows, write_array
 from pipeline.dedup.own import Level, levels_of
 from pipeline.dedup.policy import NEW
 from pipeline.dedup.repeats import Cuts, SpanFinder, cut
+from pipeline.dedup.sign import DOCUMENT, KEYED, RANK_A
 from pipeline.document import RowWriter, excerpt, identity_of, read_batches, with_texts
 from pipeline.ledger import DocumentFile, documents_and_fates, fate, fates_table
 
@@ -82,6 +83,8 @@ def select_unit(unit: Unit, context: UnitContext) -> Counts:
         _write(context, corpus, piece, fates, stays, file, cutting)
     if context.config.index:
         write_index(piece, stays, context)
+        if context.config.levels:
+            _write_keys(piece, stays, context)
     return file.counts
 
 
@@ -221,3 +224,21 @@ def write_index(piece: CorpusFile, stays: NDArray[np.bool_], context: UnitContex
             first += int(sizes.sum())
             write_array(cards, cards_out)
             write_array(read_rows(signatures_file, np.uint32, bands * rows, begin, end)[part], signatures_out)
+
+
+def _write_keys(piece: CorpusFile, stays: NDArray[np.bool_], context: UnitContext) -> None:
+    """The keys of the documents that stay, which are counted anew."""
+    place = np.cumsum(stays).astype(np.uint64) - np.uint64(1)
+    with (
+        context.output(f"index/{piece.name}.own", digested=False) as path,
+        RangeReader(f"{piece.arrays}.own") as reader,
+        path.open("wb") as stream,
+    ):
+        rows = reader.size // (8 * KEYED)
+        for begin in range(0, rows, _ROWS):
+            records = read_rows(reader, np.uint64, KEYED, begin, min(begin + _ROWS, rows)).astype(np.uint64, copy=False)
+            row = (records[:, DOCUMENT] - np.uint64(piece.base)).astype(np.int64)
+            records, row = records[stays[row]].copy(), row[stays[row]]
+            records[:, DOCUMENT] = place[row]
+            records[:, RANK_A] &= ~NEW
+            write_array(records, stream)

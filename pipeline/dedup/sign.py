@@ -27,9 +27,10 @@ from pipeline.document import read_batches
 
 COLUMNS = ["id", "text", "source", "url", "date", "path", "repo", "programming_language", "quality"]
 _SLICE = 4 << 20
-KEYED = 6
-"""Width of a keyed record: key, rank in two words, document, check (``pipeline.dedup.stars``; key and check are the two
-words of a 128-bit hash), and the first word of the text's hash, by which copies are partitioned."""
+RANK_A, DOCUMENT, LEVEL, KEYED = 1, 3, 5, 6
+"""Columns and width of a keyed record: key, rank in two words, document, check (``pipeline.dedup.stars``; key and check are the
+two words of a 128-bit hash), and the first word of the text's hash, by which copies are partitioned, or the number of another
+package's level."""
 
 
 def sign_units(context: StageContext) -> Iterable[Unit]:

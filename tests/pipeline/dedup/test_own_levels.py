@@ -22,6 +22,7 @@ def titles(batch: pa.RecordBatch) -> list[str | None]:
 
 TITLE = Level("title", titles)
 ALIKE = Level("alike_title", titles, threshold=0.3)
+UNTITLED = Level("untitled", lambda batch: [None] * batch.num_rows)
 NEAR = Level("near", titles)
 SHORT = Level("short", lambda batch: ["x"])
 NUMBERS = Level("numbers", lambda batch: [1] * batch.num_rows)  # type: ignore[list-item]
@@ -80,6 +81,42 @@ def test_alone_it_finds_what_has_its_key_and_nothing_else(tmp_path: Path, works:
     dataset = run(tmp_path, works, levels=(f"{HERE}TITLE",), url=False, exact=False, near=False)
     assert {rule for rule, _ in fates(dataset, works).values()} == {"title_duplicate"}
     assert len(kept(dataset)) == 60
+
+
+def test_the_kept_documents_of_an_earlier_run_are_met_by_their_keys(
+    tmp_path: Path, works: dict[str, list[Document]]
+) -> None:
+    """Of a level in another place there; in blocks of 7 through the steps of a large corpus too."""
+    poor, rich = document("poor", "a b", title="Poor", quality=0.1), document("rich", "c d", title="poor", quality=0.2)
+    old = {"a": works["a"], "z": [poor, rich]}
+    first = run(tmp_path / "1", old, levels=(f"{HERE}UNTITLED", f"{HERE}TITLE"), near=False)
+    assert fates(first, old) == {"poor": ("title_duplicate", "rich")}
+    new = {"b": [*works["b"], document("back", "e f", title="POOR", quality=0.9)], "c": works["c"]}
+    for block in (7, 65_536):
+        second = run(
+            tmp_path / str(block), new, levels=(f"{HERE}TITLE",), previous=(first.root,), block_documents=block
+        )
+        found = fates(second, {**old, **new})
+        for number in range(20):
+            assert found[f"near{number}"] == ("near_duplicate", f"first{number}")
+            assert found[f"third{number}"] == found[f"other{number}"] == ("title_duplicate", f"first{number}")
+        assert found["back"] == ("title_duplicate", "rich") and not second.manifest.warnings
+
+
+def test_an_index_without_a_level_is_warned_of_and_one_by_other_code_is_refused(
+    tmp_path: Path, works: dict[str, list[Document]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"levels": (f"{HERE}TITLE",), "near": False}
+    bare = run(tmp_path / "1", {"a": works["a"]}, near=False)
+    second = run(tmp_path / "2", {"c": works["c"]}, previous=(bare.root,), **settings)
+    assert len(kept(second)) == len(works["c"])
+    assert second.manifest.warnings == [
+        f"the documents of dedup/{bare.manifest.fingerprint} take no part in the level {HERE}TITLE: that run did not have it"
+    ]
+    first = run(tmp_path / "3", {"a": works["a"]}, **settings)
+    monkeypatch.setattr("pipeline.dedup.own.code_digest", lambda reference: "edited")
+    with pytest.raises(ConfigError, match="keys by other code of the level"):
+        run(tmp_path / "4", {"c": works["c"]}, previous=(first.root,), **settings)
 
 
 def test_its_code_is_in_the_fingerprint_and_its_absence_is_not(works: dict[str, list[Document]]) -> None:
