@@ -28,6 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,6 @@ from torch import nn
 from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
-from training.distributed_checkpoint import host_copy, load_into_deepspeed, load_shards, load_universal, write_shards
 from training.engine import Engine
 from training.model import Decoder
 from training.parallel import Mesh
@@ -88,7 +88,7 @@ class Checkpoints:
         target = self.folder / f"step-{self.engine.step:08d}"
         pending = target.with_name(target.name + ".tmp")
         rank, sharded = self.engine.ranks.rank, self.engine.parallel.engine == "torch"
-        shards = host_copy(self.engine) if sharded else None
+        shards = _distributed().host_copy(self.engine) if sharded else None
         files = {} if sharded else _snapshot(self.engine, pending)
         files[pending / f"rank-{rank}.pt"] = {"random": _random_state(), "caller": _to_host(rank_state or {})}
         description = {
@@ -151,7 +151,7 @@ class Checkpoints:
                 _attempt(lambda: self._rotate())
 
     def _write_shards(self, pending: Path, shards: dict[str, Any]) -> dict[str, list[Json]]:
-        written = write_shards(pending / ENGINE, shards, self.engine.ranks.rank, self._group)
+        written = _distributed().write_shards(pending / ENGINE, shards, self.engine.ranks.rank, self._group)
         return dict(_listed(pending, path) for path in written)
 
     def _worst(self, error: str | None) -> bool:
@@ -334,6 +334,14 @@ def _complete(pending: Path, target: Path, manifest: dict[str, Any]) -> None:
     fsync_folder(target.parent)
 
 
+def _distributed() -> ModuleType:
+    """``training.distributed_checkpoint``, of which the DeepSpeed engine needs nothing: torch's part of it takes as long to load
+    as DeepSpeed."""
+    from training import distributed_checkpoint
+
+    return distributed_checkpoint
+
+
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
@@ -351,12 +359,12 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
     same_engine = engines[0] == engines[1] and _axes(manifest) == engine.mesh.axes
     exact = same_ranks and stages[0] == stages[1] and same_engine
     if engines == ("torch", "torch"):
-        load_shards(engine, path / ENGINE, applied)
+        _distributed().load_shards(engine, path / ENGINE, applied)
     elif engines == ("torch", "deepspeed"):
-        load_into_deepspeed(engine, path / ENGINE, applied)
+        _distributed().load_into_deepspeed(engine, path / ENGINE, applied)
     elif engines == ("deepspeed", "torch"):
         with universal(engine, path) as folder:
-            load_universal(engine, folder / ENGINE, applied)
+            _distributed().load_universal(engine, folder / ENGINE, applied)
     elif exact or stages == (0, 0):
         load_engine(engine, path)
     else:

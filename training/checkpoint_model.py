@@ -19,7 +19,6 @@ from torch import Tensor
 from infra.errors import HeadwaterError, InputError
 from infra.job import load_request
 from training.checkpoint import MANIFEST, list_checkpoints, verify
-from training.distributed_checkpoint import read_whole
 from training.hub_format import save_model
 from training.model import Decoder, ModelConfig
 from training.universal import ENGINE
@@ -68,6 +67,8 @@ def load_checkpoint_model(checkpoint: Path) -> Decoder:
         decoder = Decoder(ModelConfig.model_validate(described["config"]))
     prefix, dtype = "model." + described["prefix"], getattr(torch, described["dtype"])
     if manifest.get("engine") == "torch":
+        from training.distributed_checkpoint import read_whole  # and torch's part of it, which only this engine needs
+
         empty = {f"weight/{prefix}{name}": torch.empty(tensor.shape) for name, tensor in decoder.state_dict().items()}
         stored = {name.removeprefix("weight/"): whole for name, whole in read_whole(checkpoint / ENGINE, empty).items()}
     else:

@@ -8,6 +8,7 @@ and decline. So the optimizer handed to DeepSpeed asks ``skip`` before it touche
 ``step`` does nothing, neither to weights nor to moments. The answer must be the same on every rank.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -85,18 +86,20 @@ class SkippingOptimizer(torch.optim.AdamW):
     layouts: dict[int, Layout] | None = None
     """Where Muon's matrices lie, by ``id`` of the flat parameter; known once DeepSpeed has cut them."""
     # Nothing here is ever compiled, and torch's wrapper around these loads its compiler: two seconds of every rank's start.
+    adamw_step = staticmethod(inspect.unwrap(torch.optim.AdamW.step))
     add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
     zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
     state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
     load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         if self.skip is not None and self.skip():
             return None
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["muon"]]
         try:
-            super().step(closure)
+            self.adamw_step(self, closure)
         finally:
             self.param_groups = groups
         for group in groups:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from infra.errors import InputError
@@ -162,6 +161,8 @@ class ShardSet:
         return self._find(pc.field("document_id") == pa.scalar(document_id, pa.binary(16)))
 
     def _find(self, condition: pc.Expression) -> Iterator[Lineage]:
+        import pyarrow.dataset as pads  # and pandas with it: not for every rank
+
         for shard in self.shards:
             scanned = pads.dataset(str(shard.lineage), format="parquet")
             for batch in scanned.to_batches(filter=condition):
