@@ -12,16 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
 from typing_extensions import TypeIs, Unpack
 
 from infra.config import Config, Execution, Json
 from pipeline.document import Document, document_id
-from pipeline.extract.page import ExtractConfig
 from pipeline.ledger import Fate, Reasons, Verdict, fate
 from pipeline.profiles import Profile
+
+if TYPE_CHECKING:
+    from pipeline.extract.page import ExtractConfig  # and numba, which who only looks for files does not need
 
 STAGE_NAME = "ingest"
 
@@ -140,7 +142,7 @@ class Reading(Generic[Kind]):
     """
 
     source: Kind
-    extract: ExtractConfig
+    extract: "ExtractConfig"
     language_model: Path | None = None
     unseen: Counter[str] = field(default_factory=Counter)
 
