@@ -1,9 +1,13 @@
 """Parameters get the treatment they should, and Muon's updates are orthogonal, sized like AdamW's, and learn."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from tests.support import REPOSITORY
 from training.engine import create_engine, init_distributed
 from training.model import ModelConfig, build_model
 from training.muon import adam_sized, orthogonalise
@@ -93,3 +97,20 @@ def test_muon_learns_with_any_clipping(clip):
 
     trail = [engine.train_step([inputs], losses, len).loss for _ in range(60)]
     assert trail[-1] < 0.05 * trail[0]
+
+
+def test_a_rank_starts_without_what_it_does_not_need() -> None:
+    """Torch's compiler and sharded tensors, pandas and numba take longer to load than all else of a rank but torch."""
+    program = """
+import sys, torch
+import training.pretrain, training.evaluate, alignment.sft, alignment.preferences, alignment.ppo, alignment.dpo
+from training.optimizer import OptimizerConfig, create_optimizer
+weight = torch.nn.Parameter(torch.ones(2, 2))
+weight.grad = torch.ones(2, 2)
+optimizer = create_optimizer([{"params": [weight], "muon": False}], OptimizerConfig())
+optimizer.step()
+assert not weight.eq(1).any() and weight.requires_grad
+print({"torch._dynamo", "torch.distributed.tensor", "pandas", "numba", "lxml"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr
