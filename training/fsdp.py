@@ -17,7 +17,7 @@ from rank to rank.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor, Replicate
 
 from training.model import Block
@@ -210,9 +211,30 @@ def _shard(module: nn.Module, mesh: DeviceMesh, parallel: ParallelConfig) -> lis
     for part in [part for part in module.modules() if isinstance(part, Block) and not together] + roots:
         again = parallel.zero_stage == 3 and isinstance(part, Block)
         units.append(fully_shard(part, mesh=mesh, reshard_after_forward=again, mp_policy=policy))
+        if mesh.device_type == "cpu":
+            units[-1].set_custom_reduce_scatter(_ExchangedSums())
     for root in units[-len(roots) :]:
         root.set_reshard_after_backward(parallel.zero_stage == 3)
     return units
+
+
+class _ExchangedSums(ReduceScatter):
+    """A reduce-scatter of one exchange and a sum in rank order. Gloo's own reduces all rows on every rank, in eight times
+    the processor time (4M values, two ranks, torch 2.13)."""
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> None:
+        if op not in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
+            raise NotImplementedError(f"gradients are summed or averaged, not reduced by {op}")
+        received = torch.empty_like(input_tensor)
+        dist.all_to_all_single(received, input_tensor, group=group)
+        torch.sum(received.view(group.size(), -1), 0, out=output_tensor)
+        if op == dist.ReduceOp.AVG:
+            output_tensor /= group.size()
 
 
 def _hand_out_what_is_there(units: list[FSDPModule]) -> None:
