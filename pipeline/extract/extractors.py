@@ -29,6 +29,13 @@ Markup = Literal["text", "markdown"]
 # libxml2 ends the page at some of them; two are white space to HTML and to its writers.
 CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r")
 TO_SPACES = bytes.maketrans(b"\v\f", b"  ")
+# Where white space is shown as it is written. Code outside <pre> has a style sheet that says so, as a rule.
+PRESERVED = re.compile(
+    rb"<(pre|code|textarea|listing|xmp)\b|<[a-z]+\s[^<>]{0,500}white-space\s*:\s*(?:pre|break-spaces)[^<>]*>", re.I
+)
+# A line break between wide letters is none: they are written without spaces.
+WIDE = re.compile(rb"[\xe3-\xe9]")
+WIDE_BREAK = re.compile(rb"(?<=[\xe3-\xe9][\x80-\xbf]{2})[ \t\r]*\n\s*(?=[\xe3-\xe9])")
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
 TITLE_WINDOW = 131_072
 
@@ -67,11 +74,40 @@ class TrafilaturaExtractor:
 
     def text(self, html: bytes) -> str:
         """Main text of a UTF-8 encoded page; empty where there is none."""
-        html, carried = disguised(html.translate(TO_SPACES, CONTROLS))
+        html, carried = disguised(shown_spaces(html.translate(TO_SPACES, CONTROLS)))
         if not html.strip():
             return ""
         tree = etree.fromstring(html, parser=self._parser)
         return restored(trafilatura.extract(tree, options=self._options) or "", carried)
+
+
+def shown_spaces(html: bytes) -> bytes:
+    """A page with its white space as a browser shows it: one space, whatever the width at which its source was wrapped.
+
+    trafilatura keeps the source's line ends and indentation, by which a paragraph becomes lines that end anywhere.
+    """
+    wide = not html.isascii() and WIDE.search(html) is not None
+    pieces, position = [], 0
+    while opening := PRESERVED.search(html, position):
+        pieces.append(_one_space(html[position : opening.start()], wide))
+        position = _preserved_end(html, opening)
+        pieces.append(html[opening.start() : position])
+    return b"".join([*pieces, _one_space(html[position:], wide)])
+
+
+def _preserved_end(html: bytes, opening: re.Match[bytes]) -> int:
+    """Behind the end of an element, or of the page where it has none; of a style, where the next tag begins."""
+    end = html.find(b"<", opening.end())
+    if opening[1]:
+        closing = re.compile(rb"</" + opening[1] + rb"\b", re.I).search(html, opening.end())
+        end = closing.end() if closing else -1
+    return end if end >= 0 else len(html)
+
+
+def _one_space(html: bytes, wide: bool) -> bytes:
+    html = WIDE_BREAK.sub(b"", html) if wide else html
+    words = b" ".join(html.split())
+    return b" " * html[:1].isspace() + words + b" " * (bool(words) and html[-1:].isspace())
 
 
 def with_resiliparse(html: str, *, comments: bool = False) -> str:

