@@ -187,7 +187,7 @@ def rated_plan(
         for batch, counts in batches:
             ratios = engine.evaluate(other_log_ratios, batch)
             sums += counts * torch.stack([ratios.double().sum(), ratios.new_tensor(len(ratios)).double()])
-        total, rows = job.reduce(sums).tolist()
+        total, rows = engine.total(sums).tolist()
         point[0] = max(total / rows, 0.0)
 
     return Plan(

@@ -101,14 +101,13 @@ class Round:
 
     def chunks(self, number: int, draw: int) -> list[Chunk]:
         """This rank's problems of a round, those of like length together."""
-        config, ranks = self.job.config, self.job.ranks
+        config, mesh = self.job.config, self.engine.mesh
         seed = config.seed if draw == 0 else seed_of(config.seed, "draw", draw)
         drawn: list[int] = step_indices(len(self.problems), config.batch_size, seed, number).tolist()
         chosen = sorted(drawn, key=lambda index: (len(self.prompts[index]), index))
         parts = list(chunks(config.batch_size, config.micro_batch // config.group_size))
-        return [
-            (chunk, [chosen[place] for place in part]) for chunk, part in share(parts, ranks.rank, ranks.world_size)
-        ]
+        mine = share(parts, mesh.row_share(self.engine.ranks.rank), mesh.row_shares)
+        return [(chunk, [chosen[place] for place in part]) for chunk, part in mine]
 
     def rate(self, problems: Sequence[int], replies: Sequence[Sequence[int]]) -> Tensor:
         """What each check gives each reply ``[checks, replies]``. The tokens that end a reply are no part of it."""
@@ -129,7 +128,7 @@ class Round:
 def train(job: ModelJob[GrpoConfig]) -> None:
     """The stage in one rank: rounds of sampling and updating, figures, model."""
     config = job.config
-    check_shares(config, job.ranks.world_size)
+    check_shares(config, config.parallel().mesh(job.ranks.world_size).row_shares)
     job.phase("reading problems")
     training, held_out = read_material(job)
     reference = job.base_model(frozen=True) if config.kl_coefficient else None
@@ -160,8 +159,8 @@ def train(job: ModelJob[GrpoConfig]) -> None:
     job.finish()
 
 
-def check_shares(config: GrpoConfig, world_size: int) -> None:
-    """Chunks are whole groups, and every rank must have the same number of them, at least one a minibatch."""
+def check_shares(config: GrpoConfig, shares: int) -> None:
+    """Chunks are whole groups, and every share of the ranks must have the same number of them, at least one a minibatch."""
     if config.micro_batch % config.group_size:
         raise ConfigError(
             f"{config.micro_batch} replies are no whole number of groups of {config.group_size}",
@@ -169,9 +168,9 @@ def check_shares(config: GrpoConfig, world_size: int) -> None:
             remedy="Make micro_batch a multiple of group_size.",
         )
     number = -(-config.batch_size * config.group_size // config.micro_batch)
-    if number % world_size or number // world_size < config.minibatches:
+    if number % shares or number // shares < config.minibatches:
         raise ConfigError(
-            f"{number} chunks of {config.micro_batch} replies cannot be shared by {world_size} ranks in "
+            f"{number} chunks of {config.micro_batch} replies cannot be shared by {shares} ranks in "
             f"{config.minibatches} minibatches",
             where="grpo.batch_size",
             remedy="Make batch_size × group_size a multiple of micro_batch × ranks × minibatches.",
@@ -239,7 +238,7 @@ def draw_groups(rounds: Round, number: int, first: Sequence[Chunk]) -> list[Atte
 def any_mixed(rounds: Round, tried: Sequence[Attempt]) -> int:
     """Groups of all ranks that teach something."""
     mixed = torch.tensor(float(sum(int(each.mixed.sum()) for each in tried)), device=rounds.job.ranks.device)
-    return int(rounds.job.reduce(mixed))
+    return int(rounds.engine.total(mixed))
 
 
 def round_figures(rounds: Round, tried: Sequence[Attempt], result: StepResult) -> tuple[dict[str, float], float]:
@@ -264,7 +263,7 @@ def round_figures(rounds: Round, tried: Sequence[Attempt], result: StepResult) -
         for each in tried
     )
     assert isinstance(sums, Tensor)
-    count, reward, mixed, finished, tokens, everything, *marks = rounds.job.reduce(
+    count, reward, mixed, finished, tokens, everything, *marks = rounds.engine.total(
         sums.to(rounds.job.ranks.device)
     ).tolist()
     losses = dict(result.losses)

@@ -9,20 +9,21 @@
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from alignment.conversations import check_special_tokens, stop_ids
 from alignment.template_chat import chat_tokenizer
 from alignment.turns import AnyTokenizer, Templated
-from infra.config import Execution, Later
+from infra.config import Execution
+from infra.errors import ConfigError
 from infra.store.files import sha256_file
 from training.hub_format import DTYPES, load_config, load_model
 from training.job import Job, JobConfig, TrainingJobConfig, run_job
-from training.model import Decoder
+from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
-from training.parallel import ParallelConfig
+from training.parallel import MeshConfig, ParallelConfig
 from training.schedule import ScheduleConfig
 
 
@@ -48,9 +49,11 @@ class ModelJobConfig(JobConfig):
         return {} if self.base_model else {stage: stage}
 
 
-class TuningConfig(ModelJobConfig, TrainingJobConfig):
+class TuningConfig(ModelJobConfig, TrainingJobConfig, MeshConfig):
     """A stage that updates a model's weights."""
 
+    axes: ClassVar[tuple[str, ...]] = ("replicate", "shard", "tensor")
+    """Along which of the mesh its ranks may be laid out."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate. Small models want rates 10 to 50 times those of a 7B model."""
     warmup_fraction: float = Field(default=0.05, ge=0, le=1)
@@ -67,8 +70,6 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
     """Rows a rank takes through one forward and backward pass."""
     zero_stage: int = Field(default=1, ge=0, le=3)
     """ZeRO stage of the optimizer."""
-    engine: Annotated[Literal["deepspeed", "torch"], Later()] = "deepspeed"
-    """Who shards the model: DeepSpeed's ZeRO, or torch's own FSDP2."""
     publish: Literal["last", "best"] = "last"
     """The model of the last step, or of the step whose held-out figure was best of those measured."""
     validate_every: int = Field(default=50, ge=1)
@@ -87,17 +88,28 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig):
         )
 
     def parallel(self) -> ParallelConfig:
-        return ParallelConfig(
-            engine=self.engine, zero_stage=self.zero_stage, dtype=self.dtype, micro_batch=self.micro_batch
-        )
+        return ParallelConfig.model_validate(self.model_dump(include=set(ParallelConfig.model_fields)))
 
     @model_validator(mode="after")
-    def _engine_has_it(self) -> "TuningConfig":
+    def _mesh_fits(self) -> "TuningConfig":
         try:
-            self.parallel()
+            mesh = self.parallel().mesh(self.processes)
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        for axis, size in mesh.axes.items():
+            if size > 1 and axis not in self.axes:
+                raise ValueError(f"{axis} {size}: the ranks of this stage form a mesh of {', '.join(self.axes)} only")
         return self
+
+    def check_model(self, shape: ModelConfig) -> None:
+        """Raises ConfigError, with numbers that would fit, where the ranks cannot share out a model of this shape."""
+        widths = {"kv_heads": shape.kv_heads, "heads": shape.heads, "intermediate_size": shape.intermediate_size}
+        try:
+            self.parallel().check_widths(**widths, vocabulary=shape.vocab_size)
+        except ValueError as error:
+            raise ConfigError(
+                str(error), where="tensor", remedy="Take one of these, or start from a model of another shape."
+            ) from None
 
 
 class SupervisedConfig(TuningConfig):

@@ -13,6 +13,7 @@ from alignment.order import Order
 from training.engine import Engine, create_engine
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, train
+from training.model import Decoder
 from training.recorder import IterationResult
 
 Batch = TypeVar("Batch")
@@ -38,18 +39,21 @@ class Plan(Generic[Batch]):
 
 
 def engine_of(job: ModelJob[Any], model: nn.Module, steps: int) -> Engine:
-    """The model under the optimizer that the stage's configuration asks for."""
+    """The model under the optimizer that the stage's configuration asks for. Raises ConfigError where its ranks cannot
+    share it."""
     config = job.config
+    for decoder in (part for part in model.modules() if isinstance(part, Decoder)):
+        config.check_model(decoder.config)
     return create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
 
 
 def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
     """Train to the end of the plan. The engine then holds the model to publish."""
-    order, ranks = plan.order, job.ranks
+    order, mesh, share = plan.order, engine.mesh, engine.mesh.row_share(job.ranks.rank)
 
     def load(step: int) -> list[tuple[Batch, bool]]:
         """This rank's micro batches, each with whether it counts."""
-        parts = order.parts(step, job.config.micro_batch, ranks.rank, ranks.world_size)
+        parts = order.parts(step, job.config.micro_batch, share, mesh.row_shares)
         return [(plan.batch(part.indices), not part.idle) for part in parts]
 
     def losses(model: Any, item: tuple[Batch, bool]) -> dict[str, Tensor]:

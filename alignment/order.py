@@ -65,14 +65,14 @@ class Order:
         """The examples of a step."""
         return step_indices(self.number, self.batch, self.seed, step, self.examples)
 
-    def parts(self, step: int, size: int, rank: int, world_size: int) -> list[Part]:
-        """A rank's share of a step in micro batches of ``size``; every rank gets the same number of them."""
+    def parts(self, step: int, size: int, number: int, shares: int) -> list[Part]:
+        """The n-th of so many shares of a step in micro batches of ``size``; each has the same number of them."""
         indices = self.indices(step)
         if self.lengths is not None:
             indices = indices[np.argsort(self.lengths[indices], kind="stable")]
-        mine = indices[rank::world_size]
+        mine = indices[number::shares]
         parts = [Part(mine[start : start + size]) for start in range(0, len(mine), size)]
-        needed = ceil(ceil(len(indices) / world_size) / size)
+        needed = ceil(ceil(len(indices) / shares) / size)
         return parts + [Part(indices[:1], idle=True)] * (needed - len(parts))
 
 
@@ -82,5 +82,5 @@ def chunks(number: int, size: int) -> Iterator[tuple[int, range]]:
         yield chunk, range(start, min(number, start + size))
 
 
-def share(items: Sequence[tuple[int, range]], rank: int, world_size: int) -> list[tuple[int, range]]:
-    return list(items[rank::world_size])
+def share(items: Sequence[tuple[int, range]], number: int, shares: int) -> list[tuple[int, range]]:
+    return list(items[number::shares])

@@ -101,8 +101,10 @@ def train(job: ModelJob[PpoConfig]) -> None:
     check_judge(job)
     prompts = training_prompts(job)
     held_out = evaluation_prompts(job)
-    mine = share(list(chunks(config.batch_size, config.micro_batch)), job.ranks.rank, job.ranks.world_size)
-    check_shares(config, job.ranks.world_size)
+    mesh = config.parallel().mesh(job.ranks.world_size)
+    check_shares(config, mesh.row_shares)
+    own, shares = mesh.row_share(job.ranks.rank), mesh.row_shares
+    mine = share(list(chunks(config.batch_size, config.micro_batch)), own, shares)
     reference, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
     both = ActorCritic(job.base_model(), reward_model(job), config.critic_lr / config.lr)
     steps = config.rounds * steps_of_round(len(mine), config)
@@ -156,8 +158,8 @@ def play(
             for index, chunk in data.batches
         ]
     learns = number >= config.critic_rounds
-    result = update(step, experiences, config, config.temperature, kl.coefficient, job.reduce, learns)
-    figures, tokens = round_figures(job, experiences, result, kl.coefficient)
+    result = update(step, experiences, config, config.temperature, kl.coefficient, models.engine.total, learns)
+    figures, tokens = round_figures(models.engine, experiences, result, kl.coefficient)
     kl.update(figures["kl"], config.batch_size)
     return IterationResult(result, tokens * config.update_epochs, figures)
 
@@ -185,12 +187,12 @@ def check_judge(job: ModelJob[Any]) -> None:
         )
 
 
-def check_shares(config: PpoConfig, world_size: int) -> None:
-    """Every rank must have the same number of chunks, at least one a minibatch."""
+def check_shares(config: PpoConfig, shares: int) -> None:
+    """Every share of the ranks must have the same number of chunks, at least one a minibatch."""
     number = -(-config.batch_size // config.micro_batch)
-    if number % world_size or number // world_size < config.minibatches:
+    if number % shares or number // shares < config.minibatches:
         raise ConfigError(
-            f"{number} chunks of {config.micro_batch} prompts cannot be shared by {world_size} ranks in "
+            f"{number} chunks of {config.micro_batch} prompts cannot be shared by {shares} ranks in "
             f"{config.minibatches} minibatches",
             where="batch_size",
             remedy="Make batch_size a multiple of micro_batch × ranks × minibatches.",
@@ -226,18 +228,18 @@ def evaluation_prompts(job: ModelJob[PpoConfig]) -> HeldOutPrompts:
 
 
 def round_figures(
-    job: ModelJob[Any], experiences: list[Experience], result: StepResult, kl_coefficient: float
+    engine: Engine, experiences: list[Experience], result: StepResult, kl_coefficient: float
 ) -> tuple[dict[str, float], float]:
     """Means over the replies of all ranks and the last update's losses; and the tokens of all prompts with replies."""
     sums = sum(
         torch.stack(
             [
-                torch.tensor(float(len(experience.scores)), device=job.ranks.device).double(),
+                torch.tensor(float(len(experience.scores)), device=engine.ranks.device).double(),
                 experience.scores.double().sum(),
                 experience.rewarded.double().sum(),
                 experience.kl.double().sum(),
                 experience.sampled.finished.double().sum(),
-                torch.tensor(float(experience.batch.tokens), device=job.ranks.device).double(),
+                torch.tensor(float(experience.batch.tokens), device=engine.ranks.device).double(),
                 (experience.values - experience.returns)[experience.batch.mask].double().square().sum(),
                 experience.batch.lengths.double().sum(),
             ]
@@ -245,7 +247,7 @@ def round_figures(
         for experience in experiences
     )
     assert isinstance(sums, torch.Tensor)
-    count, scores, rewards, kl, finished, tokens, error, everything = job.reduce(sums).tolist()
+    count, scores, rewards, kl, finished, tokens, error, everything = engine.total(sums).tolist()
     figures = {
         "reward": scores / count,
         "reward_with_penalty": rewards / count,

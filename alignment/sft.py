@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from alignment.best import Figure
@@ -69,6 +69,14 @@ class SftConfig(AnsweringConfig):
     """Train adapters instead of the weights; the published model has them merged, ``data/adapter`` by themselves."""
     neftune: Annotated[float, Later()] = Field(default=0.0, ge=0)
     """Strength of the noise on embeddings in training (NEFTune, arXiv 2310.05914; 5 is its paper's choice); 0: none."""
+
+    @model_validator(mode="after")
+    def _whole_matrices(self) -> "SftConfig":
+        if self.tensor > 1 and (self.lora.rank or self.neftune):
+            raise ValueError(
+                f"tensor {self.tensor} cuts the matrices that lora and neftune look at; take shard or replicate"
+            )
+        return self
 
 
 STAGE = JobStage(

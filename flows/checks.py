@@ -4,7 +4,7 @@ The names and profiles of sources tie stages together: quality rules, redaction 
 go by either, the order of survivors and the mixture by names. What fits no source would be refused by its stage, hours later.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -39,16 +39,35 @@ def check_sources(nodes: Sequence[StageNode], origin: str) -> None:
             )
 
 
-def check_sequences(nodes: Sequence[StageNode], origin: str) -> None:
-    """Ranks that share sequences can cut those of the shards. Raises ConfigError."""
-    shards = dict(_of_kind(nodes, "shards"))
-    for node in nodes:
-        rows = shards.get(node.upstream.get("shards", ""))  # what stands in for a stage without torch reads nothing
-        if node.kind == "pretrain" and not node.use and rows is not None:
-            try:
-                node.config.parallel.check_sequence(rows.seq_len)  # type: ignore[attr-defined]
-            except ConfigError as error:
-                raise ConfigError(f"stages.{node.name}: {error.error}", where=origin, remedy=error.remedy) from None
+def check_meshes(nodes: Sequence[StageNode], origin: str) -> None:
+    """Ranks that share sequences can cut those of the shards, and ranks that share matrices those of the model that a stage
+    goes on with. Raises ConfigError."""
+    shards, words = dict(_of_kind(nodes, "shards")), dict(_of_kind(nodes, "tokenizer"))
+    by_name = {node.name: node for node in nodes}
+    for node in (node for node in nodes if not node.use and not node.missing):
+        rows = shards.get(node.upstream.get("shards", ""))
+        config: Any = node.config
+        try:
+            if node.kind == "pretrain" and rows is not None:
+                config.parallel.check_sequence(rows.seq_len)
+            elif hasattr(config, "check_model") and (model := _pretraining(node, by_name)) is not None:
+                tokenizer = words.get(model.upstream["tokenizer"])
+                shape: Any = model.config.model  # type: ignore[attr-defined]
+                config.check_model(
+                    shape.model_copy(update={"vocab_size": tokenizer.vocab_size}) if tokenizer else shape
+                )
+        except ConfigError as error:
+            raise ConfigError(f"stages.{node.name}: {error.error}", where=origin, remedy=error.remedy) from None
+
+
+def _pretraining(node: StageNode, by_name: Mapping[str, StageNode]) -> StageNode | None:
+    """The stage of the recipe that made the model from which this one, in the end, goes on."""
+    while node.kind != "pretrain":
+        before = next((node.upstream[role] for role in ("sft", "pretrain") if role in node.upstream), "")
+        if before not in by_name or by_name[before].use:
+            return None
+        node = by_name[before]
+    return node
 
 
 def meshes(nodes: Sequence[StageNode]) -> list[str]:
@@ -65,9 +84,8 @@ def meshes(nodes: Sequence[StageNode]) -> list[str]:
             from training.mesh_plan import headline, plan_mesh  # and torch, which only this engine needs
 
             model = config.model.model_copy(update={"vocab_size": tokenizer.vocab_size})
-            ranks = config.elastic_ranks or config.ranks * config.nodes
             try:
-                told = headline(plan_mesh(model, parallel, ranks, cut.seq_len, config.batch_sequences))
+                told = headline(plan_mesh(model, parallel, config.processes, cut.seq_len, config.batch_sequences))
             except ValueError as error:
                 told = str(error)
             said.append(f"{node.name}: {told}")

@@ -94,7 +94,7 @@ def run_ladder(
         "vocab_size": stats["vocab_size"],
         "seq_len": stats["seq_len"],
         "tokens_per_parameter": tokens_per_parameter,
-        "gpus": usual.elastic_ranks or usual.ranks * usual.nodes,
+        "gpus": usual.processes,
     }
     configs = [_rung(usual, derived) for derived in rungs(sizes, **settings)]
     plan = plan_scale(parameters=target, **settings)

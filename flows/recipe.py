@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from flows.checks import check_sequences, check_sources, with_profiles
+from flows.checks import check_meshes, check_sources, with_profiles
 from flows.machines import ExecutionSettings
 from flows.order import arranged
 from flows.recipe_file import SCALE, nearest, read_recipe_file
@@ -163,7 +163,7 @@ def replace_config(recipe: Recipe, stage: str, config: Config) -> Recipe:
     nodes = tuple(with_profiles(changed))
     check_graph(nodes)
     check_sources(nodes, recipe.origin)
-    check_sequences(nodes, recipe.origin)
+    check_meshes(nodes, recipe.origin)
     return replace(recipe, nodes=nodes)
 
 
@@ -186,7 +186,7 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     except ConfigError as error:
         raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     check_sources(nodes, origin)
-    check_sequences(nodes, origin)
+    check_meshes(nodes, origin)
     name = str(raw.get("recipe") or Path(origin).stem)
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
 

@@ -12,6 +12,7 @@ tokens). Accumulating k micro batches, one big batch, or two ranks therefore giv
 """
 
 import contextlib
+import copy
 import io
 import logging
 import math
@@ -145,7 +146,10 @@ class Engine:
     """The stages of which this rank has some (``training.pipeline_parallel``). Losses are then functions of a decoder and a
     ``MicroBatch``, and of all they return ``"loss"`` alone is reported."""
     _norm: float | None = field(default=None, repr=False)
-    _gathered: bool = field(default=False, repr=False)
+    blank: nn.Module | None = field(default=None, repr=False)
+    """torch: the model without weights and without hooks, where no rank has it whole and alone (see ``gathered``). FSDP's own
+    modules note every forward, and would take them all back in the next backward pass, on each rank another number."""
+    _alone: nn.Module | None = field(default=None, repr=False)
 
     @property
     def mesh(self) -> Mesh:
@@ -157,39 +161,59 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As ``forward``, without gradients and in evaluation mode. Under ZeRO-3 every layer is an exchange between the ranks:
-        all must do the same, unless the weights are ``gathered``."""
+        """As ``forward``, without gradients and in evaluation mode. Where the weights are in pieces every layer is an exchange
+        between the ranks: all must do the same, unless the weights are ``gathered``."""
         training = self.model.training
         self.runtime.eval()
         try:
+            if self._alone is not None:
+                return function(self._alone, *arguments)
             if self.pipeline is not None:
                 return self.pipeline.evaluate(function, *arguments)
-            return function(self.model, *arguments) if self._gathered else self.runtime(function, *arguments)
+            return self.runtime(function, *arguments)
         finally:
             self.runtime.train(training)
-
-    def _all_weights(self) -> contextlib.AbstractContextManager[Any]:
-        if self.parallel.engine == "torch":
-            whole: contextlib.AbstractContextManager[None] = self.runtime.whole()
-            return whole
-        from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
-
-        unwrapped: contextlib.AbstractContextManager[Any] = unwrap_model_for_generation(self.runtime)
-        return unwrapped
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
         """Within, every rank evaluates what it likes, as often as it likes: replies of unlike length, unequal shares.
-        Collective, and under ZeRO-3 each rank holds the whole model for as long."""
-        if self.parallel.zero_stage < 3 or self._gathered:
+        Collective; where the weights are in pieces each rank holds the whole model for as long."""
+        if self._alone is not None or (self.parallel.zero_stage < 3 and self.blank is None):
             yield
             return
-        with self._all_weights():
-            self._gathered = True
+        with self._all_weights() as self._alone:
             try:
                 yield
             finally:
-                self._gathered = False
+                self._alone = None
+
+    @contextlib.contextmanager
+    def _all_weights(self) -> Iterator[nn.Module]:
+        if self.blank is not None:
+            with self.whole_model() as model:
+                yield self._filled(self.blank, model)
+            self.blank.to("meta")
+        else:
+            from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+            with unwrap_model_for_generation(self.runtime):
+                yield self.model
+
+    def _filled(self, blank: nn.Module, model: nn.Module) -> nn.Module:
+        """``blank`` with the weights of the whole model, which of a pipeline the first rank alone has."""
+        weights: dict[str, Tensor] = model.state_dict()
+        if self.pipeline is not None:
+            dtype, device = self.pipeline.dtype, self.ranks.device
+            for name, shape in blank.state_dict().items():
+                there = (
+                    weights[name].to(device)
+                    if self.ranks.first
+                    else torch.empty(shape.shape, dtype=dtype, device=device)
+                )
+                dist.broadcast(there, 0)
+                weights[name] = there
+        blank.load_state_dict(weights, assign=True)
+        return blank.eval()
 
     def train_step(
         self,
@@ -221,6 +245,11 @@ class Engine:
             for name, value in parts.items():
                 sums[name] = sums.get(name, zero) + value.detach().double()
         return sums
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum, in place, of what each share of the rows comes to: ranks that compute the same count once."""
+        dist.all_reduce(values)
+        return values.div_(self.mesh.copies)
 
     def any_rank(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank: how ranks agree to stop."""
@@ -338,9 +367,13 @@ def create_engine(
     pipeline: Any = None
     mesh = parallel.mesh(ranks.world_size)
     context = join_context(mesh)
+    blank: nn.Module | None = None
     if parallel.engine == "torch":
         from training.fsdp import Fsdp  # more than a second
 
+        if mesh.copies > 1 or parallel.zero_stage == 3:
+            blank = _without_weights(model)
+        model.to(ranks.device, torch.float32)  # master weights, from which the forward pass's are made
         watched: nn.Module = _Watched(model)
         if mesh.pipeline > 1:
             from training.pipeline_parallel import Pipeline, Stages
@@ -369,7 +402,13 @@ def create_engine(
         veto=veto,
         context=context,
         pipeline=pipeline,
+        blank=blank,
     )
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    none = {id(weight): nn.Parameter(weight.detach().to("meta"), requires_grad=False) for weight in model.parameters()}
+    return copy.deepcopy(model, none)
 
 
 def _under_deepspeed(

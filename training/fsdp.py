@@ -123,19 +123,17 @@ class Fsdp:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """What the forward pass needs of every weight, in its precision: all of it, or of a tensor group this rank's part.
-        Collective at stage 3."""
+        """Within, what the forward pass needs of every weight is there to be read, in its precision: all of it, or of a tensor
+        group this rank's part. Collective at stage 3."""
         if self.stage < 3:
             yield
             return
         for unit in self._units:
-            unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
         try:
             yield
         finally:
             for unit in self._units:
-                unit.set_reshard_after_forward(isinstance(unit, Block), recurse=False)
                 unit.reshard()
 
     @torch.no_grad()

@@ -53,6 +53,11 @@ class JobConfig(Config):
     stall_limit_s: Annotated[int, Execution()] = Field(default=1800, ge=10)
     """Silence after which the ranks' stacks are dumped and the job is restarted."""
 
+    @property
+    def processes(self) -> int:
+        """Processes on all machines together."""
+        return self.elastic_ranks or self.ranks * self.nodes
+
     def job_spec(self, module: str) -> JobSpec:
         """The process group that runs ``module``."""
         return JobSpec(

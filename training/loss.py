@@ -10,7 +10,7 @@ the logits' own precision: written out operation by operation, the float32 copie
 
 The output matrix may lie in slices of the vocabulary on the ranks of a tensor group (a DTensor). Then a chunk's logits
 exist in slices as well; the ranks exchange three numbers a token, highest logit, partition and chosen logit, and in the
-end sum the gradients of the hidden states, which all of them hold in full.
+end sum the gradients of the hidden states, which all of them hold in full. Log-probabilities are made in the same way.
 
 All reductions are in float32. Sums are returned with their counts: the caller divides once by the number of tokens of
 the whole optimizer step, on all ranks.
@@ -84,6 +84,37 @@ class _Slice:
     def sum(self, values: Tensor, reduction: Any = dist.ReduceOp.SUM) -> Tensor:
         dist.all_reduce(values, reduction, group=self.group)
         return values
+
+    def known(self, values: Tensor) -> Tensor:
+        """What all ranks know alike, before each makes something else of it: the gradients of that are summed."""
+        known: Tensor = _Known.apply(values, self)  # type: ignore[no-untyped-call]
+        return known
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over the ranks, of which all then make the same."""
+        total: Tensor = _Summed.apply(values, self)  # type: ignore[no-untyped-call]
+        return total
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, vocabulary: _Slice) -> Tensor:
+        ctx.vocabulary = vocabulary
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.vocabulary.sum(grads[0].clone()), None
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, vocabulary: _Slice) -> Tensor:
+        return vocabulary.sum(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def _own_slice(weight: Any) -> tuple[Tensor, _Slice | None]:
@@ -220,11 +251,13 @@ def token_log_probs_and_entropy(
 def _in_chunks(
     hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:
+    weight, vocabulary = _own_slice(weight)
     flat, chosen = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     size = chunk_tokens(weight.shape[0], weight.device)
     pieces: list[tuple[Tensor, Tensor]] = []
     for start in range(0, flat.shape[0], size):
-        arguments = (flat[start : start + size], weight, chosen[start : start + size], temperature, with_entropy)
+        part = slice(start, start + size)
+        arguments = (flat[part], weight, chosen[part], temperature, with_entropy, vocabulary)
         if torch.is_grad_enabled():
             pieces.append(checkpoint(_chunk, *arguments, use_reentrant=False))
         else:
@@ -234,14 +267,33 @@ def _in_chunks(
 
 
 def _chunk(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    with_entropy: bool,
+    vocabulary: _Slice | None,
 ) -> tuple[Tensor, Tensor]:
-    logits = F.linear(hidden, weight).float()
+    logits = F.linear(hidden if vocabulary is None else vocabulary.known(hidden), weight).float()
     if temperature != 1.0:
         logits = logits / temperature
-    log_partition = logits.logsumexp(-1)
-    log_probs = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_partition
+    chosen, log_partition = _chosen_and_partition(logits, targets, vocabulary)
     if not with_entropy:
-        return log_probs, log_probs.new_empty(0)
-    probabilities = (logits - log_partition.unsqueeze(-1)).exp()
-    return log_probs, log_partition - (probabilities * logits).sum(-1)
+        return chosen - log_partition, chosen.new_empty(0)
+    known = log_partition if vocabulary is None else vocabulary.known(log_partition)
+    probabilities = (logits - known.unsqueeze(-1)).exp()
+    expected = (probabilities * logits).sum(-1)
+    return chosen - log_partition, log_partition - (expected if vocabulary is None else vocabulary.summed(expected))
+
+
+def _chosen_and_partition(logits: Tensor, targets: Tensor, vocabulary: _Slice | None) -> tuple[Tensor, Tensor]:
+    """The targets' logits, and the logarithm of the sum of all exponentials."""
+    if vocabulary is None:
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1), logits.logsumexp(-1)
+    targets = targets - vocabulary.first
+    here = (targets >= 0) & (targets < vocabulary.rows)
+    own = logits.gather(-1, targets.clamp(0, vocabulary.rows - 1).unsqueeze(-1)).squeeze(-1)
+    highest = vocabulary.sum(logits.detach().amax(-1), dist.ReduceOp.MAX)
+    partition = (logits - highest.unsqueeze(-1)).exp().sum(-1)
+    chosen, partition = vocabulary.summed(torch.stack([own * here, partition]))
+    return chosen, highest + partition.log()

@@ -80,13 +80,11 @@ class Mesh:
         return self.tensor * self.pipeline
 
 
-class ParallelConfig(Config):
-    """Precision, sharding and memory of a process group."""
+class MeshConfig(Config):
+    """Which engine drives a process group, and how its ranks share the work."""
 
     engine: Annotated[Literal["deepspeed", "torch"], Later()] = "deepspeed"
     """Who shards the model: DeepSpeed's ZeRO, or torch's own FSDP2."""
-    zero_stage: int = Field(default=1, ge=0, le=3)
-    """ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights as well. 0 (no sharding) cannot change ranks."""
     replicate: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: groups of ranks that hold the whole model each, say one a machine."""
     shard: Annotated[int, Later()] = Field(default=0, ge=0)
@@ -97,6 +95,13 @@ class ParallelConfig(Config):
     """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
     pipeline: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: stages of equally many layers, each on ranks of its own. A step needs as many micro batches or more."""
+
+
+class ParallelConfig(MeshConfig):
+    """Precision, sharding and memory of a process group."""
+
+    zero_stage: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage: 1 shards optimizer states, 2 gradients, 3 weights as well. 0 (no sharding) cannot change ranks."""
     virtual_stages: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: stages that each rank of a ``pipeline`` has. Several interleave: ranks wait less, and exchange more."""
     dtype: Literal["bf16", "fp32"] = "bf16"

@@ -83,7 +83,7 @@ class PretrainConfig(TrainingJobConfig):
 
     @model_validator(mode="after")
     def _mesh_fits(self) -> "PretrainConfig":
-        mesh, shape = self.parallel.mesh(self.elastic_ranks or self.ranks * self.nodes), self.model
+        mesh, shape = self.parallel.mesh(self.processes), self.model
         self.parallel.check_shape(
             layers=shape.layers,
             heads=shape.heads,

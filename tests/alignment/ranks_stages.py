@@ -68,6 +68,9 @@ def cut_up(*arguments: Any) -> dict[str, Any]:
 def gradients(engine: Engine) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_grad
 
+    if engine.parallel.engine == "torch":
+        cut = {name.removeprefix("model."): engine.runtime.weights[name] for name in engine.runtime.pieces}
+        return {name: each.grad.full_tensor().clone() for name, each in cut.items()}
     learns = {name: each for name, each in engine.model.named_parameters() if each.requires_grad}
     sharded = engine.parallel.zero_stage > 0
     return {

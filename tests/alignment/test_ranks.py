@@ -1,6 +1,7 @@
 """One batch, accumulation and two ranks are the same step for every objective; every stage runs at every ZeRO stage."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,53 @@ def test_two_ranks_are_one_batch(ranks: Ranks, inputs: dict[str, Any], tmp_path:
     for name, (stage, _) in OBJECTIVES.items():
         whole = request(tmp_path / f"{name} whole", name, inputs, micro_batch=WHOLE[stage])
         equal(torch.load(tmp_path / name / "found.pt"), run_stage(whole, ranks, scripted=True))
+
+
+MESHES: dict[str, dict[str, Any]] = {
+    "shards": {},
+    "shards of weights": {"zero_stage": 3},
+    "replicas": {"zero_stage": 2, "replicate": 2},
+    "slices": {"tensor": 2},
+    "slices of shards": {"tensor": 2, "zero_stage": 3},
+}
+"""Of two ranks under the torch engine."""
+
+
+def of_one_rank(ways: dict[str, Sequence[str]], inputs: dict[str, Any], folder: Path, ranks: Ranks) -> None:
+    """Objectives take on meshes the steps that they take on one rank: three, scripted."""
+    for name, meshes in ways.items():
+        stage, settings = OBJECTIVES[name]
+        longer = {"rounds": 3} if "rounds" in settings else {"max_steps": 3}
+        for mesh in meshes:
+            own = {"engine": "torch", "micro_batch": CUT[stage], **longer, **MESHES[mesh]}
+            write_request(request(folder / f"{name} {mesh}", name, inputs, **own))
+        whole = request(folder / f"{name} whole", name, inputs, micro_batch=WHOLE[stage], **longer)
+        torch.save(run_stage(whole, ranks, scripted=True), folder / f"{name}.pt")
+    run_ranks(PROGRAM, 2, str(folder), "scripted", timeout=900)
+    for name, meshes in ways.items():
+        expected = torch.load(folder / f"{name}.pt")
+        for mesh in meshes:
+            found = torch.load(folder / f"{name} {mesh}/found.pt")
+            equal(found, expected, 1e-5)
+            assert found["steps"] == pytest.approx(expected["steps"], rel=1e-5), (name, mesh)
+
+
+def test_the_torch_engine_takes_the_steps_of_one_rank(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    ways = {
+        "sft": "shards",
+        "reward": "slices",
+        "dpo-sigmoid": "slices",
+        "ppo": "shards of weights",
+        "grpo-dapo": "slices",
+    }
+    of_one_rank({name: [mesh] for name, mesh in ways.items()}, inputs, tmp_path, ranks)
+
+
+@pytest.mark.slow
+def test_every_objective_takes_them_on_every_mesh(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    by_rows = [mesh for mesh, settings in MESHES.items() if "tensor" not in settings]
+    ways = {name: by_rows if name == "sft-lora" else list(MESHES) for name in OBJECTIVES}
+    of_one_rank(ways, inputs, tmp_path, ranks)
 
 
 STAGES: dict[str, dict[str, Any]] = {

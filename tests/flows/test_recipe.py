@@ -59,6 +59,10 @@ def write(folder: Path, text: str) -> str:
             "hidden_size: 96}}, shards: {seq_len: 256}}",
             r"stages\.pretrain: context 3 does not cut sequences of 256 tokens .*mine\.yaml.* 1, 2, 4, 8",
         ),
+        (
+            "extends: smoke\nstages: {sft: {engine: torch, tensor: 2}}",
+            r"stages\.sft: tensor 2 does not divide kv_heads 1; it may be 1 .*mine\.yaml",
+        ),
         ("stage: {}", r"unknown key stage .*Allowed keys: description, execution, recipe, scale, stages"),
         ("stages: {dedup: {bands: many}}", r"stages\.dedup\.bands = 'many': input should be a valid integer"),
         (

@@ -6,6 +6,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from alignment.dpo import DpoConfig
 from alignment.sft import SftConfig
 from infra.config import identity
 from infra.errors import ConfigError
@@ -128,6 +129,12 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
         PretrainConfig(ranks=4, parallel={"engine": "torch", "tensor": 4})
     with pytest.raises(ValidationError, match="engine torch needs zero_stage 1, 2 or 3"):
         SftConfig(engine="torch", zero_stage=0, dtype="fp32")
+    with pytest.raises(ValidationError, match="replicate 2 does not fit 3 ranks"):
+        SftConfig(engine="torch", ranks=3, replicate=2)
+    with pytest.raises(ValidationError, match="context 2: .* form a mesh of replicate, shard, tensor only"):
+        DpoConfig(engine="torch", context=2)
+    with pytest.raises(ValidationError, match="tensor 2 cuts the matrices that lora and neftune look at"):
+        SftConfig(engine="torch", tensor=2, lora={"rank": 4})
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
