@@ -23,7 +23,17 @@ from training.loss import GPU_LOGITS
 from training.metrics import flops_per_token
 from training.model import ModelConfig, parameter_count
 from training.parallel import Mesh, ParallelConfig, divisors
-from training.scale import GPU_MEMORY_GB, MFU, USABLE_MEMORY, Derived, Writer, block_activations, peak_of, short
+from training.scale import (
+    GPU_MEMORY_GB,
+    MFU,
+    USABLE_MEMORY,
+    Derived,
+    Writer,
+    block_activations,
+    kept_activations,
+    peak_of,
+    short,
+)
 
 NODE = 8
 """GPUs of a machine."""
@@ -43,6 +53,9 @@ LINK_SHARE = 0.7
 """Share of a link's speed that large collectives reach; an assumption."""
 TIE = 1.01
 """Meshes whose steps are no longer than this times the shortest are equally good: the simplest is taken."""
+EXCHANGES = {"none": 8, "selective": 10, "full": 11}
+"""Of a layer's tokens in a tensor group, by checkpointing: inputs of attention and feed-forward gathered, their outputs reduced,
+backward the same turned round; computed again both gatherings, or with them the sum in between."""
 VIRTUAL = (1, 2, 4)
 """Stages a rank that are considered."""
 MOST_GPUS = 16384
@@ -174,11 +187,9 @@ def _memory(
     summed = mesh.pipeline > 1 or (parallel.zero_stage == 1 and count > 1)
     whole = mesh.pipeline > 1 or parallel.zero_stage < 3
     flying = _in_flight(parallel, mesh, stage, count)
-    block = block_activations(model, mesh.tensor)
-    if parallel.activation_checkpointing:
-        kept = model.hidden_size / mesh.tensor * part.blocks * flying + block
-    else:
-        kept = block * part.blocks * flying
+    kept = kept_activations(model, parallel.checkpointing, mesh.tensor) * part.blocks * flying
+    if parallel.checkpointing != "none":  # and one block, as it is computed again
+        kept += block_activations(model, mesh.tensor)
     logits = 0.0
     if stage == mesh.pipeline - 1:
         rows = model.vocab_size // mesh.tensor
@@ -209,7 +220,7 @@ def _communication(
     """Bytes a rank sends a step, and those of weights. Gathering or reduce-scattering S bytes over n ranks in a ring sends
     S (n - 1) / n."""
     size, shares = _bytes(parallel), mesh.shard * mesh.context
-    own, again = stage.parameters, int(parallel.activation_checkpointing)
+    own, again = stage.parameters, int(parallel.checkpointing != "none")
     gathered, reduced = own, own
     if mesh.pipeline > 1 and parallel.zero_stage == 3:
         # Whole after a backward pass, in pieces after a forward: gathered for each pass that follows a forward.
@@ -226,8 +237,7 @@ def _communication(
     sent = {
         "shard": (size * gathered + 4 * reduced) * _sent(shares),
         "replicate": 2 * 4 * own / shares * _sent(mesh.replicate),
-        # A layer's five inputs are gathered and its two outputs reduced; backward the same turned round.
-        "tensor": hidden * count * ((14 + 7 * again) * stage.blocks + 5) * _sent(mesh.tensor),
+        "tensor": hidden * count * (EXCHANGES[parallel.checkpointing] * stage.blocks + 5) * _sent(mesh.tensor),
         "context": exchanged * count * _sent(mesh.context),
         # There and back for each stage; of two ranks each has one end, where there is nobody to send to.
         "pipeline": hidden * count * (2 * parallel.virtual_stages - (mesh.pipeline == 2)) + tied
@@ -293,10 +303,10 @@ def recommend(
     gpu = link_kind(gpu)
     micros = [micro_batch >> shift for shift in range(micro_batch.bit_length())]
     choices = [
-        {"zero_stage": stage, "micro_batch": micro, "activation_checkpointing": again}
+        {"zero_stage": stage, "micro_batch": micro, **({again: True} if again else {})}
         for stage in (1, 2, 3)
         for micro in micros
-        for again in ([True] if activation_checkpointing else [False, True])
+        for again in ("activation_checkpointing", "selective_checkpointing", "")[: 1 if activation_checkpointing else 3]
     ]
     room = GPU_MEMORY_GB[gpu] * 1e9 * USABLE_MEMORY
     fitting = []
@@ -318,7 +328,7 @@ def _complexity(plan: MeshPlan) -> tuple[int, bool, int]:
     axes = sum(size > 1 for axis, size in plan.mesh.axes.items() if axis != "shard") + (
         plan.parallel.virtual_stages > 1
     )
-    return axes, plan.parallel.activation_checkpointing, plan.parallel.zero_stage
+    return axes, plan.parallel.checkpointing != "none", plan.parallel.zero_stage
 
 
 def _plans(
@@ -374,7 +384,8 @@ def derivation(plan: MeshPlan) -> list[Derived]:
     size, shares = f"{_bytes(parallel)} bytes", mesh.shard * mesh.context
     whole = "all" if parallel.zero_stage < 3 or mesh.pipeline > 1 else "two layers and what lies outside them"
     cut = f"bytes × {short(plan.parameters)} / {shares}"
-    kept = "a layer's inputs, and one layer" if parallel.activation_checkpointing else "all layers"
+    names = {"none": "all layers", "full": "a layer's inputs, and one layer", "selective": "products, and one layer"}
+    kept = names[parallel.checkpointing]
     rules = {
         "weights": (f"{size} × {short(plan.parameters)}, of these {whole}", zero),
         "gradients": (f"4 {cut}, and whole ones until they are reduced", zero),
@@ -388,7 +399,7 @@ def derivation(plan: MeshPlan) -> list[Derived]:
     traffic = {
         "shard": ("weights gathered, fp32 gradients scattered: S (n - 1) / n each", zero),
         "replicate": ("fp32 gradients of a rank's rows: 2 S (n - 1) / n", "ring all-reduce"),
-        "tensor": ("14 exchanges of hidden states a layer, 21 where computed again", "Korthikanti 2022"),
+        "tensor": (f"{EXCHANGES[parallel.checkpointing]} exchanges of hidden states a layer", "Korthikanti 2022"),
         "context": ("all-to-all of queries, keys, values and what comes out", "Jacobs 2023 (Ulysses)"),
         "pipeline": ("hidden states to the next stage, gradients to the one before", "Narayanan 2021"),
     }

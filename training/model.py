@@ -10,6 +10,7 @@ Modules hold no buffers and the constructor draws no random numbers that matter:
 included, and call ``init_weights`` once the parameters have memory. ``build_model`` does both.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,13 +19,17 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from infra.config import Config
 from infra.errors import InputError
 from training.attention import Attention, KVCache, Visibility, visibility
 from training.context_parallel import Context
+from training.parallel import Checkpointing
 from training.rope import RopeScaling, rope_frequencies, rope_table
+
+KEPT = ("aten::addmm", "aten::_scaled_mm", "_c10d_functional::reduce_scatter_tensor")
+"""Operations beside ``aten::mm`` and attention whose results selective checkpointing keeps."""
 
 
 class ModelConfig(Config):
@@ -95,9 +100,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: attention and feed-forward, each after a norm and added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, index: int) -> None:
+    def __init__(self, config: ModelConfig, index: int, checkpointing: Checkpointing = "none") -> None:
         super().__init__()
         self.index = index
+        self.checkpointing = checkpointing
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.self_attn = Attention(
             config.hidden_size,
@@ -114,23 +120,53 @@ class Block(nn.Module):
     def forward(
         self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Visibility, cache: KVCache | None = None
     ) -> Tensor:
+        if self.checkpointing == "none" or not (self.training and torch.is_grad_enabled()):
+            return self._layer(hidden, cos, sin, seen, cache)
+        # Inside the block, that a compiler sees it.
+        how: dict[str, Any] = {"use_reentrant": False}
+        if self.checkpointing == "selective":
+            how["context_fn"] = functools.partial(keep_products, self.mlp.down_proj.in_features)
+        output: Tensor = checkpoint(self._layer, hidden, cos, sin, seen, cache, **how)
+        return output
+
+    def _layer(self, hidden: Tensor, cos: Tensor, sin: Tensor, seen: Visibility, cache: KVCache | None) -> Tensor:
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), cos, sin, seen, cache, self.index)
         output: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
         return output
 
 
-class Decoder(nn.Module):
-    """The model. ``checkpoint_activations`` trades a second forward for the memory of the blocks' activations."""
+def keep_products(inner: int) -> Any:
+    """What selective checkpointing keeps of a block: what attention and matrix products made.
 
-    def __init__(self, config: ModelConfig, checkpoint_activations: bool = False) -> None:
+    Not the last product (of ``inner`` width), for whose result nobody asks a second time. Where ranks share the matrices, not
+    those that are a part of a sum either: the sum is kept, of which each rank has a stretch.
+    """
+
+    def policy(context: Any, op: Any, *arguments: Any, **_: Any) -> CheckpointPolicy:
+        name = op.name()
+        if name == "aten::mm":
+            left = arguments[0]
+            summed = any(placed.is_shard(left.ndim - 1) for placed in getattr(left, "placements", ()))
+            kept = not summed and left.shape[-1] != inner
+        else:
+            kept = name in KEPT or "attention" in name or "attn" in name
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+class Decoder(nn.Module):
+    """The model. ``checkpointing`` trades a second forward, or the cheap part of one, for the memory of the blocks'
+    activations."""
+
+    def __init__(self, config: ModelConfig, checkpointing: Checkpointing = "none") -> None:
         super().__init__()
         self.config = config
-        self.checkpoint_activations = checkpoint_activations
         self.compiled = False
         # Its own first values are never used; drawing them where there is no memory yet loads torch's compiler, a second.
         weight = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens: nn.Embedding = nn.Embedding.from_pretrained(weight, freeze=False)
-        self.layers = nn.ModuleList(Block(config, index) for index in range(config.layers))
+        self.layers = nn.ModuleList(Block(config, index, checkpointing) for index in range(config.layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -170,10 +206,7 @@ class Decoder(nn.Module):
         cos, sin = rope_table(positions, frequencies, hidden.dtype, self.config.rope_scaling.amplitude)
         seen = visibility(hidden, segments, cache, context)
         for block in self.layers:
-            if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, cos, sin, seen, use_reentrant=False)
-            else:
-                hidden = block(hidden, cos, sin, seen, cache)
+            hidden = block(hidden, cos, sin, seen, cache)
         if cache is not None:
             cache.advance(tokens)
         output: Tensor = self.norm(hidden)
@@ -230,11 +263,11 @@ def build_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    checkpoint_activations: bool = False,
+    checkpointing: Checkpointing = "none",
 ) -> Decoder:
     """A decoder with fresh weights, allocated once."""
     with torch.device("meta"):
-        decoder = Decoder(config, checkpoint_activations)
+        decoder = Decoder(config, checkpointing)
     decoder = decoder.to(dtype).to_empty(device=device)
     decoder.init_weights(seed)
     return decoder

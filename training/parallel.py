@@ -23,6 +23,9 @@ from pydantic import Field, model_validator
 from infra.config import Config, Later
 from infra.errors import ConfigError
 
+Checkpointing = Literal["none", "full", "selective"]
+"""What of a layer's activations the backward pass computes again."""
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -112,6 +115,8 @@ class ParallelConfig(MeshConfig):
     """Sequences a rank takes through one forward and backward pass."""
     activation_checkpointing: bool = False
     """Recompute a layer's activations in the backward pass instead of keeping them."""
+    selective_checkpointing: Annotated[bool, Later()] = False
+    """Recompute what is cheap in the backward pass; keep what matrix products and attention made."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
@@ -120,6 +125,8 @@ class ParallelConfig(MeshConfig):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
+        if self.activation_checkpointing and self.selective_checkpointing:
+            raise ValueError("activation_checkpointing and selective_checkpointing exclude each other")
         if self.virtual_stages > 1 and self.pipeline == 1:
             raise ValueError(f"virtual_stages {self.virtual_stages} needs a pipeline of 2 ranks or more")
         if self.engine == "deepspeed" and (self.replicate, self.shard, *self._inner.values()) != (1, 0, 1, 1, 1):
@@ -212,6 +219,10 @@ class ParallelConfig(MeshConfig):
     @property
     def _inner(self) -> dict[str, int]:
         return {"context": self.context, "tensor": self.tensor, "pipeline": self.pipeline}
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        return "full" if self.activation_checkpointing else "selective" if self.selective_checkpointing else "none"
 
     @property
     def cut_while_built(self) -> bool:

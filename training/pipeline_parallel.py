@@ -52,7 +52,7 @@ class Stage(nn.Module):
         super().__init__()
         self.first, self.last = stage == 0, stage == stages - 1
         with torch.device("meta"):
-            self.model = Decoder(whole.config, whole.checkpoint_activations)
+            self.model = Decoder(whole.config)
         each = len(whole.layers) // stages
         for index, block in enumerate(whole.layers):
             self.model.layers[index] = block if index // each == stage else Elsewhere()

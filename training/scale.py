@@ -21,6 +21,7 @@ from infra.errors import ConfigError
 from training.loss import GPU_LOGITS
 from training.metrics import flops_per_token, peak_flops
 from training.model import ModelConfig, parameter_count
+from training.parallel import Checkpointing
 
 TOKENS_PER_PARAMETER = 20.0
 MFU = 0.40
@@ -309,7 +310,7 @@ def memory_plan(
 def _activations(model: ModelConfig, tokens: int, checkpointing: bool) -> float:
     block = 2.0 * block_activations(model)
     if checkpointing:
-        return tokens * (2.0 * model.hidden_size * model.layers + block)
+        return tokens * (2.0 * kept_activations(model, "full") * model.layers + block)
     return tokens * block * model.layers
 
 
@@ -320,10 +321,21 @@ def block_activations(model: ModelConfig, tensor: int = 1) -> float:
     """
     width = model.hidden_size
     attention = (model.heads + 2 * model.kv_heads) * model.width_of_head
-    # Outputs of both norms; where tokens are divided between the matrices, each of five gathers its own.
-    outputs = 2 * width if tensor == 1 else 5 * width
-    # Inputs of both norms, q k v before and after rotation, the mixed values, gate, up, silu, product.
-    return outputs + (2 * width + 2 * attention + width + 4 * model.intermediate_size) / tensor
+    # Outputs of both norms; inputs of both, q k v before and after rotation, the mixed values, gate, up, silu, product.
+    return 2 * width + (2 * width + 2 * attention + width + 4 * model.intermediate_size) / tensor
+
+
+def kept_activations(model: ModelConfig, checkpointing: Checkpointing, tensor: int = 1) -> float:
+    """Of these, what a block keeps until its backward pass begins, which computes the others again."""
+    if checkpointing == "none":
+        return block_activations(model, tensor)
+    kept = model.hidden_size  # the block's input
+    if (
+        checkpointing == "selective"
+    ):  # q k v, the mixed values, gate, up, attention's output; where it is a sum, both sums
+        kept += (model.heads + 2 * model.kv_heads) * model.width_of_head + 2 * model.intermediate_size
+        kept += (2 if tensor == 1 else 3) * model.hidden_size
+    return kept / tensor
 
 
 def _in_range(parameters: float) -> float:

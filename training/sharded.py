@@ -18,12 +18,12 @@ def build_for_engine(
 ) -> Decoder:
     """A decoder with fresh weights for ``create_engine``: whole on every rank, or cut up at once under ZeRO-3."""
     if not parallel.cut_while_built:
-        return build_model(shape, seed, checkpoint_activations=parallel.activation_checkpointing)
+        return build_model(shape, seed, checkpointing=parallel.checkpointing)
     import deepspeed
 
     settings = deepspeed_config(optimizer, parallel, ranks, parameter_count(shape))
     with deepspeed.zero.Init(config_dict_or_path=settings):
-        decoder = Decoder(shape, parallel.activation_checkpointing)
+        decoder = Decoder(shape, parallel.checkpointing)
     for name, parameter in decoder.named_parameters():
         with torch.no_grad(), deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if ranks.first:

@@ -2,7 +2,7 @@
 
     tokens                embedding: rows of the vocabulary; the sum of what the ranks found, a stretch of tokens a rank
     stretch of tokens     norms and the residual stream
-    all tokens            query, key, value, gate and up projections: heads and inner widths of this rank
+    all tokens            query, key and value, gate and up projections: heads and inner widths of this rank
     stretch of tokens     output and down projections: the sum over the ranks, a stretch of tokens a rank
     all tokens            what the decoder returns; the loss works on a rank's rows of the vocabulary (``training.loss``)
 
@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    PrepareModuleInput,
     PrepareModuleOutput,
     RowwiseParallel,
     SequenceParallel,
@@ -58,12 +59,18 @@ def undivided(module: nn.Module) -> Iterator[None]:
             part._parameters[name] = parameter
 
 
+def _gathered(arguments: int) -> PrepareModuleInput:
+    """All tokens of a module's first argument, of so many."""
+    others = (None,) * (arguments - 1)
+    return PrepareModuleInput(input_layouts=(Shard(TOKENS), *others), desired_input_layouts=(Replicate(), *others))
+
+
 def _plan(decoder: Decoder) -> dict[str, Any]:
     divided = PrepareModuleOutput(
         output_layouts=Replicate(), desired_output_layouts=Shard(TOKENS), use_local_output=False
     )
     stretch: dict[str, Any] = {"output_layouts": Shard(TOKENS), "use_local_output": False}
-    inner = ColwiseParallel(input_layouts=Shard(TOKENS))
+    inner = ColwiseParallel()
     # A later stage of a pipeline is given the hidden states of all tokens.
     embedding = RowwiseParallel(input_layouts=Replicate(), **stretch)
     plan = {
@@ -73,6 +80,9 @@ def _plan(decoder: Decoder) -> dict[str, Any]:
     of_block = {
         "input_layernorm": SequenceParallel(),
         "post_attention_layernorm": SequenceParallel(),
+        # Gathered once for all projections, whose gradients are summed before they are scattered once.
+        "self_attn": _gathered(6),
+        "mlp": _gathered(1),
         **{f"self_attn.{name}_proj": inner for name in "qkv"},
         "self_attn.o_proj": RowwiseParallel(**stretch),
         "mlp.gate_proj": inner,

@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
 def decoder(checkpointing, **more):
     sizes = {"vocab_size": 32, "hidden_size": 16, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 24}
-    return build_model(ModelConfig(**sizes | {"max_position": 16} | more), 3, checkpoint_activations=checkpointing)
+    return build_model(ModelConfig(**sizes | {"max_position": 16} | more), 3, checkpointing=checkpointing)
 
 
 def losses(model, batch, context=None):
@@ -64,10 +64,11 @@ class Packed:
 
 
 def build(ranks, stage, dtype, micro, steps=6, clip=0.5, optimizer="adamw", model="toy", shape=None, **parallel):
+    config = ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, **parallel)
     return create_engine(
-        Toy() if model == "toy" else decoder(parallel.get("activation_checkpointing", False), **(shape or {})),
+        Toy() if model == "toy" else decoder(config.checkpointing, **(shape or {})),
         OptimizerConfig(name=optimizer, lr=0.01, clip=clip, schedule=ScheduleConfig(warmup_steps=2)),
-        ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=micro, **parallel),
+        config,
         total_steps=steps,
         ranks=ranks,
     )
@@ -119,11 +120,22 @@ def gradients(ranks, stage, dtype, micro, **options):
     return found
 
 
+def exchanges(ranks, stage, dtype, micro, **options):
+    """How often a step's one micro batch exchanges something, by the kind of exchange."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    engine = build(ranks, stage, dtype, micro, **options)
+    with CommDebugMode() as seen:
+        advance(engine, 1, micro)
+    return {str(kind).rpartition(".")[2]: count for kind, count in seen.get_comm_counts().items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with distributed() as ranks:
-        measure = {"steps": train, "gradients": gradients}[sys.argv[2]]
-        answers = {name: measure(ranks, **arguments) for name, arguments in json.loads(sys.argv[1]).items()}
+        measures, answers = {"steps": train, "gradients": gradients, "exchanges": exchanges}, {}
+        for name, arguments in json.loads(sys.argv[1]).items():
+            answers[name] = measures[arguments.pop("measure", sys.argv[2])](ranks, **arguments)
         if ranks.first:
             print("ANSWER " + json.dumps(answers))
 

@@ -13,6 +13,7 @@ from infra.errors import ConfigError
 from tests.training.launch import run_ranks
 from tests.training.ranks_engine import gradients, train
 from training.engine import init_distributed
+from training.mesh_plan import EXCHANGES
 from training.parallel import Mesh, ParallelConfig
 from training.pretrain import PretrainConfig
 
@@ -25,6 +26,7 @@ def ways(**options):
     plain = {**PLAIN, "engine": "torch", "micro": 2, **options}
     found = {f"stage{stage}": {**plain, "stage": stage} for stage in (1, 2, 3)}
     found["checkpointing"] = {**plain, "stage": 3, "activation_checkpointing": True}
+    found["selective"] = {**plain, "stage": 3, "selective_checkpointing": True}
     return found | {f"muon{stage}": {**plain, "stage": stage, "optimizer": "muon"} for stage in (1, 3)}
 
 
@@ -41,16 +43,31 @@ def check_steps(found):
             assert step == pytest.approx(reference, rel=1e-5), name
 
 
+def exchanges():
+    """How often a step of one micro batch and one or two layers exchanges something, with each kind of checkpointing."""
+    settings = {"none": {}, "full": {"activation_checkpointing": True}, "selective": {"selective_checkpointing": True}}
+    once = {**PLAIN, "steps": 1, "engine": "torch", "tensor": 2, "micro": 8, "stage": 1, "measure": "exchanges"}
+    return {
+        f"{kind} {layers}": {**once, **more, "shape": {"layers": layers}}
+        for kind, more in settings.items()
+        for layers in (1, 2)
+    }
+
+
 def test_losses_and_norms_on_two_ranks_are_those_of_one():
     shared = {}
     for axis in ("context", "tensor", "pipeline"):
         plain = {**PLAIN, "engine": "torch", "micro": 2, axis: 2}
-        again = {"activation_checkpointing": True}
+        again = {"selective_checkpointing" if axis == "tensor" else "activation_checkpointing": True}
         shared |= {axis: {**plain, "stage": 1}, f"muon, {axis}": {**plain, **again, "stage": 3, "optimizer": "muon"}}
     deep = {**PLAIN, "engine": "torch", "micro": 2, "pipeline": 2, "virtual_stages": 2, "shape": {"layers": 4}}
     shared["interleaved"] = {**deep, "stage": 1}
     shared["interleaved muon"] = {**deep, "stage": 3, "activation_checkpointing": True, "optimizer": "muon"}
-    check_steps(run_ranks(PROGRAM, 2, json.dumps(ways() | shared), "steps"))
+    found = run_ranks(PROGRAM, 2, json.dumps(ways() | shared | exchanges()), "steps")
+    for kind, expected in EXCHANGES.items():
+        few, more = (sum(found.pop(f"{kind} {layers}").values()) for layers in (1, 2))
+        assert more - few == expected + 2, kind  # and the sums of two norms' gradients
+    check_steps(found)
 
 
 def test_half_precision_stays_near_deepspeed():
@@ -70,7 +87,7 @@ def test_four_ranks_in_any_mesh_take_the_steps_of_one():
     meshes = {
         "shared": ({"tensor": 2}, ("stage1", "stage2", "muon3")),
         "copied": ({"replicate": 2}, ("stage1", "stage2", "stage3", "muon1")),
-        "copied and shared": ({"replicate": 2, "tensor": 2}, ("stage3", "muon1")),
+        "copied and shared": ({"replicate": 2, "tensor": 2}, ("selective", "muon1")),
         "rows cut": ({"context": 2}, ("stage1", "muon3")),
         "rows cut in four": ({"context": 4}, ("checkpointing", "muon1")),
         "rows cut and copied": ({"context": 2, "replicate": 2}, ("stage3",)),
@@ -111,6 +128,7 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
         ({"tensor": 2}, "engine deepspeed does not know"),
         ({"pipeline": 2}, "engine deepspeed does not know"),
+        ({"activation_checkpointing": True, "selective_checkpointing": True}, "exclude each other"),
         ({"engine": "torch", "virtual_stages": 2}, "virtual_stages 2 needs a pipeline of 2 ranks or more"),
     ],
 )
@@ -138,7 +156,7 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    mesh = {"replicate", "shard", "context", "tensor", "pipeline", "virtual_stages"}
+    mesh = {"replicate", "shard", "context", "tensor", "pipeline", "virtual_stages", "selective_checkpointing"}
     assert not {"engine", *mesh} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.pipelining import ScheduleInterleaved1F1B
+from torch.utils import _pytree as pytree
 
+import training.model
 from infra.errors import ConfigError
 from training.engine import _Watched, init_distributed
 from training.fsdp import Fsdp
@@ -18,7 +20,7 @@ from training.model import Decoder, ModelConfig, build_model, parameter_count
 from training.optimizer import OptimizerConfig
 from training.parallel import Mesh, ParallelConfig
 from training.pipeline_parallel import Stage
-from training.scale import GPU_MEMORY_GB, USABLE_MEMORY, block_activations, plan_scale
+from training.scale import GPU_MEMORY_GB, USABLE_MEMORY, block_activations, kept_activations, plan_scale
 
 TINY = ModelConfig(vocab_size=512, hidden_size=64, layers=4, heads=8, kv_heads=4, intermediate_size=128)
 LLAMA = ModelConfig(
@@ -55,8 +57,8 @@ def test_a_stage_has_the_parameters_that_it_has_in_training(tied: bool, stages: 
     shape = TINY.model_copy(update={"tie_embeddings": tied, "qk_norm": True})
     for index in range(stages):
         with torch.device("meta"):
-            decoder: nn.Module = Decoder(shape)
-            module = decoder if stages == 1 else Stage(decoder, index, stages, None)
+            decoder = Decoder(shape)
+            module: nn.Module = decoder if stages == 1 else Stage(decoder, index, stages, None)
         held = sum(parameter.numel() for parameter in module.parameters())
         assert stage_of(shape, Mesh(1, 1, pipeline=stages), index).parameters == held
         norms = sum(each.numel() for name, each in module.named_parameters() if "norm" in name)
@@ -98,6 +100,23 @@ def test_a_block_keeps_about_the_activations_that_are_counted() -> None:
     assert (kept[1] - kept[0]) / 2 == pytest.approx(block_activations(model.config), rel=0.15)
 
 
+def test_selective_checkpointing_keeps_about_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, create = [], training.model.create_selective_checkpoint_contexts
+
+    def note(policy: Any) -> Any:
+        found.append(create(policy))
+        return found[-1]
+
+    monkeypatch.setattr(training.model, "create_selective_checkpoint_contexts", note)
+    shape = TINY.model_copy(update={"hidden_size": 256, "intermediate_size": 704})
+    build_model(shape, 0, checkpointing="selective")(torch.zeros(1, 128, dtype=torch.long))
+    outputs = [each for keeping, _ in found for each in keeping.storage.values()]
+    values = [getattr(leaf, "val", None) for leaf in pytree.tree_leaves(outputs)]
+    kept = sum(value.nbytes for value in values if torch.is_tensor(value))
+    expected = kept_activations(shape, "selective") - shape.hidden_size  # a block's input is kept anyhow
+    assert kept / 128 / 4 / shape.layers == pytest.approx(expected, rel=0.05)
+
+
 def test_bubble_and_micro_batches_in_flight() -> None:
     plan = planned(TINY, 4, batch=16, pipeline=4, micro_batch=2)
     assert (plan.micro_batches, plan.bubble_share) == (8, pytest.approx(3 / 11))
@@ -137,7 +156,7 @@ def test_bytes_sent_by_axis() -> None:
     stages = planned(TINY, 2, batch=batch, pipeline=2, micro_batch=2).communication
     assert stages["pipeline"] == pytest.approx(2 * batch * 2048 * width + 4 * 512 * width)
     slices = planned(TINY, 2, batch=batch, tensor=2, micro_batch=2).communication
-    assert slices["tensor"] == pytest.approx(2 * batch * 2048 * width * (14 * TINY.layers + 5) / 2)
+    assert slices["tensor"] == pytest.approx(2 * batch * 2048 * width * (8 * TINY.layers + 5) / 2)
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,16 +1,19 @@
 """The decoder: documents kept apart, caches, memory savers and first weights that change nothing they should not."""
 
 import itertools
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.folders import tiny_config, tiny_model
 from training.attention import attend_explicitly, document_mask, visibility
 from training.model import Decoder, ModelConfig, build_model, parameter_count
+from training.parallel import Checkpointing
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -147,16 +150,21 @@ def test_rows_of_unequal_length_in_the_cache() -> None:
     )
 
 
-def test_activation_checkpointing_gives_the_same_gradients() -> None:
-    gradients = []
-    for saves_memory in (False, True):
-        model = build_model(tiny_config(), 0, checkpoint_activations=saves_memory)
-        model(
-            tokens(2, 16), segments=torch.arange(16).div(6, rounding_mode="floor").expand(2, 16)
-        ).square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, saved in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, saved)
+def test_activation_checkpointing_gives_the_same_gradients_and_computes_again_what_it_says() -> None:
+    gradients: dict[str, list[Any]] = {}
+    flops = {}
+    for checkpointing in get_args(Checkpointing):
+        model = build_model(tiny_config(), 0, checkpointing=checkpointing)
+        segments = torch.arange(16).div(6, rounding_mode="floor").expand(2, 16)
+        loss = model(tokens(2, 16), segments=segments).square().sum()
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+        flops[checkpointing] = counter.get_total_flops()
+        gradients[checkpointing] = [parameter.grad for parameter in model.parameters()]
+    for each in gradients.values():
+        for plain, saved in zip(gradients["none"], each, strict=True):
+            torch.testing.assert_close(plain, saved)
+    assert flops["none"] == flops["selective"] < 0.8 * flops["full"]
 
 
 def test_first_weights_depend_on_seed_and_name_only() -> None:
