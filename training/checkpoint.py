@@ -98,7 +98,7 @@ class Checkpoints:
             "ranks": self.engine.ranks.world_size,
             "zero_stage": self.engine.parallel.zero_stage,
             "engine": self.engine.parallel.engine,
-            "mesh": self.engine.mesh.axes,
+            "mesh": _layout(self.engine),
             "model": _describe_model(self.engine.model, self.engine.parallel.dtype),
             "state": state,
         }
@@ -356,7 +356,7 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         )
     applied = manifest["step"] - manifest["held_steps"]
     engines = manifest.get("engine", "deepspeed"), engine.parallel.engine
-    same_engine = engines[0] == engines[1] and _axes(manifest) == engine.mesh.axes
+    same_engine = engines[0] == engines[1] and _axes(manifest) == _layout(engine)
     exact = same_ranks and stages[0] == stages[1] and same_engine
     if engines == ("torch", "torch"):
         _distributed().load_shards(engine, path / ENGINE, applied)
@@ -376,6 +376,11 @@ def _restore(engine: Engine, path: Path, manifest: dict[str, Any]) -> Loaded:
         _set_random_state(mine["random"])
         rank_state = mine["caller"]
     return Loaded(manifest["step"], manifest["state"], rank_state, exact)
+
+
+def _layout(engine: Engine) -> dict[str, int]:
+    virtual = engine.parallel.virtual_stages
+    return engine.mesh.axes | ({"virtual_stages": virtual} if virtual > 1 else {})
 
 
 def _axes(manifest: dict[str, Any]) -> dict[str, int]:
