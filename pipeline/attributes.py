@@ -90,12 +90,12 @@ def attribute_table(
     batch: pa.RecordBatch, detector: LanguageDetector, model: "QualityModel | None", others: Sequence[str] = ()
 ) -> pa.Table:
     """Every attribute of a batch of documents (with ``COLUMNS``); no score without a classifier."""
-    from pipeline.quality.measures import measure_texts
+    from pipeline.quality.measures import measure_texts, prose
 
     texts = batch.column("text").to_pylist()
     programming = batch.column("programming_language").to_pylist()
     languages, language_scores = declared_or_detected(
-        texts, batch.column("language").to_pylist(), programming, detector
+        prose(texts, programming), batch.column("language").to_pylist(), programming, detector
     )
     measures = measure_texts(batch.column("text"), languages, programming, others)
     scores = model.score(texts) if model is not None else [None] * batch.num_rows
@@ -127,7 +127,7 @@ def declared_or_detected(
 
 STAGE = ShardStage(
     name="attributes",
-    code_version=3,
+    code_version=4,
     config=AttributesConfig,
     reference="pipeline.attributes:STAGE",
     inputs=inputs,

@@ -20,6 +20,7 @@ from lxml.html import HtmlElement
 from resiliparse.extract.html2text import extract_plain_text
 from trafilatura.settings import Extractor as Options
 
+from pipeline.extract.code_blocks import BEFORE, SCRIPT, carried_code, fenced, is_code
 from pipeline.extract.unprintable import disguised, restored
 
 TRAFILATURA, RESILIPARSE = "trafilatura", "resiliparse"
@@ -74,34 +75,51 @@ class TrafilaturaExtractor:
 
     def text(self, html: bytes) -> str:
         """Main text of a UTF-8 encoded page; empty where there is none."""
-        html, carried = disguised(shown_spaces(html.translate(TO_SPACES, CONTROLS)))
+        fences = not self._options.formatting and SCRIPT not in html
+        html = shown_spaces(html.translate(TO_SPACES, CONTROLS), fences=fences)
+        html, carried = disguised(html)
         if not html.strip():
             return ""
         tree = etree.fromstring(html, parser=self._parser)
-        return restored(trafilatura.extract(tree, options=self._options) or "", carried)
+        text = restored(trafilatura.extract(tree, options=self._options) or "", carried)
+        return fenced(text) if fences else text
 
 
-def shown_spaces(html: bytes) -> bytes:
+def shown_spaces(html: bytes, *, fences: bool = False) -> bytes:
     """A page with its white space as a browser shows it: one space, whatever the width at which its source was wrapped.
 
     trafilatura keeps the source's line ends and indentation, by which a paragraph becomes lines that end anywhere.
+    ``fences``: blocks of code are readied for ``fenced``.
     """
     wide = not html.isascii() and WIDE.search(html) is not None
-    pieces, position = [], 0
+    pieces: list[bytes] = []
+    position, unclosed = 0, set[bytes]()
     while opening := PRESERVED.search(html, position):
-        pieces.append(_one_space(html[position : opening.start()], wide))
-        position = _preserved_end(html, opening)
-        pieces.append(html[opening.start() : position])
+        name, start = (opening[1] or b"").lower(), opening.start()
+        end = -1 if name in unclosed else _preserved_end(html, opening)
+        if end < 0:
+            unclosed.add(name)
+            end = opening.end()
+        element = html[start:end]
+        if fences and name == b"pre" and is_code(html[max(0, start - BEFORE) : start], element):
+            element = carried_code(element)
+        elif fences and name == b"code" and b"\n" not in element:
+            element = _inner(element)  # trafilatura gives it a line of its own
+        pieces += [_one_space(html[position:start], wide), element]
+        position = end
     return b"".join([*pieces, _one_space(html[position:], wide)])
 
 
 def _preserved_end(html: bytes, opening: re.Match[bytes]) -> int:
-    """Behind the end of an element, or of the page where it has none; of a style, where the next tag begins."""
-    end = html.find(b"<", opening.end())
-    if opening[1]:
-        closing = re.compile(rb"</" + opening[1] + rb"\b", re.I).search(html, opening.end())
-        end = closing.end() if closing else -1
-    return end if end >= 0 else len(html)
+    """Behind the end of an element, -1 where it has none; of a style, where the next tag begins."""
+    if not opening[1]:
+        return html.find(b"<", opening.end())
+    closing = re.compile(rb"</" + opening[1] + rb"\b[^>]*>", re.I).search(html, opening.end())
+    return closing.end() if closing else -1
+
+
+def _inner(element: bytes) -> bytes:
+    return element[element.find(b">") + 1 : element.rfind(b"</")] if b">" in element else element
 
 
 def _one_space(html: bytes, wide: bool) -> bytes:

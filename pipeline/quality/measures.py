@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infra.errors import ConfigError
 from infra.extensions import load
+from pipeline.extract.code_blocks import prose_of
 from pipeline.quality.c4 import c4
 from pipeline.quality.code import code
 from pipeline.quality.fineweb import fineweb
@@ -43,13 +45,23 @@ class Measures:
 def measure(batch: Batch, others: Sequence[str] = ()) -> Columns:
     """All measures of a batch: counts as integers, shares as floats, NaN where a measure has no meaning.
 
+    Of texts that are not source code the prose is measured: fenced code is no line without a full stop.
     ``others`` are dotted paths of other packages' ``Measures``.
     """
-    text = view_texts(batch.texts)
+    text = view_texts(prose(batch.texts, batch.programming_languages))
     columns = _ours(text, batch)
     for reference in others:
         columns |= _theirs(reference, text, batch, columns)
     return columns
+
+
+def prose(texts: Sequence[str] | pa.Array, programming_languages: Sequence[str | None]) -> Sequence[str] | pa.Array:
+    """Texts without the code in fences; source code as it is."""
+    if isinstance(texts, pa.Array):
+        if not pc.any(pc.match_substring(texts, "```")).as_py():
+            return texts
+        texts = texts.to_pylist()
+    return [text if code else prose_of(text) for text, code in zip(texts, programming_languages, strict=True)]
 
 
 def attribute_schema(others: Sequence[str] = ()) -> pa.Schema:

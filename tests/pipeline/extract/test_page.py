@@ -62,7 +62,7 @@ def test_white_space_is_what_a_browser_shows() -> None:
         ("<preface>a\nb</preface>", "<preface>a b</preface>"),
         ("<p>\u56fd\n  \u5883\nis\n\u3042\n\u3044", "<p>\u56fd\u5883 is \u3042\u3044"),
         ("<p>\ud55c\n\uad6d</p>", "<p>\ud55c \uad6d</p>"),
-        ("a\n<pre>b\n  c", "a <pre>b\n  c"),
+        ("a\n<pre>b\n  c\n<pre>", "a <pre>b c <pre>"),
         ("\n", " "),
         ("", ""),
     ],
