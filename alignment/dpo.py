@@ -165,7 +165,7 @@ def pair_plan(
     return Plan(
         order,
         2 * pair_lengths(pairs),
-        lambda indices: pair_batch(pairs, indices, job.tokenizer.pad_id, device),
+        lambda part: pair_batch(pairs, part.indices, job.tokenizer.pad_id, device, part.idle),
         losses,
         lambda batch: float(batch.weights.sum()),
         validate,
@@ -182,18 +182,18 @@ def rated_plan(
     known = reference_log_probs(job, engine, given.rows, "rated")
     point = [0.0]
 
-    def prepare(batches: Sequence[tuple[RatedBatch, bool]]) -> None:
+    def prepare(batches: Sequence[RatedBatch]) -> None:
         sums = torch.zeros(2, dtype=torch.float64, device=device)
-        for batch, counts in batches:
-            ratios = engine.evaluate(other_log_ratios, batch)
-            sums += counts * torch.stack([ratios.double().sum(), ratios.new_tensor(len(ratios)).double()])
+        for batch in batches:
+            ratios, counts = engine.evaluate(other_log_ratios, batch).double(), batch.weights > 0
+            sums += torch.stack([ratios[counts].sum(), counts.sum().double()])
         total, rows = engine.total(sums).tolist()
         point[0] = max(total / rows, 0.0)
 
     return Plan(
         order,
         2 * pair_lengths(given.rows),
-        lambda indices: rated_batch(given, known, indices, job.tokenizer.pad_id, device),
+        lambda part: rated_batch(given, known, part.indices, job.tokenizer.pad_id, device, part.idle),
         lambda policy, batch: kto_losses(policy, batch, point[0], config, config.chosen_loss),
         lambda batch: float(batch.weights.sum()),
         validate,

@@ -103,13 +103,19 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig, MeshConfig):
 
     def check_model(self, shape: ModelConfig) -> None:
         """Raises ConfigError, with numbers that would fit, where the ranks cannot share out a model of this shape."""
-        widths = {"kv_heads": shape.kv_heads, "heads": shape.heads, "intermediate_size": shape.intermediate_size}
+        parallel = self.parallel()
         try:
-            self.parallel().check_widths(**widths, vocabulary=shape.vocab_size)
+            parallel.check_shape(
+                layers=shape.layers,
+                heads=shape.heads,
+                kv_heads=shape.kv_heads,
+                intermediate_size=shape.intermediate_size,
+                sequences=self.batch_size // parallel.mesh(self.processes).row_shares,
+            )
+            parallel.check_widths(vocabulary=shape.vocab_size)
         except ValueError as error:
-            raise ConfigError(
-                str(error), where="tensor", remedy="Take one of these, or start from a model of another shape."
-            ) from None
+            remedy = "Take one of these, or start from a model of another shape."
+            raise ConfigError(str(error), where="parallel axes", remedy=remedy) from None
 
 
 class SupervisedConfig(TuningConfig):

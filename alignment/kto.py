@@ -56,15 +56,17 @@ def rated(pairs: Sequence[PairTokens], tokenizer: AnyTokenizer, single: Sequence
     return Rated(found, np.array([liked for _, _, liked, _, _ in rows]))
 
 
-def rated_batch(given: Rated, known: np.ndarray, indices: np.ndarray, pad_id: int, device: torch.device) -> RatedBatch:
-    """The batch of the given rows."""
+def rated_batch(
+    given: Rated, known: np.ndarray, indices: np.ndarray, pad_id: int, device: torch.device, idle: bool = False
+) -> RatedBatch:
+    """The batch of the given rows; of an ``idle`` one they weigh nothing."""
     some = [given.rows[index] for index in indices]
     prompts = [row.prompt for row in some]
     return RatedBatch(
         collate(prompts, [row.chosen for row in some], pad_id, device),
         collate(prompts, [row.rejected for row in some], pad_id, device),
         torch.from_numpy(given.liked[indices]).to(device),
-        torch.tensor([row.weight for row in some], device=device),
+        torch.tensor([row.weight * (not idle) for row in some], device=device),
         torch.from_numpy(known[indices]).to(device, torch.float32),
     )
 

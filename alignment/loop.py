@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alignment.best import Best, Figure
 from alignment.job import ModelJob
-from alignment.order import Order
+from alignment.order import Order, Part
 from training.engine import Engine, create_engine
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, train
@@ -21,12 +21,13 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Plan(Generic[Batch]):
-    """What to train on. ``batch(indices)`` are some examples as tensors, ``weight`` what its losses are divided by."""
+    """What to train on: examples as tensors, their losses, and the ``weight`` that these are divided by."""
 
     order: Order
     lengths: np.ndarray
     """Tokens of each example."""
-    batch: Callable[[np.ndarray], Batch]
+    batch: Callable[[Part], Batch]
+    """The examples of a part. Of an idle one, which a rank computes to reduce every tensor as the others do, nothing counts."""
     losses: Callable[[Any, Batch], dict[str, Tensor]]
     weight: Callable[[Batch], float]
     validate: Callable[[], Mapping[str, float]]
@@ -34,8 +35,8 @@ class Plan(Generic[Batch]):
     """Which of the figures of ``validate`` says what a step's model is worth."""
     names: Callable[[int], Sequence[str]] = lambda index: ()
     """The documents of an example, to name those of a skipped step."""
-    prepare: Callable[[Sequence[tuple[Batch, bool]]], None] = lambda batches: None
-    """Told of a rank's micro batches before a step, each with whether it counts."""
+    prepare: Callable[[Sequence[Batch]], None] = lambda batches: None
+    """Told of a rank's micro batches before a step."""
 
 
 def engine_of(job: ModelJob[Any], model: nn.Module, steps: int) -> Engine:
@@ -51,23 +52,17 @@ def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:
     """Train to the end of the plan. The engine then holds the model to publish."""
     order, mesh, share = plan.order, engine.mesh, engine.mesh.row_share(job.ranks.rank)
 
-    def load(step: int) -> list[tuple[Batch, bool]]:
-        """This rank's micro batches, each with whether it counts."""
-        parts = order.parts(step, job.config.micro_batch, share, mesh.row_shares)
-        return [(plan.batch(part.indices), not part.idle) for part in parts]
+    def load(step: int) -> list[Batch]:
+        """This rank's micro batches."""
+        parts = order.parts(step, job.config.micro_batch, share, mesh.row_shares, least=mesh.pipeline)
+        return [plan.batch(part) for part in parts]
 
-    def losses(model: Any, item: tuple[Batch, bool]) -> dict[str, Tensor]:
-        batch, counts = item
-        found = plan.losses(model, batch)
-        # A rank without examples computes as well: every rank must reduce every tensor.
-        return found if counts else {name: value * 0.0 for name, value in found.items()}
-
-    def iterate(step: TrainStep, data: StepData[tuple[Batch, bool]]) -> IterationResult:
+    def iterate(step: TrainStep, data: StepData[Batch]) -> IterationResult:
         plan.prepare(data.batches)
-        result = step(data.batches, losses, lambda item: plan.weight(item[0]) if item[1] else 0.0)
+        result = step(data.batches, plan.losses, plan.weight)
         return IterationResult(result, float(plan.lengths[order.indices(data.consumed // order.batch)].sum()))
 
-    def names(data: StepData[tuple[Batch, bool]]) -> list[str]:
+    def names(data: StepData[Batch]) -> list[str]:
         indices = order.indices(data.consumed // order.batch)
         return sorted({name for index in indices.tolist() for name in plan.names(index)})
 

@@ -65,14 +65,14 @@ class Order:
         """The examples of a step."""
         return step_indices(self.number, self.batch, self.seed, step, self.examples)
 
-    def parts(self, step: int, size: int, number: int, shares: int) -> list[Part]:
-        """The n-th of so many shares of a step in micro batches of ``size``; each has the same number of them."""
+    def parts(self, step: int, size: int, number: int, shares: int, least: int = 1) -> list[Part]:
+        """The n-th of so many shares of a step in micro batches of ``size``: of each as many, and ``least`` or more."""
         indices = self.indices(step)
         if self.lengths is not None:
             indices = indices[np.argsort(self.lengths[indices], kind="stable")]
         mine = indices[number::shares]
         parts = [Part(mine[start : start + size]) for start in range(0, len(mine), size)]
-        needed = ceil(ceil(len(indices) / shares) / size)
+        needed = max(least, ceil(ceil(len(indices) / shares) / size))
         return parts + [Part(indices[:1], idle=True)] * (needed - len(parts))
 
 

@@ -112,16 +112,17 @@ def pair_lengths(pairs: Sequence[PairTokens]) -> np.ndarray:
     return np.array([pair.length for pair in pairs])
 
 
-def pair_batch(pairs: Sequence[PairTokens], indices: np.ndarray, pad_id: int, device: torch.device) -> PairBatch:
-    """The batch of the given pairs."""
+def pair_batch(
+    pairs: Sequence[PairTokens], indices: np.ndarray, pad_id: int, device: torch.device, idle: bool = False
+) -> PairBatch:
+    """The batch of the given pairs; of an ``idle`` one they weigh nothing."""
     some = [pairs[index] for index in indices]
     replies = [pair.chosen for pair in some] + [pair.rejected for pair in some]
     weights, ties, margins = (
         torch.tensor([getattr(pair, name) for pair in some], device=device) for name in ("weight", "tie", "margin")
     )
-    return PairBatch(
-        collate([pair.prompt for pair in some] * 2, replies, pad_id, device), indices, weights, ties, margins
-    )
+    batch = collate([pair.prompt for pair in some] * 2, replies, pad_id, device)
+    return PairBatch(batch, indices, weights * 0.0 if idle else weights, ties, margins)
 
 
 def halves(values: Tensor) -> tuple[Tensor, Tensor]:

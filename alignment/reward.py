@@ -106,7 +106,7 @@ def train(job: ModelJob[RewardConfig]) -> None:
     plan: Plan[PairBatch] = Plan(
         order,
         2 * lengths,
-        lambda indices: pair_batch(training, indices, job.tokenizer.pad_id, device),
+        lambda part: pair_batch(training, part.indices, job.tokenizer.pad_id, device, part.idle),
         lambda model, batch: reward_losses(model, batch, config.margin, config.centring),
         lambda batch: float(batch.weights.sum()),
         validate,

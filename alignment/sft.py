@@ -9,7 +9,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from alignment.job import Addresses, AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, engine_of, optimise
 from alignment.lora import LoraConfig, add_adapters, merge, save_adapters
 from alignment.material import describe, read_chats
-from alignment.order import Order, seed_of
+from alignment.order import Order, Part, seed_of
 from alignment.packing import PackedRows, pack
 from alignment.records import Reading
 from alignment.rollouts import Prompt
@@ -35,10 +35,13 @@ from infra.stage import JobStage
 from infra.store.address import dataset_inputs
 from infra.store.files import write_json
 from pipeline.language import LanguageConfig, open_detector
+from training.context_parallel import Context
 from training.engine import Engine
+from training.loader import MicroBatch, sequence_slice
 from training.loop import publish_model
 from training.loss import chunked_cross_entropy
 from training.model import Decoder, check_length
+from training.parallel import divisors
 
 REPORT = "conversations.json"
 LANGUAGES = "lid.176.ftz"
@@ -70,11 +73,19 @@ class SftConfig(AnsweringConfig):
     neftune: Annotated[float, Later()] = Field(default=0.0, ge=0)
     """Strength of the noise on embeddings in training (NEFTune, arXiv 2310.05914; 5 is its paper's choice); 0: none."""
 
+    axes: ClassVar[tuple[str, ...]] = ("replicate", "shard", "context", "tensor", "pipeline")
+
     @model_validator(mode="after")
-    def _whole_matrices(self) -> "SftConfig":
-        if self.tensor > 1 and (self.lora.rank or self.neftune):
+    def _rows_are_cut(self) -> "SftConfig":
+        cut = [f"{axis} {getattr(self, axis)}" for axis in ("context", "tensor", "pipeline") if getattr(self, axis) > 1]
+        if cut and (self.lora.rank or self.neftune):
             raise ValueError(
-                f"tensor {self.tensor} cuts the matrices that lora and neftune look at; take shard or replicate"
+                f"lora and neftune want whole rows and matrices, which {cut[0]} cuts; take shard or replicate"
+            )
+        if self.row_length % self.context:
+            fitting = ", ".join(map(str, divisors(self.row_length)))
+            raise ValueError(
+                f"context {self.context} does not cut rows of {self.row_length} tokens into equal parts; it may be {fitting}"
             )
         return self
 
@@ -91,44 +102,41 @@ STAGE = JobStage(
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """Rows as tensors ``[B, T]``. ``loss_mask`` is aligned with ``input_ids``: a token's loss is paid at the position before."""
+class PackedBatch(MicroBatch):
+    """Rows as tensors ``[B, T]``, or a part of them."""
 
-    input_ids: Tensor
-    loss_mask: Tensor
-    segments: Tensor
-    positions: Tensor
     noise: tuple[float, tuple[int, ...]] | None = None
     """Of embeddings in training: its strength, and a seed for each row."""
 
     @classmethod
-    def of(cls, rows: PackedRows, device: torch.device) -> "PackedBatch":
-        """The rows on a device."""
-        arrays = (rows.input_ids, rows.loss_mask, rows.segments, rows.positions)
-        ids, counted, segments, positions = (torch.from_numpy(array).to(device) for array in arrays)
-        return cls(ids, counted, segments, positions)
+    def of(
+        cls, rows: PackedRows, device: torch.device, part: tuple[int, int] = (0, 1), counting: int | None = None
+    ) -> "PackedBatch":
+        """The rows on a device, of each the n-th of so many parts; of the first ``counting`` rows tokens count, if not of all."""
+        mine = sequence_slice(rows.input_ids.shape[1], *part)
+        targets, counts = (np.roll(array, -1, 1) for array in (rows.input_ids, rows.loss_mask))
+        counts[:, -1] = False
+        counts[counting:] = counts[counting:] & (counting is None)
+        arrays = rows.input_ids[:, mine], targets[:, mine], counts[:, mine], rows.segments, rows.positions[:, mine]
+        ids, wanted, mask, segments, positions = (torch.from_numpy(array).to(device) for array in arrays)
+        return cls(ids, wanted, mask, segments, float(counts[:, mine].sum()), positions)
 
-    @property
-    def tokens(self) -> int:
-        return int(self.loss_mask[:, 1:].sum())
 
-
-def sft_losses(model: Decoder, batch: PackedBatch) -> dict[str, Tensor]:
+def sft_losses(model: Decoder, batch: MicroBatch, context: Context | None = None) -> dict[str, Tensor]:
     """Summed loss of the masked-in tokens. The first token of a piece never counts, so none is predicted across pieces."""
-    mask = batch.loss_mask[:, 1:]
     with noisy_embeddings(model, batch):
-        hidden = model(batch.input_ids, batch.positions, batch.segments)[:, :-1][mask]
-    total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.input_ids[:, 1:][mask])
+        hidden = model(batch.input_ids, batch.positions, batch.segments, context=context)[batch.mask]
+    total, _ = chunked_cross_entropy(hidden, model.output_weight, batch.targets[batch.mask])
     return {"loss": total}
 
 
 @contextlib.contextmanager
-def noisy_embeddings(model: Decoder, batch: PackedBatch) -> Iterator[None]:
+def noisy_embeddings(model: Decoder, batch: MicroBatch) -> Iterator[None]:
     """NEFTune: uniform noise in ±strength/√(L·d) on the embeddings, L tokens of a piece, d their width.
 
     A row's noise hangs on its seed alone: not on the rows beside it, the ranks, or what was drawn before.
     """
-    if batch.noise is None:
+    if not isinstance(batch, PackedBatch) or batch.noise is None or batch.segments is None:
         yield
         return
     strength, seeds = batch.noise
@@ -172,8 +180,13 @@ def train(job: ModelJob[SftConfig]) -> None:
         add_adapters(model, config.lora, config.seed)
     engine = engine_of(job, model, order.steps)
 
-    def rows(indices: np.ndarray) -> PackedBatch:
-        batch = PackedBatch.of(training.select(indices), job.ranks.device)
+    mesh, place = engine.mesh, engine.mesh.part(job.ranks.rank)
+
+    def rows(part: Part) -> PackedBatch:
+        # In a pipeline all micro batches are as large: rows that fill one up do not count.
+        indices = np.resize(part.indices, config.micro_batch) if mesh.pipeline > 1 else part.indices
+        counting = 0 if part.idle else len(part.indices)
+        batch = PackedBatch.of(training.select(indices), job.ranks.device, (place, mesh.context), counting)
         if not config.neftune:
             return batch
         seeds = tuple(seed_of(config.seed, f"neftune/{engine.step}", int(row)) for row in indices)
@@ -186,7 +199,7 @@ def train(job: ModelJob[SftConfig]) -> None:
         order,
         training.lengths,
         rows,
-        sft_losses,
+        lambda model, batch: sft_losses(model, batch, engine.context),
         lambda batch: batch.tokens,
         validate,
         Figure("validation_loss", lower_is_better=True, noise=0.01),

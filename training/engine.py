@@ -203,15 +203,13 @@ class Engine:
         """``blank`` with the weights of the whole model, which of a pipeline the first rank alone has."""
         weights: dict[str, Tensor] = model.state_dict()
         if self.pipeline is not None:
-            dtype, device = self.pipeline.dtype, self.ranks.device
-            for name, shape in blank.state_dict().items():
-                there = (
-                    weights[name].to(device)
-                    if self.ranks.first
-                    else torch.empty(shape.shape, dtype=dtype, device=device)
-                )
-                dist.broadcast(there, 0)
-                weights[name] = there
+            known = weights if self.ranks.first else {}
+            how: dict[str, Any] = {"dtype": self.pipeline.dtype, "device": self.ranks.device}
+            weights = {name: torch.empty(weight.shape, **how) for name, weight in blank.state_dict().items()}
+            for name, weight in weights.items():
+                if known:
+                    weight.copy_(known[name])
+                dist.broadcast(weight, 0)
         blank.load_state_dict(weights, assign=True)
         return blank.eval()
 

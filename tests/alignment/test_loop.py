@@ -59,7 +59,7 @@ class Run:
         plan: Plan[np.ndarray] = Plan(
             Order(NUMBER, BATCH, 1, 0),
             np.full(NUMBER, 7),
-            lambda indices: indices,
+            lambda part: part.indices,
             self.losses,
             len,
             lambda: {"distance": float(self.weights.abs().sum())},

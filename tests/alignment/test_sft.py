@@ -83,8 +83,9 @@ def test_noise_is_bounded_by_the_length_of_a_piece_and_hangs_on_its_row_alone() 
         there = batch.segments[row] == piece
         bound = 5.0 / (int(there.sum()) * model.config.hidden_size) ** 0.5
         assert 0.6 * bound < moved[row][there].max() <= bound
-    last = PackedBatch(*(tensor[-1:] for tensor in (batch.input_ids, batch.loss_mask, batch.segments, batch.positions)))
-    assert torch.equal(embedded(replace(last, noise=(5.0, (rows - 1,))))[0], changed[-1])
+    assert noisy.segments is not None
+    last = replace(noisy, input_ids=noisy.input_ids[-1:], segments=noisy.segments[-1:], noise=(5.0, (rows - 1,)))
+    assert torch.equal(embedded(last)[0], changed[-1])
     assert torch.equal(embedded(batch), plain), "no noise is left behind"
     assert not torch.equal(sft_losses(model, noisy)["loss"], sft_losses(model, batch)["loss"])
 

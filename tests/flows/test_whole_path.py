@@ -6,11 +6,12 @@ their JSON, and the exported model to ``transformers``.
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,21 +141,52 @@ KILLS = (
 
 
 def test_a_run_killed_at_seven_places_publishes_the_same_digests(home: Path, tmp_path: Path) -> None:
-    pending = list(KILLS)
-    landed: list[str] = []
-    for _ in range(len(KILLS) + 1):
-        process = subprocess.Popen(
-            [*HEADWATER, "run", "smoke", "--no-prefect", "--workspace", str(tmp_path)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        pending = _kill_until_it_ends(process, pending, tmp_path, landed)
-        if process.wait(timeout=LIMIT_S) == 0:
-            break
-    assert process.returncode == 0
+    landed = _killed_run(KILLS, tmp_path)
     assert len(landed) >= 5, landed
     assert {"rank, pretraining", "driver, pretraining"} <= set(landed)
     ours, theirs = digests(tmp_path), digests(home)
     assert {name: ours[name] for name in smoke_stages()} == {name: theirs[name] for name in smoke_stages()}
+
+
+TORCH = ("pretrain.parallel", "sft", "reward", "ppo", "dpo")
+TORCH_KILLS = (
+    Kill("rank, pretraining", checkpoints("pretrain", 5), rank),
+    Kill("driver, pretraining", checkpoints("pretrain", 20), driver),
+    Kill("rank, fine-tuning", checkpoints("sft", 4), rank),
+    Kill("driver, PPO", checkpoints("ppo", 1), driver),
+    Kill("rank, DPO", checkpoints("dpo", 2), rank),
+)
+
+
+@pytest.mark.slow
+def test_the_torch_engine_goes_the_path_from_pretraining_on_killed_or_not(home: Path, tmp_path: Path) -> None:
+    whole, killed = (Path(shutil.copytree(home, tmp_path / name)) for name in ("whole", "killed"))
+    for work in killed.glob("work/*"):  # what the other engine left there would be taken for checkpoints of this one
+        shutil.rmtree(work)
+    settings = ["--stop-after", "dpo", *(word for place in TORCH for word in ("--set", f"{place}.engine=torch"))]
+    before = digests(home)
+    program("run", "smoke", "--no-prefect", "--workspace", str(whole), *settings)
+    landed = _killed_run(TORCH_KILLS, killed, *settings)
+    assert len(landed) >= 3 and "driver, pretraining" in landed, landed
+    ours, theirs = digests(killed), digests(whole)
+    learnt = ("pretrain", "sft", "reward", "ppo", "dpo")
+    assert {name: ours[name] for name in learnt} == {name: theirs[name] for name in learnt}
+    assert all(ours[name] != before[name] for name in ("pretrain", "sft", "dpo")), "these were the other engine's"
+
+
+def _killed_run(kills: Sequence[Kill], home: Path, *settings: str) -> list[str]:
+    """Run smoke again and again, killed at these places, until it comes to its end; the kills that landed."""
+    pending, landed = list(kills), list[str]()
+    for _ in range(len(kills) + 1):
+        process = subprocess.Popen(
+            [*HEADWATER, "run", "smoke", "--no-prefect", "--workspace", str(home), *settings],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        pending = _kill_until_it_ends(process, pending, home, landed)
+        if process.wait(timeout=LIMIT_S) == 0:
+            break
+    assert process.returncode == 0
+    return landed
 
 
 def _kill_until_it_ends(

@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from alignment.dpo import DpoConfig
@@ -11,9 +12,10 @@ from alignment.sft import SftConfig
 from infra.config import identity
 from infra.errors import ConfigError
 from tests.training.launch import run_ranks
-from tests.training.ranks_engine import gradients, train
-from training.engine import init_distributed
+from tests.training.ranks_engine import decoder, gradients, train
+from training.engine import create_engine, init_distributed
 from training.mesh_plan import EXCHANGES
+from training.optimizer import OptimizerConfig
 from training.parallel import Mesh, ParallelConfig
 from training.pretrain import PretrainConfig
 
@@ -79,6 +81,15 @@ def test_half_precision_stays_near_deepspeed():
     ):
         assert loss == pytest.approx(expected_loss, rel=2e-3)
         assert norm == pytest.approx(expected_norm, rel=1e-2)
+
+
+def test_a_model_in_half_precision_is_trained_in_full():
+    model = decoder("none").to(torch.bfloat16)
+    parallel = ParallelConfig(engine="torch", dtype="bf16")
+    engine = create_engine(model, OptimizerConfig(), parallel, total_steps=1, ranks=init_distributed())
+    assert {piece.dtype for piece in engine.runtime.pieces.values()} == {torch.float32}
+    with engine.whole_model() as forward:
+        assert {weight.dtype for weight in forward.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
@@ -151,8 +162,10 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
         SftConfig(engine="torch", ranks=3, replicate=2)
     with pytest.raises(ValidationError, match="context 2: .* form a mesh of replicate, shard, tensor only"):
         DpoConfig(engine="torch", context=2)
-    with pytest.raises(ValidationError, match="tensor 2 cuts the matrices that lora and neftune look at"):
+    with pytest.raises(ValidationError, match="lora and neftune want whole rows and matrices, which tensor 2 cuts"):
         SftConfig(engine="torch", tensor=2, lora={"rank": 4})
+    with pytest.raises(ValidationError, match="context 2 does not cut rows of 33 tokens .*; it may be 1, 3, 11, 33"):
+        SftConfig(engine="torch", context=2, row_length=33)
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
