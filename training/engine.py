@@ -354,10 +354,15 @@ def create_engine(
 ) -> Engine:
     """Put ``model`` under its engine. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
     ranks = ranks or init_distributed()
+    if parallel.float8:
+        from training.float8 import check_float8, use_float8
+
+        check_float8(ranks.device)
+        use_float8(model)
     if parallel.compile:
         for module in model.modules():
             # ZeRO-3 gathers weights when their own module is called, and a tensor group has the collectives there.
-            alone = parallel.cut_while_built or parallel.tensor > 1
+            alone = parallel.cut_while_built or parallel.tensor > 1 or parallel.float8
             if isinstance(module, Attention) and ranks.device.type == "cuda" and not alone:
                 module.joined = True
         model.compile()

@@ -109,6 +109,8 @@ class ParallelConfig(MeshConfig):
     """torch: stages that each rank of a ``pipeline`` has. Several interleave: ranks wait less, and exchange more."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights in forward and backward; master weights and moments are always fp32."""
+    float8: Annotated[bool, Later()] = False
+    """Multiply the layers' matrices in float8, scaled by their largest entries; needs bf16 and a GPU that has it."""
     offload: bool = False
     """Keep optimizer states in the host's memory."""
     micro_batch: int = Field(default=8, ge=1)
@@ -125,6 +127,8 @@ class ParallelConfig(MeshConfig):
         # DeepSpeed's bf16 without ZeRO sums gradients in bf16; stage 1 on one rank costs nothing more.
         if self.dtype == "bf16" and self.zero_stage == 0:
             raise ValueError("bf16 needs zero_stage 1, 2 or 3")
+        if self.float8 and (self.dtype != "bf16" or self.tensor > 1):
+            raise ValueError("float8 needs dtype bf16, and whole matrices: tensor 1")
         if self.activation_checkpointing and self.selective_checkpointing:
             raise ValueError("activation_checkpointing and selective_checkpointing exclude each other")
         if self.virtual_stages > 1 and self.pipeline == 1:

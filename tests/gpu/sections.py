@@ -23,6 +23,7 @@ from alignment.pairs import PairTokens, pair_batch
 from alignment.ppo_update import ActorCritic, PpoModels, PpoRules, collect, update
 from alignment.replies import RewardModel
 from alignment.rollouts import ReplySettings
+from infra.errors import ConfigError
 from tests.benchmarks.train import ON_GPU, SMALL, Case
 from tests.benchmarks.train_parts.contenders import Spec, alone
 from tests.training.pretraining import build_inputs
@@ -210,12 +211,14 @@ def train(setting: Setting, case: str, contender: str, **changes: Any) -> dict[s
 
 
 def precision(setting: Setting) -> dict[str, Any]:
-    """Losses of the same ten steps in float32 and bf16, compiled or not, and their speed."""
+    """Losses of the same ten steps in float32, bf16 and float8, compiled or not, and their speed."""
     answer: dict[str, Any] = {}
     ways = {
         "fp32": {"dtype": "fp32", "zero_stage": 0},
         "bf16": {},
         "bf16 compiled": {"compile": True},
+        "float8": {"float8": True},
+        "float8 compiled": {"float8": True, "compile": True},
     }
     with distributed() as ranks:
         for name, settings in ways.items():
@@ -223,6 +226,8 @@ def precision(setting: Setting) -> dict[str, Any]:
                 continue
             try:
                 answer[name] = _ten_steps(setting, ranks, ParallelConfig.model_validate(settings))
+            except ConfigError as refusal:  # this machine has no such precision
+                answer[name] = {"not_reached": str(refusal)}
             except Exception as error:  # one precision must not cost the others their figures
                 answer[name] = {"error": f"{type(error).__name__}: {error}"[:500]}
     reference = answer["fp32"].get("losses")
