@@ -63,9 +63,12 @@ def _letter(found: re.Match[bytes]) -> bytes:
 
 
 def _fence(block: re.Match[str]) -> str:
-    code = block[1].translate(SHOWN)
+    code = block[1].strip().translate(SHOWN)  # what is no letter at its ends the extractor put there
     lines = [line.rstrip() for line in code.strip("\n").split("\n")]
-    if not any(lines):
+    numbers = block[0].lstrip()[0] == "|" and all(
+        line.strip().isdigit() for line in lines
+    )  # the column beside the code
+    if numbers or not any(lines):
         return "\n"
     fence = "```" if "```" not in code else "`" * (max(map(len, re.findall("`+", code))) + 1)
     return "\n".join(["", fence, *lines, fence, ""])

@@ -25,12 +25,15 @@ def text_of(body: str, **options: str) -> str:
         f"<div class='highlight'><pre><span></span>{CODE.replace('for', '<span class=k>for</span>')}</pre></div>",
         f"<table class='syntax'><tr><td><pre class='python code'>{CODE}</pre></td></tr></table>",
         f"<pre><code>{CODE.replace(chr(10), '<br>')}</code></pre>",
+        f"<ol><li>Do this:<pre><code>{CODE}</code></pre></li></ol>",
+        "<table class=lntable><tr><td><pre class=chroma><code>1\n2\n3\n4\n5\n</code></pre></td>"
+        f"<td><pre class=chroma><code>{CODE}</code></pre></td></tr></table>",
         f"<PRE CLASS=CODE>{CODE.replace(chr(10), chr(13) + chr(10))}</PRE>",
     ],
 )
 def test_code_is_fenced_line_by_line(block: str) -> None:
     text = text_of(block)
-    assert f"\n{FENCE}\n" in text
+    assert f"\n{FENCE}\n" in text and text.count("```") == 2
     assert CODE not in prose_of(text) and prose_of(text).count(PROSE.strip()) == text.count(PROSE.strip()) > 1
 
 
