@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support import REPOSITORY
 
 RUN = """
@@ -22,13 +20,14 @@ print(run_stage(StageNode(ADD, AddConfig()), inputs, run).dataset.digest)
 """
 
 
-@pytest.mark.parametrize("form", ["module", "package"])
-def test_units_and_ranks_import_nothing_from_the_working_folder(tmp_path: Path, form: str) -> None:
+def test_units_and_ranks_import_nothing_from_the_working_folder(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     for name in ("alignment", "flows", "infra", "pipeline", "training", "tests"):
-        path = folder / f"{name}.py" if form == "module" else folder / name / "__init__.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)\nraise RuntimeError('not yours')\n")
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(
+                f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__)\nraise RuntimeError('not yours')\n"
+            )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     script = (
         tmp_path / "bin" / "run.py"

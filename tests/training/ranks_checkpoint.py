@@ -1,8 +1,8 @@
 """Run under torchrun by test_checkpoint: saves half-way, resumes in fresh engines, prints both continuations as JSON.
 
-``save FOLDER [[stage, dtype, optimizer, parallel], …]`` trains 8 steps, saving after 4 and failing to save after 8, and
-resumes at 4. ``resume FOLDER [[saved stage, dtype, optimizer, new stage, parallel], …]`` resumes what ``save`` left, at any
-number of ranks. ``parallel`` are further settings.
+``save FOLDER {name: [[stage, dtype, optimizer, parallel], …]}`` trains 8 steps, saving in FOLDER/name after 4 and failing to
+save after 8, and resumes at 4. ``resume FOLDER {name: [[saved stage, dtype, optimizer, new stage, parallel], …]}`` resumes what
+``save`` left there, at any number of ranks. ``parallel`` are further settings.
 """
 
 import contextlib
@@ -72,9 +72,11 @@ def main() -> None:
     torch.set_num_threads(1)
     command, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     with distributed() as ranks:
-        answers = [
-            {"save": save, "resume": resume}[command](ranks, folder, *case, **parallel) for *case, parallel in cases
-        ]
+        work = {"save": save, "resume": resume}[command]
+        answers = {
+            name: [work(ranks, folder / name, *case, **parallel) for *case, parallel in some]
+            for name, some in cases.items()
+        }
         if ranks.first:
             print("ANSWER " + json.dumps(answers))
 

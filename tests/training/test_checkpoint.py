@@ -28,12 +28,39 @@ def check_close(answer, expected):
         assert norm == pytest.approx(expected_norm, rel=5e-3)
 
 
-def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
-    saved = [[1, "bf16", "muon", {}], [3, "fp32", "adamw", {}]]
-    answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
+def on_ranks(number, command, folder, cases, **options):
+    return run_ranks(PROGRAM, number, command, str(folder), json.dumps({"all": cases}), **options)["all"]
+
+
+TORCH = {"engine": "torch"}
+TENSOR = {**TORCH, "tensor": 2, "model": "decoder"}
+PIPELINE = {**TORCH, "pipeline": 2, "model": "decoder"}
+SHARED_ROWS = {**TORCH, "context": 2, "model": "decoder"}
+SAVED = {
+    "deepspeed": [[1, "bf16", "muon", {}], [3, "fp32", "adamw", {}]],
+    "torch": [
+        [1, "bf16", "muon", TORCH],
+        [3, "fp32", "adamw", TORCH],
+        [1, "fp32", "muon", {}],
+        [2, "fp32", "adamw", TENSOR],
+        [2, "fp32", "muon", SHARED_ROWS],
+        [1, "fp32", "adamw", PIPELINE],
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def saved_on_two(tmp_path_factory):
+    """The folder of what one group of two ranks saved, and what it found."""
+    folder = tmp_path_factory.mktemp("saved")
+    return folder, run_ranks(PROGRAM, 2, "save", str(folder), json.dumps(SAVED))
+
+
+def test_resume_is_exact_on_two_ranks_and_close_on_one(saved_on_two):
+    folder, answers = saved_on_two[0] / "deepspeed", saved_on_two[1]["deepspeed"]
     for answer in answers:
         check_exact(answer)
-    resumed = resume(init_distributed(), tmp_path, 1, "bf16", "muon", 1)
+    resumed = resume(init_distributed(), folder, 1, "bf16", "muon", 1)
     assert not resumed["exact"]
     check_close(resumed, answers[0])
 
@@ -44,33 +71,19 @@ def test_resume_is_exact_on_two_ranks_and_close_on_one(tmp_path):
 def test_every_stage_and_rank_count_can_follow_another(tmp_path, saving, resuming):
     kinds = [("bf16", "adamw"), ("fp32", "adamw"), ("fp32", "muon")]
     saved = [[stage, *kind, {}] for stage in (1, 2, 3) for kind in kinds] + [[0, "fp32", "adamw", {}]]
-    answers = run_ranks(PROGRAM, saving, "save", str(tmp_path), json.dumps(saved))
+    answers = on_ranks(saving, "save", tmp_path, saved)
     for answer in answers:
         check_exact(answer)
     expected = {tuple(case[:-1]): answer for case, answer in zip(saved, answers, strict=True)}
     moves = [[stage, *kind, new, {}] for stage in (1, 2, 3) for new in (1, 2, 3) for kind in kinds]
     moves += [[0, "fp32", "adamw", 0, {}]]
-    resumed = run_ranks(PROGRAM, resuming, "resume", str(tmp_path), json.dumps(moves), timeout=900)
+    resumed = on_ranks(resuming, "resume", tmp_path, moves, timeout=900)
     for (*kind, _, _), answer in zip(moves, resumed, strict=True):
         check_close(answer, expected[tuple(kind)])
 
 
-TORCH = {"engine": "torch"}
-TENSOR = {**TORCH, "tensor": 2, "model": "decoder"}
-PIPELINE = {**TORCH, "pipeline": 2, "model": "decoder"}
-SHARED_ROWS = {**TORCH, "context": 2, "model": "decoder"}
-
-
-def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(tmp_path):
-    saved = [
-        [1, "bf16", "muon", TORCH],
-        [3, "fp32", "adamw", TORCH],
-        [1, "fp32", "muon", {}],
-        [2, "fp32", "adamw", TENSOR],
-        [2, "fp32", "muon", SHARED_ROWS],
-        [1, "fp32", "adamw", PIPELINE],
-    ]
-    answers = run_ranks(PROGRAM, 2, "save", str(tmp_path), json.dumps(saved))
+def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(saved_on_two):
+    folder, answers = saved_on_two[0] / "torch", saved_on_two[1]["torch"]
     for answer in answers:
         check_exact(answer)
     moves = [
@@ -86,7 +99,7 @@ def test_the_torch_engine_resumes_exactly_and_follows_other_ranks_and_deepspeed(
         (5, (1, "fp32", "adamw", 2), {"model": "decoder"}),
     ]
     for before, move, parallel in moves:
-        resumed = resume(init_distributed(), tmp_path, *move, **parallel)
+        resumed = resume(init_distributed(), folder, *move, **parallel)
         assert not resumed["exact"]
         check_close(resumed, answers[before])
 
@@ -99,13 +112,13 @@ def test_a_mesh_resumes_exactly_and_another_follows_it(tmp_path):
         [3, "fp32", "adamw", {**PIPELINE, "context": 2}],
         [1, "fp32", "muon", {**PIPELINE, "tensor": 2}],
     ]
-    answers = run_ranks(PROGRAM, 4, "save", str(tmp_path), json.dumps(saved), timeout=900)
+    answers = on_ranks(4, "save", tmp_path, saved, timeout=900)
     for answer in answers:
         check_exact(answer)
     follow = [(number, 3, {**TENSOR, "tensor": tensor}) for number in (0, 1) for tensor in (1, 2)]
     follow += [(0, 1, {"model": "decoder"}), (0, 2, PIPELINE), (2, 1, TENSOR), (3, 3, SHARED_ROWS)]
     moves = [(*saved[number][:3], stage, parallel) for number, stage, parallel in follow]
-    found = run_ranks(PROGRAM, 2, "resume", str(tmp_path), json.dumps(moves), timeout=900)
+    found = on_ranks(2, "resume", tmp_path, moves, timeout=900)
     for (number, *_), resumed in zip(follow, found, strict=True):
         assert not resumed["exact"]
         check_close(resumed, answers[number])

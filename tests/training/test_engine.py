@@ -19,39 +19,49 @@ from training.validation import summed_loss
 PROGRAM = "tests.training.ranks_engine"
 
 
-def test_accumulation_batch_and_ranks_give_the_same_steps():
-    big = {"stage": 1, "dtype": "fp32", "micro": 8}
-    one = train(init_distributed(), **big)
-    one_muon = train(init_distributed(), **big, optimizer="muon")
-    ways = {
-        f"zero{stage}_micro{micro}": {"stage": stage, "dtype": "fp32", "micro": micro}
-        for stage in (0, 1, 2, 3)
-        for micro in (4, 2)
-    }
-    muon = {f"muon_{name}": {**way, "optimizer": "muon"} for name, way in ways.items() if way["micro"] == 2}
-    ways["offload"] = {"stage": 2, "dtype": "fp32", "micro": 2, "offload": True}
-    bf16 = {f"bf16_zero{stage}": {"stage": stage, "dtype": "bf16", "micro": 2} for stage in (1, 2, 3)}
-    two = run_ranks(PROGRAM, 2, json.dumps({**ways, **bf16, **muon}), "steps")
-    for name in ways:
+BIG = {"stage": 1, "dtype": "fp32", "micro": 8}
+PLAIN = {
+    f"zero{stage}_micro{micro}": {"stage": stage, "dtype": "fp32", "micro": micro}
+    for stage in (0, 1, 2, 3)
+    for micro in (4, 2)
+}
+MUON = {f"muon_{name}": {**way, "optimizer": "muon"} for name, way in PLAIN.items() if way["micro"] == 2}
+WAYS = PLAIN | {"offload": {"stage": 2, "dtype": "fp32", "micro": 2, "offload": True}}
+BF16 = {f"bf16_zero{stage}": {"stage": stage, "dtype": "bf16", "micro": 2} for stage in (1, 2, 3)}
+GRADIENTS = {
+    f"gradients_zero{stage}": {"stage": stage, "micro": 2, "dtype": "fp32", "clip": 0.0, "measure": "gradients"}
+    for stage in (0, 1, 2, 3)
+}
+
+
+@pytest.fixture(scope="module")
+def two():
+    """What one group of two ranks finds in all these ways: its start takes longer than they do."""
+    return run_ranks(PROGRAM, 2, json.dumps(WAYS | BF16 | MUON | GRADIENTS), "steps")
+
+
+def test_accumulation_batch_and_ranks_give_the_same_steps(two):
+    one = train(init_distributed(), **BIG)
+    one_muon = train(init_distributed(), **BIG, optimizer="muon")
+    for name in WAYS:
         for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one, strict=True):
             assert loss == pytest.approx(expected_loss, rel=1e-6), name
             assert norm == pytest.approx(expected_norm, rel=1e-6), name
-    for name in bf16:
+    for name in BF16:
         for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one, strict=True):
             assert loss == pytest.approx(expected_loss, rel=2e-3), name
             assert norm == pytest.approx(expected_norm, rel=1e-2), name
-    for name in muon:  # Newton-Schulz multiplies rounding by some hundreds
+    for name in MUON:  # Newton-Schulz multiplies rounding by some hundreds
         for (loss, norm), (expected_loss, expected_norm) in zip(two[name], one_muon, strict=True):
             assert loss == pytest.approx(expected_loss, rel=1e-5), name
             assert norm == pytest.approx(expected_norm, rel=1e-4), name
 
 
-def test_every_parameter_has_the_same_gradient_accumulated_in_one_batch_and_on_two_ranks():
+def test_every_parameter_has_the_same_gradient_accumulated_in_one_batch_and_on_two_ranks(two):
     batch = {"dtype": "fp32", "clip": 0.0}
     expected = gradients(init_distributed(), stage=1, micro=8, **batch)
     accumulated = gradients(init_distributed(), stage=1, micro=2, **batch)
-    ways = {f"zero{stage}": {"stage": stage, "micro": 2, **batch} for stage in (0, 1, 2, 3)}
-    for name, found in {"accumulated": accumulated, **run_ranks(PROGRAM, 2, json.dumps(ways), "gradients")}.items():
+    for name, found in {"accumulated": accumulated, **{name: two[name] for name in GRADIENTS}}.items():
         assert found.keys() == expected.keys()
         for parameter, values in expected.items():
             largest = max(abs(value) for value in values)
