@@ -13,6 +13,7 @@ tokens). Accumulating k micro batches, one big batch, or two ranks therefore giv
 
 import contextlib
 import copy
+import gc
 import io
 import logging
 import math
@@ -102,6 +103,7 @@ def init_distributed() -> Ranks:
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        gc.freeze()  # while it builds an engine DeepSpeed collects six times, and looks through all that is loaded by now
         backend = "nccl" if cuda else "gloo"
         if "RANK" in os.environ:
             dist.init_process_group(backend)

@@ -268,7 +268,11 @@ def build_model(
     """A decoder with fresh weights, allocated once."""
     with torch.device("meta"):
         decoder = Decoder(config, checkpointing)
-    decoder = decoder.to(dtype).to_empty(device=device)
+    # As ``to_empty``, which loads sympy: as long as a small model's first steps.
+    empty = {
+        name: torch.empty(weight.shape, dtype=dtype, device=device) for name, weight in decoder.state_dict().items()
+    }
+    decoder.load_state_dict(empty, assign=True)
     decoder.init_weights(seed)
     return decoder
 

@@ -104,13 +104,15 @@ def test_a_rank_starts_without_what_it_does_not_need() -> None:
     program = """
 import sys, torch
 import training.pretrain, training.evaluate, alignment.sft, alignment.preferences, alignment.ppo, alignment.dpo
+from training.model import ModelConfig, build_model
 from training.optimizer import OptimizerConfig, create_optimizer
+build_model(ModelConfig(vocab_size=8, hidden_size=8, layers=1, heads=1, kv_heads=1, intermediate_size=8), 0)
 weight = torch.nn.Parameter(torch.ones(2, 2))
 weight.grad = torch.ones(2, 2)
 optimizer = create_optimizer([{"params": [weight], "muon": False}], OptimizerConfig())
 optimizer.step()
 assert not weight.eq(1).any() and weight.requires_grad
-print({"torch._dynamo", "torch.distributed.tensor", "pandas", "numba", "lxml"} & set(sys.modules))
+print({"torch._dynamo", "torch.distributed.tensor", "sympy", "pandas", "numba", "lxml"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n", done.stderr
