@@ -150,7 +150,11 @@ def test_rows_of_unequal_length_in_the_cache() -> None:
     )
 
 
-def test_activation_checkpointing_gives_the_same_gradients_and_computes_again_what_it_says() -> None:
+def test_activation_checkpointing_gives_the_same_gradients_and_computes_again_what_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # DeepSpeed's stage 3 leaves its own in this place for the rest of the process, of which the counter sees no product.
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
     gradients: dict[str, list[Any]] = {}
     flops = {}
     for checkpointing in get_args(Checkpointing):
