@@ -30,6 +30,8 @@ GPU_MEMORY_GB = {"H200": 141, "H100": 80, "A100": 80, "B200": 192, "MI300X": 192
 USABLE_MEMORY = 0.92
 """Share of it that a plan may fill."""
 SMALLEST, LARGEST = 1e5, 1e12
+SHARED_OUT = 1e9
+"""From this size on a shape is one that the meshes of 2, 4 and 8 GPUs divide."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,8 @@ def choose_shape(target: float, vocab_size: int, seq_len: int, notes: list[Deriv
         return size + 0.25 * shape
 
     # Every depth with the width that brings it nearest to the target; then the best of them.
-    candidates = [_at_depth(depth, target, vocab_size, seq_len, tied) for depth in range(2, 129)]
+    depths = range(2, 129, 2 if target >= SHARED_OUT else 1)
+    candidates = [_at_depth(depth, target, vocab_size, seq_len, tied) for depth in depths]
     best = min(candidates, key=badness)
     if not 0.6 < effective_parameters(best) / target < 1.6:
         raise ConfigError(
@@ -255,7 +258,8 @@ def choose_shape(target: float, vocab_size: int, seq_len: int, notes: list[Deriv
     rule = f"about {aspect:.0f} of width a layer"
     notes.append(Derived("depth × width", f"{best.layers} × {best.hidden_size}", rule, "nanochat, Llama 3"))
     heads = f"{best.heads} / {best.kv_heads}"
-    notes.append(Derived("heads / KV heads", heads, f"of {best.width_of_head}; grouped from 100M on", "Llama 3"))
+    grouped = "8 groups, and even layers, for a mesh to divide" if target >= SHARED_OUT else "grouped from 100M on"
+    notes.append(Derived("heads / KV heads", heads, f"of {best.width_of_head}; {grouped}", "Llama 3"))
     notes.append(Derived("feed-forward", f"{best.intermediate_size:,}", "8/3 of the width", "Shazeer 2020 (GLU)"))
     return best
 
@@ -263,10 +267,11 @@ def choose_shape(target: float, vocab_size: int, seq_len: int, notes: list[Deriv
 def _at_depth(depth: int, target: float, vocab_size: int, seq_len: int, tied: bool) -> ModelConfig:
     """The width that brings this depth nearest to the target, found by bisection.
 
-    From 100M on widths are multiples of four heads, and four query heads share a key/value head.
+    From 100M on widths are multiples of four heads, and four query heads share a key/value head; from 1B on there are eight
+    key/value heads, and heads are a multiple of them.
     """
     head = 64 if target < 2e9 else 128
-    group = 4 if target >= 1e8 else 1
+    group = 8 if target >= SHARED_OUT else 4 if target >= 1e8 else 1
 
     def shape(units: int) -> ModelConfig:
         width = head * group * units
@@ -276,7 +281,7 @@ def _at_depth(depth: int, target: float, vocab_size: int, seq_len: int, tied: bo
             hidden_size=width,
             layers=depth,
             heads=heads,
-            kv_heads=heads // group,
+            kv_heads=8 if target >= SHARED_OUT else heads // group,
             intermediate_size=64 * max(1, round(width * 8 / 3 / 64)),
             max_position=seq_len,
             rope_theta=10_000.0 if seq_len <= 4096 else 500_000.0,
@@ -294,12 +299,14 @@ def _at_depth(depth: int, target: float, vocab_size: int, seq_len: int, tied: bo
 def memory_plan(
     model: ModelConfig, stage: int, gpus: int, micro_batch: int, seq_len: int, checkpointing: bool
 ) -> MemoryPlan:
-    """Bytes a GPU needs: bf16 weights and gradients, fp32 master weights and two moments (Rajbhandari 2020, ZeRO)."""
+    """Bytes a GPU needs: bf16 weights, fp32 gradients, master weights and two moments (Rajbhandari 2020, ZeRO); all in fp32
+    at stage 0, which knows no master weights."""
     weights = parameter_count(model)
+    forward, optimizer = (2, 12) if stage else (4, 8)
     states = (
-        2 * weights / (gpus if stage >= 3 else 1)
-        + 2 * weights / (gpus if stage >= 2 else 1)
-        + 12 * weights / (gpus if stage >= 1 else 1)
+        forward * weights / (gpus if stage >= 3 else 1)
+        + 4 * weights / (gpus if stage >= 2 else 1)
+        + optimizer * weights / (gpus if stage >= 1 else 1)
     )
     logits = (
         4 * min(GPU_LOGITS, micro_batch * seq_len * model.vocab_size) * 2 + 4 * model.vocab_size * model.hidden_size

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError
+from training.mesh_plan import plan_mesh
 from training.model import ModelConfig, parameter_count
 from training.optimizer import OptimizerConfig
+from training.parallel import ParallelConfig
 from training.scale import effective_parameters, memory_plan, plan_scale, read_count, show
 
 
@@ -21,6 +23,18 @@ def test_the_shape_has_about_the_size_asked_for(log_size: float) -> None:
     assert plan.parameters == effective_parameters(plan.model)
     assert plan.total_parameters == parameter_count(plan.model)
     assert 16 < plan.model.hidden_size / plan.model.layers < 260
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(math.log(1.001e9), math.log(2e11)))
+def test_from_a_billion_on_meshes_divide_the_shape(log_size: float) -> None:
+    plan = plan_scale(parameters=math.exp(log_size))
+    model = plan.model
+    assert (model.kv_heads, model.heads % 8, model.layers % 2, model.intermediate_size % 8) == (8, 0, 0, 0)
+    assert plan.parameters == pytest.approx(math.exp(log_size), rel=0.06)
+    for tensor, pipeline in ((8, 1), (4, 2), (2, 2)):
+        parallel = ParallelConfig(engine="torch", tensor=tensor, pipeline=pipeline, micro_batch=1)
+        assert plan_mesh(model, parallel, 8, plan.seq_len, plan.batch_sequences).mesh.size == 8
 
 
 def test_the_published_rules() -> None:
@@ -50,7 +64,7 @@ def test_memory_by_zero_stage() -> None:
     model = ModelConfig(vocab_size=32768, hidden_size=1024, layers=24, heads=16, kv_heads=4, intermediate_size=2752)
     weights = parameter_count(model)
     states = [memory_plan(model, stage, 8, 4, 2048, False).states / weights for stage in range(4)]
-    assert states == pytest.approx([16, 5.5, 3.75, 2])
+    assert states == pytest.approx([16, 7.5, 4, 2.25])
     saved = memory_plan(model, 1, 8, 4, 2048, True).activations
     assert saved < 0.25 * memory_plan(model, 1, 8, 4, 2048, False).activations
 
