@@ -1,12 +1,20 @@
-"""The curves of docs/alignment, from runs in a workspace: ``python -m tests.alignment.curves WORKSPACE [STAGE…]``."""
+"""The curves of docs/alignment, from runs in a workspace: ``python -m tests.alignment.curves WORKSPACE [NAME…]``.
+
+A name is a stage's, ``online`` for the rounds of that recipe, one behind the other, or ``judge``, which is drawn from what
+``headwater judge … --json`` said: ``WORKSPACE/judge.json``.
+"""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from infra.store.store import Store
 from tests.support import REPOSITORY
+from training.intervals import mean_interval
 
 CURVES: Mapping[str, Sequence[str]] = {
     "sft": ("loss", "grad_norm"),
@@ -14,7 +22,10 @@ CURVES: Mapping[str, Sequence[str]] = {
     "dpo": ("preference_loss", "margin", "accuracy"),
     "ppo": ("reward", "kl", "finished"),
     "grpo": ("solved", "teaching_groups", "entropy"),
+    "online": ("preference_loss", "margin", "accuracy"),
+    "judge": ("win rate", "undecided", "half of the interval"),
 }
+ROUNDS = ("dpo@online", "dpo_2@online")
 WIDTH, HEIGHT, LEFT, TOP = 270, 170, 50, 26
 Point = tuple[float, float]
 
@@ -44,6 +55,7 @@ def panel(place: int, name: str, points: Sequence[Point]) -> str:
 
 
 def drawn(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """The figures side by side."""
     points = {name: [(float(line["step"]), float(line[name])) for line in lines if name in line] for name in names}
     panels = [panel(place, name, found) for place, (name, found) in enumerate(points.items()) if found]
     style = "text{font:12px sans-serif;fill:#777}.e{text-anchor:end}"
@@ -53,14 +65,36 @@ def drawn(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     )
 
 
+def lines_of(name: str, workspace: Path) -> list[dict[str, Any]]:
+    """What is drawn: logged steps, or verdicts of the first so many prompts."""
+    if name == "judge":
+        return judged(json.loads((workspace / "judge.json").read_text())["outcomes"])
+    found: list[dict[str, Any]] = []
+    for dataset in map(Store.at(workspace).resolve, ROUNDS if name == "online" else (name,)):
+        behind = found[-1]["step"] if found else 0
+        logged = map(json.loads, dataset.local("data/metrics.jsonl").read_text().splitlines())
+        found += [line | {"step": behind + line["step"]} for line in logged]
+    return found
+
+
+def judged(outcomes: Sequence[str]) -> list[dict[str, Any]]:
+    """Of the first ten prompts, the first eleven, …"""
+    points = np.array([{"left": 1.0, "right": 0.0}.get(outcome, 0.5) for outcome in outcomes])
+    found = []
+    for number in range(10, len(points) + 1):
+        seen = mean_interval(points[:number], 0)
+        undecided = float((points[:number] == 0.5).mean())
+        half = (seen.high - seen.low) / 2
+        found.append({"step": number, "win rate": seen.value, "undecided": undecided, "half of the interval": half})
+    return found
+
+
 def main() -> None:
-    store = Store.at(sys.argv[1])
-    for stage in sys.argv[2:] or CURVES:
-        dataset = store.resolve(stage)
-        text = dataset.local("data/metrics.jsonl").read_text()
-        path = REPOSITORY / f"docs/images/{stage}.svg"
-        path.write_text(drawn([json.loads(line) for line in text.splitlines()], CURVES[stage]))
-        sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes, {stage}/{dataset.manifest.fingerprint}\n")
+    workspace = Path(sys.argv[1])
+    for name in sys.argv[2:] or CURVES:
+        path = REPOSITORY / f"docs/images/{name}.svg"
+        path.write_text(drawn(lines_of(name, workspace), CURVES[name]))
+        sys.stdout.write(f"{path.name}: {path.stat().st_size} bytes\n")
 
 
 if __name__ == "__main__":
