@@ -7,6 +7,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,13 +21,16 @@ from alignment.job import ModelJob
 from alignment.replies import RewardModel, collate
 from alignment.rollouts import Prompt, ReplySettings, Sampled
 from infra.job import JobRequest, load_request
+from infra.job_main import Preempted
+from training.checkpoint import list_checkpoints
 from training.engine import Engine, Ranks, StepResult, deepspeed_config, distributed
 from training.job import StopSignal
 from training.model import Decoder
 
 
-def run_stage(request: JobRequest, ranks: Ranks, scripted: bool) -> dict[str, Any]:
-    """Run a stage. Its figures, and of its first step the losses, what they are a mean over, and the gradients.
+def run_stage(request: JobRequest, ranks: Ranks, scripted: bool, stop_at: int = 0) -> dict[str, Any]:
+    """Run a stage, or until a signal that comes in step ``stop_at``. Its figures, and of its first step the losses, what they
+    are a mean over, and the gradients.
 
     ``scripted``: replies are made up and not sampled, which would depend on how a round is cut into chunks; and the
     reference is another model: equal ones would hide what is divided wrongly.
@@ -42,7 +46,9 @@ def run_stage(request: JobRequest, ranks: Ranks, scripted: bool) -> dict[str, An
     def recorded(engine: Engine, means: dict[str, float], weight: float) -> StepResult:
         if not first:
             first.update(losses=means, weight=weight, gradients=gradients(engine))
-        return update(engine, means, weight)
+        result = update(engine, means, weight)
+        job.stop.received = engine.step == stop_at
+        return result
 
     with contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch("training.engine.deepspeed_config", cut_up))
@@ -53,6 +59,7 @@ def run_stage(request: JobRequest, ranks: Ranks, scripted: bool) -> dict[str, An
             patches.enter_context(mock.patch.object(ModelJob, "base_model", base_model))
             patches.enter_context(mock.patch("alignment.reward.RewardModel", scoring))
             patches.enter_context(mock.patch.object(dpo, "reference_log_probs", reference_log_probs))
+        patches.enter_context(contextlib.suppress(Preempted))
         module.train(job)
     lines = [json.loads(line) for line in (request.data_dir / "metrics.jsonl").read_text().splitlines()]
     return {**first, "steps": [line["loss"] for line in lines if "loss" in line], "stats": job.stats}
@@ -115,7 +122,12 @@ def main() -> None:
     folder, scripted = Path(sys.argv[1]), sys.argv[2] == "scripted"
     with distributed() as ranks:
         for path in sorted(folder.glob("*/request.json")):
-            found = run_stage(load_request(path), ranks, scripted)
+            request, then = load_request(path), path.parent / "then.json"
+            if then.exists():
+                run_stage(request, ranks, scripted, stop_at=2)
+                assert list_checkpoints(request.checkpoint_dir)[-1][0] == 2, "it was not stopped"
+                request = replace(request, config=request.config | json.loads(then.read_text()))
+            found = run_stage(request, ranks, scripted)
             if ranks.first:
                 torch.save(found, path.parent / "found.pt")
         if ranks.first:

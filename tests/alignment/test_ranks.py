@@ -163,6 +163,41 @@ def test_every_objective_takes_them_on_every_mesh(ranks: Ranks, inputs: dict[str
     of_one_rank(ways, inputs, tmp_path, ranks)
 
 
+STOPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sft": (MESHES["slices"], MESHES["slices"]),
+    "sft-lora": (MESHES["shards"], {"engine": "deepspeed"}),
+    "reward": (MESHES["slices of shards"], {"engine": "deepspeed", "tensor": 1}),
+    "dpo-sigmoid": ({"engine": "deepspeed", "zero_stage": 2}, MESHES["slices"]),
+    "ppo": (MESHES["shards of weights"], MESHES["shards of weights"]),
+    "grpo-gspo": (MESHES["slices"], MESHES["shards of weights"] | {"tensor": 1}),
+}
+"""What ranks train on until a signal comes in the second step, and what they go on with."""
+
+
+@pytest.mark.slow
+def test_a_stage_goes_on_to_the_same_bytes_or_under_another_mesh_or_engine(
+    ranks: Ranks, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, (first, then) in STOPPED.items():
+        stage, settings = OBJECTIVES[name]
+        longer = {"rounds": 3} if "rounds" in settings else {"max_steps": 4}
+        own = {"engine": "torch", "micro_batch": CUT[stage], **longer}
+        write_request(request(tmp_path / name, name, inputs, **own | first))
+        (tmp_path / name / "then.json").write_text(json.dumps({"engine": "torch", **then}))
+        write_request(request(tmp_path / f"{name} unstopped", name, inputs, **own | first))
+    run_ranks(PROGRAM, 2, str(tmp_path), "scripted", timeout=900)
+    for name, (first, then) in STOPPED.items():
+        stopped, unstopped = (
+            torch.load(folder / "found.pt") for folder in (tmp_path / name, tmp_path / f"{name} unstopped")
+        )
+        assert stopped["steps"] == pytest.approx(unstopped["steps"], rel=1e-5), name
+        if first == then:
+            one, other = (
+                tmp_path / folder / "dataset/data/model/model.safetensors" for folder in (name, f"{name} unstopped")
+            )
+            assert one.read_bytes() == other.read_bytes(), name
+
+
 STAGES: dict[str, dict[str, Any]] = {
     "sft": {"batch_size": 7, "micro_batch": 2, "max_steps": 3, "row_length": 64, "validation_rows": 5}
     | {"generation_prompts": 5, "generation_tokens": 16},
