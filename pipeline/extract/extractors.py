@@ -37,6 +37,8 @@ PRESERVED = re.compile(
 # A line break between wide letters is none: they are written without spaces.
 WIDE = re.compile(rb"[\xe3-\xe9]")
 WIDE_BREAK = re.compile(rb"(?<=[\xe3-\xe9][\x80-\xbf]{2})[ \t\r]*\n\s*(?=[\xe3-\xe9])")
+TABLE = re.compile(r"(?:^[ \t]*\|.*\|[ \t]*(?:\n|\Z))+", re.M)
+CELL = re.compile(r"(?<!\\)\|")
 TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,2000})", re.IGNORECASE)
 TITLE_WINDOW = 131_072
 
@@ -82,6 +84,7 @@ class TrafilaturaExtractor:
             return ""
         tree = etree.fromstring(html, parser=self._parser)
         text = restored(trafilatura.extract(tree, options=self._options) or "", carried)
+        text = text if self._options.formatting else without_layout(text)
         return fenced(text) if fences else text
 
 
@@ -116,6 +119,22 @@ def _preserved_end(html: bytes, opening: re.Match[bytes]) -> int:
         return html.find(b"<", opening.end())
     closing = re.compile(rb"</" + opening[1] + rb"\b[^>]*>", re.I).search(html, opening.end())
     return closing.end() if closing else -1
+
+
+def without_layout(text: str) -> str:
+    """An extractor's text in which rows without content are gone, and tables are no tables that only place one cell.
+
+    Pages of old lay out their articles by them, and rules on lines saw one that ends in a bar.
+    """
+    return TABLE.sub(_table, text) if "|" in text else text
+
+
+def _table(found: re.Match[str]) -> str:
+    rows = [(line, [cell.strip() for cell in CELL.split(line.strip()[1:-1])]) for line in found[0].splitlines()]
+    rows = [(line, [cell for cell in cells if cell]) for line, cells in rows]
+    if all(len(cells) <= 1 or set("".join(cells)) <= {"-"} for _, cells in rows):
+        rows = [(cells[0], cells) for _, cells in rows if cells and set(cells[0]) != {"-"}]
+    return "".join(line + "\n" for line, cells in rows if cells)
 
 
 def _inner(element: bytes) -> bytes:

