@@ -6,10 +6,14 @@ they are what ``pretrain`` would have published at that step, byte for byte.
 
 The torch engine's files hold the fp32 master weights whatever the stage, and are rounded likewise.
 
+Files are mapped and weights read one at a time, so that a model larger than the memory can be written.
+
 Nothing is unpickled but tensors and plain values, so a checkpoint from elsewhere can do no harm.
 """
 
+import functools
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,10 @@ from torch import Tensor
 from infra.errors import HeadwaterError, InputError
 from infra.job import load_request
 from training.checkpoint import MANIFEST, list_checkpoints, verify
-from training.hub_format import save_model
+from training.hub_format import write_model
 from training.model import Decoder, ModelConfig
 from training.universal import ENGINE
+from training.weights import Weights
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -51,11 +56,11 @@ def save_checkpoint_model(checkpoint: Path, folder: Path) -> None:
             remedy="Give the checkpoint where its job left it.",
         )
     tokenizer = load_request(request).inputs["tokenizer"].local("data")
-    save_model(load_checkpoint_model(checkpoint), folder, tokenizer)
+    write_model(checkpoint_weights(checkpoint), folder, tokenizer)
 
 
-def load_checkpoint_model(checkpoint: Path) -> Decoder:
-    """A checkpoint's model, in the precision of the forward pass."""
+def checkpoint_weights(checkpoint: Path) -> Weights:
+    """The weights of a checkpoint's model in the precision of the forward pass, to be read one at a time."""
     try:
         manifest = verify(checkpoint)
     except HeadwaterError as error:
@@ -63,42 +68,55 @@ def load_checkpoint_model(checkpoint: Path) -> Decoder:
     described = manifest.get("model")
     if not described:
         raise InputError("this checkpoint does not say what model it holds", where=str(checkpoint))
-    with torch.device("meta"):
-        decoder = Decoder(ModelConfig.model_validate(described["config"]))
     prefix, dtype = "model." + described["prefix"], getattr(torch, described["dtype"])
+    config = ModelConfig.model_validate(described["config"])
     if manifest.get("engine") == "torch":
-        from training.distributed_checkpoint import read_whole  # and torch's part of it, which only this engine needs
-
-        empty = {f"weight/{prefix}{name}": torch.empty(tensor.shape) for name, tensor in decoder.state_dict().items()}
-        stored = {name.removeprefix("weight/"): whole for name, whole in read_whole(checkpoint / ENGINE, empty).items()}
+        with torch.device("meta"):
+            shapes = {name: weight.shape for name, weight in Decoder(config).state_dict().items()}
+        stored: Callable[[str], Tensor] = functools.partial(
+            _distributed, checkpoint, {prefix + name: shape for name, shape in shapes.items()}
+        )
+    elif manifest["zero_stage"] == 3:
+        stored = functools.partial(_sharded, *_pieces(checkpoint, manifest["ranks"]))
     else:
-        stored = _sharded(checkpoint, manifest["ranks"]) if manifest["zero_stage"] == 3 else _whole(checkpoint)
-    state = {name: stored[prefix + name].to(dtype) for name in decoder.state_dict()}
-    decoder.load_state_dict(state, assign=True)
-    return decoder
+        stored = functools.partial(_whole, checkpoint)
+    return Weights(config, dtype, lambda name: stored(prefix + name).to(dtype))
 
 
-def _whole(checkpoint: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = _load(checkpoint / ENGINE / "mp_rank_00_model_states.pt")["module"]
-    return weights
+def _distributed(checkpoint: Path, shapes: Mapping[str, torch.Size], name: str) -> Tensor:
+    from training.distributed_checkpoint import read_whole  # and torch's part of it, which only this engine needs
+
+    return read_whole(checkpoint / ENGINE, {f"weight/{name}": torch.empty(shapes[name])})[f"weight/{name}"]
 
 
-def _sharded(checkpoint: Path, ranks: int) -> dict[str, Tensor]:
+def _whole(checkpoint: Path, name: str) -> Tensor:
+    weight: Tensor = _load(checkpoint / ENGINE / "mp_rank_00_model_states.pt")["module"][name]
+    return weight
+
+
+def _pieces(checkpoint: Path, ranks: int) -> tuple[list[Path], dict[str, tuple[int, int, torch.Size]]]:
+    """The ranks' files, and of every weight where its piece begins in each of them, how long it is, and the weight's shape."""
     folder = checkpoint / ENGINE
-    shapes = _load(folder / "zero_pp_rank_0_mp_rank_00_model_states.pt")["param_shapes"]
-    parts = []
-    for rank in range(ranks):
-        (path,) = folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
-        parts.append(torch.cat(_load(path)["optimizer_state_dict"]["fp32_flat_groups"]))
-    weights: dict[str, Tensor] = {}
-    start = 0
-    for group in shapes:
+    files = [next(folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")) for rank in range(ranks)]
+    pieces, start = {}, 0
+    for group in _load(folder / "zero_pp_rank_0_mp_rank_00_model_states.pt")["param_shapes"]:
         for name, shape in group.items():
-            piece = -(-shape.numel() // ranks)  # the last rank's is filled up
-            whole = torch.cat([part[start : start + piece] for part in parts])
-            weights[name] = whole[: shape.numel()].view(shape)
-            start += piece
-    return weights
+            length = -(-shape.numel() // ranks)  # the last rank's is filled up
+            pieces[name] = start, length, shape
+            start += length
+    return files, pieces
+
+
+def _sharded(files: Sequence[Path], pieces: Mapping[str, tuple[int, int, torch.Size]], name: str) -> Tensor:
+    start, length, shape = pieces[name]
+    parts = []
+    for file in files:
+        first = 0
+        for flat in _load(file)["optimizer_state_dict"]["fp32_flat_groups"]:
+            inside = flat[max(0, start - first) : max(0, start + length - first)]
+            parts.append(inside)
+            first += len(flat)
+    return torch.cat(parts)[: shape.numel()].view(shape)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -110,5 +128,5 @@ def _load(path: Path) -> dict[str, Any]:
 
     # DeepSpeed's files hold these three, which carry numbers and do nothing when they are made.
     with torch.serialization.safe_globals([fragment_address, LossScaler, ZeroStageEnum]):
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return content

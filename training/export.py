@@ -2,7 +2,7 @@
 
 The folder opens in ``transformers`` as it is: weights, tokenizer, chat template, generation settings, and a README that
 lists every dataset behind it. Before it is published it is loaded again and must give the logits of the model it was
-made from.
+made from. Both go weight by weight and block by block: memory is that of the largest, not of the model.
 """
 
 import os
@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from infra.config import Config, Execution
 from infra.errors import ConfigError, HeadwaterError, InputError
@@ -25,9 +24,10 @@ from infra.store.ancestry import ancestry
 from infra.store.dataset import Dataset
 from infra.store.files import read_json, sha256_file, write_bytes, write_json
 from training.chat_template import chat_template
-from training.hub_format import DTYPES, load_config, load_model, save_model
-from training.model import Decoder
+from training.hub_format import DTYPES, load_config, open_weights, write_model
+from training.model import parameter_count
 from training.model_card import lineage, model_card
+from training.weights import Weights
 
 CARD = "README.md"
 LINEAGE = "lineage.json"
@@ -60,25 +60,23 @@ def run(request: JobRequest) -> None:
     emit(request, "phase", name="export")
     source = request.inputs[config.model]
     folder = source.local("data/model")
-    model = load_model(folder, None if config.dtype == "stored" else DTYPES[config.dtype])
+    weights = open_weights(folder, None if config.dtype == "stored" else DTYPES[config.dtype])
     # The model's own tokenizer: a model that was tuned from one made elsewhere brings another than the recipe's.
-    names = save_model(model, request.data_dir, folder)
-    difference = verify_reload(model, request.data_dir)
+    names = write_model(weights, request.data_dir, folder)
+    difference = verify_reload(weights, request.data_dir)
     write_card(source, request.data_dir)
     outputs = {f"data/{name}": True for name in names}
     # The card names fingerprints, which may differ where the weights do not: it is no part of the model's identity.
     outputs |= {f"data/{CARD}": False, f"data/{LINEAGE}": False}
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    finish(request, outputs, {"model": config.model, "parameters": parameters, "reload_difference": difference})
+    stats = {"parameters": parameter_count(weights.config), "reload_difference": difference}
+    finish(request, outputs, {"model": config.model, **stats})
 
 
-@torch.no_grad()
-def verify_reload(model: Decoder, folder: Path) -> float:
-    """Load the folder again and compare logits on tokens from all over the vocabulary. Raises unless they are equal."""
-    again = load_model(folder)
-    length = min(256, model.config.max_position)
-    row = torch.linspace(0, model.config.vocab_size - 1, length).long().unsqueeze(0)
-    logits: list[Tensor] = [each.logits(each(row)) for each in (model.eval(), again.eval())]
+def verify_reload(weights: Weights, folder: Path) -> float:
+    """Read the folder again and compare logits on tokens from all over the vocabulary. Raises unless they are equal."""
+    length = min(256, weights.config.max_position)
+    row = torch.linspace(0, weights.config.vocab_size - 1, length).long().unsqueeze(0)
+    logits = [each.logits(row) for each in (weights, open_weights(folder))]
     difference = float((logits[0] - logits[1]).abs().max())
     if not torch.equal(*logits):
         raise HeadwaterError(

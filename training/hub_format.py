@@ -13,18 +13,19 @@ window equals full attention as long as a text fits the window, so the window be
 safetensors are read; a pickle from outside could run code.
 """
 
+import contextlib
 import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from infra.errors import InputError
@@ -33,6 +34,7 @@ from training.chat_template import CHAT_TEMPLATE, chat_template
 from training.hub_tokenizer import SpecialTokens, read_object, special_tokens
 from training.model import Decoder, ModelConfig
 from training.rope import RopeScaling
+from training.weights import Weights, write_safetensors
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 SCORE = "score.weight"
@@ -57,30 +59,54 @@ def save_model(
     score: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
-    """Write a complete model folder; returns the names of its files, sorted.
+    """Write a complete model folder; returns the names of its files, sorted. ``dtype`` is the precision on disk (default: the
+    model's own); the rest as ``write_model`` has it."""
+    return write_model(Weights.of(decoder, dtype), folder, tokenizer_dir, chat_template=chat_template, score=score)
+
+
+def write_model(
+    weights: Weights,
+    folder: Path,
+    tokenizer_dir: Path,
+    *,
+    chat_template: str | None = None,
+    score: Tensor | None = None,
+) -> list[str]:
+    """Write a complete model folder, one weight at a time; returns the names of its files, sorted.
 
     ``tokenizer_dir`` holds the tokenizer's files (a tokenizer dataset's ``data`` or another model folder); they are
     copied, with the chat template if there is one and ``chat_template`` does not replace it. ``score [1, hidden]``
-    makes it a reward model. ``dtype`` is the precision on disk (default: the model's own).
+    makes it a reward model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_hub_name(name): tensor.detach() for name, tensor in decoder.state_dict().items()}
+    tensors = {_hub_name(name): (shape, weights.dtype) for name, shape in weights.shapes().items()}
     if score is not None:
         # A classifier has no output matrix of its own.
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BODY)} | {SCORE: score.detach()}
-    stored = {name: tensor.to("cpu", dtype or tensor.dtype).contiguous() for name, tensor in tensors.items()}
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BODY)}
+        tensors[SCORE] = score.shape, weights.dtype
     _copy_tokenizer(tokenizer_dir, folder, chat_template)
     # Of the source: it may be a model folder whose generation_config.json names the ends of a reply.
     tokens = special_tokens(tokenizer_dir)
-    weights_dtype = next(iter(stored.values())).dtype
-    _write_json(folder / "config.json", hub_config(decoder.config, tokens, weights_dtype, reward=score is not None))
+    _write_json(folder / "config.json", hub_config(weights.config, tokens, weights.dtype, reward=score is not None))
     if score is None:
         _write_json(folder / "generation_config.json", _generation_config(tokens))
-    # Written beside and renamed: a reader never sees half a file. The order of tensors is the library's own, by name.
+
+    def read(name: str) -> Tensor:
+        return score.detach() if score is not None and name == SCORE else weights.read(name.removeprefix(BODY))
+
+    # Written beside and renamed: a reader never sees half a file.
     beside = folder / ".model.safetensors.tmp"
-    save_file(stored, beside, metadata={"format": "pt"})
+    write_safetensors(beside, tensors, read)
     beside.replace(folder / "model.safetensors")
     return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def open_weights(folder: Path, dtype: torch.dtype | None = None) -> Weights:
+    """The weights of the decoder in a model folder, to be read one at a time. ``dtype`` None keeps the stored precision."""
+    config, found, rest = _find(folder)
+    _refuse_others(folder, rest)
+    kind = dtype or next(iter(found.values())).read().dtype
+    return Weights(config, kind, lambda name: found[name].read().to(kind))
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Decoder:
@@ -89,9 +115,13 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | tor
     A reward model's body without an output matrix is refused unless it is tied: use ``load_reward_model``.
     """
     decoder, rest = _load(folder, dtype, device)
+    _refuse_others(folder, rest)
+    return decoder
+
+
+def _refuse_others(folder: Path, rest: Mapping[str, Any]) -> None:
     if rest.keys() - {SCORE}:
         raise InputError(f"unexpected tensors: {', '.join(sorted(rest)[:3])}", where=str(folder))
-    return decoder
 
 
 def load_reward_model(
@@ -244,49 +274,84 @@ def _hub_name(name: str) -> str:
     return name if name.startswith("lm_head.") else BODY + name
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in one of a folder's files."""
+
+    file: Path
+    name: str
+    shape: list[int]
+
+    def read(self) -> Tensor:
+        with _opened(self.file) as stream:
+            tensor: Tensor = stream.get_tensor(self.name)
+        return tensor
+
+
 def _load(folder: Path, dtype: torch.dtype | None, device: str | torch.device) -> tuple[Decoder, dict[str, Tensor]]:
-    config = load_config(folder)
-    tensors = _read_tensors(folder, str(device))
-    if "embed_tokens.weight" in tensors:
-        # Saved without its head: the body alone, under the body's own names.
-        tensors = {name if name in (SCORE, "lm_head.weight") else BODY + name: each for name, each in tensors.items()}
-    if SCORE in tensors and not config.tie_embeddings:
-        config = config.model_copy(update={"tie_embeddings": True})
-    if config.tie_embeddings:
-        tensors.pop("lm_head.weight", None)
-    dtype = dtype or tensors[next(iter(tensors))].dtype
+    config, found, rest = _find(folder)
+    tensors: dict[str, Tensor] = {}
+    every = {**found, **rest}
+    for file in {stored.file for stored in every.values()}:
+        with _opened(file, str(device)) as stream:
+            tensors |= {name: stream.get_tensor(stored.name) for name, stored in every.items() if stored.file == file}
+    dtype = dtype or tensors[next(iter(found))].dtype
     with torch.device("meta"):
         decoder = Decoder(config)
-    expected = {_hub_name(name): parameter for name, parameter in decoder.state_dict().items()}
-    missing = sorted(expected.keys() - tensors.keys())
+    decoder.load_state_dict({name: tensors.pop(name).to(dtype) for name in found}, assign=True)
+    for parameter in decoder.parameters():
+        parameter.requires_grad_(True)
+    return decoder, {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def _find(folder: Path) -> tuple[ModelConfig, dict[str, _Stored], dict[str, _Stored]]:
+    """The decoder's shape, where its weights lie by their names in it, and what else is there."""
+    config, stored = load_config(folder), _stored_tensors(folder)
+    if "embed_tokens.weight" in stored:
+        # Saved without its head: the body alone, under the body's own names.
+        stored = {name if name in (SCORE, "lm_head.weight") else BODY + name: each for name, each in stored.items()}
+    if SCORE in stored and not config.tie_embeddings:
+        config = config.model_copy(update={"tie_embeddings": True})
+    if config.tie_embeddings:
+        stored.pop("lm_head.weight", None)
+    with torch.device("meta"):
+        expected = {_hub_name(name): parameter for name, parameter in Decoder(config).state_dict().items()}
+    missing = sorted(expected.keys() - stored.keys())
     if missing:
         raise InputError(f"{len(missing)} tensors are missing, the first is {missing[0]}", where=str(folder))
     for name, parameter in expected.items():
-        if tensors[name].shape != parameter.shape:
-            found, wanted = list(tensors[name].shape), list(parameter.shape)
+        if stored[name].shape != list(parameter.shape):
+            found, wanted = stored[name].shape, list(parameter.shape)
             raise InputError(f"{name} has shape {found}; the configuration says {wanted}", where=str(folder))
-    state = {name.removeprefix(BODY): tensors.pop(name).to(dtype) for name in expected}
-    decoder.load_state_dict(state, assign=True)
-    for parameter in decoder.parameters():
-        parameter.requires_grad_(True)
-    return decoder, {name: tensor.to(dtype) for name, tensor in tensors.items() if "rotary_emb" not in name}
+    return (
+        config,
+        {name.removeprefix(BODY): stored.pop(name) for name in expected},
+        {name: each for name, each in stored.items() if "rotary_emb" not in name},
+    )
 
 
-def _read_tensors(folder: Path, device: str) -> dict[str, Tensor]:
+def _stored_tensors(folder: Path) -> dict[str, _Stored]:
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_object(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
+    stored: dict[str, _Stored] = {}
     for name in names:
         if Path(name).name != name:
             raise InputError(f"a weight file lies outside the folder: {name}", where=str(index))
         if not (folder / name).exists():
             raise InputError(f"there is no {name}", where=str(folder), remedy="Give a model folder with safetensors.")
-        try:
-            with safe_open(folder / name, framework="pt", device=device) as stream:
-                tensors |= {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
-            raise InputError(f"{name} is damaged: {error}", where=str(folder)) from error
-    return tensors
+        with _opened(folder / name) as stream:
+            for key in stream.keys():  # noqa: SIM118 (not a mapping)
+                stored[key] = _Stored(folder / name, key, stream.get_slice(key).get_shape())
+    return stored
+
+
+@contextlib.contextmanager
+def _opened(file: Path, device: str = "cpu") -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt", device=device) as stream:
+            yield stream
+    except SafetensorError as error:
+        raise InputError(f"{file.name} is damaged: {error}", where=str(file.parent)) from error
 
 
 def _rope_settings(raw: dict[str, Any]) -> dict[str, Any]:

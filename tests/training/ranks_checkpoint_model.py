@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from training.checkpoint import Checkpoints, list_checkpoints
-from training.checkpoint_model import load_checkpoint_model
+from training.checkpoint_model import checkpoint_weights
 from training.engine import create_engine, distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig
@@ -43,7 +43,7 @@ def differing(ranks, folder: Path, stage: int, dtype: str, **more) -> list[str] 
         if not ranks.first:
             return None
         ((_, path),) = list_checkpoints(folder)
-        read = load_checkpoint_model(path).state_dict()
+        read = checkpoint_weights(path).decoder().state_dict()
         expected = whole.state_dict()
         assert read.keys() == expected.keys()
         return [name for name, weight in expected.items() if not torch.equal(weight, read[name])]

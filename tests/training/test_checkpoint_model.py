@@ -9,7 +9,7 @@ from infra.errors import InputError
 from tests.training.launch import run_ranks
 from tests.training.ranks_checkpoint_model import differing
 from training.checkpoint import list_checkpoints
-from training.checkpoint_model import checkpoint_of_step, is_checkpoint, load_checkpoint_model, save_checkpoint_model
+from training.checkpoint_model import checkpoint_of_step, checkpoint_weights, is_checkpoint, save_checkpoint_model
 from training.engine import init_distributed
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_opened_is_refused_with_a_sentence(checkpoint, tmp_path):
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"model": None}))
     with pytest.raises(InputError, match="does not say what model"):
-        load_checkpoint_model(checkpoint)
+        checkpoint_weights(checkpoint)
     (checkpoint / "engine" / "mp_rank_00_model_states.pt").write_bytes(b"x")
     with pytest.raises(InputError, match="missing or damaged"):
-        load_checkpoint_model(checkpoint)
+        checkpoint_weights(checkpoint)

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import training.hub_format
 from infra.errors import ConfigError, HeadwaterError, InputError
 from infra.job import JobRequest, load_request, load_result, write_request
 from infra.store.dataset import Dataset
@@ -16,7 +19,8 @@ from pipeline.document import document_id, document_writer
 from tests.support import adopt_dataset
 from tests.training.folders import tiny_model, write_tokenizer
 from training.export import CARD, LINEAGE, export_model, run, verify_reload
-from training.hub_format import load_model, save_model
+from training.hub_format import load_model, open_weights, save_model, write_model
+from training.weights import Weights
 
 
 def publish(root: Path, name: str, *inputs: Dataset) -> Dataset:
@@ -109,6 +113,31 @@ def test_precision_can_be_chosen(datasets: dict[str, Dataset], tmp_path: Path) -
     assert load_model(exported.local("data")).output_weight.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", ["stored", "bf16"])
+def test_no_more_than_a_block_is_in_memory_at_once(
+    datasets: dict[str, Dataset], tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tiny_model(layers=12), tmp_path / "deep", datasets["ppo"].local("data/model"))
+    weights, there, most = open_weights(tmp_path / "deep"), [], 0
+    read = training.hub_format._Stored.read
+
+    def noted(stored: Any) -> torch.Tensor:
+        nonlocal most
+        tensor = read(stored)
+        there.append((StorageWeakRef(tensor.untyped_storage()), tensor.nbytes))
+        most = max(most, sum(size for storage, size in there if not storage.expired()))
+        return tensor
+
+    monkeypatch.setattr(training.hub_format._Stored, "read", noted)
+    weights = open_weights(tmp_path / "deep", None if dtype == "stored" else torch.bfloat16)
+    write_model(weights, tmp_path / "out", tmp_path / "deep")
+    sizes = {name: 4 * shape.numel() for name, shape in weights.shapes().items()}
+    assert most <= 2 * max(sizes.values())
+    assert verify_reload(weights, tmp_path / "out") == 0
+    block = sum(size for name, size in sizes.items() if name.startswith("layers.3."))
+    assert most <= 1.1 * (block + max(sizes.values())) < 0.3 * sum(sizes.values())
+
+
 def test_export_to_a_folder(datasets: dict[str, Dataset], tmp_path: Path) -> None:
     exported = export(datasets, tmp_path, model="ppo")
     target = tmp_path / "out" / "model"
@@ -144,4 +173,4 @@ def test_damaged_weights_are_not_handed_out(datasets: dict[str, Dataset], tmp_pa
 
 def test_a_folder_with_other_weights_is_noticed(datasets: dict[str, Dataset]) -> None:
     with pytest.raises(HeadwaterError, match="other logits"):
-        verify_reload(tiny_model(5), datasets["ppo"].local("data/model"))
+        verify_reload(Weights.of(tiny_model(5)), datasets["ppo"].local("data/model"))

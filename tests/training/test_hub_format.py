@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,6 +19,7 @@ from infra.store.files import sha256_file
 from tests.training.folders import TEMPLATE, tiny_model, write_tokenizer
 from training.hub_format import load_config, load_model, load_reward_model, save_model
 from training.hub_tokenizer import special_tokens
+from training.weights import write_safetensors
 
 ROWS = torch.randint(8, 264, (2, 40), generator=torch.Generator().manual_seed(0))
 LLAMA3 = {"kind": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 32}
@@ -27,6 +29,16 @@ YARN = {"kind": "yarn", "factor": 4.0, "original_max_position": 32}
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_file_of_weights_has_the_bytes_that_the_library_writes(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {name: weight.to(dtype) for name, weight in tiny_model().state_dict().items()}
+    tensors |= {"ä": torch.arange(3.0), "half": torch.ones(2, 3, dtype=torch.float16), "row": torch.ones(5)[::2]}
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    write_safetensors(tmp_path / "ours", shapes, tensors.__getitem__)
+    save_file({name: each.contiguous() for name, each in tensors.items()}, tmp_path / "theirs", {"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
 @pytest.mark.parametrize(
