@@ -45,7 +45,10 @@ def engine_of(job: ModelJob[Any], model: nn.Module, steps: int) -> Engine:
     config = job.config
     for decoder in (part for part in model.modules() if isinstance(part, Decoder)):
         config.check_model(decoder.config)
-    return create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    engine = create_engine(model, config.optimizer(steps), config.parallel(), total_steps=steps, ranks=job.ranks)
+    if config.engine == "torch":
+        job.stats["mesh"] = str(engine.mesh)
+    return engine
 
 
 def optimise(job: ModelJob[Any], engine: Engine, plan: Plan[Batch]) -> None:

@@ -142,6 +142,7 @@ def of_one_rank(ways: dict[str, Sequence[str]], inputs: dict[str, Any], folder: 
                 found["gradients"] = expected["gradients"]
             equal(found, expected, 1e-5)
             assert found["steps"] == pytest.approx(expected["steps"], rel=1e-5), (name, mesh)
+            assert ("2 slices of a matrix" in found["stats"]["mesh"]) == ("tensor" in MESHES[mesh])
 
 
 def test_the_torch_engine_takes_the_steps_of_one_rank(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
