@@ -87,6 +87,7 @@ def test_it_learns_and_publishes_a_model(finished, inputs):
     assert "data/metrics.jsonl" in undigested and "data/steps.parquet" not in undigested
 
 
+@pytest.mark.slow  # in every run of the suite the whole path is killed twice while it pretrains
 def test_a_killed_run_resumes_to_the_same_bytes(finished, inputs, tmp_path):
     job = PretrainJob(tmp_path, inputs, small_config(checkpoint_every=4))
     process = job.start()
