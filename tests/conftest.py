@@ -7,7 +7,14 @@ import pytest
 
 from tests.support import REPOSITORY
 
-LONGEST = ("test_whole_path.py", "test_fsdp.py", "test_checkpoint.py", "test_pretrain.py", "test_launch.py", "test_engine.py")
+LONGEST = (
+    "test_whole_path.py",
+    "test_fsdp.py",
+    "test_checkpoint.py",
+    "test_pretrain.py",
+    "test_launch.py",
+    "test_engine.py",
+)
 """The files that take longest begin first, or the suite would end with one process at work and the other idle."""
 
 # Processes that the tests start import nothing from their working folder, and the tests are not installed.

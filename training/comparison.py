@@ -62,12 +62,6 @@ class Effect:
     by_rate: tuple[tuple[float, float], ...] = ()
     """(learning rate, difference at that rate)."""
 
-    @property
-    def rates_disagree(self) -> bool:
-        """One rate calls the arm better, another worse: the ranking depends on the rate."""
-        signs = {delta > 0 for _, delta in self.by_rate if delta}
-        return len(signs) > 1
-
 
 @dataclass(frozen=True)
 class Verdict:

@@ -57,3 +57,21 @@ def test_a_recipe_is_refused_only_for_the_stages_that_need_what_is_missing(tmp_p
     assert headwater("run", str(recipe), "--stop-after", "shards")[0] == 0
     store = Store.at(tmp_path / "work")
     assert store.get_ref("shards", "mine") is not None
+
+
+def test_a_recipe_of_data_alone_is_planned_without_torch_and_prefect_where_they_are_there(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a b c"}\n')
+    source = {"name": "mine", "kind": "jsonl", "address": str(tmp_path / "rows.jsonl"), "profile": "none"}
+    stages = {"ingest": {"sources": [source]}, "dedup": {}, "tokenizer": {"vocab_size": 380}, "shards": {"seq_len": 16}}
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps({"stages": stages}))
+    program = """
+import sys
+from flows.cli import main
+assert main._run(["plan", sys.argv[1], "--json", "--no-forecast", "--workspace", sys.argv[2]]) == 0
+print({"torch", "prefect", "deepspeed", "pandas"} & set(sys.modules), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", program, str(recipe), str(tmp_path / "work")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+    assert [entry["action"] for entry in json.loads(done.stdout)["stages"]] == 4 * ["RUN"]
