@@ -87,4 +87,6 @@ def write_safetensors(
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            stream.write(read(name).to("cpu", tensors[name][1]).contiguous().view(torch.uint8).numpy().data)
+            # A copy: the engine could not free memory that numpy has once seen.
+            copied = read(name).to("cpu", tensors[name][1], copy=True).contiguous()
+            stream.write(copied.view(torch.uint8).numpy().data)
