@@ -1,7 +1,6 @@
 """The curves of docs/alignment, from runs in a workspace: ``python -m tests.alignment.curves WORKSPACE [NAME…]``.
 
-A name is a stage's, ``online`` for the rounds of that recipe, one behind the other, or ``judge``, which is drawn from what
-``headwater judge … --json`` said: ``WORKSPACE/judge.json``.
+A name is a stage's, or ``judge``, which is drawn from what ``headwater judge … --json`` said: ``WORKSPACE/judge.json``.
 """
 
 import json
@@ -22,10 +21,8 @@ CURVES: Mapping[str, Sequence[str]] = {
     "dpo": ("preference_loss", "margin", "accuracy"),
     "ppo": ("reward", "kl", "finished"),
     "grpo": ("solved", "teaching_groups", "entropy"),
-    "online": ("preference_loss", "margin", "accuracy"),
     "judge": ("win rate", "undecided", "half of the interval"),
 }
-ROUNDS = ("dpo@online", "dpo_2@online")
 WIDTH, HEIGHT, LEFT, TOP = 270, 170, 50, 26
 Point = tuple[float, float]
 
@@ -69,12 +66,8 @@ def lines_of(name: str, workspace: Path) -> list[dict[str, Any]]:
     """What is drawn: logged steps, or verdicts of the first so many prompts."""
     if name == "judge":
         return judged(json.loads((workspace / "judge.json").read_text())["outcomes"])
-    found: list[dict[str, Any]] = []
-    for dataset in map(Store.at(workspace).resolve, ROUNDS if name == "online" else (name,)):
-        behind = found[-1]["step"] if found else 0
-        logged = map(json.loads, dataset.local("data/metrics.jsonl").read_text().splitlines())
-        found += [line | {"step": behind + line["step"]} for line in logged]
-    return found
+    logged = Store.at(workspace).resolve(name).local("data/metrics.jsonl").read_text()
+    return [json.loads(line) for line in logged.splitlines()]
 
 
 def judged(outcomes: Sequence[str]) -> list[dict[str, Any]]:
