@@ -216,18 +216,25 @@ STAGES: dict[str, dict[str, Any]] = {
 """Odd numbers, so that a rank has less to do than the other; replies end when they do."""
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    **{f"ZeRO {stage}": {"zero_stage": stage} for stage in (1, 2, 3)},
+    **{name: {"engine": "torch"} | MESHES[name] for name in ("shards", "shards of weights", "slices")},
+}
+
+
 @pytest.mark.slow
-def test_every_stage_runs_at_every_zero_stage(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
-    """Generation included: under ZeRO-3 a rank whose replies are shorter must not leave the other waiting."""
+def test_every_stage_runs_under_either_engine(ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
+    """Generation included: where weights are in pieces a rank whose replies are shorter must not leave the other waiting."""
     for name, settings in STAGES.items():
         stage = name.partition("-")[0]
         own = {"problems": [str(inputs["problems"])]} if stage == "grpo" else {}
-        for zero in (1, 2, 3):
-            made = request_of(tmp_path / f"{name} {zero}", stage, inputs, settings | own | {"zero_stage": zero})
-            write_request(made)
-    run_ranks(PROGRAM, 2, str(tmp_path), "sampled", timeout=400)
+        for way, more in WAYS.items():
+            write_request(request_of(tmp_path / f"{name} {way}", stage, inputs, settings | own | more))
+    run_ranks(PROGRAM, 2, str(tmp_path), "sampled", timeout=600)
     for name in STAGES:
-        one, *others = (torch.load(tmp_path / f"{name} {zero}/found.pt") for zero in (1, 2, 3))
-        for other in others:
-            equal(other, one)
-            assert other["steps"] == pytest.approx(one["steps"], rel=1e-4), name
+        one, *others = (torch.load(tmp_path / f"{name} {way}/found.pt") for way in WAYS)
+        for way, other in zip(list(WAYS)[1:], others, strict=True):
+            # A policy that still is its reference ranks pairs by rounding.
+            sure = {name: value for name, value in one["losses"].items() if name != "accuracy" or way != "slices"}
+            equal(other, one | {"losses": sure}, 1e-6 if way.startswith("ZeRO") else 1e-5)
+            assert other["steps"] == pytest.approx(one["steps"], rel=1e-4), (name, way)
