@@ -356,41 +356,17 @@ def create_engine(
 ) -> Engine:
     """Put ``model`` under its engine. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
     ranks = ranks or init_distributed()
-    if parallel.float8:
-        from training.float8 import check_float8, use_float8
-
-        check_float8(ranks.device)
-        use_float8(model)
-    if parallel.compile:
-        for module in model.modules():
-            # ZeRO-3 gathers weights when their own module is called, and a tensor group has the collectives there.
-            alone = parallel.cut_while_built or parallel.tensor > 1 or parallel.float8
-            if isinstance(module, Attention) and ranks.device.type == "cuda" and not alone:
-                module.joined = True
-        model.compile()
-    runtime: Any
-    pipeline: Any = None
+    _adapt(model, parallel, ranks)
     mesh = parallel.mesh(ranks.world_size)
     context = join_context(mesh)
+    runtime: Any
+    pipeline: Any = None
     blank: nn.Module | None = None
     if parallel.engine == "torch":
-        from training.fsdp import Fsdp  # more than a second
-
         if mesh.copies > 1 or parallel.zero_stage == 3:
             blank = _without_weights(model)
-        model.to(ranks.device, torch.float32)  # master weights, from which the forward pass's are made
-        watched: nn.Module = _Watched(model)
-        if mesh.pipeline > 1:
-            from training.pipeline_parallel import Pipeline, Stages
-
-            place, each = mesh.stage(ranks.rank), parallel.virtual_stages
-            watched = stages = Stages(model, place, mesh.pipeline, each, context)
-        runtime = Fsdp(watched, optimizer, parallel, mesh, ranks.device)
+        runtime, pipeline = _under_torch(model, optimizer, parallel, mesh, ranks, context)
         torch_optimizer = runtime.optimizer
-        if mesh.pipeline > 1:
-            dtype = torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
-            pipeline = Pipeline(stages, mesh, ranks.rank, ranks.device, dtype)
-            runtime.shared = pipeline.shared
     else:
         model.to(ranks.device)
         runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
@@ -409,6 +385,46 @@ def create_engine(
         pipeline=pipeline,
         blank=blank,
     )
+
+
+def _adapt(model: nn.Module, parallel: ParallelConfig, ranks: Ranks) -> None:
+    """The model's modules as the settings want them computed, in place."""
+    if parallel.float8:
+        from training.float8 import check_float8, use_float8
+
+        check_float8(ranks.device)
+        use_float8(model)
+    if parallel.compile:
+        for module in model.modules():
+            # ZeRO-3 gathers weights when their own module is called, and a tensor group has the collectives there.
+            alone = parallel.cut_while_built or parallel.tensor > 1 or parallel.float8
+            if isinstance(module, Attention) and ranks.device.type == "cuda" and not alone:
+                module.joined = True
+        model.compile()
+
+
+def _under_torch(
+    model: nn.Module,
+    optimizer: OptimizerConfig,
+    parallel: ParallelConfig,
+    mesh: Mesh,
+    ranks: Ranks,
+    context: Context | None,
+) -> tuple[Any, Any]:
+    """FSDP's runtime of the model, and its pipeline if it has stages."""
+    from training.fsdp import Fsdp  # more than a second
+
+    model.to(ranks.device, torch.float32)  # master weights, from which the forward pass's are made
+    if mesh.pipeline == 1:
+        return Fsdp(_Watched(model), optimizer, parallel, mesh, ranks.device), None
+    from training.pipeline_parallel import Pipeline, Stages
+
+    stages = Stages(model, mesh.stage(ranks.rank), mesh.pipeline, parallel.virtual_stages, context)
+    runtime = Fsdp(stages, optimizer, parallel, mesh, ranks.device)
+    dtype = torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
+    pipeline = Pipeline(stages, mesh, ranks.rank, ranks.device, dtype)
+    runtime.shared = pipeline.shared
+    return runtime, pipeline
 
 
 def _without_weights(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """``headwater scale``: what a run of a size, or of a budget, needs, with the reason for each number."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -44,36 +44,26 @@ def command(
     if size is not None and parameters is not None:
         raise ConfigError("the size is given twice", remedy=f"Leave out {size} or --parameters {parameters}.")
     asked = size or parameters
+    shared: dict[str, Any] = {
+        "gpu": gpu, "gpus": gpus or GPUS, "seq_len": seq_len, "micro_batch": micro_batch,
+        "activation_checkpointing": activation_checkpointing, "mfu": mfu,
+    }  # fmt: skip
     plan = plan_scale(
         parameters=None if asked is None else read_count(asked),
         budget_flops=flops,
         budget_gpu_hours=gpu_hours,
         budget_cost=cost,
-        gpu=gpu,
-        gpus=gpus or GPUS,
         price_per_gpu_hour=price,
         vocab_size=vocab_size,
-        seq_len=seq_len,
         tokens_per_parameter=tokens_per_parameter,
-        micro_batch=micro_batch,
-        activation_checkpointing=activation_checkpointing,
-        mfu=mfu,
+        **shared,
     )
     if recipe and not json:
         console().print(yaml.safe_dump({"pretrain": plan.recipe()}, sort_keys=False), markup=False, end="")
         return
     mesh, refusal = None, None
     try:
-        mesh = recommend(
-            plan.model,
-            gpus=gpus or GPUS,
-            gpu=gpu,
-            seq_len=seq_len,
-            batch_sequences=plan.batch_sequences,
-            micro_batch=micro_batch,
-            activation_checkpointing=activation_checkpointing,
-            mfu=mfu,
-        )
+        mesh = recommend(plan.model, batch_sequences=plan.batch_sequences, **shared)
     except ConfigError as error:
         refusal = error
     if json:
