@@ -49,7 +49,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        expect.set_options(timeout=20_000)
+        expect.set_options(timeout=60_000)
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     opened, troubles = context.new_page(), []
     opened.on("pageerror", lambda error: troubles.append(str(error)))
     opened.on("console", lambda told: troubles.append(told.text) if told.type == "error" else None)
@@ -345,7 +345,7 @@ def test_answers_are_compared_by_keys_and_a_vote_is_taken_back(page: Any) -> Non
     page.get_by_label("Your name").blur()
     page.get_by_label("A prompt of your own").fill("Which is better?")
     page.get_by_role("button", name="Ask the models").click()
-    expect(page.get_by_label("Left", exact=True)).to_be_visible(timeout=20_000)
+    expect(page.get_by_label("Left", exact=True)).to_be_visible()
     assert not re.search(r"\b(one|two)\b", page.locator("[data-pair]").inner_text())
     page.get_by_role("heading", name="Board").click()
     page.keyboard.press("1")
