@@ -13,7 +13,7 @@ const BOARD_EVERY = 10_000;
 /** @returns {HTMLElement} */
 export function compareView() {
   const state = { pair: /** @type {any} */ (null), since: 0, shown: false, timer: 0, doing: /** @type {Promise<void> | null} */ (null) };
-  const name = h("input", { maxlength: 64, value: null, placeholder: "me", on: { change: () => { localStorage.setItem(NAME, name.value.trim()); (state.doing ?? Promise.resolve()).then(next); } } });
+  const name = h("input", { maxlength: 64, value: null, placeholder: "me", on: { change: () => { localStorage.setItem(NAME, name.value.trim()); afterwards(following); } } });
   name.value = localStorage.getItem(NAME) ?? "";
   const pair = h("div", { "aria-live": "polite" });
   const progress = h("div", { class: "progress" });
@@ -21,15 +21,15 @@ export function compareView() {
   const guidelines = h("details", { class: "card", hidden: true });
   const board = h("div", {});
   const choices = h("div", { class: "choices", role: "group", "aria-label": "Which answer is better?" }, CHOICES.map(([winner, label]) => button(label, () => vote(winner), { data: { winner } })));
-  const undo = button("Undo (u)", () => act(async () => take(await call("undo", {}))), { class: "quiet" });
+  const undo = button("Undo (u)", () => afterwards(async () => take(await call("undo", {}))), { class: "quiet" });
   const typed = h("input", { maxlength: 4000 });
-  const own = h("form", { class: "acts", on: { submit: (event) => { event.preventDefault(); const text = typed.value.trim(); if (text) act(async () => { await call("prompt", { text }); typed.value = ""; await following(); }); } } },
+  const own = h("form", { class: "acts", on: { submit: (event) => { event.preventDefault(); const text = typed.value.trim(); if (text) afterwards(async () => { await call("prompt", { text }); typed.value = ""; await following(); }); } } },
     field("A prompt of your own", typed), h("button", {}, "Ask the models"));
 
   /** @param {string} path @param {unknown} [body] */
   const call = (path, body) => json(`/api/compare/${path}`, { body, headers: TOKEN ? {} : { "X-Annotator": encodeURIComponent(name.value.trim()) } });
 
-  /** One thing at a time: what is asked for meanwhile is left out. @param {() => Promise<void>} what */
+  /** One thing at a time: a vote while something is under way is left out. @param {() => Promise<void>} what */
   function act(what) {
     if (state.doing) return;
     trouble.hidden = true;
@@ -37,6 +37,12 @@ export function compareView() {
       trouble.textContent = error.message;
       trouble.hidden = false;
     }).finally(() => { state.doing = null; });
+  }
+
+  /** What was typed, or is taken back, is not left out: it waits for what is under way. @param {() => Promise<void>} what */
+  async function afterwards(what) {
+    while (state.doing) await state.doing;
+    act(what);
   }
 
   async function following() {
