@@ -127,7 +127,7 @@ def declared_or_detected(
 
 STAGE = ShardStage(
     name="attributes",
-    code_version=4,
+    code_version=5,
     config=AttributesConfig,
     reference="pipeline.attributes:STAGE",
     inputs=inputs,

@@ -6,7 +6,8 @@ they are what ``pretrain`` would have published at that step, byte for byte.
 
 The torch engine's files hold the fp32 master weights whatever the stage, and are rounded likewise.
 
-Files are mapped and weights read one at a time, so that a model larger than the memory can be written.
+Files are mapped and weights read one at a time, so that a model larger than the memory can be written; a file is opened for each
+of its weights, since what is mapped counts as memory until it is closed.
 
 Nothing is unpickled but tensors and plain values, so a checkpoint from elsewhere can do no harm.
 """

@@ -227,7 +227,7 @@ class _ExchangedSums(ReduceScatter):
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
     ) -> None:
         if op not in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
-            raise NotImplementedError(f"gradients are summed or averaged, not reduced by {op}")
+            raise ValueError(f"gradients are summed or averaged, not reduced by {op}")
         received = torch.empty_like(input_tensor)
         dist.all_to_all_single(received, input_tensor, group=group)
         torch.sum(received.view(group.size(), -1), 0, out=output_tensor)

@@ -10,7 +10,7 @@ the text it is a fenced block as in Markdown:
     ```
 
 By the fences, what is measured of prose leaves code out (``prose_of``). Code is what stands in ``pre`` and is named so by
-``code`` inside of it, or by a class on it or just outside: poems and letters stand in ``pre`` too.
+``code`` inside of it, or by a class on it or on what begins just before: poems and letters stand in ``pre`` too.
 """
 
 import re
@@ -20,22 +20,25 @@ LETTERS_OF_CODE = (BEGIN, END, BREAK, SPACE, TAB)
 SCRIPT = BEGIN.encode()[:3]
 LETTERS = {b"\n": BREAK.encode(), b" ": SPACE.encode(), b"\t": TAB.encode()}
 NAMED = re.compile(
-    rb"<code\b|\b(?:class|id|lang|data-lang)\s*=\s*[\"']?[^\"'<>]*"
-    rb"(?:code|highlight|prettyprint|brush|lang|syntax|geshi|crayon|hljs|programlisting|console|terminal)",
+    rb"<code\b|\b(?:class|id|lang|data-lang)\s*=\s*[\"']?(?:[^\"'<>]*[^a-z\"'<>])?"
+    rb"(?:code|sourcecode|highlight|prettyprint|brush|lang|syntax|geshi|crayon|hljs|programlisting|console|terminal)",
     re.I,
 )
-BEFORE, INSIDE = 200, 300
-"""Bytes in which a name is looked for."""
+AROUND = re.compile(rb"(?:<[a-z][^<>]*>\s{0,80}){1,4}\Z", re.I)
+BEFORE, INSIDE = 400, 300
+"""Bytes in which a name is looked for: of the elements that begin just before, and of the block itself."""
 PROSE = re.compile(rb"<(?:p|h[1-6]|div|li|table|article|section)\b", re.I)
 INNER = re.compile(rb"<br\b[^>]*>|<[^>]*>|\r?\n|[ \t]", re.I)
-BLOCK = re.compile(rf"\s*\|?[ \t]*{BEGIN}([^{BEGIN}{END}]*){END}[ \t]*\|?\s*")
+# Bounded, so that a page of blanks takes no longer than another.
+BLOCK = re.compile(rf"\s{{0,9}}\|?[ \t]{{0,9}}{BEGIN}([^{BEGIN}{END}]*){END}[ \t]{{0,9}}\|?\s{{0,9}}")
 SHOWN = str.maketrans({BEGIN: None, END: None, BREAK: "\n", SPACE: " ", TAB: "\t"})
-FENCED = re.compile(r"^(`{3,})[^\n`]*\n.*?^\1[ \t]*$", re.M | re.S)
+FENCE = re.compile(r"^(`{3,})([^\n`]*)$", re.M)
 
 
 def is_code(before: bytes, element: bytes) -> bool:
     """Whether a ``pre`` element is code; ``before``: what stands before it, at most ``BEFORE`` bytes."""
-    named = NAMED.search(element[:INSIDE]) or NAMED.search(before)
+    around = AROUND.search(before)
+    named = NAMED.search(element[:INSIDE]) or (around and NAMED.search(around[0]))
     return bool(named and b"</" in element and not PROSE.search(element))
 
 
@@ -52,8 +55,17 @@ def fenced(text: str) -> str:
 
 
 def prose_of(text: str) -> str:
-    """A text without its fenced code."""
-    return FENCED.sub("", text) if "```" in text else text
+    """A text without its fenced code. A fence that nothing closes is text."""
+    if "```" not in text:
+        return text
+    pieces, position, opening = [], 0, None
+    for fence in FENCE.finditer(text):
+        if opening is None:
+            opening = fence
+        elif fence[1] == opening[1] and not fence[2].strip():
+            pieces.append(text[position : opening.start()])
+            position, opening = fence.end(), None
+    return "".join([*pieces, text[position:]])
 
 
 def _letter(found: re.Match[bytes]) -> bytes:
@@ -65,10 +77,8 @@ def _letter(found: re.Match[bytes]) -> bytes:
 def _fence(block: re.Match[str]) -> str:
     code = block[1].strip().translate(SHOWN)  # what is no letter at its ends the extractor put there
     lines = [line.rstrip() for line in code.strip("\n").split("\n")]
-    numbers = block[0].lstrip()[0] == "|" and all(
-        line.strip().isdigit() for line in lines
-    )  # the column beside the code
-    if numbers or not any(lines):
+    beside = block[0].lstrip()[0] == "|" and all(line.strip().isdigit() for line in lines)  # the column of line numbers
+    if beside or not any(lines):
         return "\n"
     fence = "```" if "```" not in code else "`" * (max(map(len, re.findall("`+", code))) + 1)
     return "\n".join(["", fence, *lines, fence, ""])

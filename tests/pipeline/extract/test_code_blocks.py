@@ -1,5 +1,7 @@
 """Code of a page in its text, and out of what is measured of its prose."""
 
+import time
+
 import pyarrow as pa
 import pytest
 
@@ -41,6 +43,8 @@ def test_code_is_fenced_line_by_line(block: str) -> None:
     "block",
     [
         "<pre>I wandered lonely as a cloud\nThat floats on high o'er vales and hills</pre>",
+        "<div class='postcode'><pre>12 Mill Lane\nRiverton RV1 2AB\nOpen from nine to five</pre></div>",
+        "<ul class='language-menu'><li>English</li></ul><p>As he said:</p><pre>So it was,\nand so it goes.</pre>",
         "<pre class='code'><p>A paragraph</p>\n<p>and one more of it</p></pre>",
         "<pre class='code'>never ends\n in this page",
         "<p>A name in a line, such as <code>print</code>, is prose.</p>",
@@ -61,6 +65,14 @@ def test_a_page_in_the_script_that_carries_code_keeps_its_letters() -> None:
     assert chr(0x10600) in text and chr(0x10604) in text and "print( each )" in text
 
 
+@pytest.mark.parametrize("part", ["```a\n", "```\n", "````\n```\n", "\n", " "])
+def test_hostile_texts_in_time(part: str) -> None:
+    text = part * (400_000 // len(part))
+    began = time.perf_counter()
+    prose_of(f"```{text}"), fenced(f"{chr(0x10600)}a{chr(0x10601)}{text}")
+    assert time.perf_counter() - began < 5
+
+
 def test_blocks_that_an_extractor_broke_leave_no_letter_behind() -> None:
     assert fenced(f"a{chr(0x10602)}b{chr(0x10603)}c {chr(0x10600)}d") == "a\nb c d"
 
@@ -77,3 +89,4 @@ def test_rules_for_prose_do_not_see_code() -> None:
     assert page == prose
     assert source["duplicate_lines"] > 0.3 and source["curly_brackets"] == page["curly_brackets"]
     assert prose_of("```\nnever closed") == "```\nnever closed"
+    assert prose_of("a\n```py\ncode\n```\nb\n```\nc") == "a\n\nb\n```\nc"
