@@ -6,6 +6,7 @@
   user reads the sentence.
 * ``Preempted`` says that the job was told to stop and has left a checkpoint: code 75, to be started again.
 * Every other exception is a crash, from which the job may be resumed.
+* A rank that has done its work leaves at once, without the interpreter's own end (``leave``).
 """
 
 import argparse
@@ -41,18 +42,24 @@ def job_main(run: Callable[[JobRequest], None], arguments: list[str] | None = No
     path = parser.parse_args(arguments).request
     try:
         run(load_request(path))
+        leave()
     except Preempted:
-        _leave(PREEMPTED_EXIT)
+        leave(PREEMPTED_EXIT)
     except HeadwaterError as error:
         traceback.print_exc()
         record = {"kind": type(error).__name__, **error.as_dict(), "rank": os.environ.get("RANK", "0")}
         # The first rank to fail knows the cause; the others mostly fail because of it.
         create_exclusive(str(path.parent / ERROR_FILE), json.dumps(record).encode())
-        _leave(REFUSED_EXIT)
+        leave(REFUSED_EXIT)
 
 
-def _leave(code: int) -> NoReturn:
-    """Not sys.exit: other ranks may sit in a collective that this rank's orderly shutdown would wait for."""
+def leave(code: int = 0) -> NoReturn:
+    """End this rank without the interpreter's own end, which a rank may not survive.
+
+    Other ranks may sit in a collective that an orderly shutdown would wait for. And a thread of gloo that has yet to drop
+    the tensors of its last exchange needs the interpreter's lock for it: where the end has begun, that aborts the process,
+    after all its work (DeepSpeed keeps a process group, and so its threads, to the last).
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -73,7 +73,7 @@ class StepResult:
 
 @contextlib.contextmanager
 def distributed() -> Iterator[Ranks]:
-    """A main's outermost block: join the group, leave it in order. Without leaving, gloo's threads abort the exit."""
+    """Join the group, and leave it in order. A process of several ranks ends by ``infra.job_main.leave``."""
     ranks = init_distributed()
     try:
         yield ranks

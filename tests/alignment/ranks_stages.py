@@ -21,7 +21,7 @@ from alignment.job import ModelJob
 from alignment.replies import RewardModel, collate
 from alignment.rollouts import Prompt, ReplySettings, Sampled
 from infra.job import JobRequest, load_request
-from infra.job_main import Preempted
+from infra.job_main import Preempted, leave
 from training.checkpoint import list_checkpoints
 from training.engine import Engine, Ranks, StepResult, deepspeed_config, distributed
 from training.job import StopSignal
@@ -136,3 +136,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from infra.job_main import leave
 from tests.training.ranks_engine import advance, build
 from training.checkpoint import Checkpoints
 from training.engine import distributed
@@ -83,3 +84,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

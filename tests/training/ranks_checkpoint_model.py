@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from infra.job_main import leave
 from training.checkpoint import Checkpoints, list_checkpoints
 from training.checkpoint_model import checkpoint_weights
 from training.engine import create_engine, distributed
@@ -65,3 +66,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

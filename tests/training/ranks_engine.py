@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from infra.job_main import leave
 from training.engine import create_engine, distributed
 from training.loader import Loader
 from training.model import Decoder, ModelConfig, build_model
@@ -142,3 +143,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()

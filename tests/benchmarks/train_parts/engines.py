@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from infra.job_main import leave
 from training.engine import Engine, Ranks, create_engine, distributed
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
@@ -70,3 +71,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave()
