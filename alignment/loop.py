@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from alignment.best import Best, Figure
 from alignment.job import ModelJob
 from alignment.order import Order, Part
-from training.engine import Engine, create_engine
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, train
 from training.model import Decoder

@@ -27,9 +27,9 @@ from pydantic import Field
 from infra.config import Config, Execution
 from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
-from training.engine import Ranks, distributed
 from training.faults import FaultConfig
 from training.metrics import require_wandb
+from training.ranks import Ranks, distributed
 
 
 class JobConfig(Config):

@@ -29,7 +29,8 @@ from pipeline.shards.format import TRAIN
 from pipeline.shards.order import phase_of, rows_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
-from training.engine import Engine, Ranks, create_engine
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.hub_format import load_model
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
@@ -37,6 +38,7 @@ from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
 from training.model import Decoder, ModelConfig
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks
 from training.recorder import IterationResult
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss

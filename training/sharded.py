@@ -7,10 +7,11 @@ model that ``build_model`` would have made.
 
 import torch
 
-from training.engine import Ranks, deepspeed_config
+from training.create_engine import deepspeed_config
 from training.model import Decoder, ModelConfig, build_model, init_parameter, parameter_count
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks
 
 
 def build_for_engine(

@@ -24,10 +24,10 @@ from pipeline.tokenizer.model import Tokenizer
 from pipeline.tokenizer.train import train_model
 from tests.support import adopt_dataset, write_dataset
 from tests.training.launch import REPOSITORY, rank_command, rank_environment
-from training.engine import Ranks
 from training.hub_format import load_model, save_model
 from training.job import StopSignal
 from training.model import ModelConfig, build_model
+from training.ranks import Ranks
 
 ANIMALS = ("cat", "dog", "bird", "fish", "horse", "mouse")
 PLACES = ("in the house", "on the tree", "by the river", "under the bed", "in the garden")

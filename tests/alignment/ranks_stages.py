@@ -23,9 +23,11 @@ from alignment.rollouts import Prompt, ReplySettings, Sampled
 from infra.job import JobRequest, load_request
 from infra.job_main import Preempted, leave
 from training.checkpoint import list_checkpoints
-from training.engine import Engine, Ranks, StepResult, deepspeed_config, distributed
+from training.create_engine import deepspeed_config
+from training.engine import Engine, StepResult
 from training.job import StopSignal
 from training.model import Decoder
+from training.ranks import Ranks, distributed
 
 
 def run_stage(request: JobRequest, ranks: Ranks, scripted: bool, stop_at: int = 0) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def run_stage(request: JobRequest, ranks: Ranks, scripted: bool, stop_at: int = 
         return result
 
     with contextlib.ExitStack() as patches:
-        patches.enter_context(mock.patch("training.engine.deepspeed_config", cut_up))
+        patches.enter_context(mock.patch("training.create_engine.deepspeed_config", cut_up))
         patches.enter_context(mock.patch.object(Engine, "_update", recorded))
         if scripted:
             patches.enter_context(mock.patch("alignment.ppo_update.sample", script))

@@ -15,8 +15,8 @@ from flows.recipe import load_recipe
 from infra.job import JobRequest
 from infra.store.dataset import Dataset
 from tests.alignment.jobs import ANIMALS, build_world, write_pairs, write_reward_model
-from training.engine import Ranks, init_distributed
 from training.job import StopSignal
+from training.ranks import Ranks, init_distributed
 
 CONFIG = BestOfNConfig(
     samples=8, train_prompts=8, held_out_prompts=6, max_reply_tokens=100, chunk=4, dtype="fp32", least_margin=0.01

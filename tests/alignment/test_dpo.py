@@ -11,8 +11,8 @@ from alignment.job import ModelJob
 from infra.job import JobRequest
 from infra.store.dataset import Dataset
 from tests.alignment.jobs import ANIMALS, build_world, write_pairs
-from training.engine import Ranks, init_distributed
 from training.job import StopSignal
+from training.ranks import Ranks, init_distributed
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,12 @@ from infra.store.dataset import Dataset
 from infra.store.manifest import output_digest
 from tests.alignment.jobs import ANIMALS, build_world
 from tests.alignment.toys import LetterTokenizer, tiny_decoder
-from training.engine import Engine, Ranks, create_engine, init_distributed
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.job import StopSignal
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks, init_distributed
 from training.schedule import ScheduleConfig
 
 TOKENIZER = LetterTokenizer()

@@ -17,9 +17,11 @@ from alignment.reward import reward_losses
 from alignment.rollouts import ReplySettings, sample
 from alignment.sft import PackedBatch, sft_losses
 from tests.alignment.toys import LetterTokenizer, tiny_decoder
-from training.engine import Engine, Ranks, create_engine, init_distributed
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks, init_distributed
 from training.schedule import ScheduleConfig
 
 TOKENIZER = LetterTokenizer()

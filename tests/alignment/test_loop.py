@@ -19,10 +19,12 @@ from alignment.loop import Plan, optimise, tune
 from alignment.order import Order, step_indices
 from infra.job import JobRequest
 from infra.job_main import Preempted
-from training.engine import Engine, Ranks, create_engine, init_distributed
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.job import StopSignal
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep
+from training.ranks import Ranks, init_distributed
 from training.recorder import IterationResult
 
 NUMBER, BATCH, STEPS = 120, 4, 30

@@ -13,7 +13,7 @@ from infra.store.dataset import Dataset
 from tests.alignment.jobs import ANIMALS, PLACES, build_world, request_of, write_pairs, write_reward_model
 from tests.alignment.ranks_stages import run_stage
 from tests.training.launch import run_ranks
-from training.engine import Ranks, init_distributed
+from training.ranks import Ranks, init_distributed
 
 PROGRAM = "tests.alignment.ranks_stages"
 SUPERVISED: dict[str, Any] = {"batch_size": 7, "max_steps": 1, "clip": 0.0}

@@ -25,8 +25,8 @@ from infra.store.store import Store
 from tests.alignment.jobs import ANIMALS, build_world
 from tests.alignment.votes.room import BAD, GOOD, comparing, side_of, vote_all
 from tests.support import adopt_dataset
-from training.engine import Ranks, init_distributed
 from training.job import StopSignal
+from training.ranks import Ranks, init_distributed
 
 
 def store_with_votes(folder: Path) -> Store:

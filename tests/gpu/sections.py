@@ -28,7 +28,8 @@ from tests.benchmarks.train import ON_GPU, SMALL, Case
 from tests.benchmarks.train_parts.contenders import Spec, alone
 from tests.training.pretraining import build_inputs
 from training.attention import asks_for_groups, attend_documents, document_mask, document_starts, has_document_kernel
-from training.engine import Engine, Ranks, create_engine, distributed
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.generate import generate
 from training.loader import MicroBatch
 from training.loss import chunked_cross_entropy
@@ -36,6 +37,7 @@ from training.metrics import flops_per_token, memory_gb, utilisation
 from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks, distributed
 from training.validation import summed_loss
 
 

@@ -16,7 +16,7 @@ import torch
 from infra.job_main import leave
 from tests.training.ranks_engine import advance, build
 from training.checkpoint import Checkpoints
-from training.engine import distributed
+from training.ranks import distributed
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ import torch
 from infra.job_main import leave
 from training.checkpoint import Checkpoints, list_checkpoints
 from training.checkpoint_model import checkpoint_weights
-from training.engine import create_engine, distributed
+from training.create_engine import create_engine
 from training.loader import MicroBatch
 from training.model import ModelConfig
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import distributed
 from training.schedule import ScheduleConfig
 from training.sharded import build_for_engine
 from training.validation import summed_loss

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from infra.job_main import leave
-from training.engine import create_engine, distributed
+from training.create_engine import create_engine
 from training.loader import Loader
 from training.model import Decoder, ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import distributed
 from training.schedule import ScheduleConfig
 from training.validation import summed_loss
 

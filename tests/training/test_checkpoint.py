@@ -9,7 +9,7 @@ from tests.training.launch import run_ranks
 from tests.training.ranks_checkpoint import resume
 from tests.training.ranks_engine import advance, build
 from training.checkpoint import Checkpoints, list_checkpoints, verify
-from training.engine import init_distributed
+from training.ranks import init_distributed
 
 PROGRAM = "tests.training.ranks_checkpoint"
 

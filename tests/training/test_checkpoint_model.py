@@ -10,7 +10,7 @@ from tests.training.launch import run_ranks
 from tests.training.ranks_checkpoint_model import differing
 from training.checkpoint import list_checkpoints
 from training.checkpoint_model import checkpoint_of_step, checkpoint_weights, is_checkpoint, save_checkpoint_model
-from training.engine import init_distributed
+from training.ranks import init_distributed
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from tests.training.launch import run_ranks
 from tests.training.ranks_engine import gradients, train
-from training.engine import create_engine, init_distributed
+from training.create_engine import create_engine
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import init_distributed
 from training.sharded import build_for_engine
 from training.validation import summed_loss
 

@@ -12,12 +12,13 @@ from torch import nn
 from infra.errors import HeadwaterError
 from infra.job_main import Preempted
 from training.checkpoint import Checkpoints
-from training.engine import create_engine, init_distributed
+from training.create_engine import create_engine
 from training.faults import FaultConfig, SpikeGuard
 from training.loader import MicroBatch, StepData
 from training.loop import Loop, TrainingTask
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import init_distributed
 from training.recorder import IterationResult
 
 

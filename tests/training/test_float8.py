@@ -8,9 +8,9 @@ from torch import nn
 import training.float8
 from infra.errors import ConfigError
 from tests.training.ranks_engine import decoder, train
-from training.engine import init_distributed
 from training.float8 import Float8Linear, to_float8, use_float8
 from training.parallel import ParallelConfig
+from training.ranks import init_distributed
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 SHAPE = {"hidden_size": 32, "intermediate_size": 64}

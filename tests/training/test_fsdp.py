@@ -13,11 +13,12 @@ from infra.config import identity
 from infra.errors import ConfigError
 from tests.training.launch import run_ranks
 from tests.training.ranks_engine import decoder, gradients, train
-from training.engine import create_engine, init_distributed
+from training.create_engine import create_engine
 from training.mesh_plan import EXCHANGES
 from training.optimizer import OptimizerConfig
 from training.parallel import Mesh, ParallelConfig
 from training.pretrain import PretrainConfig
+from training.ranks import init_distributed
 
 PROGRAM = "tests.training.ranks_engine"
 PLAIN = {"dtype": "fp32", "model": "decoder", "steps": 10}

@@ -13,13 +13,14 @@ from torch.utils import _pytree as pytree
 
 import training.model
 from infra.errors import ConfigError
-from training.engine import _Watched, init_distributed
+from training.create_engine import _Watched
 from training.fsdp import Fsdp
 from training.mesh_plan import _in_flight, derivation, plan_mesh, recommend, stage_of, step_time
 from training.model import Decoder, ModelConfig, build_model, parameter_count
 from training.optimizer import OptimizerConfig
 from training.parallel import Mesh, ParallelConfig
 from training.pipeline_parallel import Stage
+from training.ranks import init_distributed
 from training.scale import GPU_MEMORY_GB, USABLE_MEMORY, block_activations, kept_activations, plan_scale
 
 TINY = ModelConfig(vocab_size=512, hidden_size=64, layers=4, heads=8, kv_heads=4, intermediate_size=128)

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from tests.support import REPOSITORY
-from training.engine import create_engine, init_distributed
+from training.create_engine import create_engine
 from training.model import ModelConfig, build_model
 from training.muon import adam_sized, orthogonalise
 from training.optimizer import OptimizerConfig, parameter_groups
 from training.parallel import ParallelConfig
+from training.ranks import init_distributed
 from training.schedule import ScheduleConfig
 
 SMALL = ModelConfig(vocab_size=50, hidden_size=32, layers=2, heads=4, kv_heads=2, intermediate_size=48)

@@ -31,9 +31,9 @@ from tests.training.folders import tiny_config, tiny_model, write_tokenizer
 from tests.training.pretraining import PretrainJob, build_inputs, small_config
 from tests.training.ranks_faults import name_of
 from training.checkpoint import list_checkpoints
-from training.engine import Ranks
 from training.hub_format import load_model, save_model
 from training.pretrain import first_model
+from training.ranks import Ranks
 
 
 @pytest.fixture(scope="module")

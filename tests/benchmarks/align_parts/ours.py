@@ -26,11 +26,12 @@ from alignment.reward import reward_losses
 from alignment.rollouts import ReplySettings, sample
 from alignment.sft import PackedBatch, sft_losses
 from alignment.turns import Rendered
-from training.engine import create_engine, distributed
+from training.create_engine import create_engine
 from training.hub_format import SCORE, load_model, load_reward_model
 from training.model import Decoder
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import distributed
 from training.schedule import ScheduleConfig
 
 CPU = torch.device("cpu")

@@ -110,10 +110,10 @@ class Clock:
 def ours(spec: Spec) -> dict[str, float | None]:
     from infra.job import JobRequest
     from infra.store.dataset import Dataset
-    from training.engine import distributed
     from training.job import Job, StopSignal
     from training.loop import open_loop
     from training.pretrain import PretrainConfig, build_engine, open_data, task_of
+    from training.ranks import distributed
     from training.recorder import IterationResult, Recorder
 
     config = PretrainConfig.model_validate(

