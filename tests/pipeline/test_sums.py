@@ -22,7 +22,7 @@ def test_sums_that_are_asked_stand_in_no_text_and_no_conversation() -> None:
 
 
 def test_a_careless_teacher_is_wrong_as_often_as_said() -> None:
-    config = SumsConfig(conversations=2000, mistakes=0.85)
+    config = SumsConfig(conversations=2000, mistakes=0.9)
     told, _ = divided(config)
     errors = []
     for (left, right), talk in zip(told, talks(told, config), strict=False):
