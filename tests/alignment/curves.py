@@ -1,6 +1,7 @@
 """The curves of docs/alignment, from runs in a workspace: ``python -m tests.alignment.curves WORKSPACE [NAME…]``.
 
-A name is a stage's, or ``judge``, which is drawn from what ``headwater judge … --json`` said: ``WORKSPACE/judge.json``.
+A name is a stage's; or ``judge``, which is drawn from what ``headwater judge … --json`` said: ``WORKSPACE/judge.json``; or
+``online``, the rounds ``dpo`` and ``dpo_2`` one after the other.
 """
 
 import json
@@ -21,8 +22,10 @@ CURVES: Mapping[str, Sequence[str]] = {
     "dpo": ("preference_loss", "margin", "accuracy"),
     "ppo": ("reward", "kl", "finished"),
     "grpo": ("solved", "teaching_groups", "entropy"),
+    "online": ("preference_loss", "margin", "accuracy"),
     "judge": ("win rate", "undecided", "half of the interval"),
 }
+ROUNDS = ("dpo", "dpo_2")
 WIDTH, HEIGHT, LEFT, TOP = 270, 170, 50, 26
 Point = tuple[float, float]
 
@@ -66,8 +69,12 @@ def lines_of(name: str, workspace: Path) -> list[dict[str, Any]]:
     """What is drawn: logged steps, or verdicts of the first so many prompts."""
     if name == "judge":
         return judged(json.loads((workspace / "judge.json").read_text())["outcomes"])
-    logged = Store.at(workspace).resolve(name).local("data/metrics.jsonl").read_text()
-    return [json.loads(line) for line in logged.splitlines()]
+    found: list[dict[str, Any]] = []
+    for stage in ROUNDS if name == "online" else (name,):
+        logged = Store.at(workspace).resolve(stage).local("data/metrics.jsonl").read_text()
+        before = found[-1]["step"] + 1 if found else 0
+        found += [line | {"step": line["step"] + before} for line in map(json.loads, logged.splitlines())]
+    return found
 
 
 def judged(outcomes: Sequence[str]) -> list[dict[str, Any]]:
