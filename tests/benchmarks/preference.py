@@ -14,6 +14,8 @@ out are held out everywhere, fine-tuning included, and all that is said here is 
                       ``dpo_gain_low``, the lower end of their paired difference; ``_total``: by the whole reply
     ppo_gain, ppo_gain_low   mean reward over the fine-tuned model's, in standard deviations; the lowest end of all seeds
     ppo_kl            the highest mean KL of a reply, to be below ``KL_BOUND``; and tokens a reply before and after
+
+A run at full size writes its section of ``docs/benchmarks.md``.
 """
 
 import json
