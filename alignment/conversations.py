@@ -106,7 +106,7 @@ def render_reply(tokenizer: AnyTokenizer, reply: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Untaught:
-    """Why a reply is not taught: ``answers_nothing``, ``empty_reply`` or ``too_long``, and then for what length."""
+    """Why a reply is not taught: ``answers_nothing``, ``empty_reply``, ``marked`` or ``too_long``, and then for what length."""
 
     rule: str
     tokens: int | None = None
@@ -141,9 +141,9 @@ def cut(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) ->
         if lead is None:
             found.untaught[index] = Untaught("answers_nothing")
             continue
-        teaches = message.says
+        teaches = message.says and message.learn
         if not teaches:
-            found.untaught[index] = Untaught("empty_reply")
+            found.untaught[index] = Untaught("marked" if message.says else "empty_reply")
         new = [place for place in [*lead, index] if place not in piece]
         longer = piece | dict.fromkeys(new, False) | {index: teaches}
         if piece and new[0] == max(piece) + 1 and turns.size(longer) <= max_length:
@@ -260,8 +260,9 @@ class Exchange:
 
 
 def exchanges(conversations: Iterable[Conversation]) -> Iterator[Exchange]:
-    """Every assistant turn that answers something."""
+    """Every assistant turn that answers something, and is an example of how."""
     for conversation in conversations:
         for turn, message in enumerate(conversation.messages):
-            if turn > 0 and message.role == "assistant" and message.content.strip() and not message.tool_calls:
+            example = message.role == "assistant" and message.learn and message.content.strip()
+            if turn > 0 and example and not message.tool_calls:
                 yield Exchange(conversation, turn)

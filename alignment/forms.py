@@ -1,6 +1,7 @@
 """The forms in which conversations are published, read as one.
 
-    {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included
+    {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included, and
+                                                           ``weight: 0`` at a reply that is no example
     {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included
     {"instruction": …, "input": …, "output"|"response": …} Alpaca; history: [[question, answer], …]
     {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
@@ -30,6 +31,9 @@ ALIASES = {
 }  # fmt: skip
 TURN, ESCAPED = "\x1e", "\ufffd"
 """The record separator, and what stands for one that somebody wrote."""
+EXAMPLE = ("weight", "train", "training")
+"""0 or false: a reply that is not to be learnt (OpenAI's; axolotl's)."""
+LABELS = {"true": True, "1": True, "false": False, "0": False}
 CALLING = ("function_call", "tool_call")
 QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
@@ -44,12 +48,21 @@ def conversation_of(raw: Mapping[str, Any]) -> Conversation:
             "id": given.get("url"),
             "messages": [_read_turn(part, n) for n, part in enumerate(text.split(TURN)[1:])],
         }
-    if given.get("label") in (False, 0) and "completion" in given:
+    if label_of(given) in (False, 0) and "completion" in given:
         raise Unusable("labelled_bad", "its label says that the completion is not to be learnt")
     messages = _with_opening(_turns_of(given), given)
-    if not any(message.role == "assistant" and message.says for message in messages):
+    replies = [message for message in messages if message.role == "assistant" and message.says]
+    if not replies:
         raise Unusable("no_reply", "no assistant says anything in it")
+    if not any(message.learn for message in replies):
+        raise Unusable("labelled_bad", "each of its replies is marked as not to be learnt")
     return Conversation(name_of(given.get("id"), [messages_to_json(messages)]), messages)
+
+
+def label_of(given: Mapping[str, Any]) -> Any:
+    """The label of a rated reply; tables of text hold it as words."""
+    label = given.get("label")
+    return LABELS.get(label.lower(), label) if isinstance(label, str) else label
 
 
 def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -59,24 +72,32 @@ def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
             value = _from_json(value, name)
         if isinstance(value, list):
             return messages_of(value, name)
-    # Words that nothing is asked by: an empty instruction with an input, or a transcript that holds both.
-    question = next((name for name in QUESTIONS if given.get(name)), "")
+    asked = asked_of(given)
     answer = next((name for name in ANSWERS if name in given), "")
-    if question and answer:
-        asked = turns_from(given[question], "user", question)
-        extra = given.get("input") or given.get("context") if question == "instruction" else None
-        if isinstance(extra, str) and extra.strip() and asked:
-            last = asked[-1]
-            asked = (*asked[:-1], Message(last.role, f"{last.content.strip()}\n\n{extra.strip()}"))
+    if asked and answer:
         replied = turns_from(given[answer], "assistant", answer)
         # Of a whole chat the prompt is already a part.
-        return replied if replied and replied[0].role != "assistant" else (*_history(given), *asked, *replied)
+        return replied if replied and replied[0].role != "assistant" else (*asked, *replied)
     for name in ("chosen", "text", "messages", "conversations"):
         if isinstance(given.get(name), str) and is_transcript(given[name]):
             return transcript(given[name])
     if isinstance(given.get("chosen"), list):
         return messages_of(given["chosen"], "chosen")
     raise Unusable("not_a_conversation", f"it is in no known form; its keys: {keys_of(given)}")
+
+
+def asked_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What a record asks beside its replies, and what was said before; empty where it asks nothing. Raises ``Unusable``."""
+    # Words that nothing is asked by: an empty instruction with an input, or a transcript that holds both.
+    question = next((name for name in QUESTIONS if given.get(name)), "")
+    if not question:
+        return ()
+    asked = turns_from(given[question], "user", question)
+    extra = given.get("input") or given.get("context") if question == "instruction" else None
+    if isinstance(extra, str) and extra.strip() and asked:
+        last = asked[-1]
+        asked = (*asked[:-1], Message(last.role, f"{last.content.strip()}\n\n{extra.strip()}"))
+    return (*_history(given), *asked)
 
 
 def _history(given: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -140,7 +161,8 @@ def _message(entry: Any, place: str) -> Message:
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
     }
     tools = tools_of(entry.get("tools")) if role == "system" else ()
-    return Message(role, whole_characters(content), tools, calls, **tool)
+    learn = role != "assistant" or not any(entry.get(name) in (0, False) for name in EXAMPLE if name in entry)
+    return Message(role, whole_characters(content), tools, calls, **tool, learn=learn)
 
 
 def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:
@@ -189,7 +211,7 @@ def turns_from(value: Any, role: str, field: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         return transcript(value) if is_transcript(value) else (Message(role, whole_characters(value)),)
     if isinstance(value, dict):
-        value = [value]
+        value = value["messages"] if isinstance(value.get("messages"), list) else [value]
     if not isinstance(value, list):
         raise Unusable("bad_message", f"{field} is a {type(value).__name__}: neither text nor messages")
     return messages_of(value, field)
@@ -236,6 +258,7 @@ def messages_from_json(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
             tuple(entry.get("tool_calls", ())),
             entry.get("name", ""),
             entry.get("tool_call_id", ""),
+            entry.get("weight") != 0,
         )
         for entry in raw
     )
@@ -249,5 +272,6 @@ def messages_to_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
         | ({"tool_calls": list(message.tool_calls)} if message.tool_calls else {})
         | ({"name": message.name} if message.name else {})
         | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+        | ({} if message.learn else {"weight": 0})
         for message in messages
     ]

@@ -4,12 +4,14 @@
     {"prompt": […], "chosen": […], "rejected": […]}              messages ({role, content}); replies alone …
     {"chosen": […], "rejected": […]}                             … or whole chats that differ in their last turn
     {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": …}    whole chats as transcripts (HH-RLHF)
-    {"prompt": …, "a": …, "b": …, "winner": "a"|"b"|"tie"|"both_bad"}    one person's vote
+    {"prompt": …, "a": …, "b": …, "winner": "a"|"b"|"tie"|"both_bad"}    one person's vote; an arena's, too
     {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_rated``)
 
-A comparison may have a ``weight`` (1), an ``annotator``, and a ``margin``: how much better the better reply is, given
-or as ``score_chosen`` less ``score_rejected``. A tie is a comparison too: of two replies nobody could choose between.
-A ``system`` text beside them opens the chat. A record that is none of these costs itself, and is told with its reason.
+What is asked is also read from the fields in which conversations ask (``question``, ``instruction`` with ``input``, …), or
+from ``messages`` or ``conversations`` before the replies. A comparison may have a ``weight`` (1), an ``annotator``, and a
+``margin``: how much better the better reply is, given or as ``score_chosen`` less ``score_rejected``. A tie is a comparison
+too: of two replies nobody could choose between. A ``system`` text beside them opens the chat. A record that is none of these
+costs itself, and is told with its reason.
 """
 
 import math
@@ -19,11 +21,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from alignment.data import RatedReply
-from alignment.forms import messages_to_json, tools_of, turns_from
+from alignment.forms import asked_of, label_of, messages_to_json, tools_of, turns_from
 from alignment.records import Reading, Record, Unusable, keys_of, name_of, records
 from alignment.turns import Message
 
-WINNERS = ("a", "b", "tie", "both_bad")
+WINNERS = {
+    "a": "a", "model_a": "a", "b": "b", "model_b": "b", "tie": "tie",
+    "both_bad": "both_bad", "bothbad": "both_bad", "tie (bothbad)": "both_bad", "tie (both bad)": "both_bad",
+}  # fmt: skip
+SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"))
+VOTED = (("a", "b"), ("conversation_a", "conversation_b"), ("response_a", "response_b"))
 Found = TypeVar("Found")
 
 
@@ -74,11 +81,16 @@ def _read(
 
 def comparison_of(raw: Mapping[str, Any]) -> Pair:
     """The comparison a record holds. Raises ``Unusable``."""
-    voted = raw.get("winner") is not None
-    better, worse = _sides(raw) if voted else ("chosen", "rejected")
-    if raw.get(better) is None or raw.get(worse) is None:
-        raise Unusable("not_a_pair", f"it has no {better} and {worse}; its keys: {keys_of(raw)}")
-    given = _turns(raw, "prompt", "user")
+    winner = _winner(raw)
+    better, worse = next(
+        (names for names in (VOTED if winner else SIDES) if all(raw.get(name) is not None for name in names)), ("", "")
+    )
+    if not better:
+        wanted = "a and b" if winner else "chosen and rejected"
+        raise Unusable("not_a_pair", f"it has no {wanted}; its keys: {keys_of(raw)}")
+    if winner == "b":
+        better, worse = worse, better
+    given = _prompt(raw)
     # Whole chats bring their prompt; of replies alone it stands beside them.
     (before, chosen), (other, rejected) = (
         _last_reply(_turns(raw, name, "assistant"), name) for name in (better, worse)
@@ -90,7 +102,7 @@ def comparison_of(raw: Mapping[str, Any]) -> Pair:
         raise Unusable("empty_reply", "one of the replies is empty")
     if chosen == rejected:
         raise Unusable("same_replies", "")
-    tie = voted and raw["winner"] not in ("a", "b")
+    tie = winner in ("tie", "both_bad")
     content = [messages_to_json(prompt), chosen, rejected]
     return Pair(
         name_of(raw.get("id") or raw.get("prompt_id"), content),
@@ -106,14 +118,24 @@ def comparison_of(raw: Mapping[str, Any]) -> Pair:
 
 def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
     """What a record's prompt asks, whatever else it holds. Raises ``Unusable``."""
-    return _asked(_turns(raw, "prompt", "user"), raw)
+    return _asked(_prompt(raw), raw)
 
 
-def _sides(raw: Mapping[str, Any]) -> tuple[str, str]:
-    """The fields of the better and the worse reply of a vote."""
-    if raw["winner"] not in WINNERS:
-        raise Unusable("bad_vote", f"winner is {str(raw['winner'])[:40]!r}; known are {', '.join(WINNERS)}")
-    return ("b", "a") if raw["winner"] == "b" else ("a", "b")
+def _prompt(raw: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What is asked beside the replies."""
+    asked = asked_of({name: value for name, value in raw.items() if value is not None})
+    before = next((name for name in ("messages", "conversations") if isinstance(raw.get(name), list)), "")
+    return tuple(map(_stripped, asked)) if asked or not before else _turns(raw, before, "user")
+
+
+def _winner(raw: Mapping[str, Any]) -> str:
+    """What a vote says; empty where the record is none."""
+    said = raw.get("winner")
+    if said is None:
+        return ""
+    if not isinstance(said, str) or said.lower() not in WINNERS:
+        raise Unusable("bad_vote", f"winner is {str(said)[:40]!r}; known are a, b, tie, both_bad")
+    return WINNERS[said.lower()]
 
 
 def _margin(raw: Mapping[str, Any]) -> float:
@@ -136,11 +158,11 @@ def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -m
 
 def rated_of(raw: Mapping[str, Any]) -> RatedReply:
     """The rated reply a record holds. Raises ``Unusable``."""
-    label = raw.get("label")
+    label = label_of(raw)
     if raw.get("completion") is None or not (isinstance(label, bool) or label in (0, 1)):
         raise Unusable("not_rated", f"it has no completion with a label true or false; its keys: {keys_of(raw)}")
     before, completion = _last_reply(_turns(raw, "completion", "assistant"), "completion")
-    prompt = _asked(before or _turns(raw, "prompt", "user"), raw)
+    prompt = _asked(before or _prompt(raw), raw)
     if not completion:
         raise Unusable("empty_reply", "completion is empty")
     name, weight = (
@@ -175,4 +197,8 @@ def _last_reply(turns: tuple[Message, ...], name: str) -> tuple[tuple[Message, .
 
 def _turns(raw: Mapping[str, Any], name: str, role: str) -> tuple[Message, ...]:
     """The turns of a field, words without white space around them."""
-    return tuple(replace(turn, content=turn.content.strip()) for turn in turns_from(raw.get(name), role, name))
+    return tuple(map(_stripped, turns_from(raw.get(name), role, name)))
+
+
+def _stripped(turn: Message) -> Message:
+    return replace(turn, content=turn.content.strip())

@@ -119,7 +119,7 @@ class PreferencesConfig(ModelJobConfig):
 
 STAGE = JobStage(
     name="preferences",
-    code_version=2,
+    code_version=3,  # 3: what is asked is read from more fields
     config=PreferencesConfig,
     inputs=lambda config: config.starts_from("sft") | dataset_inputs(config.addresses),
     external=lambda config: outside_digests(*config.addresses, base_model=config.base_model),

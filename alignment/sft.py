@@ -92,7 +92,7 @@ class SftConfig(AnsweringConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=3,  # 3: as pretrain 5
+    code_version=4,  # 4: replies that are marked as no examples are not taught
     config=SftConfig,
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
     external=lambda config: outside_digests(*config.conversations, base_model=config.base_model),

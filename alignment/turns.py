@@ -23,6 +23,8 @@ class Message:
     name: str = ""
     """Of a tool: the function whose result this is."""
     tool_call_id: str = ""
+    learn: bool = True
+    """Of an assistant: whether the words are an example, or stand there to be answered only (OpenAI's ``weight: 0``)."""
 
     @property
     def says(self) -> bool:

@@ -24,6 +24,7 @@ from alignment.conversations import (
     render_reply,
     stop_ids,
 )
+from alignment.forms import conversation_of, messages_from_json, messages_to_json, written
 from alignment.packing import pack
 from alignment.records import Reading, Refusal
 from alignment.turns import Conversation, Message, Rendered
@@ -233,6 +234,24 @@ def write_talks(path: Path, *talks: object) -> list[Conversation]:
     with opened(path, "wt", encoding="utf-8") as stream:  # type: ignore[operator]
         stream.writelines(json.dumps(talk) + "\n" for talk in talks)
     return list(read_conversations(path))
+
+
+def test_a_reply_that_is_marked_as_no_example_is_context_only(tmp_path: Path) -> None:
+    said = [("user", "hi"), ("assistant", "bad"), ("user", "again"), ("assistant", "good")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    messages[1]["weight"] = 0
+    path = tmp_path / "marked.jsonl"
+    every = [{"messages": messages}, {"messages": messages[:2]}, {"messages": messages[2:]}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in every))
+    reading = Reading()
+    marked, plain = read_conversations(path, reading)
+    assert reading.refused == {"labelled_bad": 1} and len(plain.messages) == 2
+    found = cut(TOKENIZER, marked, 99)
+    assert [taught_lengths(piece) for piece in found.pieces] == [[4]] and found.untaught == {1: Untaught("marked")}
+    assert [exchange.reply for exchange in exchanges([marked])] == ["good"]
+    assert messages_from_json(messages_to_json(marked.messages)) == marked.messages
+    again = conversation_of({"text": written(marked.messages)})
+    assert again.messages == marked.messages
 
 
 def test_a_conversation_without_an_id_is_named_by_its_content(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from alignment.forms import conversation_of
 from alignment.pair_files import Pair, rated_of, read_comparisons
 from alignment.records import Reading, Unusable
 from alignment.turns import Message
@@ -43,12 +44,41 @@ def one(tmp_path: Path, record: Any) -> Pair | str:
         {"chosen": "\n\nHuman: why?\n\nAssistant: so", "rejected": "\n\nHuman: why?\n\nAssistant: no\n"},
         {"prompt": "\n\nHuman: why?\n\nAssistant:", "chosen": " so", "rejected": " no"},
         {"prompt": [USER([{"type": "text", "text": "why?"}])], "chosen": "so", "rejected": "no", "score_chosen": 4.5},
+        {"question": "why?", "chosen": "so", "rejected": "no"},
+        {"instruction": "why?", "input": "", "chosen_response": "so", "rejected_response": "no"},
+        {"conversations": [{"from": "human", "value": "why?"}], "chosen": MODEL("so"), "rejected": MODEL("no")},
+        {
+            "input": {"messages": [USER("why?")]},
+            "preferred_output": [MODEL("so")],
+            "non_preferred_output": [MODEL("no")],
+        },
+        {
+            "conversation_a": [USER("why?"), MODEL("no")],
+            "conversation_b": [USER("why?"), MODEL("so")],
+            "winner": "model_b",
+        },
     ],
 )
 def test_the_forms_of_one_comparison(tmp_path: Path, record: dict[str, Any]) -> None:
     found = one(tmp_path, record)
     assert isinstance(found, Pair), found
     assert (found.prompt, found.chosen, found.rejected) == (PROMPT, "so", "no")
+
+
+def test_an_arena_knows_ties_and_a_table_of_texts_labels(tmp_path: Path) -> None:
+    tied = one(tmp_path, {"prompt": "why?", "a": "so", "b": "no", "winner": "tie (bothbad)"})
+    assert isinstance(tied, Pair) and tied.tie and (tied.chosen, tied.rejected) == ("so", "no")
+    whole = one(tmp_path, {"instruction": "add", "input": "1 + 1", "chosen": "2", "rejected": "3"})
+    assert isinstance(whole, Pair) and whole.prompt[0].content == "add\n\n1 + 1"
+    asked = {"prompt": "why?", "completion": "so"}
+    assert [rated_of(asked | {"label": label}).label for label in ("True", "false", "1", 0)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    with pytest.raises(Unusable, match="not to be learnt"):
+        conversation_of(asked | {"label": "false"})
 
 
 def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
