@@ -106,7 +106,9 @@ def modified_discounts(counts: Array) -> list[float]:
         return [0.5, 0.5, 0.5]
     share = once / (once + 2 * twice)
     found = [1 - 2 * share * twice / once, 2 - 3 * share * thrice / twice, 3 - 4 * share * four / max(thrice, 1)]
-    return [min(max(discount, 0.0), float(number)) for number, discount in enumerate(found, 1)]
+    # Of text that is read again and again few n-grams occur once or twice, and the estimates come out at nothing or less. Then
+    # nothing would be left for what did not occur, and its loss had no end.
+    return [min(discount, float(number)) if discount > 0 else 0.5 for number, discount in enumerate(found, 1)]
 
 
 def _shifted(values: Array, places: int, fill: int) -> Array:

@@ -49,6 +49,22 @@ def test_probabilities_sum_to_one(context: tuple[int, ...]) -> None:
     assert np.exp(-np.array(behind)).sum() == pytest.approx(1.0)
 
 
+def test_text_that_repeats_leaves_something_for_what_is_not_in_it() -> None:
+    """Much read ten times, a little once, less twice, most of the rest four times: estimates of nothing or less."""
+    draw = np.random.default_rng(1)
+    pieces = [[0, 0, 0, *(1 + draw.geometric(0.2, 40) % 20)] for _ in range(30)]
+    often = [
+        piece
+        for place, piece in enumerate(pieces)
+        for _ in range(10 if place < 20 else 4 if place < 28 else place - 27)
+    ]
+    model = count_ngrams(np.concatenate(often).astype(np.int64), vocabulary=20, order=4)
+    unseen = np.concatenate([[0, 0, 0], 1 + draw.geometric(0.2, 500) % 20])
+    assert np.isfinite(model.nats(unseen)).all()
+    behind = [model.nats(np.array([0, 0, 0, *pieces[0][3:6], token]))[-1] for token in range(1, 21)]
+    assert np.exp(-np.array(behind)).sum() == pytest.approx(1.0)
+
+
 def test_rows_are_scored_on_a_models_targets(tmp_path) -> None:
     """A piece's first token and ``</s>`` are no targets, and no piece sees the one before it in its row."""
     end, word = 3, len(SPECIALS) + 1
