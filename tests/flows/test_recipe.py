@@ -152,7 +152,7 @@ def test_a_scale_derives_the_pretraining() -> None:
     )
     assert (config.steps, config.tokens) == (0, recipe.scale.tokens)
     assert config.batch_sequences % config.ranks == 0
-    assert config.eval_every == 325, "what the scale does not derive stays the recipe's"
+    assert config.eval_every == 400, "what the scale does not derive stays the recipe's"
     by_hand = load_recipe("demo", ["pretrain.optimizer.lr=0.5", "scale=5M", "pretrain.ranks=4"]).node("pretrain").config
     assert by_hand.optimizer.lr == 0.5
     assert by_hand.batch_sequences % 4 == 0
