@@ -62,7 +62,10 @@ def _spelled(text: str) -> str:
     """One spelling of each character: letters and the like plain, all others encoded, with capital digits."""
     if "%" in text:
         text = _ENCODED.sub(_unreserved, text)
-    return text if text.isascii() and " " not in text else quote(text, safe=_PLAIN)
+    plain = (
+        text.isascii() and text.isprintable() and " " not in text
+    )  # a control character at the end would be stripped
+    return text if plain else quote(text, safe=_PLAIN)
 
 
 def _unreserved(found: re.Match[str]) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.dedup import DedupConfig
@@ -97,6 +97,7 @@ def test_criteria_apply_in_their_order() -> None:
 
 
 @given(st.text(max_size=60))
+@example("\x1f#")
 def test_a_key_is_its_own_key(text: str) -> None:
     key = normalise_url(f"http://example.org/{text}")
     if key.startswith("example.org"):
