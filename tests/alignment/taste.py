@@ -1,6 +1,6 @@
 """A judge for docs/alignment/judge.md, as a package of one's own would give it: the reward model of the workspace.
 
-HEADWATER_HOME=WORKSPACE headwater judge ppo --against sft --judge tests.alignment.taste:REWARD
+PYTHONPATH=. HEADWATER_HOME=WORKSPACE headwater judge ppo --against sft --judge tests.alignment.taste:REWARD
 """
 
 import os
