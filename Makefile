@@ -11,8 +11,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/headwater run demo
 
+# Three processes for two cores: tests that wait for others' processes leave a seventh of them idle.
 test: lint types
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: lint types
 	$(BIN)/python -m pytest -q -m ""
