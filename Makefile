@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/headwater run demo
 
-# Three processes for two cores: tests that wait for others' processes leave a seventh of them idle.
+# Three processes for two cores: tests that wait for others' processes leave a sixth of them idle.
 test: lint types
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 

@@ -72,9 +72,8 @@ def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
             value = _from_json(value, name)
         if isinstance(value, list):
             return messages_of(value, name)
-    asked = asked_of(given)
     answer = next((name for name in ANSWERS if name in given), "")
-    if asked and answer:
+    if answer and (asked := asked_of(given)):
         replied = turns_from(given[answer], "assistant", answer)
         # Of a whole chat the prompt is already a part.
         return replied if replied and replied[0].role != "assistant" else (*asked, *replied)
@@ -161,7 +160,7 @@ def _message(entry: Any, place: str) -> Message:
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
     }
     tools = tools_of(entry.get("tools")) if role == "system" else ()
-    learn = role != "assistant" or not any(entry.get(name) in (0, False) for name in EXAMPLE if name in entry)
+    learn = role != "assistant" or not any(entry.get(name) in (0, False) for name in EXAMPLE)
     return Message(role, whole_characters(content), tools, calls, **tool, learn=learn)
 
 

@@ -90,14 +90,13 @@ def comparison_of(raw: Mapping[str, Any]) -> Pair:
         raise Unusable("not_a_pair", f"it has no {wanted}; its keys: {keys_of(raw)}")
     if winner == "b":
         better, worse = worse, better
-    given = _prompt(raw)
     # Whole chats bring their prompt; of replies alone it stands beside them.
     (before, chosen), (other, rejected) = (
         _last_reply(_turns(raw, name, "assistant"), name) for name in (better, worse)
     )
     if before != other:
         raise Unusable("different_prompts", "the two chats differ before their last reply")
-    prompt = _asked(before or given, raw)
+    prompt = _asked(before or _prompt(raw), raw)
     if not chosen or not rejected:
         raise Unusable("empty_reply", "one of the replies is empty")
     if chosen == rejected:
@@ -123,9 +122,13 @@ def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _prompt(raw: Mapping[str, Any]) -> tuple[Message, ...]:
     """What is asked beside the replies."""
-    asked = asked_of({name: value for name, value in raw.items() if value is not None})
-    before = next((name for name in ("messages", "conversations") if isinstance(raw.get(name), list)), "")
-    return tuple(map(_stripped, asked)) if asked or not before else _turns(raw, before, "user")
+    if asked := asked_of({name: value for name, value in raw.items() if value is not None}):
+        return tuple(map(_stripped, asked))
+    chat = next((name for name in ("messages", "conversations") if isinstance(raw.get(name), list)), "")
+    turns = _turns(raw, chat, "user")
+    while turns and turns[-1].role == "assistant":  # a chat with one of the replies already in it
+        turns = turns[:-1]
+    return turns
 
 
 def _winner(raw: Mapping[str, Any]) -> str:

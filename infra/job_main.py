@@ -33,13 +33,13 @@ class Preempted(Exception):
     """The job was told to stop (SIGTERM) and has saved its state."""
 
 
-def job_main(run: Callable[[JobRequest], None], arguments: list[str] | None = None) -> None:
-    """Read the request and run it, in every rank of a job."""
+def job_main(run: Callable[[JobRequest], None]) -> NoReturn:
+    """Read the request and run it, in every rank of a job; the process ends with it."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     parser = argparse.ArgumentParser()
     parser.add_argument("--request", type=Path, required=True)
-    path = parser.parse_args(arguments).request
+    path = parser.parse_args().request
     try:
         run(load_request(path))
         leave()

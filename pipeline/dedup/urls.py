@@ -62,9 +62,8 @@ def _spelled(text: str) -> str:
     """One spelling of each character: letters and the like plain, all others encoded, with capital digits."""
     if "%" in text:
         text = _ENCODED.sub(_unreserved, text)
-    plain = (
-        text.isascii() and text.isprintable() and " " not in text
-    )  # a control character at the end would be stripped
+    # A control character is none to keep: at the end of an address it would be stripped, and the key not be its own.
+    plain = text.isascii() and text.isprintable() and " " not in text
     return text if plain else quote(text, safe=_PLAIN)
 
 

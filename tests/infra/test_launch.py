@@ -113,6 +113,14 @@ def test_a_guard_whose_parent_is_gone_starts_nothing(tmp_path: Path) -> None:
 # ---- jobs -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_rank_that_is_done_does_not_wait_for_the_interpreters_end(tmp_path: Path) -> None:
+    result, events = run(tmp_path, {"3": "abort at the end"})
+    assert result.stats == {"steps": 10} and steps(events) == list(range(10))
+    assert not [event for event in events if event["type"] not in ("progress", "phase")]
+    logs = [path.read_text() for path in (tmp_path / "work" / "logs").rglob("*.log")]
+    assert logs and not any("exitcode" in log or "Aborted" in log for log in logs)
+
+
 def test_a_job_comes_to_its_result_and_is_not_run_twice(tmp_path: Path) -> None:
     result, events = run(tmp_path, {})
     assert result.stats == {"steps": 10}

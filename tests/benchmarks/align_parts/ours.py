@@ -26,6 +26,7 @@ from alignment.reward import reward_losses
 from alignment.rollouts import ReplySettings, sample
 from alignment.sft import PackedBatch, sft_losses
 from alignment.turns import Rendered
+from infra.job_main import leave
 from training.create_engine import create_engine
 from training.hub_format import SCORE, load_model, load_reward_model
 from training.model import Decoder
@@ -158,3 +159,4 @@ if __name__ == "__main__":
         speed(Path(sys.argv[2]))
     else:
         print(json.dumps(losses(Path(sys.argv[2]))))
+    leave()

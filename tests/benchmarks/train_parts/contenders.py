@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from infra.job_main import leave
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
 from training.metrics import flops_per_token, memory_gb, utilisation
@@ -299,3 +300,4 @@ def alone(name: str, spec: Spec) -> tuple[list[dict[str, float]], dict[str, floa
 
 if __name__ == "__main__":
     print("ANSWER " + json.dumps(contend(sys.argv[1], Spec(**json.loads(Path(sys.argv[2]).read_text())))))
+    leave()
