@@ -106,7 +106,7 @@ def render_reply(tokenizer: AnyTokenizer, reply: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Untaught:
-    """Why a reply is not taught: ``answers_nothing``, ``empty_reply``, ``marked`` or ``too_long``, and then for what length."""
+    """Why a reply is not taught: ``answers_nothing``, ``empty_reply``, ``weight_zero``, or ``too_long`` and for what length."""
 
     rule: str
     tokens: int | None = None
@@ -143,7 +143,7 @@ def cut(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) ->
             continue
         teaches = message.says and message.learn
         if not teaches:
-            found.untaught[index] = Untaught("marked" if message.says else "empty_reply")
+            found.untaught[index] = Untaught("weight_zero" if message.says else "empty_reply")
         new = [place for place in [*lead, index] if place not in piece]
         longer = piece | dict.fromkeys(new, False) | {index: teaches}
         if piece and new[0] == max(piece) + 1 and turns.size(longer) <= max_length:

@@ -247,7 +247,7 @@ def test_a_reply_that_is_marked_as_no_example_is_context_only(tmp_path: Path) ->
     marked, plain = read_conversations(path, reading)
     assert reading.refused == {"labelled_bad": 1} and len(plain.messages) == 2
     found = cut(TOKENIZER, marked, 99)
-    assert [taught_lengths(piece) for piece in found.pieces] == [[4]] and found.untaught == {1: Untaught("marked")}
+    assert [taught_lengths(piece) for piece in found.pieces] == [[4]] and found.untaught == {1: Untaught("weight_zero")}
     assert [exchange.reply for exchange in exchanges([marked])] == ["good"]
     assert messages_from_json(messages_to_json(marked.messages)) == marked.messages
     again = conversation_of({"text": written(marked.messages)})

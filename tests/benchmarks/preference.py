@@ -79,18 +79,23 @@ def write_recipe(home: Path, scale: float) -> Path:
     """An ordinary recipe over the shared texts and votes."""
     home.mkdir(parents=True, exist_ok=True)
     pairs = [str(shared_data(name)) for name in PAIRS]
-    conversations = write_conversations(home / "chosen.jsonl", pairs)
+    stages = _base(scale) | _alignment(pairs, write_conversations(home / "chosen.jsonl", pairs), scale)
+    path = home / "preference.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "preference", "stages": stages}, sort_keys=False))
+    return path
 
-    def steps(number: int) -> int:
-        return max(4, round(number * scale))
 
+def _steps(number: int, scale: float) -> int:
+    return max(4, round(number * scale))
+
+
+def _base(scale: float) -> dict[str, Any]:
+    """From texts to the pretrained model."""
     jsonl = {"kind": "jsonl", "language": "en"}
     books = {"name": "books", "address": str(shared_data("text_books.jsonl.gz")), "profile": "books"}
     web = {"name": "web", "address": str(shared_data("web/gold.jsonl")), "profile": "none"}
     scored = {"name": "scored", "address": str(shared_data("quality/labels.jsonl")), "profile": "none"}
-    length = {"batch_size": 32, "micro_batch": 8, "checkpoint_every": 500}
-    chats = {"held_out_fraction": HELD_OUT}
-    stages: dict[str, Any] = {
+    return {
         "ingest": {"sources": [books | jsonl, web | jsonl, scored | jsonl]},
         "dedup": {},
         "redact": {},
@@ -98,12 +103,20 @@ def write_recipe(home: Path, scale: float) -> Path:
         "shards": {"seq_len": 512},
         "pretrain": {
             "model": {"hidden_size": 128, "heads": 2, "kv_heads": 2, "intermediate_size": 352, "max_position": 512},
-            "steps": steps(400),
+            "steps": _steps(400, scale),
             "batch_sequences": 16,
             "eval_every": 300,
             "checkpoint_every": 200,
-            "optimizer": {"name": "muon", "lr": 0.008, "schedule": {"warmup_steps": steps(20)}},
+            "optimizer": {"name": "muon", "lr": 0.008, "schedule": {"warmup_steps": _steps(20, scale)}},
         },
+    }
+
+
+def _alignment(pairs: Sequence[str], conversations: Path, scale: float) -> dict[str, Any]:
+    """From there to what PPO and DPO make of it."""
+    length = {"batch_size": 32, "micro_batch": 8, "checkpoint_every": 500}
+    chats = {"held_out_fraction": HELD_OUT}
+    return {
         "sft": {
             "conversations": [str(conversations)],
             "row_length": 512,
@@ -112,7 +125,7 @@ def write_recipe(home: Path, scale: float) -> Path:
             **chats,
             **length,
         },
-        "preferences": {"pairs": pairs, "max_pair_tokens": 320, **chats},
+        "preferences": {"pairs": list(pairs), "max_pair_tokens": 320, **chats},
         # By folds of the 2,344 pairs to train on, the score alone ranks 61 % right; half an epoch of all weights after it, at
         # 1e-4, makes it 60 %. So there is one step, which moves nothing.
         "reward": length | {"linear_probe": 0.003, "centring": 0.01, "max_steps": 1, "lr": 1e-6},
@@ -122,7 +135,7 @@ def write_recipe(home: Path, scale: float) -> Path:
         | {"loss": "simpo", "beta": 2.0, "margin": 1.0, "chosen_loss": 0.3, "lr": 6e-4, "epochs": max(0.1, scale)},
         # 48 rounds gain 2.2 deviations, at 40 nats a reply: twice the bound.
         "ppo": {
-            "rounds": steps(20),
+            "rounds": _steps(20, scale),
             "lr": 5e-4,
             "critic_lr": 1e-3,
             "critic_rounds": max(1, round(6 * scale)),
@@ -135,9 +148,6 @@ def write_recipe(home: Path, scale: float) -> Path:
             "validate_every": 10,
         },
     }
-    path = home / "preference.yaml"
-    path.write_text(yaml.safe_dump({"recipe": "preference", "stages": stages}, sort_keys=False))
-    return path
 
 
 def write_conversations(path: Path, pairs: Sequence[str]) -> Path:
