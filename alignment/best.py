@@ -6,7 +6,7 @@ step in its state: whatever is killed, the weights that a checkpoint names are t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from infra.config import Json
+from infra.store.files import replacing
 from training.engine import Engine
 
 
@@ -44,7 +45,7 @@ class Best:
     keep: bool
     step: int = 0
     value: float | None = None
-    last: float | None = field(default=None)
+    last: float | None = None
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint. Weights of later steps are of no more use."""
@@ -106,9 +107,8 @@ class Best:
     def _write(self) -> None:
         with self.engine.whole_model() as model:
             if self.engine.ranks.first:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                beside = self._path.with_suffix(".tmp")
                 # Copies: tied weights share their memory, which the format refuses.
-                save_file({name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}, beside)
-                beside.replace(self._path)
+                copies = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+                with replacing(self._path) as beside:
+                    save_file(copies, beside)
         dist.barrier()

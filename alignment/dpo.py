@@ -8,7 +8,6 @@ folder: no second model stays in memory, and a resumed job does not compute them
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -42,7 +41,7 @@ from alignment.replies import reply_log_probs
 from infra.config import Later
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
-from infra.store.files import write_json
+from infra.store.files import replacing, write_json
 from training.engine import Engine
 from training.intervals import mean_interval, wilson
 from training.loop import publish_model
@@ -231,15 +230,9 @@ def reference_log_probs(job: ModelJob[DpoConfig], engine: Engine, pairs: list[Pa
         return np.asarray(np.load(path, allow_pickle=False))
     values = pair_figures(job, engine, pairs, reply_totals)
     if job.ranks.first:
-        _save_whole(path, values)
+        with replacing(path) as beside, beside.open("wb") as stream:
+            np.save(stream, values)
     return values
-
-
-def _save_whole(path: Path, values: np.ndarray) -> None:
-    beside = path.with_suffix(".tmp")
-    with beside.open("wb") as stream:
-        np.save(stream, values)
-    beside.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ numbers.
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from infra.errors import ConfigError
+from infra.store.files import replacing
 from training.model import ModelConfig, parameter_count
 from training.tensorboard import EventWriter
 
@@ -119,9 +119,8 @@ def _keep_steps(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text("".join(kept))
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text("".join(kept))
 
 
 def require_wandb(project: str) -> None:

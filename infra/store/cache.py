@@ -14,12 +14,11 @@ Copies appear by rename, so any number of processes may ask for the same one.
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from infra.errors import InputError
-from infra.store.files import OutputFile, filesystem, is_local, sha256_file
+from infra.store.files import OutputFile, filesystem, is_local, replacing, sha256_file
 
 
 def cache_root() -> Path:
@@ -66,9 +65,7 @@ def dataset_key(name: str, fingerprint: str, outputs: Sequence[OutputFile]) -> s
 
 def _download(url: str, target: Path, digest: str | None) -> None:
     fs, path = filesystem(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(target) as beside:
         fs.get_file(path, str(beside))
         if digest is not None and sha256_file(beside) != digest:
             raise InputError(
@@ -76,6 +73,3 @@ def _download(url: str, target: Path, digest: str | None) -> None:
                 where=url,
                 remedy="Run its stage again with --force.",
             )
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -125,18 +125,17 @@ def publish_file(
     scratch.mkdir(parents=True, exist_ok=True)
     pending = PendingFile(scratch / f"{uuid.uuid4().hex}{suffix}")
     try:
-        yield pending
-        output = OutputFile(
-            path,
-            pending.path.stat().st_size,
-            sha256_file(pending.path),
-            rows if rows is not None else _row_count(pending.path),
-            digested,
-        )
-        move_into_place(pending.path, f"{root}/{path}")
-        pending._output = output
-    except OSError as error:
-        raise _explain(error, f"{root}/{path}") from error
+        with _explained(f"{root}/{path}"):
+            yield pending
+            output = OutputFile(
+                path,
+                pending.path.stat().st_size,
+                sha256_file(pending.path),
+                rows if rows is not None else _row_count(pending.path),
+                digested,
+            )
+            move_into_place(pending.path, f"{root}/{path}")
+            pending._output = output
     finally:
         pending.path.unlink(missing_ok=True)
 
@@ -155,25 +154,30 @@ def move_into_place(source: Path, url: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with _replacing(destination) as beside:
+        with replacing(destination) as beside:
             shutil.copyfile(source, beside)
             _fsync_file(beside)
     fsync_folder(destination.parent)
 
 
 @contextlib.contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
+def replacing(destination: Path) -> Iterator[Path]:
     """A path beside ``destination`` to write to, which takes its place on a clean exit and is gone after any other."""
+    with _beside(destination) as beside:
+        yield beside
+        os.replace(beside, destination)
+
+
+@contextlib.contextmanager
+def _beside(destination: Path) -> Iterator[Path]:
+    """A path for a temporary file in the same folder."""
     beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with _explained(str(destination)):
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
-            os.replace(beside, destination)
         finally:
             beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise _explain(error, str(destination)) from error
 
 
 def _fsync_file(path: Path) -> None:
@@ -197,7 +201,7 @@ def write_bytes(url: str | Path, data: bytes) -> None:
         fs.pipe_file(target, data)
         return
     destination = Path(target)
-    with _replacing(destination) as beside:
+    with replacing(destination) as beside:
         beside.write_bytes(data)
         _fsync_file(beside)
     fsync_folder(destination.parent)
@@ -229,19 +233,12 @@ def create_exclusive(url: str, data: bytes) -> bool:
     fs, target = filesystem(url)
     if isinstance(fs, LocalFileSystem):
         # Written whole beside it first, then linked: a reader never sees a half-written lease.
-        destination = Path(target)
         try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            beside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.tmp")
-            try:
+            with _beside(Path(target)) as beside:
                 beside.write_bytes(data)
-                os.link(beside, destination)
-            finally:
-                beside.unlink(missing_ok=True)
+                os.link(beside, target)
         except FileExistsError:
             return False
-        except OSError as error:
-            raise _explain(error, str(destination)) from error
         return True
     try:
         fs.pipe_file(target, data, mode="create")
@@ -263,7 +260,7 @@ def copy_within_store(source: str, target: str) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.cp_file(here, there)
         return
-    with _replacing(Path(there)) as beside:
+    with replacing(Path(there)) as beside:
         try:
             os.link(here, beside)
         except OSError:  # another file system, or one without links
@@ -357,10 +354,15 @@ def read_many(urls: list[str]) -> list[bytes]:
     return [found[path] for path in paths] if isinstance(found, dict) else [found]
 
 
-def _explain(error: OSError, where: str) -> Exception:
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
     """Disk full, read-only and no permission are the operator's to mend: say so in one sentence."""
-    full = disk_full(error, where)
-    if full is not None:
-        return full
-    mendable = (errno.EROFS, errno.EACCES, errno.EPERM)
-    return describe_os_error(error, where) if error.errno in mendable else error
+    try:
+        yield
+    except OSError as error:
+        told = disk_full(error, where)
+        if told is None and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            told = describe_os_error(error, where)
+        if told is None:
+            raise
+        raise told from error

@@ -15,6 +15,7 @@ from infra.errors import HeadwaterError, disk_full
 from infra.execution.base import describe_failure
 from infra.runner import run_stage
 from infra.stage import Counts, StageContext, StageNode, Step, Unit, UnitContext
+from infra.store.files import publish_file
 from pipeline.dedup.flat import write_array
 from tests.infra.run_toy import context
 from tests.infra.toy import NUMBERS, NumbersConfig
@@ -67,6 +68,14 @@ def test_other_errors_are_left_alone() -> None:
     assert disk_full(OSError(errno.EIO, "Input/output error")) is None
     assert disk_full(ValueError("invalid literal: 'OSError: No space left on device'")) is None, "a page may say so"
     assert disk_full(sqlite3.OperationalError("database or disk is full")) is not None
+
+
+def test_another_error_of_a_write_is_raised_as_it_is(tmp_path: Path) -> None:
+    """One that were its own cause would be looked through for ever."""
+    with pytest.raises(OSError, match="Input/output error") as caught, publish_file(str(tmp_path), "x", tmp_path / "s"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert caught.value.__cause__ is None
+    assert describe_failure(caught.value).transient
 
 
 @NEEDS_DEVICE
