@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from backports import zstd
@@ -102,12 +102,14 @@ def _zstd(dictionary: zstd.ZstdDict | None = None, window: int = LONGEST_ZSTD_WI
 
 
 # zstd's skippable frames hold no data; one at the beginning may hold the dictionary of all others.
-CODECS = (
+CODECS = GZIP, BZIP2, XZ, ZSTD = (
     Codec("gzip", re.compile(rb"\x1f\x8b\x08[\x00-\x1f]", re.S), _Gzip),
     Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.S), _bzip2, b"1AY&SY"),
     Codec("xz", re.compile(rb"\xfd7zXZ\x00", re.S), _xz),
     Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.S), _zstd),
 )
+WEB_ZSTD = replace(ZSTD, new=lambda: _zstd(None, WEB_ZSTD_WINDOW))
+"""zstd as the web has it: no frame may ask for more memory than a browser gives."""
 LONGEST_MAGIC = 10
 INFLATE_ERRORS = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError, ValueError)
 
@@ -124,12 +126,6 @@ FOREIGN = (
     (b"<mediawiki", "a MediaWiki dump"), (b"<?xml", "XML"), (b"WARC/", "a WARC archive"),
     (b"version https://git-lfs", "a Git LFS pointer instead of the file itself"),
 )  # fmt: skip
-
-
-def small_zstd() -> Codec:
-    """zstd as the web has it: no frame may ask for more memory than a browser gives."""
-    (codec,) = (codec for codec in CODECS if codec.name == "zstd")
-    return Codec(codec.name, codec.magic, lambda: _zstd(None, WEB_ZSTD_WINDOW))
 
 
 class Corrupt(Exception):
@@ -178,7 +174,7 @@ def codec_of(raw: BinaryIO) -> Codec | None:
     if codec is None or not head.startswith(DICTIONARY_FRAME):
         return codec
     dictionary = _dictionary(raw)
-    return Codec(codec.name, codec.magic, lambda: _zstd(dictionary)) if dictionary else codec
+    return replace(codec, new=lambda: _zstd(dictionary)) if dictionary else codec
 
 
 def _dictionary(raw: BinaryIO) -> zstd.ZstdDict | None:
@@ -238,7 +234,7 @@ class Member:
         try:
             return self._inflater.decompress(packed, most)
         except INFLATE_ERRORS as error:
-            raise Corrupt(f"the {self._name} data is damaged: {error}") from None
+            raise Corrupt(f"the {self._name} data is damaged: {error}") from error
 
     @property
     def complete(self) -> bool:

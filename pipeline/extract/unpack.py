@@ -12,13 +12,12 @@ from collections.abc import Iterable
 
 from fastwarc.stream_io import BrotliReader
 
-from pipeline.compression import CODECS, Codec, Corrupt, Member, small_zstd
+from pipeline.compression import GZIP, WEB_ZSTD, Codec, Corrupt, Member
 from pipeline.extract.refusal import Refused
 
 CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\r\n]{0,200})?\r?\n")
 MAX_ENCODINGS = 4
-GZIP = next(codec for codec in CODECS if codec.name == "gzip")
-PACKED: dict[str, Codec] = {"gzip": GZIP, "x-gzip": GZIP, "zstd": small_zstd()}
+PACKED: dict[str, Codec] = {"gzip": GZIP, "x-gzip": GZIP, "zstd": WEB_ZSTD}
 NONE = ("", "identity", "none")
 
 
@@ -30,7 +29,7 @@ def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes
         raise Refused("failed", "content_encoding", f"{len(names)} content encodings on one body")
     for name in reversed(names):
         body = _without(body, name, max_bytes)
-    for codec in (GZIP, PACKED["zstd"]):  # nobody said so
+    for codec in (GZIP, WEB_ZSTD):  # nobody said so
         if codec.magic.match(body):
             body = _members(body, codec, max_bytes)
     if len(body) > max_bytes:
