@@ -19,7 +19,7 @@ from alignment.records import Refusal, Unusable, records
 from pipeline.document import Document, Origin, document_id
 from pipeline.profiles import Profile
 from pipeline.sources.contract import Outcome, Part, Reader, Reading, SourceConfig, lost, whole_archives
-from pipeline.sources.warc import payload_digest
+from pipeline.sources.headers import payload_digest
 
 
 class ChatSource(SourceConfig):

@@ -97,4 +97,4 @@ def listed_crawls(recipe: Recipe, address: str) -> list[str]:
     source = recipe.crawl_sources[0]
     if not address:
         address = source.index if source.mirror.rstrip("/") in PUBLIC_MIRRORS else source.mirror
-    return [crawl.id for crawl in list_crawls(address.removesuffix(COLLECTIONS).rstrip("/"))]
+    return list_crawls(address.removesuffix(COLLECTIONS))

@@ -189,10 +189,10 @@ def _inner_text(data: bytes, lowered: bytes, start: int) -> str:
     return html.unescape(TAGS.sub(" ", data[begin:end].decode("utf-8", "replace"))) if end >= 0 else ""
 
 
-def _occurrences(lowered: bytes, what: bytes, end: int = PAGE_BYTES) -> Iterator[int]:
+def _occurrences(lowered: bytes, what: bytes) -> Iterator[int]:
     at = -1
     for _ in range(MAX_TAGS):
-        at = lowered.find(what, at + 1, end)
+        at = lowered.find(what, at + 1)
         if at < 0:
             return
         yield at

@@ -122,10 +122,10 @@ class Scan:
         return kept
 
 
-def scan_page(data: bytes, *, longest_run: int = LONGEST_RUN, least_links: int = LEAST_LINKS) -> Scan:
+def scan_page(data: bytes) -> Scan:
     """Scan UTF-8 encoded HTML."""
     array = np.frombuffer(data, dtype=np.uint8)
-    cuts, texts, elements = _scan(array, TAG_NAMES, TAG_KINDS, CONTAINERS, SCRIPT, longest_run, least_links)
+    cuts, texts, elements = _scan(array, TAG_NAMES, TAG_KINDS, CONTAINERS, SCRIPT, LONGEST_RUN, LEAST_LINKS)
     return Scan(data, _outermost(cuts), texts, int(elements))
 
 

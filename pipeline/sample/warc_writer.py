@@ -4,16 +4,11 @@ One gzip member a record, as crawlers do, so that a reader can start anywhere. R
 instead of random ones, dates are handed in, and gzip's own time stamp is zero.
 """
 
-import base64
 import gzip
-import hashlib
 import uuid
 from typing import BinaryIO
 
-
-def digest_header(data: bytes) -> str:
-    """``sha1:`` and base 32, the form that crawlers write."""
-    return "sha1:" + base64.b32encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
+from pipeline.sources.headers import payload_digest
 
 
 def write_warcinfo(stream: BinaryIO, filename: str, date: str, fields: dict[str, str]) -> None:
@@ -27,10 +22,10 @@ def write_response(stream: BinaryIO, url: str, date: str, content_type: str, pay
     http = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(payload)}\r\n\r\n".encode()
     headers = [
         ("WARC-Target-URI", url),
-        ("WARC-Payload-Digest", digest_header(payload)),
+        ("WARC-Payload-Digest", payload_digest(payload)),
         ("Content-Type", "application/http; msgtype=response"),
     ]
-    _write(stream, "response", f"{url}#{digest_header(payload)}", date, headers, http + payload)
+    _write(stream, "response", f"{url}#{payload_digest(payload)}", date, headers, http + payload)
 
 
 def _write(stream: BinaryIO, kind: str, identity: str, date: str, headers: list[tuple[str, str]], block: bytes) -> None:
@@ -40,7 +35,7 @@ def _write(stream: BinaryIO, kind: str, identity: str, date: str, headers: list[
         f"WARC-Record-ID: <urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, identity)}>",
         f"WARC-Date: {date}",
         *(f"{name}: {value}" for name, value in headers),
-        f"WARC-Block-Digest: {digest_header(block)}",
+        f"WARC-Block-Digest: {payload_digest(block)}",
         f"Content-Length: {len(block)}",
     ]
     record = "\r\n".join(lines).encode() + b"\r\n\r\n" + block + b"\r\n\r\n"

@@ -22,10 +22,10 @@ from pipeline.sources.code_archives import ArchiveCut, Entry, read_entries
 from pipeline.sources.code_checks import MAX_ENCODED_SHARE, encoded_share, generated, minified, vendored
 from pipeline.sources.code_languages import language_of
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, damaged, lost
+from pipeline.sources.headers import payload_digest
 from pipeline.sources.license_expressions import satisfies
 from pipeline.sources.license_tree import LicenseTree
 from pipeline.sources.notebooks import NOTEBOOK, notebook_text
-from pipeline.sources.warc import payload_digest
 
 CODING = re.compile(rb"coding[:=][ \t]*([-\w.]{1,40})")
 """As Python, Ruby, Emacs and Vim read it, in the first two lines."""

@@ -16,7 +16,6 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -28,7 +27,7 @@ from infra.store.files import filesystem
 from pipeline.compression import Damaged, unpacked
 from pipeline.sources import warc
 from pipeline.sources.contract import Archive, Outcome, Part, Reading
-from pipeline.sources.http import HttpFile, Patience, fetch
+from pipeline.sources.http import HttpFile, Patience, fetch, is_http
 
 COLLECTIONS = "collinfo.json"
 CRAWL_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{2,60}$")
@@ -53,22 +52,14 @@ class CommonCrawlSource(warc.CrawlOptions):
     )
 
 
-@dataclass(frozen=True)
-class Crawl:
-    """One entry of the list of crawls."""
-
-    id: str
-    name: str
-    index: str
-
-
-def list_crawls(mirror: str, patience: Patience = Patience()) -> list[Crawl]:
-    """The crawls of a mirror, newest first (as the list itself is)."""
-    entries = _json(_read(f"{mirror.rstrip('/')}/{COLLECTIONS}", patience), mirror)
+def list_crawls(mirror: str) -> list[str]:
+    """The names of a mirror's crawls, newest first (as the list itself is)."""
+    address = f"{mirror.rstrip('/')}/{COLLECTIONS}"
+    entries = _json(_read(address, Patience()), address)
     try:
-        return [Crawl(entry["id"], entry.get("name", ""), entry.get("cdx-api", "")) for entry in entries]
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError("the list of crawls is not in its usual form", where=f"{mirror}/{COLLECTIONS}") from error
+        return [entry["id"] for entry in entries]
+    except (TypeError, KeyError) as error:
+        raise InputError("the list of crawls is not in its usual form", where=address) from error
 
 
 def parts(config: CommonCrawlSource, _archives: list[Archive], patience: Patience = Patience()) -> Iterable[Part]:
@@ -148,7 +139,7 @@ def _index_lines(config: CommonCrawlSource, patience: Patience) -> Iterator[tupl
 
 
 def _read(address: str, patience: Patience) -> bytes:
-    if address.startswith(("http://", "https://")):
+    if is_http(address):
         return fetch(address, patience)
     fs, path = filesystem(address)
     try:
@@ -159,7 +150,7 @@ def _read(address: str, patience: Patience) -> bytes:
 
 
 def _read_range(url: str, offset: int, length: int) -> bytes:
-    if url.startswith(("http://", "https://")):
+    if is_http(url):
         with HttpFile(url, end=offset + length) as stream:
             stream.seek(offset)
             return stream.read(length)

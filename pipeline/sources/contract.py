@@ -170,6 +170,18 @@ def whole_archives(_config: SourceConfig, archives: list[Archive]) -> Iterable[P
     return [Part(archive, 0, archive.size) for archive in archives]
 
 
+def byte_ranges(
+    config: PartBytes, archives: list[Archive], has_places_within: Callable[[Archive], bool]
+) -> Iterator[Part]:
+    """Archives in ranges of ``part_bytes``; whole those that are smaller, or cannot be read from places within."""
+    for archive in archives:
+        if archive.size <= config.part_bytes or not has_places_within(archive):
+            yield Part(archive, 0, archive.size)
+            continue
+        for start in range(0, archive.size, config.part_bytes):
+            yield Part(archive, start, min(start + config.part_bytes, archive.size))
+
+
 def is_fate(outcome: Outcome) -> TypeIs[Fate]:
     return "verdict" in outcome
 

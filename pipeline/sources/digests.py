@@ -19,7 +19,7 @@ from pathlib import Path
 from infra.errors import HeadwaterError
 from infra.python_gc import python_gc_paused
 from infra.store.cache import cache_root
-from infra.store.files import CHUNK, write_bytes
+from infra.store.files import write_bytes
 
 # Files up to here are digested whole, larger ones at both ends: their size and a gzip file's checksum are in it.
 WHOLE_DIGEST_BYTES = 16 << 20
@@ -65,15 +65,12 @@ class ArchiveDigests:
 
 
 def file_digest(path: str | Path, size: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
         if size <= WHOLE_DIGEST_BYTES:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        else:
-            digest.update(stream.read(EDGE_BYTES))
-            stream.seek(-EDGE_BYTES, io.SEEK_END)
-            digest.update(stream.read(EDGE_BYTES))
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256(stream.read(EDGE_BYTES))
+        stream.seek(-EDGE_BYTES, io.SEEK_END)
+        digest.update(stream.read(EDGE_BYTES))
     return digest.hexdigest()
 
 

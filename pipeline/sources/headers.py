@@ -87,6 +87,11 @@ def media_type(values: list[str]) -> tuple[str, str]:
     return essence, charset
 
 
+def payload_digest(payload: bytes) -> str:
+    """``sha1:`` and base 32, as crawlers write it."""
+    return "sha1:" + base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest()).decode()
+
+
 def digest_matches(declared: str, contents: list[bytes]) -> bool | None:
     """Whether one of the contents has the digest (``sha1:BASE32`` or hexadecimal); None where none is declared."""
     algorithm, _, expected = declared.strip().lower().partition(":")

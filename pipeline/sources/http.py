@@ -23,6 +23,8 @@ from infra.errors import InputError
 FEW_DENIALS = 2
 PASSING = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
 WINDOW_BYTES = 1 << 20
+MOST_BYTES = 1 << 30
+"""Of a file that is fetched whole into memory."""
 AGENT = "headwater (polite crawl reader)"
 
 
@@ -46,12 +48,12 @@ def is_http(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def fetch(url: str, patience: Patience = Patience(), *, limit: int = 1 << 30) -> bytes:
+def fetch(url: str, patience: Patience = Patience()) -> bytes:
     """A whole small file."""
     with HttpFile(url, patience) as stream:
-        data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise InputError(f"the answer is larger than {limit} bytes", where=url)
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise InputError(f"the answer is larger than {MOST_BYTES} bytes", where=url)
     return data
 
 

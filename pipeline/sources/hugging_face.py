@@ -27,6 +27,7 @@ from pipeline.sources.columns import check_columns, columns_of, paths_of
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, damaged, lost
 from pipeline.sources.digests import file_digest
 from pipeline.sources.files import open_archive, printable
+from pipeline.sources.headers import payload_digest
 from pipeline.sources.tables import (
     BATCH_ROWS,
     LineOptions,
@@ -35,7 +36,6 @@ from pipeline.sources.tables import (
     read_parquet,
     rows_of,
 )
-from pipeline.sources.warc import payload_digest
 
 TEXTS, TEXT_BYTES = 1000, 64_000_000
 """Files of text that are read together, and their bytes."""

@@ -133,12 +133,19 @@ def _said(head: str) -> Named | None:
             return Named(expression, words=value)
         plain = re.sub(r"\b(?:the|a|licen[cs]ed?|under|style|open source|software)\b", " ", value.lower())
         plain = " ".join(plain.split()).strip(" .,;")
-        for words, identifier in _WORDS:
-            if re.fullmatch(words, plain) and identifier:
-                return Named(identifier, words=value)
-        family = next((family for word, family in _FAMILIES if word in plain), "")
-        return Named(family=family if len(plain) < 40 else "", words=value[:80])
+        if identifier := _identifier(plain):
+            return Named(identifier, words=value)
+        return Named(family=_family(plain) if len(plain) < 40 else "", words=value[:80])
     return None
+
+
+def _identifier(words: str) -> str:
+    """The licence that these words name; empty if they name none."""
+    return next((identifier for pattern, identifier in _WORDS if re.fullmatch(pattern, words)), "")
+
+
+def _family(words: str) -> str:
+    return next((family for word, family in _FAMILIES if word in words), "")
 
 
 def _plain(text: str) -> str:
@@ -165,11 +172,9 @@ def _in_words(head: str) -> Named | None:
         words = granted[1].strip()
         if words in _POINTERS:
             return None
-        for pattern, identifier in _WORDS:
-            if re.fullmatch(pattern, words) and identifier:
-                return Named(identifier, words=words)
-        family = next((family for word, family in _FAMILIES if word in words), "")
-        return Named(family=family, words=words[:80])
+        if identifier := _identifier(words):
+            return Named(identifier, words=words)
+        return Named(family=_family(words), words=words[:80])
     proprietary = next((phrase for phrase in _PROPRIETARY if phrase in plain), None)
     return Named(words=proprietary) if proprietary else None
 
@@ -201,10 +206,8 @@ _PROPRIETARY = (
     "unauthorised copying of this file", "proprietary information of", "trade secret",
 )  # fmt: skip
 _NOTICES = (
-    (("licensed under the apache license, version 2.0",), "Apache-2.0"),
     (("under the apache license version 2.0",), "Apache-2.0"),
     (("under the apache license, version 2.0",), "Apache-2.0"),
-    (("licenses this file to you under the apache license, version 2.0",), "Apache-2.0"),
     (("terms of the mozilla public license, v. 2.0",), "MPL-2.0"),
     (("mozilla public license version 1.1",), "MPL-1.1"),
     (("eclipse public license v1.0",), "EPL-1.0"),

@@ -25,13 +25,12 @@ from infra.store.files import is_local
 from pipeline.document import Document
 from pipeline.extract.page import Page, PageExtractor
 from pipeline.extract.refusal import Refused
-from pipeline.sources import common_crawl, hugging_face, warc
+from pipeline.sources import common_crawl, hugging_face, warc, wikipedia
 from pipeline.sources.common_crawl import CommonCrawlSource
 from pipeline.sources.contract import Archive, Outcome, Part, Reading, Salvage, SourceConfig, is_fate
 from pipeline.sources.files import find_archives, open_archive
 from pipeline.sources.http import HttpFile, Patience, is_http
 from pipeline.sources.hugging_face import HuggingFaceSource
-from pipeline.sources.multistream import is_multistream
 from pipeline.sources.records import can_start_within
 from pipeline.sources.registry import reader_of
 
@@ -212,10 +211,7 @@ def _is_zip(archive: Archive) -> bool:
 def _cut_anywhere(archive: Archive, source: SourceConfig) -> bool:
     if source.kind in PAGES:
         return is_http(archive.url) or can_start_within(open_archive(archive))
-    if source.kind == "wikipedia":
-        with open_archive(archive) as stream:
-            return is_multistream(stream)
-    return False
+    return source.kind == "wikipedia" and wikipedia.in_streams(archive)
 
 
 def _until(outcomes: Iterator[Outcome], deadline: float) -> tuple[list[Outcome], bool]:

@@ -41,7 +41,7 @@ from pipeline.sources.columns import (
 )
 from pipeline.sources.contract import EMPTY_FILE, Archive, Outcome, Part, Reading, Salvage, damaged, lost
 from pipeline.sources.files import open_archive
-from pipeline.sources.warc import payload_digest
+from pipeline.sources.headers import payload_digest
 
 BATCH_ROWS = 512
 MAX_TITLE = 500

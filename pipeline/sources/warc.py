@@ -7,8 +7,6 @@ payload stored elsewhere and is dropped as such; ``conversion`` records (WET) ho
 digest proves its block is read as if nothing had been.
 """
 
-import base64
-import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from pipeline.sources.contract import (
     RecordLimit,
     Salvage,
     SourceConfig,
+    byte_ranges,
     lost,
 )
 from pipeline.sources.files import open_archive
@@ -44,6 +43,7 @@ from pipeline.sources.headers import (
     first,
     head_size,
     media_type,
+    payload_digest,
     read_fields,
     read_message,
 )
@@ -84,14 +84,8 @@ class _Record:
 
 
 def parts(config: WarcSource, archives: list[Archive]) -> Iterable[Part]:
-    """Compressed archives in byte ranges of ``part_bytes``; others whole (they can only be cut from their start)."""
-    for archive in archives:
-        step = config.part_bytes
-        if archive.size <= step or not can_start_within(open_archive(archive)):
-            yield Part(archive, 0, archive.size)
-            continue
-        for start in range(0, archive.size, step):
-            yield Part(archive, start, min(start + step, archive.size))
+    """Compressed archives in byte ranges; others whole (they can only be cut from their start)."""
+    return byte_ranges(config, archives, lambda archive: can_start_within(open_archive(archive)))
 
 
 def read(part: Part, reading: Reading[CrawlOptions]) -> Iterator[Outcome]:
@@ -206,14 +200,9 @@ def _text(record: _Record, pages: PageExtractor) -> Extracted:
     return pages.extract(record.page)
 
 
-def parse_response(raw: RawRecord, archive: str) -> Page | None:
-    """The response a record holds, ready for extraction; None for other records. Raises ValueError if unreadable."""
-    record = _parse(raw, archive, "")
-    return record.page if record and record.kind == "response" else None
-
-
 def parse_stored(raw: RawRecord, archive: str) -> tuple[Page, str] | None:
-    """What any record holds that could become a document, with its payload's digest; None for other records."""
+    """What any record holds that could become a document, with its payload's digest; None for other records. Raises
+    ValueError if unreadable."""
     record = _parse(raw, archive, "")
     return (record.page, record.origin["digest"]) if record else None
 
@@ -274,11 +263,6 @@ def _check_length(message: HttpMessage, payload: bytes) -> None:
     promised = first(message.fields, "content-length")
     if promised.isdecimal() and int(promised) > len(payload):
         raise ValueError(f"the record has {len(payload)} of its {promised} bytes")
-
-
-def payload_digest(payload: bytes) -> str:
-    """``sha1:`` and base 32, as crawlers write it."""
-    return "sha1:" + base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest()).decode()
 
 
 def _digest_matches(block: bytes, declared: str) -> bool | None:

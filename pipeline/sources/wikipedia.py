@@ -17,11 +17,22 @@ from pipeline.compression import Lost, pieces
 from pipeline.document import Document, Origin, document_id
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.profiles import Profile
-from pipeline.sources.contract import Archive, Outcome, Part, PartBytes, Reading, RecordLimit, Salvage, damaged, lost
+from pipeline.sources.contract import (
+    Archive,
+    Outcome,
+    Part,
+    PartBytes,
+    Reading,
+    RecordLimit,
+    Salvage,
+    byte_ranges,
+    damaged,
+    lost,
+)
 from pipeline.sources.files import open_archive
+from pipeline.sources.headers import payload_digest
 from pipeline.sources.mediawiki_xml import BadPage, DumpCut, NoDump, Site, pages
 from pipeline.sources.multistream import Stream, is_multistream, read_streams
-from pipeline.sources.warc import payload_digest
 from pipeline.sources.wikitext import readable_text
 from pipeline.sources.wikitext.names import REDIRECT_WORDS
 
@@ -38,17 +49,12 @@ class WikipediaSource(RecordLimit, Salvage, PartBytes):
 
 
 def parts(config: WikipediaSource, archives: list[Archive]) -> Iterable[Part]:
-    """A dump whole, or in byte ranges of ``part_bytes`` where it is a large multistream file."""
-    for archive in archives:
-        step = config.part_bytes
-        if archive.size <= step or not _in_streams(archive):
-            yield Part(archive, 0, archive.size)
-            continue
-        for start in range(0, archive.size, step):
-            yield Part(archive, start, min(start + step, archive.size))
+    """A dump whole, or in byte ranges where it is a large multistream file."""
+    return byte_ranges(config, archives, in_streams)
 
 
-def _in_streams(archive: Archive) -> bool:
+def in_streams(archive: Archive) -> bool:
+    """Whether parts of a dump can be read by themselves."""
     with open_archive(archive) as raw:
         return is_multistream(raw)
 

