@@ -13,18 +13,16 @@ after a kill is not sampled again.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 
+from alignment.chunk_files import in_chunks
 from alignment.conversations import render_prompt
 from alignment.data import outside_digests
 from alignment.generation import reply_settings
 from alignment.job import ModelJob, ModelJobConfig, run_model_job
-from alignment.order import chunks, seed_of, share, step_indices
+from alignment.order import seed_of, step_indices
 from alignment.pair_files import Pair
 from alignment.pairs import pairs_of
 from alignment.ppo import check_judge, reward_model
@@ -32,9 +30,7 @@ from alignment.preferences import save_pairs
 from alignment.replies import RewardModel
 from alignment.rollouts import sample
 from infra.errors import InputError
-from infra.job_main import Preempted
 from infra.stage import JobStage
-from infra.store.files import read_json, write_json
 from training.model import Decoder
 
 
@@ -74,18 +70,14 @@ Scored = tuple[float, list[int]]
 def run(job: ModelJob[BestOfNConfig]) -> None:
     """The stage in one rank: sample and judge the chunks that are missing; the first rank writes the pairs."""
     check_judge(job)
-    asked, size = prompts(job), job.config.chunk
-    missing = [part for part in chunks(len(asked), size) if not _file(job, part[0]).exists()]
-    dist.barrier()  # every rank has looked before any writes
+    asked = prompts(job)
     model, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
-    for done, (number, part) in enumerate(share(missing, job.ranks.rank, job.ranks.world_size), start=1):
-        write_json(_file(job, number), scored_replies(job, model, judge, number, [asked[index] for index in part]))
-        job.progress(min(len(missing), done * job.ranks.world_size), len(missing))
-        if job.stop.received:
-            raise Preempted
-    dist.barrier()
+
+    def replies(number: int, places: range) -> list[list[Scored]]:
+        return scored_replies(job, model, judge, number, [asked[place] for place in places])
+
+    drawn = in_chunks(job, len(asked), job.config.chunk, replies)
     if job.ranks.first:
-        drawn = [each for number, _ in chunks(len(asked), size) for each in read_json(_file(job, number))]
         found = [best_and_worst(job, pair, replies) for pair, replies in zip(asked, drawn, strict=True)]
         pairs = [pair for pair in found if pair is not None]
         if {pair.split for pair in pairs} != {"train", "held_out"}:
@@ -134,10 +126,6 @@ def best_and_worst(job: ModelJob[BestOfNConfig], asked: Pair, replies: Sequence[
     (low, rejected_ids, rejected), (high, chosen_ids, chosen) = said[0], said[-1]
     name = f"{asked.id}/best_of_{job.config.samples}"
     return Pair(name, asked.prompt, chosen, rejected, asked.split, chosen_ids, rejected_ids, margin=high - low)
-
-
-def _file(job: ModelJob[Any], number: int) -> Path:
-    return job.request.work_dir / "chunks" / f"chunk-{number:06d}.json"
 
 
 if __name__ == "__main__":

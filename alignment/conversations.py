@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alignment.forms import conversation_of
-from alignment.records import Reading, Unusable, records
+from alignment.records import Reading, parsed
 from alignment.turns import END, AnyTokenizer, ChatTokenizer, Conversation, Message, Rendered, Templated
 from infra.errors import InputError
 from pipeline.tokenizer.chat_template import written_turn
@@ -30,14 +30,7 @@ def read_conversations(address: Path | str, reading: Reading | None = None) -> I
 
     A conversation without an id is named by its content, so that it stays on its side of the split wherever it stands.
     """
-    reading = reading if reading is not None else Reading()
-    for record in records(address, reading):
-        try:
-            conversation = conversation_of(record.raw)
-        except Unusable as error:
-            reading.refuse(record.refusal(error))
-            continue
-        reading.read += 1
+    for _, conversation in parsed(address, reading or Reading(), conversation_of):
         yield conversation
 
 
@@ -118,11 +111,6 @@ class Cut:
 
     pieces: list[Rendered]
     untaught: dict[int, Untaught]
-
-
-def render_pieces(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) -> Iterator[Rendered]:
-    """The conversation's training pieces of at most ``max_length`` tokens."""
-    yield from cut(tokenizer, conversation, max_length).pieces
 
 
 def cut(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) -> Cut:

@@ -41,7 +41,7 @@ from alignment.replies import reply_log_probs
 from infra.config import Later
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
-from infra.store.files import replacing, write_json
+from infra.store.files import replacing
 from training.engine import Engine
 from training.intervals import mean_interval, wilson
 from training.loop import publish_model
@@ -138,11 +138,9 @@ def train(job: ModelJob[DpoConfig]) -> None:
         "margin": mean_interval(margin, config.seed).as_dict(),
         **prompts.report(job, before, prompts.answer(job, engine)),
     }
-    job.stats |= figures | {"training_pairs": len(training)}
-    if job.ranks.first:
-        write_json(job.request.data_dir / "dpo.json", figures)
+    job.stats["training_pairs"] = len(training)
+    job.publish_figures("dpo.json", figures)
     publish_model(job, engine, job.model_folder)
-    job.outputs["data/dpo.json"] = True
     job.finish()
 
 

@@ -87,6 +87,21 @@ def answer_prompts(
     return ReplyFigures(finished, tokens, repeated_all, tuple(more))
 
 
+def kept_answers(job: ModelJob[Any], file: str, answer: Callable[[], ReplyFigures]) -> ReplyFigures:
+    """What a model says as it came: from a file of the work folder if an earlier attempt left it there."""
+    path = job.request.work_dir / file
+    there = path.exists()
+    torch.distributed.barrier()  # all ranks have looked before the first writes
+    if there:
+        finished, tokens, repeated, *more = (np.asarray(column) for column in read_json(path))
+        return ReplyFigures(finished, tokens, repeated, tuple(more))
+    found = answer()
+    if job.ranks.first:
+        columns = (found.finished, found.tokens, found.repeated, *found.more)
+        write_json(path, [column.tolist() for column in columns])
+    return found
+
+
 @dataclass(frozen=True)
 class HeldOutPrompts:
     """Held-out prompts, the tokens of what people replied to them, and of the longest reply that is asked for."""
@@ -96,22 +111,14 @@ class HeldOutPrompts:
     limit: int
 
     def answer_before(self, job: ModelJob[Any], engine: Engine) -> ReplyFigures | None:
-        """What the model says as it came. From the work folder if an earlier attempt left it there."""
-        path = job.request.work_dir / "replies-before.json"
-        there = path.exists()
-        torch.distributed.barrier()  # all ranks have looked before the first writes
-        if there:
-            finished, tokens, repeated = (np.asarray(column) for column in read_json(path))
-            return ReplyFigures(finished, tokens, repeated)
-        replies = self.answer(job, engine)
-        if replies is not None and job.ranks.first:
-            write_json(path, [column.tolist() for column in (replies.finished, replies.tokens, replies.repeated)])
-        return replies
+        """What the model says as it came; None where there is nothing to answer."""
+        return kept_answers(job, "replies-before.json", lambda: self._answers(job, engine)) if self.prompts else None
 
     def answer(self, job: ModelJob[Any], engine: Engine) -> ReplyFigures | None:
         """What the engine's model says now; None where there is nothing to answer."""
-        if not self.prompts:
-            return None
+        return self._answers(job, engine) if self.prompts else None
+
+    def _answers(self, job: ModelJob[Any], engine: Engine) -> ReplyFigures:
         job.phase("answering held-out prompts")
         with engine.gathered():
             return answer_prompts(job, engine.evaluate, self.prompts, reply_settings(job, self.limit, 1.0))

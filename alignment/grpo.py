@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from alignment.best import Figure
 from alignment.conversations import is_held_out, render_prompt
 from alignment.data import commonest, outside_digests
-from alignment.generation import ReplyFigures, answer_prompts, reply_settings
+from alignment.generation import ReplyFigures, answer_prompts, kept_answers, reply_settings
 from alignment.grpo_update import Attempt, Experience, GrpoRules, attempt, experience, update
 from alignment.health import CollapseRules, CollapseWatch
 from alignment.job import Addresses, ModelJob, TuningConfig, run_model_job
@@ -34,7 +33,6 @@ from infra.config import Execution
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
-from infra.store.files import read_json, write_json
 from training.engine import Engine, StepResult
 from training.intervals import mean_interval, wilson
 from training.loader import StepData
@@ -136,7 +134,8 @@ def train(job: ModelJob[GrpoConfig]) -> None:
     settings = reply_settings(job, config.max_reply_tokens, config.temperature)
     rounds = Round(job, engine, reference, *training, settings)
     asked = replace(rounds, problems=held_out[0], prompts=held_out[1], settings=replace(settings, temperature=0.0))
-    before, watch = answers_before(asked), CollapseWatch(config.collapse)
+    before = kept_answers(job, "answers-before.json", lambda: answers(asked))
+    watch = CollapseWatch(config.collapse)
 
     def validate() -> dict[str, float]:
         return {"held_out_solved": float(answers(asked).more[0].mean())}
@@ -155,7 +154,6 @@ def train(job: ModelJob[GrpoConfig]) -> None:
     job.stats["rounds"] = config.rounds
     report(job, before, answers(asked))
     publish_model(job, engine, job.model_folder)
-    job.outputs["data/grpo.json"] = True
     job.finish()
 
 
@@ -296,21 +294,6 @@ def answers(asked: Round) -> ReplyFigures:
         return answer_prompts(asked.job, asked.engine.evaluate, asked.prompts, asked.settings, marks)
 
 
-def answers_before(asked: Round) -> ReplyFigures:
-    """The same of the model as it came. From the work folder if an earlier attempt left it there."""
-    path = asked.job.request.work_dir / "answers-before.json"
-    there = path.exists()
-    torch.distributed.barrier()  # all ranks have looked before the first writes
-    if there:
-        finished, tokens, repeated, *more = (np.asarray(column) for column in read_json(path))
-        return ReplyFigures(finished, tokens, repeated, tuple(more))
-    found = answers(asked)
-    if asked.job.ranks.first:
-        columns = (found.finished, found.tokens, found.repeated, *found.more)
-        write_json(path, [column.tolist() for column in columns])
-    return found
-
-
 def report(job: ModelJob[GrpoConfig], before: ReplyFigures, after: ReplyFigures) -> None:
     """What held-out problems became of, before and after."""
 
@@ -324,9 +307,7 @@ def report(job: ModelJob[GrpoConfig], before: ReplyFigures, after: ReplyFigures)
     figures = {"before": side(before), "after": side(after), "gain": gain.as_dict()}
     if gain.high < 0:
         job.warn(f"GRPO lowered the share of held-out problems that are solved by {-gain.value:.1%}")
-    job.stats |= figures
-    if job.ranks.first:
-        write_json(job.request.data_dir / "grpo.json", figures)
+    job.publish_figures("grpo.json", figures)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ costs itself, and is told with its reason.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from alignment.data import RatedReply
 from alignment.forms import asked_of, label_of, messages_to_json, tools_of, turns_from
-from alignment.records import Reading, Record, Unusable, keys_of, name_of, records
+from alignment.records import Reading, Record, Unusable, keys_of, name_of, parsed
 from alignment.turns import Message
 
 WINNERS = {
@@ -31,7 +31,6 @@ WINNERS = {
 }  # fmt: skip
 SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"))
 VOTED = (("a", "b"), ("conversation_a", "conversation_b"), ("response_a", "response_b"))
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,12 @@ class Pair:
 
 def read_comparisons(address: Path | str, reading: Reading) -> Iterator[tuple[Record, Pair]]:
     """The comparisons of a file, each with its place; the others are refused."""
-    return _read(address, reading, comparison_of)
+    return parsed(address, reading, comparison_of)
 
 
 def read_rated(address: Path | str, reading: Reading) -> Iterator[tuple[Record, RatedReply]]:
     """The rated replies of a file, each with its place; the others are refused."""
-    return _read(address, reading, rated_of)
-
-
-def _read(
-    address: Path | str, reading: Reading, parse: Callable[[Mapping[str, Any]], Found]
-) -> Iterator[tuple[Record, Found]]:
-    for record in records(address, reading):
-        try:
-            found = parse(record.raw)
-        except Unusable as error:
-            reading.refuse(record.refusal(error))
-            continue
-        reading.read += 1
-        yield record, found
+    return parsed(address, reading, rated_of)
 
 
 def comparison_of(raw: Mapping[str, Any]) -> Pair:

@@ -36,7 +36,7 @@ from alignment.rollouts import Experience, Prompt, ReplySettings, Sampled, ended
 from infra.config import Execution, Later
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
-from infra.store.files import read_json, sha256_file, write_json
+from infra.store.files import read_json, sha256_file
 from training.engine import Engine, StepResult
 from training.hub_format import DTYPES, load_reward_model
 from training.intervals import mean_interval
@@ -138,7 +138,6 @@ def train(job: ModelJob[PpoConfig]) -> None:
     job.stats["rounds"] = config.rounds
     evaluate(job, models, held_out, settings)
     publish_model(job, engine, job.model_folder, lambda both: whole(both.policy))
-    job.outputs["data/reward_eval.json"] = True
     job.finish()
 
 
@@ -292,9 +291,7 @@ def evaluate(job: ModelJob[PpoConfig], models: PpoModels, held_out: HeldOutPromp
     }
     if figures["reward"]["gain"]["high"] < 0:
         job.warn(f"PPO lowered the reward on held-out prompts by {-figures['reward']['gain']['value']:.3f}")
-    job.stats |= figures
-    if job.ranks.first:
-        write_json(job.request.data_dir / "reward_eval.json", figures)
+    job.publish_figures("reward_eval.json", figures)
     dist.barrier()
 
 

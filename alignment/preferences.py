@@ -14,16 +14,16 @@ what is sampled does not depend on how many ranks share the work.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 from pydantic import Field
 
+from alignment.chunk_files import in_chunks
 from alignment.conversations import (
     Exchange,
     exchanges,
@@ -37,16 +37,14 @@ from alignment.data import commonest, outside_digests
 from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.forms import messages_from_json, messages_to_json
 from alignment.job import Addresses, ModelJob, ModelJobConfig, run_model_job
-from alignment.order import chunks, seed_of, share
+from alignment.order import seed_of
 from alignment.pair_files import Pair, read_comparisons
 from alignment.records import Reading, find
 from alignment.rollouts import ReplySettings, sample
 from alignment.turns import AnyTokenizer, Conversation, Message
 from infra.errors import InputError
-from infra.job_main import Preempted
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
-from infra.store.files import read_json, write_json
 
 TOKENIZER_KEY = b"headwater.tokenizer"
 
@@ -259,13 +257,9 @@ def sampled_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Itera
         raise InputError(
             f"no exchange is short enough to make a pair of: {lost}", where=", ".join(config.conversations)
         )
-    sample_missing(job, chosen)
-    dist.barrier()
+    sampled = in_chunks(job, len(chosen), config.chunk, sampler(job, chosen))
     job.stats |= {"prompts": len(chosen), "lines_refused": reading.refused}
-    if not job.ranks.first:
-        return iter(())
-    sampled = [reply for number, _ in chunks(len(chosen), config.chunk) for reply in read_json(_file(job, number))]
-    return judge_pairs(job, chosen, sampled, ledger)
+    return judge_pairs(job, chosen, sampled, ledger) if job.ranks.first else iter(())
 
 
 def own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator[Pair]:
@@ -329,25 +323,16 @@ def _own_split(found: Pair, config: PreferencesConfig) -> str:
     return "held_out" if is_held_out(Conversation(opening, found.prompt), config.held_out_fraction) else "train"
 
 
-def sample_missing(job: ModelJob[PreferencesConfig], chosen: list[Candidate]) -> None:
-    """Sample every chunk whose file is not there yet, shared among the ranks."""
-    config = job.config
-    missing = [part for part in chunks(len(chosen), config.chunk) if not _file(job, part[0]).exists()]
-    # Every rank must have looked before any writes, or they would share different lists.
-    dist.barrier()
-    model = job.base_model(frozen=True)
+def sampler(job: ModelJob[PreferencesConfig], chosen: list[Candidate]) -> Callable[[int, range], list[list[int]]]:
+    """What samples the replies to a chunk of the prompts."""
+    config, model = job.config, job.base_model(frozen=True)
     settings = ReplySettings(config.max_reply_tokens, config.temperature, job.stop_ids, job.tokenizer.pad_id)
-    for done, (number, part) in enumerate(share(missing, job.ranks.rank, job.ranks.world_size), start=1):
-        prompts = [render_prompt(job.tokenizer, chosen[index].prompt) for index in part]
-        drawn = sample(model, prompts, settings, seed_of(config.seed, "preferences", number))
-        write_json(_file(job, number), drawn.replies)
-        job.progress(min(len(missing), done * job.ranks.world_size), len(missing))
-        if job.stop.received:
-            raise Preempted
 
+    def replies(number: int, places: range) -> list[list[int]]:
+        prompts = [render_prompt(job.tokenizer, chosen[place].prompt) for place in places]
+        return sample(model, prompts, settings, seed_of(config.seed, "preferences", number)).replies
 
-def _file(job: ModelJob[Any], number: int) -> Path:
-    return job.request.work_dir / "chunks" / f"chunk-{number:06d}.json"
+    return replies
 
 
 def judge_pairs(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qsl
 
 import pyarrow as pa
@@ -38,6 +38,7 @@ PARQUET_MAGIC = b"PAR1"
 ROWS = 256
 JSON = json.JSONDecoder()
 SEPARATOR = re.compile(r"[,\s]*")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,20 @@ def records(address: Path | str, reading: Reading) -> Iterator[Record]:
             reading.refuse(Refusal(raw.line, raw.reason, raw.detail, name))
         else:
             yield Record(line, raw, name)
+
+
+def parsed(
+    address: Path | str, reading: Reading, parse: Callable[[Mapping[str, Any]], Found]
+) -> Iterator[tuple[Record, Found]]:
+    """What ``parse`` makes of the records of a file, each with its place. One that is ``Unusable`` is refused and counted."""
+    for record in records(address, reading):
+        try:
+            found = parse(record.raw)
+        except Unusable as error:
+            reading.refuse(record.refusal(error))
+            continue
+        reading.read += 1
+        yield record, found
 
 
 def is_hub(address: Path | str) -> bool:

@@ -35,7 +35,6 @@ from alignment.reward_report import report
 from infra.config import Later
 from infra.errors import InputError
 from infra.stage import JobStage
-from infra.store.files import write_json
 from training.loop import publish_model
 
 
@@ -123,11 +122,9 @@ def train(job: ModelJob[RewardConfig]) -> None:
             f"{figures['accuracy']['n']} held-out pairs right ({figures['accuracy']['low']:.1%} to "
             f"{figures['accuracy']['high']:.1%}); what PPO makes of it means little"
         )
-    job.stats |= figures | {"training_pairs": len(training)}
-    if job.ranks.first:
-        write_json(job.request.data_dir / "reward.json", figures)
+    job.stats["training_pairs"] = len(training)
+    job.publish_figures("reward.json", figures)
     publish_model(job, engine, job.model_folder, lambda model: (model.decoder, model.score.weight))
-    job.outputs["data/reward.json"] = True
     job.finish()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from alignment.forms import messages_to_json, turns_from
-from alignment.records import Reading, Unusable, keys_of, name_of, records
+from alignment.records import Reading, Unusable, keys_of, name_of, parsed
 from alignment.turns import Message
 from infra.config import Config
 from infra.errors import ConfigError
@@ -122,15 +122,8 @@ def code_of(reply: str) -> str:
 
 def read_problems(address: Path | str, checks: Sequence[Check], reading: Reading) -> list[Problem]:
     """The problems of a file; records that cannot be checked are refused and counted."""
-    wanted, problems = {check.check for check in checks}, []
-    for record in records(address, reading):
-        try:
-            problems.append(problem_of(record.raw, wanted))
-        except Unusable as error:
-            reading.refuse(record.refusal(error))
-            continue
-        reading.read += 1
-    return problems
+    wanted = {check.check for check in checks}
+    return [problem for _, problem in parsed(address, reading, lambda raw: problem_of(raw, wanted))]
 
 
 def problem_of(raw: Mapping[str, Any], wanted: Collection[str] = ()) -> Problem:

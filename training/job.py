@@ -27,6 +27,7 @@ from pydantic import Field
 from infra.config import Config, Execution
 from infra.job import JobRequest, JobSpec, emit, finish
 from infra.job_main import job_main
+from infra.store.files import write_json
 from training.faults import FaultConfig
 from training.metrics import require_wandb
 from training.ranks import Ranks, distributed
@@ -162,6 +163,13 @@ class Job(Generic[Settings]):
         """The sum of a tensor over all ranks, in place."""
         dist.all_reduce(total)
         return total
+
+    def publish_figures(self, file: str, figures: dict[str, Any]) -> None:
+        """Figures for the manifest, which also stand by themselves in ``data/FILE``."""
+        self.stats |= figures
+        self.outputs[f"data/{file}"] = True
+        if self.ranks.first:
+            write_json(self.request.data_dir / file, figures)
 
     def finish(self) -> None:
         """Publish the result (rank 0); the other ranks wait for it."""

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from alignment.forms import conversation_of, messages_to_json
 from alignment.pair_files import prompt_of
-from alignment.records import Reading, Unusable, find, is_hub, records
+from alignment.records import Reading, Unusable, find, is_hub, parsed
 from alignment.turns import Message
 from infra.config import Config, canonical_json
 from infra.errors import ConfigError, InputError
@@ -129,11 +129,7 @@ def _prompts(study: Study, inputs: Mapping[str, Dataset], reading: Reading) -> I
                 with Path(path).open(encoding="utf-8", errors="replace") as stream:
                     yield from ((Message("user", text),) for line in stream if (text := line.strip()))
                 continue
-            for record in records(path, reading):
-                try:
-                    yield prompt_in(record.raw)
-                except Unusable as error:
-                    reading.refuse(record.refusal(error))
+            yield from (prompt for _, prompt in parsed(path, reading, prompt_in))
 
 
 def prompt_in(raw: Mapping[str, Any]) -> Prompt:
