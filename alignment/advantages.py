@@ -48,13 +48,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, advantages + values
 
 
-def whiten(values: Tensor, mask: Tensor, reduce: Reduce) -> Tensor:
-    """Zero mean and unit variance over the masked entries of all ranks."""
-    chosen = torch.where(mask, values, 0.0).double()
-    count, total = reduce(torch.stack([mask.sum().double(), chosen.sum()]))
-    mean = total / count.clamp(min=1)
-    spread = reduce(torch.where(mask, (chosen - mean) ** 2, 0.0).sum()) / count.clamp(min=1)
-    return torch.where(mask, (chosen - mean) / (spread + 1e-8).sqrt(), 0.0).to(values.dtype)
+def whiten(values: Tensor, reduce: Reduce) -> Tensor:
+    """Zero mean and unit variance over the values of all ranks, of which this one may have none."""
+    exact = values.double()
+    count, total = reduce(torch.stack([torch.ones_like(exact).sum(), exact.sum()]))
+    centred = exact - total / count
+    spread = reduce(centred.square().sum()) / count
+    whitened: Tensor = (centred / (spread + 1e-8).sqrt()).to(values.dtype)
+    return whitened
 
 
 def group_advantages(rewards: Tensor, scaled: bool) -> Tensor:

@@ -20,8 +20,10 @@ from typing import Protocol
 
 from alignment.forms import conversation_of
 from alignment.records import Reading, parsed
-from alignment.turns import END, AnyTokenizer, ChatTokenizer, Conversation, Message, Rendered, Templated
+from alignment.template_chat import AnyTokenizer, FolderTokenizer
+from alignment.turns import END, Conversation, Message, Rendered
 from infra.errors import InputError
+from pipeline.tokenizer import Tokenizer
 from pipeline.tokenizer.chat_template import written_turn
 
 
@@ -38,7 +40,7 @@ def is_held_out(conversation: Conversation, fraction: float) -> bool:
     return conversation.held_out_rank < fraction
 
 
-def check_special_tokens(tokenizer: ChatTokenizer) -> None:
+def check_special_tokens(tokenizer: Tokenizer) -> None:
     """Padding must not share an id with a token that ends a turn: it would be masked and the end never learnt."""
     if tokenizer.pad_id in stop_ids(tokenizer):
         raise InputError(
@@ -50,12 +52,12 @@ def check_special_tokens(tokenizer: ChatTokenizer) -> None:
 
 def stop_ids(tokenizer: AnyTokenizer) -> list[int]:
     """The tokens that end a reply."""
-    if isinstance(tokenizer, Templated):
+    if isinstance(tokenizer, FolderTokenizer):
         return tokenizer.stop_ids
     return [tokenizer.token_id(END), tokenizer.eos_id]
 
 
-def render_messages(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> Iterator[Rendered]:
+def render_messages(tokenizer: Tokenizer, messages: Sequence[Message]) -> Iterator[Rendered]:
     """Turn by turn: the role, the words, the end. Only what an assistant says, and its end, is taught."""
     end = tokenizer.token_id(END)
     # One call for all: the tokenizer's cost a call exceeds that of a short message.
@@ -68,7 +70,7 @@ def render_messages(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> It
 
 def render_prompt(tokenizer: AnyTokenizer, messages: Sequence[Message]) -> list[int]:
     """What the model sees before it replies."""
-    if isinstance(tokenizer, Templated):
+    if isinstance(tokenizer, FolderTokenizer):
         return tokenizer.prompt(messages)
     turns = [token for turn in render_messages(tokenizer, messages) for token in turn.ids]
     return [tokenizer.bos_id, *turns, tokenizer.token_id("<|assistant|>")]
@@ -92,7 +94,7 @@ def fitting(tokenizer: AnyTokenizer, messages: Sequence[Message], max_length: in
 
 def render_reply(tokenizer: AnyTokenizer, reply: str) -> list[int]:
     """An assistant's words and its end, as they follow a prompt."""
-    if isinstance(tokenizer, Templated):
+    if isinstance(tokenizer, FolderTokenizer):
         return tokenizer.reply(reply)
     return [*tokenizer.encode(reply.strip()), tokenizer.token_id(END)]
 
@@ -188,7 +190,7 @@ class _Turns(Protocol):
 class _OwnTurns:
     """Turns in our own form: a piece is one after the other, each encoded once."""
 
-    def __init__(self, tokenizer: ChatTokenizer, messages: Sequence[Message]) -> None:
+    def __init__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
         self._turns = list(render_messages(tokenizer, messages))
         self._opening = tokenizer.bos_id
 
@@ -206,7 +208,7 @@ class _OwnTurns:
 class _TemplatedTurns:
     """Turns in the form of a model from elsewhere, whose template sees a piece as a chat of its own."""
 
-    def __init__(self, tokenizer: Templated, messages: Sequence[Message]) -> None:
+    def __init__(self, tokenizer: FolderTokenizer, messages: Sequence[Message]) -> None:
         self._tokenizer, self._messages = tokenizer, messages
 
     def size(self, piece: Mapping[int, bool]) -> int:
@@ -220,7 +222,7 @@ class _TemplatedTurns:
 
 
 def _turns_of(tokenizer: AnyTokenizer, messages: Sequence[Message]) -> _Turns:
-    if isinstance(tokenizer, Templated):
+    if isinstance(tokenizer, FolderTokenizer):
         return _TemplatedTurns(tokenizer, messages)
     return _OwnTurns(tokenizer, messages)
 

@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from alignment.conversations import check_special_tokens, stop_ids
-from alignment.template_chat import chat_tokenizer
-from alignment.turns import AnyTokenizer, Templated
+from alignment.template_chat import AnyTokenizer, FolderTokenizer, chat_tokenizer
 from infra.config import Execution
 from infra.errors import ConfigError
 from infra.store.files import sha256_file
@@ -165,7 +164,7 @@ class ModelJob(Job[Settings]):
         """Raises InputError for one that pads with the token that ends a turn."""
         tokenizer = chat_tokenizer(self.model_folder)
         # What pads is known from lengths; a model from elsewhere may share an id.
-        if not isinstance(tokenizer, Templated):
+        if not isinstance(tokenizer, FolderTokenizer):
             check_special_tokens(tokenizer)
         return tokenizer
 

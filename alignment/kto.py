@@ -17,7 +17,7 @@ from alignment.data import RatedReply
 from alignment.losses import PreferenceRules, kto
 from alignment.pairs import PairTokens
 from alignment.replies import Replies, collate, reply_log_probs
-from alignment.turns import AnyTokenizer
+from alignment.template_chat import AnyTokenizer
 from training.model import Decoder
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from alignment.conversations import Exchange, cut, exchanges, is_held_out, read_conversations
 from alignment.fates import FateLedger
 from alignment.records import Reading, find
-from alignment.turns import AnyTokenizer, Conversation, Rendered
+from alignment.template_chat import AnyTokenizer
+from alignment.turns import Conversation, Rendered
 from infra.config import Json
 from infra.errors import ConfigError, InputError
 from infra.store.dataset import Dataset

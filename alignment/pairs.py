@@ -14,7 +14,7 @@ from alignment.job import ModelJob
 from alignment.pair_files import Pair
 from alignment.preferences import pairs_tokenizer, read_pairs
 from alignment.replies import Replies, collate
-from alignment.turns import AnyTokenizer
+from alignment.template_chat import AnyTokenizer
 from infra.errors import InputError
 from training.engine import Engine
 

@@ -41,7 +41,8 @@ from alignment.order import seed_of
 from alignment.pair_files import Pair, read_comparisons
 from alignment.records import Reading, find
 from alignment.rollouts import ReplySettings, sample
-from alignment.turns import AnyTokenizer, Conversation, Message
+from alignment.template_chat import AnyTokenizer
+from alignment.turns import Conversation, Message
 from infra.errors import InputError
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs

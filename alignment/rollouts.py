@@ -103,8 +103,7 @@ def estimate(experience: Experience, kl_coefficient: float, gamma: float, lam: f
 
 def whiten_together(experiences: Sequence[Experience], reduce: Callable[[Tensor], Tensor]) -> None:
     """Whiten the advantages of all chunks of all ranks as one population."""
-    flat = torch.cat([experience.advantages[experience.batch.mask] for experience in experiences])
-    flat = whiten(flat, torch.ones_like(flat, dtype=torch.bool), reduce)
+    flat = whiten(torch.cat([experience.advantages[experience.batch.mask] for experience in experiences]), reduce)
     sizes = [experience.batch.tokens for experience in experiences]
     for experience, part in zip(experiences, flat.split(sizes), strict=True):
         experience.advantages = torch.zeros_like(experience.advantages).masked_scatter(experience.batch.mask, part)

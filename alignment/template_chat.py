@@ -9,14 +9,14 @@ from typing import Any
 from tokenizers import Tokenizer as HubTokenizer
 
 from alignment.forms import messages_to_json
-from alignment.turns import AnyTokenizer, Call, Message, Rendered
+from alignment.turns import Call, Message, Rendered
 from infra.errors import InputError
 from pipeline.tokenizer import Tokenizer
 from training.chat_template import ChatFormat, chat_template
 from training.hub_tokenizer import SpecialTokens, decode, load_tokenizer, special_tokens
 
 
-def chat_tokenizer(folder: Path) -> AnyTokenizer:
+def chat_tokenizer(folder: Path) -> "AnyTokenizer":
     """The tokenizer of a model folder: our own, or one with a template."""
     if (folder / "tokenizer.model").exists():
         try:
@@ -40,7 +40,7 @@ def chat_tokenizer(folder: Path) -> AnyTokenizer:
 
 
 class FolderTokenizer:
-    """``alignment.turns.Templated`` for a folder's ``tokenizer.json`` and chat template."""
+    """The tokenizer of a model from elsewhere, whose chats have a form of their own: that of its chat template."""
 
     def __init__(self, tokenizer: HubTokenizer, special: SpecialTokens, template: str, where: str) -> None:
         self._tokenizer, self._special, self._where = tokenizer, special, where
@@ -58,10 +58,12 @@ class FolderTokenizer:
         return decode(self._tokenizer, ids)
 
     def control_name(self, token: int) -> str:
+        """The name of a control token; empty for any other."""
         found = self._tokenizer.get_added_tokens_decoder().get(token)
         return found.content if found is not None and found.special else ""
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """A chat up to where the assistant's words begin."""
         return self._format.ids(*_as_given(messages))
 
     def reply(self, text: str) -> list[int]:
@@ -70,6 +72,7 @@ class FolderTokenizer:
         return [token for token, counts in zip(chat.ids, chat.loss_mask, strict=True) if counts]
 
     def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
+        """A whole chat; the loss counts the words and the end of the ``learnt`` messages."""
         stripped = [replace(message, content=message.content.strip()) for message in messages]
         chat = self._format.with_loss_mask(*_as_given(stripped))
         replies = [teaches for message, teaches in zip(messages, learnt, strict=True) if message.role == "assistant"]
@@ -92,6 +95,9 @@ class FolderTokenizer:
             if ids[index] in self._special.stops:
                 return range(run[0], index + 1)
         return range(run[0], run[-1] + 1)
+
+
+AnyTokenizer = Tokenizer | FolderTokenizer
 
 
 def _as_given(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Call] | None]:

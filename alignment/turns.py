@@ -1,9 +1,9 @@
 """Who says what, and the tokens of it: the words that all of alignment shares."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
 END = "<|end|>"
@@ -55,60 +55,3 @@ class Rendered:
     def taught(self) -> list[bool]:
         """The loss mask, by the name that programs outside this repository read."""
         return self.loss_mask
-
-
-class ChatTokenizer(Protocol):
-    """What is needed of a tokenizer here."""
-
-    @property
-    def bos_id(self) -> int: ...
-
-    @property
-    def eos_id(self) -> int: ...
-
-    @property
-    def pad_id(self) -> int: ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def control_name(self, token: int) -> str:
-        """The name of a control token; empty for any other."""
-        ...
-
-    def token_id(self, name: str) -> int: ...
-
-
-@runtime_checkable
-class Templated(Protocol):
-    """The tokenizer of a model from elsewhere, whose chats have a form of their own."""
-
-    @property
-    def pad_id(self) -> int: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def control_name(self, token: int) -> str:
-        """The name of a control token; empty for any other."""
-        ...
-
-    @property
-    def stop_ids(self) -> list[int]: ...
-
-    def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
-        """A whole chat; the loss counts the words and the end of the ``learnt`` messages."""
-        ...
-
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """A chat up to where the assistant's words begin."""
-        ...
-
-    def reply(self, text: str) -> list[int]:
-        """An assistant's words and their end, as they follow a prompt."""
-        ...
-
-
-AnyTokenizer = ChatTokenizer | Templated

@@ -19,7 +19,6 @@ from alignment.conversations import (
     is_held_out,
     read_conversations,
     render_messages,
-    render_pieces,
     render_prompt,
     render_reply,
     stop_ids,
@@ -43,7 +42,7 @@ talks = st.lists(st.text("abc ", min_size=1, max_size=12), min_size=2, max_size=
 
 
 def test_only_the_assistant_and_its_end_are_taught() -> None:
-    (piece,) = render_pieces(TOKENIZER, talk("hi", "yo", "ok", "bye"), 100)
+    (piece,) = cut(TOKENIZER, talk("hi", "yo", "ok", "bye"), 100).pieces
     learnt = [token for token, taught in zip(piece.ids, piece.loss_mask, strict=True) if taught]
     assert learnt == [*render_reply(TOKENIZER, "yo"), *render_reply(TOKENIZER, "bye")]
     assert piece.ids[0] == TOKENIZER.bos_id and learnt.count(END) == 2
@@ -52,7 +51,7 @@ def test_only_the_assistant_and_its_end_are_taught() -> None:
 @settings(deadline=None)
 @given(talks, st.integers(8, 60))
 def test_pieces_fit_begin_in_context_and_end_with_something_learnt(conversation, length) -> None:
-    for piece in render_pieces(TOKENIZER, conversation, length):
+    for piece in cut(TOKENIZER, conversation, length).pieces:
         assert len(piece.ids) == len(piece.loss_mask) <= length
         assert piece.ids[:2] == [TOKENIZER.bos_id, USER]
         assert piece.loss_mask[-1] and piece.ids[-1] == END
@@ -124,7 +123,7 @@ def test_every_reply_that_fits_a_row_with_its_question_is_taught_once(letters, l
 
 def test_a_prompt_and_its_reply_are_the_training_text() -> None:
     conversation = talk("hi there", "yo")
-    (piece,) = render_pieces(TOKENIZER, conversation, 100)
+    (piece,) = cut(TOKENIZER, conversation, 100).pieces
     prompt = render_prompt(TOKENIZER, conversation.messages[:1])
     assert prompt + render_reply(TOKENIZER, "yo") == piece.ids
 
@@ -157,7 +156,7 @@ def test_a_system_turn_survives_shortening() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(2, 20), min_size=1, max_size=30))
 def test_packing_keeps_every_token_once(lengths) -> None:
-    pieces = [next(render_pieces(TOKENIZER, talk("a", "b" * length), 100)) for length in lengths]
+    pieces = [cut(TOKENIZER, talk("a", "b" * length), 100).pieces[0] for length in lengths]
     rows = pack(pieces, 32, TOKENIZER.pad_id)
     found = []
     for row in range(len(rows)):
@@ -171,7 +170,7 @@ def test_packing_keeps_every_token_once(lengths) -> None:
 
 
 def test_a_packed_conversation_reads_as_if_it_were_alone() -> None:
-    pieces = [next(render_pieces(TOKENIZER, talk(*texts), 100)) for texts in (("ab", "cd"), ("xyz", "w"), ("k", "j"))]
+    pieces = [cut(TOKENIZER, talk(*texts), 100).pieces[0] for texts in (("ab", "cd"), ("xyz", "w"), ("k", "j"))]
     rows = pack(pieces, 40, TOKENIZER.pad_id)
     assert len(rows) == 1
     model = tiny_decoder()
@@ -270,7 +269,7 @@ def test_hostile_text_costs_no_more_than_itself(tmp_path: Path) -> None:
     (found,) = write_talks(tmp_path / "a.jsonl", {"id": "\ud800", "messages": messages})
     assert [m.content for m in found.messages] == ["cut \ufffd", "<|end|>\x00\ufffdok"]
     assert 0 <= found.held_out_rank < 1
-    (piece,) = render_pieces(TOKENIZER, found, 100)
+    (piece,) = cut(TOKENIZER, found, 100).pieces
     assert piece.ids.count(END) == 2, "what somebody wrote ends no turn"
 
 
@@ -291,6 +290,6 @@ def test_padding_that_ends_turns_is_refused() -> None:
 
 
 def test_rows_can_be_taken_in_any_order() -> None:
-    rows = pack([next(render_pieces(TOKENIZER, talk("a", "b" * n), 100)) for n in (20, 21, 22)], 32, TOKENIZER.pad_id)
+    rows = pack([cut(TOKENIZER, talk("a", "b" * n), 100).pieces[0] for n in (20, 21, 22)], 32, TOKENIZER.pad_id)
     assert rows.select(np.array([2, 0])).input_ids.tolist() == rows.input_ids[[2, 0]].tolist()
     assert 0 < rows.filled < 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.conversations import Conversation, Message, render_pieces, render_prompt, stop_ids
+from alignment.conversations import Conversation, Message, cut, render_prompt, stop_ids
 from alignment.dpo import DpoConfig, dpo_losses
 from alignment.losses import bradley_terry
 from alignment.order import seed_of, step_indices
@@ -47,7 +47,7 @@ def learn_to_answer(ranks: Ranks, steps: int) -> Engine:
         Conversation(str(n), (Message("user", "say " + word), Message("assistant", word)))
         for n, word in enumerate(["a", "bb", "ccc", "dog", "yes"])
     ]
-    rows = pack([piece for talk in talks for piece in render_pieces(TOKENIZER, talk, 64)], 64, TOKENIZER.pad_id)
+    rows = pack([piece for talk in talks for piece in cut(TOKENIZER, talk, 64).pieces], 64, TOKENIZER.pad_id)
     engine = engine_of(tiny_decoder(), ranks, lr=1e-2, steps=steps)
     batch = PackedBatch.of(rows, CPU)
     for _ in range(steps):
