@@ -115,6 +115,11 @@ class Cut:
     untaught: dict[int, Untaught]
 
 
+def render_pieces(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) -> Iterator[Rendered]:
+    """The conversation's training pieces of at most ``max_length`` tokens, for programs outside this repository."""
+    yield from cut(tokenizer, conversation, max_length).pieces
+
+
 def cut(tokenizer: AnyTokenizer, conversation: Conversation, max_length: int) -> Cut:
     """A conversation as pieces of whole turns, each ending with something to learn.
 

@@ -46,7 +46,8 @@ class TextModel:
         return encode(self.tokenizer, text)
 
     def without_control(self, text: str) -> str:
-        """Text that says nothing but itself in a conversation: any text, for names of control tokens are read as text."""
+        """Text that says nothing but itself in a conversation: any text, for names of control tokens are read as text.
+        For programs outside this repository, written when that was not so."""
         return text
 
     def chat_format(self, template: str) -> ChatFormat:
