@@ -200,7 +200,6 @@ def measure(
     max_rows: int,
     batch_size: int = 8,
     samples: int = 0,
-    seed: int = 0,
     on_task: Callable[[str], None] = lambda task: None,
 ) -> Measured:
     """All scores of one model; ``samples`` completions of each problem are run."""
@@ -218,7 +217,7 @@ def measure(
     if not heldout.problems or not samples:
         return Measured(name, scores)
     on_task("humaneval programs")
-    sampling = Sampling(max_new_tokens=256, temperature=0 if samples == 1 else 0.8, seed=seed)
+    sampling = Sampling(max_new_tokens=256, temperature=0 if samples == 1 else 0.8)
     completions = complete_problems(model, heldout.problems, sampling, samples)
     return Measured(name, scores, run_attempts(heldout.problems, completions))
 
@@ -387,7 +386,15 @@ def run(request: JobRequest) -> None:
             emit(request, "progress", done=next(done), total=steps, model=name, task=task)
 
         model = load_text_model(folder)
-        scored = measure(name, model, found, max_rows=config.max_rows, batch_size=config.batch_size, on_task=announce)
+        scored = measure(
+            name,
+            model,
+            found,
+            max_rows=config.max_rows,
+            batch_size=config.batch_size,
+            samples=config.humaneval_samples,
+            on_task=announce,
+        )
         values = {}
         for task in own:
             announce(task.name)

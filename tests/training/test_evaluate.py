@@ -126,7 +126,7 @@ def test_the_stage(home: Path, tmp_path: Path) -> None:
         "models": ["pretrain", "sft", "ppo"],
         "humaneval": str(home / "humaneval.jsonl"),
         "max_rows": 8,
-        "humaneval_samples": 0,
+        "humaneval_samples": 1,
         "tasks": [f"{__name__}:LENGTHS"],
     }
     request = JobRequest("evaluate", "0" * 12, config, roles, tmp_path / "out", tmp_path / "work")
@@ -140,6 +140,8 @@ def test_the_stage(home: Path, tmp_path: Path) -> None:
     assert rows["ppo", "held-out prompts"]["metric"] == "reward"
     assert ("5-gram", "web") not in rows, "there are no training shards to count"
     assert rows["xz -9", "web"]["value"] < rows["xz -9", "code"]["value"], "one word repeated against random ones"
+    passed = [(row["model"], row["value"], row["n"]) for row in table["tasks"] if row["metric"] == "pass@1"]
+    assert passed == [(name, 0, 6) for name in config["models"]], "completions are run where they are asked for"
     for row in rows.values():
         assert row["low"] <= row["value"] <= row["high"]
     differences = {(row["model"], row["task"]): row for row in table["comparisons"]}
