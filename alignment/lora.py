@@ -7,7 +7,6 @@ model's. What is published is merged, ``W + (alpha / rank) · B A``, a model lik
 the format of ``peft``, to be put over the model they were made for.
 """
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from infra.config import Config
 from infra.store.files import write_bytes
-from training.model import Decoder
+from training.model import Decoder, generator_of
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -51,11 +50,8 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.weight, self.bias, self.scale, self.dropout = layer.weight, layer.bias, config.scale, config.dropout
         (outputs, inputs), weight = layer.weight.shape, layer.weight
-        digest = hashlib.blake2b(f"{seed}/lora/{name}".encode(), digest_size=7).digest()
         drawn = torch.empty(config.rank, inputs)
-        nn.init.kaiming_uniform_(
-            drawn, a=math.sqrt(5), generator=torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        )
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator_of(seed, f"lora/{name}"))
         self.lora_A = nn.Parameter(drawn.to(weight.device, weight.dtype))
         self.lora_B = nn.Parameter(torch.zeros(outputs, config.rank, device=weight.device, dtype=weight.dtype))
 

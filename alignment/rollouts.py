@@ -44,10 +44,10 @@ def sample(model: Decoder, prompts: Sequence[Prompt], settings: ReplySettings, s
     drawn = generate(
         model,
         prompts,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
         stop_ids=settings.stop_ids,
         pad_id=settings.pad_id,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
         seed=seed,
     )
     batch = collate(prompts, drawn.tokens, settings.pad_id, model.device)

@@ -35,7 +35,7 @@ from pipeline.fasttext_model import digest_of
 from pipeline.shards.format import TRAIN
 from pipeline.shards.reader import ShardSet
 from pipeline.sources.tables import rows_of_file
-from training.heldout_text import beginning, divided, windows
+from training.heldout_text import divided, windows
 from training.scoring import score_continuations
 from training.text_model import TextModel, load_text_model
 
@@ -225,7 +225,7 @@ def score_items(model: TextModel, items: Iterable[Item], window: int, batch_size
     number = 0
     for number, item in enumerate(items, start=1):
         context, rest = divided(model, item.given, item.whole)
-        found = list(windows([*beginning(model), *context], rest, window))
+        found = list(windows([*model.special.beginning, *context], rest, window))
         pairs += found
         owners += [number - 1] * len(found)
     scores = score_continuations(model.decoder, pairs, batch_size)

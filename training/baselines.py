@@ -59,8 +59,8 @@ class NgramModel:
         rank = np.zeros(len(stream), dtype=np.int64)
         context = rank
         for number, level in enumerate(self.levels):
-            left = _shifted(stream, number, 0)
-            context, rank = _shifted(rank, 1, 0), level.ranks(left, rank)
+            left = _shifted(stream, number)
+            context, rank = _shifted(rank, 1), level.ranks(left, rank)
             known = (context >= 0) & (level.total[context] > 0)
             total = level.total[context][known]
             own = np.where(rank >= 0, level.discounted[rank], 0.0)[known]
@@ -73,7 +73,7 @@ def count_ngrams(stream: Array, vocabulary: int, order: int = 5) -> NgramModel:
     """The model of a stream in which every piece is preceded by ``order - 1`` beginnings."""
     ranks, keys, shorter = [np.zeros(len(stream), dtype=np.int64)], [], [1]
     for number in range(order):
-        found, rank = np.unique(_shifted(stream, number, 0) * shorter[-1] + ranks[-1], return_inverse=True)
+        found, rank = np.unique(_shifted(stream, number) * shorter[-1] + ranks[-1], return_inverse=True)
         ranks.append(rank)
         keys.append(found)
         shorter.append(len(found))
@@ -87,7 +87,7 @@ def count_ngrams(stream: Array, vocabulary: int, order: int = 5) -> NgramModel:
         else:  # how many different tokens stand before it
             counts = np.bincount(keys[number + 1] % size, minlength=size)
         counts = np.where(stream[where] == 0, 0, counts)
-        levels.append(_level(keys[number], shorter[number], counts, _shifted(ranks[number], 1, 0)[where]))
+        levels.append(_level(keys[number], shorter[number], counts, _shifted(ranks[number], 1)[where]))
     return NgramModel(levels, vocabulary)
 
 
@@ -111,11 +111,11 @@ def modified_discounts(counts: Array) -> list[float]:
     return [min(discount, float(number)) if discount > 0 else 0.5 for number, discount in enumerate(found, 1)]
 
 
-def _shifted(values: Array, places: int, fill: int) -> Array:
-    """``values[i - places]`` at ``i``."""
+def _shifted(values: Array, places: int) -> Array:
+    """``values[i - places]`` at ``i``, and 0 before the first."""
     if not places:
         return values
-    return np.concatenate([np.full(min(places, len(values)), fill, values.dtype), values[:-places]])
+    return np.concatenate([np.zeros(min(places, len(values)), values.dtype), values[:-places]])
 
 
 # Rows of token shards --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from training.generate import Sampling
 from training.harness import run_harness
 from training.heldout_text import divided, rows_reader, score_texts
 from training.humaneval import Attempt, Problem, complete_problems, pass_at_k, read_problems, run_attempts
-from training.intervals import Interval, Resampling, paired_difference, ratio_interval
+from training.intervals import Interval, Resampling, ratio_interval
 from training.own_tasks import OwnTask, own_tasks, same_items, scores_of
 from training.scoring import RowScores, continuation_nats, score_rows
 from training.text_model import TextModel, load_text_model
@@ -267,11 +267,11 @@ def compare(left: Measured, right: Measured, how: Resampling) -> list[Task]:
     tasks = []
     for task in sorted(left.scores.keys() & right.scores.keys()):
         ours, theirs = left.scores[task], right.scores[task]
-        interval = paired_difference(ours.nats / math.log(2), theirs.nats / math.log(2), ours.bytes, how)
+        interval = ratio_interval(ours.nats / math.log(2) - theirs.nats / math.log(2), ours.bytes, how)
         tasks.append(Task.of(f"{left.name} - {right.name}", task, "bits_per_byte", interval))
     for own in left.own.keys() & right.own.keys():
         same_items(own.name, {left.name: left.own[own], right.name: right.own[own]})
-        interval = paired_difference(left.own[own], right.own[own], np.ones(len(left.own[own])), how)
+        interval = ratio_interval(left.own[own] - right.own[own], np.ones(len(left.own[own])), how)
         tasks.append(Task.of(f"{left.name} - {right.name}", own.name, own.metric, interval))
     return tasks
 

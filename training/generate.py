@@ -4,14 +4,14 @@ Rows lie side by side in the cache, each from slot 0 and with a length, a budget
 ended leave the batch, so a long straggler costs only itself. Every row draws from a generator seeded by (seed, row): what
 a row becomes depends neither on the other rows nor on when they end.
 
-Two log-probabilities are kept of each sampled token: under the model itself (``log_probs``: temperature 1, nothing
-filtered; what policy optimisation compares) and under the distribution it was drawn from (``sample_log_probs``).
+The log-probability kept of each sampled token is that under the model itself: temperature 1, nothing filtered.
 """
 
 import itertools
 import math
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,6 @@ class Generation:
 
     tokens: list[list[int]]
     log_probs: list[list[float]]
-    sample_log_probs: list[list[float]]
     finished: list[bool]
 
 
@@ -71,7 +70,6 @@ class Step:
     row: int
     token: int
     log_prob: float
-    sample_log_prob: float
     finished: bool
 
 
@@ -79,36 +77,17 @@ def generate(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int = 128,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    penalise_stops: bool = False,
     stop_ids: Sequence[int] = (),
     pad_id: int = 0,
-    seed: int = 0,
+    temperature: float = 1.0,
+    **settings: Any,
 ) -> Generation:
-    """Continue every prompt until a stop token or ``max_new_tokens``."""
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        penalise_stops=penalise_stops,
-        seed=seed,
-    )
-    number = len(prompts)
-    result = Generation(
-        [[] for _ in range(number)], [[] for _ in range(number)], [[] for _ in range(number)], [False] * number
-    )
+    """Continue every prompt until a stop token or ``max_new_tokens``. ``settings`` are further fields of ``Sampling``."""
+    sampling = Sampling(temperature=temperature, **settings)
+    result = Generation([[] for _ in prompts], [[] for _ in prompts], [False] * len(prompts))
     for step in stream(model, prompts, sampling, stop_ids=stop_ids, pad_id=pad_id):
         result.tokens[step.row].append(step.token)
         result.log_probs[step.row].append(step.log_prob)
-        result.sample_log_probs[step.row].append(step.sample_log_prob)
         result.finished[step.row] = step.finished
     return result
 
@@ -233,11 +212,9 @@ def _stream(
         with torch.inference_mode():
             hidden = _read(model, prompts, cache, pad_id) if following is None else model(following, cache=cache)[:, -1]
             logits = model.logits(hidden).float()
-            tokens, log_probs, sample_log_probs = choose(logits, rows, spared, [position] * len(rows))
+            tokens, log_probs = choose(logits, rows, spared, [position] * len(rows))
         drawn = tokens.tolist()
-        for row, token, log_prob, drawn_log_prob in zip(
-            rows, drawn, log_probs.tolist(), sample_log_probs.tolist(), strict=True
-        ):
+        for row, token, log_prob in zip(rows, drawn, log_probs.tolist(), strict=True):
             if math.isnan(log_prob):
                 raise HeadwaterError(
                     "the model gives no finite probabilities",
@@ -245,7 +222,7 @@ def _stream(
                 )
             if row.history is not None:
                 row.history.note(token)
-            yield Step(row.index, token, log_prob, drawn_log_prob, token in stops)
+            yield Step(row.index, token, log_prob, token in stops)
         alive = [
             place
             for place, (row, token) in enumerate(zip(rows, drawn, strict=True))
@@ -297,21 +274,18 @@ def read_prompts(
         yield [place for places in alike.values() for place in places], part, picked, ends[picked]
 
 
-def choose(
-    logits: Tensor, rows: Sequence[Row], spared: Tensor, positions: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The next token of each row, its log-probability under the model, and under the distribution it is drawn from.
-    ``positions``: how many tokens each row has already; ``spared``: tokens that no repetition penalty is for."""
+def choose(logits: Tensor, rows: Sequence[Row], spared: Tensor, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The next token of each row, and its log-probability under the model. ``positions``: how many tokens each row has
+    already; ``spared``: tokens that no repetition penalty is for."""
     model_log_probs = logits.log_softmax(-1)
     logits = _adjusted(logits, rows, spared)
     tokens = logits.argmax(-1)
-    sample_log_probs = torch.zeros(len(rows), device=logits.device)
     for way in ("all", "filtered"):
         places = [place for place, row in enumerate(rows) if row.way == way]
         if places:
             some, at = [rows[place] for place in places], [positions[place] for place in places]
-            tokens[places], sample_log_probs[places] = _sample(logits[places], some, at)
-    return tokens, model_log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1), sample_log_probs
+            tokens[places] = _sample(logits[places], some, at)
+    return tokens, model_log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
 
 
 def _adjusted(logits: Tensor, rows: Sequence[Row], spared: Tensor) -> Tensor:
@@ -341,7 +315,7 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
 
 
-def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> Tensor:
     """Draw by the inverse of the cumulative distribution, for rows of one way.
 
     In float64: a float32 cumulative sum over a large vocabulary can end below the number drawn.
@@ -359,9 +333,8 @@ def _sample(logits: Tensor, rows: Sequence[Row], positions: Sequence[int]) -> tu
     # Rounding at the far end must not land on a token that cannot be drawn.
     last = (probabilities > 0).int().cumsum(-1).argmax(-1, keepdim=True)
     choice = torch.minimum(choice, last)
-    chosen = probabilities.gather(1, choice).squeeze(1)
     tokens = choice if order is None else order.gather(1, choice)
-    return tokens.squeeze(1), (chosen / cumulative[:, -1]).log().float()
+    return tokens.squeeze(1)
 
 
 FEW = 256

@@ -53,8 +53,7 @@ class HarnessModel(TemplateLM):
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text that is scored from its first token on."""
-        special = self._model.special
-        return special.prefix[0] if special.prefix else special.bos if special.bos is not None else self.eot_token_id
+        return next(iter(self._model.special.beginning), self.eot_token_id)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
         if self._chat is not None and string.startswith(self._from_template):

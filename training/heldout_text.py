@@ -66,7 +66,7 @@ def score_texts(model: TextModel, rows: RowBatch, writer: Tokenizer, batch_size:
 def _pairs(model: TextModel, writer: Tokenizer, ids: Sequence[int]) -> Iterator[Pair]:
     """A document's (context, continuation) for the model, in windows of its context."""
     context, rest = divided(model, *(writer.decode(part) for part in (ids[:1], ids)))
-    return windows([*beginning(model), *context], rest, model.decoder.config.max_position)
+    return windows([*model.special.beginning, *context], rest, model.decoder.config.max_position)
 
 
 def divided(model: TextModel, given: str, whole: str) -> Pair:
@@ -74,13 +74,6 @@ def divided(model: TextModel, given: str, whole: str) -> Pair:
     alone, ids = model.encode(given), model.encode(whole)
     shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, ids, strict=False)))
     return ids[:shared], ids[shared:]
-
-
-def beginning(model: TextModel) -> list[int]:
-    """What stands before a text. One without any token before it has a first token that nothing predicts: end of text then
-    stands for its beginning."""
-    special = model.special
-    return [*special.prefix] or [token for token in (special.bos, special.eos) if token is not None][:1]
 
 
 def windows(context: Sequence[int], rest: Sequence[int], limit: int) -> Iterator[Pair]:

@@ -50,33 +50,16 @@ DEFAULTS: Mapping[str, Mapping[str, int]] = {
 """What a ``config.json`` means that leaves these out, where it is not what the other settings say."""
 
 
-def save_model(
-    decoder: Decoder,
-    folder: Path,
-    tokenizer_dir: Path,
-    *,
-    chat_template: str | None = None,
-    score: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> list[str]:
-    """Write a complete model folder; returns the names of its files, sorted. ``dtype`` is the precision on disk (default: the
-    model's own); the rest as ``write_model`` has it."""
-    return write_model(Weights.of(decoder, dtype), folder, tokenizer_dir, chat_template=chat_template, score=score)
+def save_model(decoder: Decoder, folder: Path, tokenizer_dir: Path, *, score: Tensor | None = None) -> list[str]:
+    """As ``write_model``, of a decoder."""
+    return write_model(Weights.of(decoder), folder, tokenizer_dir, score=score)
 
 
-def write_model(
-    weights: Weights,
-    folder: Path,
-    tokenizer_dir: Path,
-    *,
-    chat_template: str | None = None,
-    score: Tensor | None = None,
-) -> list[str]:
+def write_model(weights: Weights, folder: Path, tokenizer_dir: Path, *, score: Tensor | None = None) -> list[str]:
     """Write a complete model folder, one weight at a time; returns the names of its files, sorted.
 
     ``tokenizer_dir`` holds the tokenizer's files (a tokenizer dataset's ``data`` or another model folder); they are
-    copied, with the chat template if there is one and ``chat_template`` does not replace it. ``score [1, hidden]``
-    makes it a reward model.
+    copied, with the chat template if there is one. ``score [1, hidden]`` makes it a reward model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_hub_name(name): (shape, weights.dtype) for name, shape in weights.shapes().items()}
@@ -84,7 +67,7 @@ def write_model(
         # A classifier has no output matrix of its own.
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BODY)}
         tensors[SCORE] = score.shape, weights.dtype
-    _copy_tokenizer(tokenizer_dir, folder, chat_template)
+    _copy_tokenizer(tokenizer_dir, folder)
     # Of the source: it may be a model folder whose generation_config.json names the ends of a reply.
     tokens = special_tokens(tokenizer_dir)
     _write_json(folder / "config.json", hub_config(weights.config, tokens, weights.dtype, reward=score is not None))
@@ -405,15 +388,14 @@ def _yarn_scaling(raw: dict[str, Any], settings: dict[str, Any]) -> RopeScaling:
     )
 
 
-def _copy_tokenizer(source: Path, folder: Path, template: str | None) -> None:
+def _copy_tokenizer(source: Path, folder: Path) -> None:
     if not (source / "tokenizer.json").exists():
         raise InputError("there is no tokenizer.json", where=str(source), remedy="Run the tokenizer stage first.")
     if source.resolve() != folder.resolve():
         for name in TOKENIZER_FILES:
             if (source / name).exists():
                 shutil.copyfile(source / name, folder / name)
-    text = template if template is not None else chat_template(source)
-    if text is not None:
+    if (text := chat_template(source)) is not None:
         write_bytes(folder / CHAT_TEMPLATE, text.encode())
 
 

@@ -44,6 +44,12 @@ class SpecialTokens:
     """The special tokens as settings name them, by role: what a chat template may write."""
 
     @property
+    def beginning(self) -> list[int]:
+        """What stands before a text. One without any token before it has a first token that nothing predicts: end of text
+        then stands for its beginning."""
+        return [*self.prefix] or [token for token in (self.bos, self.eos) if token is not None][:1]
+
+    @property
     def filler(self) -> int:
         """An id to fill rows with where nothing is read: any will do."""
         return next((token for token in (self.pad, self.eos) if token is not None), 0)

@@ -1,7 +1,7 @@
 """Intervals: how far a figure would move on another sample of the same size.
 
 Ratios (bits per byte) are resampled as ratios of sums, so that long rows weigh as they do in the figure itself. Two
-models are compared on the same resampled rows: what is hard for both cancels out, and small differences show.
+models are compared by their difference on each row: what is hard for both cancels out, and small differences show.
 """
 
 from dataclasses import asdict, dataclass
@@ -40,11 +40,6 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, how: Resamp
     outside = (1 - how.confidence) / 2
     low, high = np.quantile((weights @ numerators) / (weights @ denominators), [outside, 1 - outside])
     return Interval(float(numerators.sum() / denominators.sum()), float(low), float(high), rows)
-
-
-def paired_difference(left: np.ndarray, right: np.ndarray, denominators: np.ndarray, how: Resampling) -> Interval:
-    """``(sum(left) - sum(right)) / sum(denominators)`` with both models on the same resampled rows."""
-    return ratio_interval(left - right, denominators, how)
 
 
 def mean_interval(values: np.ndarray, seed: int) -> Interval:

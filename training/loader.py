@@ -12,37 +12,20 @@ loop nevertheless spent waiting.
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infra.errors import ConfigError
+from pipeline.shards.reader import RowBatch, ShardSet
 from pipeline.tokenizer import SPECIALS
 
 Order = Callable[[np.ndarray], np.ndarray]
 """Positions in the run -> rows of the shards."""
-
-
-class Rows(Protocol):
-    """A batch of rows as the shards' reader returns it."""
-
-    @property
-    def input_ids(self) -> np.ndarray: ...
-    @property
-    def lengths(self) -> np.ndarray: ...
-    @property
-    def boundaries(self) -> Sequence[np.ndarray]: ...
-
-
-class Shards(Protocol):
-    """What the loader needs of ``pipeline.shards.reader.ShardSet``."""
-
-    def __len__(self) -> int: ...
-    def rows(self, indices: np.ndarray) -> Rows: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +57,9 @@ class StepData(Generic[Batch]):
     """Micro batches, as many on every rank."""
 
 
-def micro_batch(rows: Rows, device: torch.device, mask_documents: bool, part: tuple[int, int] = (0, 1)) -> MicroBatch:
+def micro_batch(
+    rows: RowBatch, device: torch.device, mask_documents: bool, part: tuple[int, int] = (0, 1)
+) -> MicroBatch:
     """Shift, mask and number one batch of packed rows; of each the n-th of so many parts."""
     tokens = torch.from_numpy(np.ascontiguousarray(rows.input_ids, dtype=np.int64))
     width = tokens.shape[1]
@@ -131,7 +116,7 @@ class Loader:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: ShardSet,
         order: Order,
         *,
         batch: int,

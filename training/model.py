@@ -251,10 +251,14 @@ def init_parameter(name: str, parameter: Tensor, config: ModelConfig, seed: int)
     std = config.init_std
     if name.endswith(("o_proj.weight", "down_proj.weight")):
         std /= (2 * config.layers) ** 0.5
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
     # Drawn on the CPU in float32: the same values whatever the device and precision of the model.
-    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+    parameter.copy_(torch.randn(parameter.shape, generator=generator_of(seed, name)) * std)
+
+
+def generator_of(seed: int, name: str) -> torch.Generator:
+    """A parameter's own random numbers."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def build_model(

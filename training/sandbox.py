@@ -5,7 +5,7 @@ barriers (see ``sandbox_child``): no network, no other processes, no files but i
 bounds the size of a file but not how many there are: those are counted from outside while it runs. It has passed when it
 ran to its end without an exception, and only then.
 
-A machine on which the system-call filter cannot be set up runs nothing, unless it is said to be trusted.
+A machine on which the system-call filter cannot be set up runs nothing.
 """
 
 import contextlib
@@ -36,8 +36,6 @@ class Limits:
     megabytes: int = 512
     files: int = 256
     """Files and folders it may have at a time, of 1 MB each at most."""
-    trusted: bool = False
-    """Run also where the system-call filter is not available."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class Outcome:
     passed: bool
     reason: str
     files_restricted: bool
-    calls_restricted: bool
+    """Whether the kernel kept it from files that are not its own."""
 
 
 def run_program(program: str, limits: Limits | None = None) -> Outcome:
     """Run one program to its end or its limits."""
     limits = limits or Limits()
     token = secrets.token_hex(16)
-    task = json.dumps({"program": program, "token": token, "trusted": limits.trusted})
+    task = json.dumps({"program": program, "token": token})
     with tempfile.TemporaryDirectory(prefix="headwater-sandbox-") as folder:
         reader, writer = os.pipe()
         try:
@@ -64,14 +62,13 @@ def run_program(program: str, limits: Limits | None = None) -> Outcome:
         with os.fdopen(reader, "rb") as stream:
             messages = _messages(stream.read(1 << 16))
     layers: dict[str, object] = next((message for message in messages if "calls" in message), {})
-    files, calls = bool(layers.get("files")), bool(layers.get("calls"))
-    if not calls and not limits.trusted and not exceeded:
+    if not layers.get("calls") and not exceeded:
         raise HeadwaterError(
             "this machine cannot confine programs (seccomp is not available)",
-            remedy="Run the evaluation where it is, or mark the machine as trusted.",
+            remedy="Run the evaluation where it is.",
         )
     passed = any(message.get("token") == token for message in messages) and not exceeded
-    return Outcome(passed, "" if passed else exceeded or _reason(messages, code), files, calls)
+    return Outcome(passed, "" if passed else exceeded or _reason(messages, code), bool(layers.get("files")))
 
 
 def run_programs(programs: Sequence[str], limits: Limits | None = None, workers: int = 2) -> list[Outcome]:

@@ -163,7 +163,7 @@ def main() -> None:
     files = restrict_files(folder)
     calls = forbid_calls()
     os.write(result, (json.dumps({"files": files, "calls": calls}) + "\n").encode())
-    if not (calls or task["trusted"]):
+    if not calls:
         return  # without the filter there is a network: run nothing
     try:
         exec(compile(task["program"], "<program>", "exec"), {"__name__": "__main__"})

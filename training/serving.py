@@ -228,7 +228,7 @@ class Engine:
         some = self._writing[first:]
         logits = self.model.decoder.logits(hidden).float()
         rows, positions = [writing.row for writing in some], [writing.number for writing in some]
-        tokens, log_probs, _ = choose(logits, rows, self._spared, positions)
+        tokens, log_probs = choose(logits, rows, self._spared, positions)
         likeliest = self._likeliest(some, logits)
         done = []
         for place, (writing, token, log_prob) in enumerate(zip(some, tokens.tolist(), log_probs.tolist(), strict=True)):

@@ -109,13 +109,10 @@ class TextModel:
 
     def prompt(self, text: str) -> list[int]:
         """A text's ids as the model saw the beginnings of texts: after BOS where its tokenizer puts one."""
-        ids = [*self.special.prefix, *self.encode(text)]
-        if ids:
-            return ids
-        beginnings = [token for token in (self.special.bos, self.special.eos) if token is not None]
-        if not beginnings:
+        ids = [*self.special.prefix, *self.encode(text)] or self.special.beginning
+        if not ids:
             raise InputError("the prompt is empty and the model has no token to begin with", remedy="Give some text.")
-        return beginnings[:1]
+        return ids
 
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """Plain continuation of a text, as a pretrained model sees it."""

@@ -30,19 +30,13 @@ class Weights:
     read: Callable[[str], Tensor]
 
     @classmethod
-    def of(cls, decoder: Decoder, dtype: torch.dtype | None = None) -> "Weights":
+    def of(cls, decoder: Decoder) -> "Weights":
         there = decoder.state_dict()
-        kind = dtype or next(iter(there.values())).dtype
+        kind = next(iter(there.values())).dtype
         return cls(decoder.config, kind, lambda name: there[name].detach().to("cpu", kind))
 
     def shapes(self) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in self._empty().state_dict().items()}
-
-    def decoder(self) -> Decoder:
-        """All of them, in a decoder."""
-        decoder = self._empty()
-        decoder.load_state_dict({name: self.read(name) for name in decoder.state_dict()}, assign=True)
-        return decoder
 
     @torch.no_grad()
     def logits(self, row: Tensor) -> Tensor:

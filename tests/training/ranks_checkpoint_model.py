@@ -45,10 +45,9 @@ def differing(ranks, folder: Path, stage: int, dtype: str, **more) -> list[str] 
         if not ranks.first:
             return None
         ((_, path),) = list_checkpoints(folder)
-        read = checkpoint_weights(path).decoder().state_dict()
-        expected = whole.state_dict()
-        assert read.keys() == expected.keys()
-        return [name for name, weight in expected.items() if not torch.equal(weight, read[name])]
+        weights, expected = checkpoint_weights(path), whole.state_dict()
+        assert weights.shapes().keys() == expected.keys()
+        return [name for name, weight in expected.items() if not torch.equal(weight, weights.read(name))]
 
 
 def main() -> None:

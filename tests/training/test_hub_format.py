@@ -145,7 +145,7 @@ def test_reward_models_are_sequence_classifiers(tied: bool, tokenizer: Path, tmp
 
 
 def test_bf16_on_disk(tokenizer: Path, tmp_path: Path) -> None:
-    save_model(tiny_model(), tmp_path, tokenizer, dtype=torch.bfloat16)
+    save_model(tiny_model().bfloat16(), tmp_path, tokenizer)
     assert load_model(tmp_path).output_weight.dtype == torch.bfloat16
     assert load_model(tmp_path, dtype=torch.float32).output_weight.dtype == torch.float32
 

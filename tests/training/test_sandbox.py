@@ -17,7 +17,6 @@ HELLO = "assert sorted([3, 1, 2]) == [1, 2, 3]"
 def test_a_correct_program_passes_behind_both_barriers() -> None:
     outcome = run_program("import math, collections, typing, hashlib, re\n" + HELLO)
     assert (outcome.passed, outcome.reason) == (True, "")
-    assert outcome.calls_restricted
 
 
 @pytest.mark.parametrize(

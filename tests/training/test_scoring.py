@@ -8,7 +8,7 @@ import torch
 
 from pipeline.shards.reader import RowBatch
 from tests.training.folders import tiny_model
-from training.intervals import Resampling, paired_difference, ratio_interval
+from training.intervals import Resampling, ratio_interval
 from training.scoring import continuation_nats, score_rows
 
 
@@ -63,6 +63,6 @@ def test_pairing_sees_a_difference_that_separate_intervals_do_not() -> None:
     right = left - sizes * random.normal(0.05, 0.02, 60)
     apart = [ratio_interval(values, sizes, Resampling()) for values in (left, right)]
     assert apart[0].low < apart[1].high, "the intervals overlap"
-    difference = paired_difference(left, right, sizes, Resampling())
+    difference = ratio_interval(left - right, sizes, Resampling())
     assert 0 < difference.low < difference.value < difference.high
     assert ratio_interval(left, sizes, Resampling(seed=3)) == ratio_interval(left, sizes, Resampling(seed=3))
