@@ -112,7 +112,7 @@ def _warn_of_drop_rates(outcome: StageOutcome, run: RunContext, tolerance: float
         return
     found = rate_changes(run.store, outcome.dataset, tolerance)
     if found is not None and found.changes:
-        run.record.event("drop_rates_moved", **found.as_dict())
+        run.record.event("drop_rates_moved", **asdict(found))
         for sentence in found.sentences():
             run.reporter.message(outcome.stage, f"warning: {sentence}")
 

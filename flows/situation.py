@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from flows.operate.server import api_call, running_server
-from flows.stages import STAGE_NAMES
+from flows.stages import usual_place
 from infra.errors import HeadwaterError
 from infra.journal import count_receipts
 from infra.runs import list_runs, read_events, read_progress
@@ -73,8 +73,7 @@ def dataset_rows(store: Store, datasets: Sequence[Dataset]) -> list[Row]:
     """One row a published dataset, in the order in which data flows."""
     labels = {name: labels_of(store, name) for name in {dataset.name for dataset in datasets}}
     rows = [dataset_row(each) | {"labels": labels[each.name].get(each.manifest.fingerprint, [])} for each in datasets]
-    order = {name: position for position, name in enumerate(STAGE_NAMES)}
-    return sorted(rows, key=lambda row: (order.get(row["name"], len(order)), row["ended"]))
+    return sorted(rows, key=lambda row: (usual_place(row["name"]), row["ended"]))
 
 
 def dataset_row(dataset: Dataset) -> Row:
@@ -106,8 +105,7 @@ def warnings(store: Store, datasets: Sequence[Dataset]) -> list[Row]:
     """What users of the labelled datasets must know, once each."""
     labelled = {(name, target) for name in store.names() for target in store.labels(name).values()}
     found: dict[str, Row] = {}
-    order = {name: position for position, name in enumerate(STAGE_NAMES)}
-    for dataset in sorted(datasets, key=lambda each: order.get(each.name, len(order))):
+    for dataset in sorted(datasets, key=lambda each: usual_place(each.name)):
         key = (dataset.name, dataset.manifest.fingerprint)
         if key in labelled:
             for sentence in dataset.manifest.warnings:

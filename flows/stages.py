@@ -57,6 +57,11 @@ LAST = "shards"
 """Where documents become rows: the only one of them that hands no documents on."""
 
 
+def usual_place(name: str) -> int:
+    """Where a stage of this name usually stands; one of another package after all of ours."""
+    return STAGE_NAMES.index(name) if name in STAGE_NAMES else len(STAGE_NAMES)
+
+
 def load_stage(given: str) -> "Stage":
     """Import a stage: of ours by name, of another package by its dotted path or as an installed package offers it.
 
@@ -101,7 +106,6 @@ def pool_of(stage: "Stage") -> str:
 
 def in_order(datasets: "Iterable[Dataset]") -> "list[Dataset]":
     """One dataset a stage, each after those it was made from; otherwise as the path usually goes."""
-    usual = {name: position for position, name in enumerate(STAGE_NAMES)}
     found: Mapping[str, Dataset] = {dataset.name: dataset for dataset in datasets}
     ordered: dict[str, Dataset] = {}
 
@@ -111,7 +115,7 @@ def in_order(datasets: "Iterable[Dataset]") -> "list[Dataset]":
                 place(found[record.name])
         ordered.setdefault(dataset.name, dataset)
 
-    for name in sorted(found, key=lambda name: (usual.get(name, len(usual)), name)):
+    for name in sorted(found, key=lambda name: (usual_place(name), name)):
         place(found[name])
     return list(ordered.values())
 

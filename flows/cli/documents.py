@@ -4,7 +4,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import (
+    JsonOption,
+    LabelOption,
+    WorkspaceOption,
+    console,
+    open_store,
+    plain,
+    print_json,
+    print_passage,
+)
 from flows.provenance.document import document_view
 from flows.provenance.search import MOST, search
 from flows.provenance.wanted import Wanted
@@ -12,8 +21,8 @@ from flows.stages import document_stages
 from infra.errors import ConfigError, InputError
 
 Row = dict[str, Any]
-_SHOWN, _AROUND, _LONGEST = 1200, 60, 400
-_SIGNS = {"delete": ("-", "red"), "insert": ("+", "green"), "equal": (" ", "dim")}
+_SHOWN = 1200
+_SIDES = {"delete": "dropped", "insert": "survivor", "equal": "both"}
 
 
 def command(
@@ -72,7 +81,7 @@ def _show_page(page: Row) -> None:
         out.print(f"{row['id']}  {told}{size}", markup=False)
         for line in (row["url"] or row["title"], row["excerpt"]):
             if line:
-                out.print(f"    {_plain(' '.join(line.split()))}", markup=False)
+                out.print(f"    {plain(' '.join(line.split()))}", markup=False)
     out.print(f"looked at {page['looked_at']:,} of {page['of']:,}" + ("; time was over" if page["partial"] else ""))
     if page["next"]:
         out.print(f"the next ones: --after {page['next']}", markup=False)
@@ -80,10 +89,10 @@ def _show_page(page: Row) -> None:
 
 def _show(view: Row) -> None:
     out = console()
-    out.print(_plain(view["url"] or view["id"]), style="bold", markup=False)
+    out.print(plain(view["url"] or view["id"]), style="bold", markup=False)
     for name in ("id", "title", "source", "language"):
         if view[name]:
-            out.print(f"  {name} {_plain(str(view[name]))}", markup=False)
+            out.print(f"  {name} {plain(str(view[name]))}", markup=False)
     crawled = view["crawled"]
     out.print("\nas crawled", style="bold")
     out.print(_indented(crawled.get("unavailable") or crawled["text"]), markup=False)
@@ -96,7 +105,7 @@ def _show(view: Row) -> None:
             out.print(_indented(stage["text"]), markup=False)
     for other in view["duplicates"]:
         alike = "" if other["similarity"] is None else f", {other['similarity']:.1%} alike"
-        out.print(f"\nduplicate, {other['relation']}{alike}: {_plain(other['url'] or other['id'])}", markup=False)
+        out.print(f"\nduplicate, {other['relation']}{alike}: {plain(other['url'] or other['id'])}", markup=False)
         _show_changes(other["difference"] or ())
     tokens = view["tokens"]
     steps = f"; steps {', '.join(map(str, tokens['steps']))} of {tokens['model']}" if tokens["steps"] else ""
@@ -106,18 +115,9 @@ def _show(view: Row) -> None:
 def _show_changes(changes: "list[Row] | tuple[()]") -> None:
     out = console()
     for change in changes:
-        sign, style = _SIGNS[change["kind"]]
-        text = " ".join(_plain(change["text"]).split())
-        if change["kind"] == "equal" and len(text) > 2 * _AROUND:
-            text = f"{text[:_AROUND]} … {text[-_AROUND:]}"
-        out.print(f"    {sign} {text[:_LONGEST]}", style=style, markup=False)
+        print_passage(out, _SIDES[change["kind"]], change["text"], "    ")
 
 
 def _indented(text: str) -> str:
     cut = text[:_SHOWN] + (" …" if len(text) > _SHOWN else "")
-    return "\n".join(f"    {_plain(line)}" for line in cut.splitlines())
-
-
-def _plain(text: str) -> str:
-    """Without what a terminal would obey instead of showing: a crawl holds anything."""
-    return "".join(letter if letter.isprintable() or letter in "\t\n" else "\ufffd" for letter in text)
+    return "\n".join(f"    {plain(line)}" for line in cut.splitlines())

@@ -8,8 +8,6 @@ from rich.text import Text
 
 from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
 
-SHOWN_STEPS = 8
-
 
 def command(
     text: Annotated[str, typer.Argument(help="The words, or - to read them from standard input.")],

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json, table_of
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, plain, print_json, table_of
 from flows.provenance.attributes import Measured, histogram, threshold
 from flows.provenance.drop_rates import TOLERANCE, rate_changes
 from flows.provenance.funnel import funnel_by_source, languages_through
@@ -107,7 +107,7 @@ def groups(store: Store, dataset: Dataset) -> dict[str, Any]:
     return {
         "by_source": [asdict(row) for row in funnel_by_source([dataset])],
         "by_language": [asdict(row) for row in languages_through(arrived, dataset)] if arrived else [],
-        "drift": moved.as_dict() if moved else None,
+        "drift": asdict(moved) if moved else None,
     }
 
 
@@ -246,12 +246,12 @@ def _show_sample(title: str, row: dict[str, Any], limit: int = 400) -> None:
     place = row.get("url") or (row["id"].hex() if isinstance(row.get("id"), bytes) else "")
     out = console()
     out.print(f"\n[bold]{title}[/] ", end="")
-    out.print(place, markup=False)
+    out.print(plain(place), markup=False)
     date = "captured" if row.get("date") == row.get("captured") else "date"
     about = [f"{name} {row[name]}" for name in ("title", "author", date, "license") if row.get(name)]
     if about:
-        out.print("    " + "; ".join(about), style="dim", markup=False)
+        out.print(plain("    " + "; ".join(about)), style="dim", markup=False)
     if text is not None:
-        out.print("    " + " ".join(text[:limit].split()), markup=False)
+        out.print(plain("    " + " ".join(text[:limit].split())), markup=False)
     elif row.get("detail"):
-        out.print("    " + str(row["detail"]), markup=False)
+        out.print(plain("    " + str(row["detail"])), markup=False)

@@ -17,6 +17,8 @@ from rich.table import Table
 from flows.context import open_store as open_store
 from flows.recipe_file import DEPLOYED, SCALE
 
+_AROUND, _LONGEST = 60, 400
+
 WorkspaceOption = Annotated[
     str | None,
     typer.Option("--workspace", help="Where datasets, work and runs live. Default: $HEADWATER_HOME or ./workspace."),
@@ -79,6 +81,20 @@ def own_stdout() -> TextIO:
     result = os.fdopen(os.dup(stdout.fileno()), "w", encoding=stdout.encoding)
     os.dup2(sys.stderr.fileno(), stdout.fileno())
     return result
+
+
+def plain(text: str) -> str:
+    """Without what a terminal would obey instead of showing: a crawl holds anything."""
+    return "".join(letter if letter.isprintable() or letter in "\t\n" else "\ufffd" for letter in text)
+
+
+def print_passage(out: Console, side: str, text: str, indent: str) -> None:
+    """A line of two texts' difference: - ``dropped``, + ``survivor``, or in both, of which the ends are enough."""
+    sign, style = {"dropped": ("-", "red"), "survivor": ("+", "green"), "both": (" ", "dim")}[side]
+    text = " ".join(plain(text).split())
+    if side == "both" and len(text) > 2 * _AROUND:
+        text = f"{text[:_AROUND]} … {text[-_AROUND:]}"
+    out.print(f"{indent}{sign} {text[:_LONGEST]}", style=style, markup=False)
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

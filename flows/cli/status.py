@@ -6,6 +6,7 @@ The answer for somebody who was woken up: first what needs a hand. Datasets, fin
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -156,7 +157,7 @@ def drop_rate_rows(store: Store) -> list[Row]:
         except HeadwaterError:  # a manifest that cannot be read: it is among the damaged
             continue
         if moved is not None and moved.changes:
-            rows.append({**moved.as_dict(), "warnings": moved.sentences()})
+            rows.append({**asdict(moved), "warnings": moved.sentences()})
     return rows
 
 

@@ -22,7 +22,8 @@ def print_summary(result: RunResult, out: Console, workspace: str | None = None)
     """
     datasets = result.datasets
     if "evaluate" in datasets:
-        out.print(evaluation_table(read_evaluation(datasets["evaluate"])))
+        found = json.loads(datasets["evaluate"].local("data/evaluation.json").read_text())
+        out.print(evaluation_table(found["tasks"]))
     if "export" in datasets:
         if any(outcome.action != Action.SKIP for outcome in result.outcomes):
             _chat(datasets["export"], out)
@@ -34,12 +35,6 @@ def print_summary(result: RunResult, out: Console, workspace: str | None = None)
         models = [name for name in ("export", "sft") if name in datasets]
         where = ["--workspace", workspace] if workspace else []
         out.print(f"Open     {shlex.join(['headwater', 'serve', *models, *where])}", markup=False)
-
-
-def read_evaluation(dataset: Dataset) -> list[dict[str, Any]]:
-    """One row a figure: ``{model, task, metric, value, low, high, n}``."""
-    raw = json.loads(dataset.local("data/evaluation.json").read_text())
-    return list(raw["tasks"])
 
 
 def evaluation_table(tasks: list[dict[str, Any]]) -> Table:

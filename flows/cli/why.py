@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from flows.cli.options import (
     JsonOption,
@@ -11,7 +12,9 @@ from flows.cli.options import (
     WorkspaceOption,
     console,
     open_store,
+    plain,
     print_json,
+    print_passage,
 )
 from flows.provenance.differences import difference_of
 from flows.provenance.fates import CONVERSATION_STAGES, DocumentFate, StageVerdict, fate_of
@@ -19,7 +22,7 @@ from flows.stages import document_stages, labelled
 from infra.errors import InputError
 from pipeline.dedup.difference import Difference
 
-_HUNKS, _AROUND, _LONGEST = 20, 60, 400
+_HUNKS = 20
 
 
 def command(
@@ -51,12 +54,12 @@ def command(
 
 def _show(fate: DocumentFate) -> None:
     out = console()
-    out.print(f"[bold]{fate.url or fate.id}[/]  ({fate.id})")
+    out.print(Text.assemble((plain(fate.url or fate.id), "bold"), f"  ({fate.id})"))
     if fate.document:
         known = "; ".join(f"{name} {value}" for name, value in fate.document.items())
-        out.print(f"  {known}", style="dim", markup=False)
+        out.print(f"  {plain(known)}", style="dim", markup=False)
     for verdict in fate.history:
-        out.print(f"  {verdict.stage:<14} {_sentence(verdict)}", markup=False)
+        out.print(f"  {verdict.stage:<14} {plain(_sentence(verdict))}", markup=False)
     if fate.others:
         out.print(f"  {len(fate.others)} more records have this URL: {', '.join(fate.others[:5])}", markup=False)
 
@@ -65,13 +68,8 @@ def _show_difference(found: Difference) -> None:
     """Changed passages with a few words around them: - only in the dropped text, + only in the survivor."""
     out = console()
     out.print(f"  {found.similarity:.1%} of the shingles in common, {found.containment:.1%} of the shorter text's")
-    signs = {"dropped": ("-", "red"), "survivor": ("+", "green"), "both": (" ", "dim")}
     for hunk in found.hunks[:_HUNKS]:
-        sign, style = signs[hunk.side]
-        text = " ".join(hunk.text.split())
-        if hunk.side == "both" and len(text) > 2 * _AROUND:
-            text = f"{text[:_AROUND]} … {text[-_AROUND:]}"
-        out.print(f"  {sign} {text[:_LONGEST]}", style=style, markup=False)
+        print_passage(out, hunk.side, hunk.text, "  ")
     if len(found.hunks) > _HUNKS:
         out.print(f"  … and {len(found.hunks) - _HUNKS} more passages", style="dim")
 

@@ -184,15 +184,11 @@ class _Publisher:
     def _write(self, stage: str, percent: float, text: str) -> None:
         artifact = self._artifacts.get(stage)
         if artifact is None:
-            created = create_progress_artifact(percent, key=artifact_key(stage, "progress"), description=text)
-            self._artifacts[stage] = _sync(created)
+            # Declared as what may be a coroutine; in a synchronous flow it is the value.
+            created: Any = create_progress_artifact(percent, key=artifact_key(stage, "progress"), description=text)
+            self._artifacts[stage] = created
         else:
             update_progress_artifact(artifact, progress=percent, description=text)
-
-
-def _sync(value: Any) -> Any:
-    """Prefect declares these functions as maybe-coroutines; in a synchronous flow they return the value."""
-    return value
 
 
 # ---- before and after -----------------------------------------------------------------------------------------------

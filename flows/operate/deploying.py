@@ -21,8 +21,9 @@ from flows.operate.deployments import (
     WATCH_TIMEZONE,
     DeploymentSpec,
     deployments,
+    takes_commands,
 )
-from flows.operate.refusals import is_open, process_template
+from flows.operate.refusals import process_template
 from flows.recipe import Recipe
 from infra.extensions import named_code
 
@@ -42,13 +43,26 @@ def deploy(recipes: Sequence[Recipe], *, watch: bool) -> list[str]:
         kept = _schedules(client)
         specs = [spec for recipe in recipes for spec in deployments(recipe)]
         flows = {flow: client.create_flow_from_name(flow) for flow in {spec.flow: None for spec in specs}}
-        forms = {entrypoint: _form_schema(entrypoint) for entrypoint in {spec.entrypoint: None for spec in specs}}
+        forms = {
+            entrypoint: parameter_schema(import_object(entrypoint)).model_dump_for_openapi()
+            for entrypoint in {spec.entrypoint: None for spec in specs}
+        }
         for spec in specs:
             schedules = kept.get(f"{spec.flow}/{spec.name}")
             if schedules is None:
                 schedules = _first_schedules(spec, watch)
-            form = own_defaults(forms[spec.entrypoint], spec.parameters["params"])
-            _deploy_one(client, spec, flows[spec.flow], form, schedules)
+            client.create_deployment(
+                flow_id=flows[spec.flow],
+                name=spec.name,
+                entrypoint=spec.entrypoint,
+                work_pool_name=spec.pool,
+                description=spec.description,
+                parameters=spec.parameters,
+                parameter_openapi_schema=own_defaults(forms[spec.entrypoint], spec.parameters["params"]),
+                enforce_parameter_schema=True,
+                tags=list(spec.tags),
+                schedules=schedules,
+            )
         return [f"{spec.flow}/{spec.name}" for spec in specs]
 
 
@@ -82,7 +96,7 @@ def _ensure_pool(client: SyncPrefectClient, name: str, description: str) -> None
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
         present = client.read_work_pool(name)
-        if present.type == "process" and is_open(present.base_job_template):
+        if present.type == "process" and takes_commands(present.base_job_template):
             client.update_work_pool(name, WorkPoolUpdate(base_job_template=process_template()))
 
 
@@ -95,31 +109,6 @@ def _ensure_queue(client: SyncPrefectClient) -> None:
             concurrency_limit=1,
             work_pool_name=CONTROL_POOL,
         )
-
-
-def _form_schema(entrypoint: str) -> dict[str, Any]:
-    return parameter_schema(import_object(entrypoint)).model_dump_for_openapi()
-
-
-def _deploy_one(
-    client: SyncPrefectClient,
-    spec: DeploymentSpec,
-    flow: UUID,
-    form: dict[str, Any],
-    schedules: list[DeploymentScheduleCreate],
-) -> None:
-    client.create_deployment(
-        flow_id=flow,
-        name=spec.name,
-        entrypoint=spec.entrypoint,
-        work_pool_name=spec.pool,
-        description=spec.description,
-        parameters=spec.parameters,
-        parameter_openapi_schema=form,
-        enforce_parameter_schema=True,
-        tags=list(spec.tags),
-        schedules=schedules,
-    )
 
 
 def _first_schedules(spec: DeploymentSpec, watch: bool) -> list[DeploymentScheduleCreate]:

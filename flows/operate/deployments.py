@@ -9,6 +9,7 @@ show that name alone.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_file import DEPLOYED
-from flows.stages import STAGE_NAMES, offered_stages, pool_of
+from flows.stages import STAGE_NAMES, offered_stages, pool_of, usual_place
 
 CONTROL_POOL = "control"
 POOLS = {
@@ -95,9 +96,13 @@ def _form(recipe: Recipe) -> dict[str, Any]:
 
 
 def _stages(recipe: Recipe) -> list[tuple[str, str]]:
-    order = {name: place for place, name in enumerate(STAGE_NAMES)}
-    found = sorted(recipe.nodes, key=lambda node: order.get(node.name, len(order)))
+    found = sorted(recipe.nodes, key=lambda node: usual_place(node.name))
     return [(node.name, pool_of(node.stage)) for node in found if node.missing is None and is_deployed(node.name)]
+
+
+def takes_commands(job_template: Mapping[str, Any]) -> bool:
+    """Whether a pool's job template lets a run name one."""
+    return bool(set(COMMANDING) & set((job_template.get("variables") or {}).get("properties", {})))
 
 
 def is_deployed(stage: str) -> bool:

@@ -10,10 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from flows.operate.credentials import AUTH_FILE, GENERATED, OTHERS
-from flows.operate.deployments import COMMANDING, POOLS
+from flows.operate.deployments import POOLS, takes_commands
 from flows.operate.server import api_call, known_server, prefect_home
 from infra.doctor import Check, free_port, guarded
 from infra.store.store import Store
@@ -119,7 +118,7 @@ def _pools(address: str) -> Iterator[Check]:
     pools = {pool["name"]: pool for pool in api_call(address, "/work_pools/filter", {})}
     missing = [name for name in POOLS if name not in pools]
     paused = [name for name in POOLS if name in pools and pools[name].get("is_paused")]
-    open_ = [name for name in POOLS if name in pools and _takes_commands(pools[name].get("base_job_template") or {})]
+    open_ = [name for name in POOLS if name in pools and takes_commands(pools[name].get("base_job_template") or {})]
     if missing:
         yield Check("pools", "fail", f"no work pool {', '.join(missing)}", "headwater up, or create the pools.")
     elif open_:
@@ -131,10 +130,6 @@ def _pools(address: str) -> Iterator[Check]:
         yield Check("pools", "warn", f"paused: {', '.join(paused)}", f"prefect work-pool resume {paused[0]}")
     else:
         yield Check("pools", "ok", ", ".join(POOLS))
-
-
-def _takes_commands(template: dict[str, Any]) -> bool:
-    return bool(set(COMMANDING) & set((template.get("variables") or {}).get("properties", {})))
 
 
 def _workers(address: str) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.workers.process import ProcessWorker
 
-from flows.operate.deployments import COMMANDING, is_deployed
+from flows.operate.deployments import is_deployed
 
 FLOWS = frozenset(
     {
@@ -81,8 +81,3 @@ def closed_template(kind: str, template: Mapping[str, Any]) -> dict[str, Any]:
 
 def process_template() -> dict[str, Any]:
     return closed_template("process", ProcessWorker.get_default_base_job_template())
-
-
-def is_open(template: Mapping[str, Any]) -> bool:
-    """Whether a pool's job template takes commands from a run."""
-    return bool(set(COMMANDING) & set((template.get("variables") or {}).get("properties", {})))

@@ -65,9 +65,14 @@ class Measured:
     def schema(self) -> pa.Schema:
         return pq.read_schema(self.attributes.local(self.attributes.files("data/", ".parquet")[0].path))
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """``number`` or ``category``, by attribute."""
+        return {column.name: kind for column in self.schema if (kind := attribute_kind(column.type))}
+
     def kind(self, name: str) -> str:
-        """``number`` or ``category``. Raises NotFound."""
-        known = {column.name: kind for column in self.schema if (kind := attribute_kind(column.type))}
+        """Raises NotFound."""
+        known = self.kinds
         if name not in known:
             raise NotFound(f"no document has an attribute {name[:100]!r}", remedy=f"There are: {', '.join(known)}.")
         return known[name]
@@ -85,11 +90,11 @@ class _Looked:
         return {"looked_at": self.at, "of": self.of, "partial": self.at < self.of}
 
 
-def attribute_rows(measured: Measured, seconds: float = SECONDS) -> list[Row]:
+def attribute_rows(measured: Measured) -> list[Row]:
     """Every attribute: ``{name, kind, min, max}``; the bounds of numbers as the files' own footers tell them."""
-    kinds = {column.name: kind for column in measured.schema if (kind := attribute_kind(column.type))}
+    kinds = measured.kinds
     bounds: dict[str, tuple[float, float]] = {}
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + SECONDS
     for path in _paths(measured.attributes, None):
         if time.monotonic() > deadline:
             break

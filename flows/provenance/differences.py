@@ -3,10 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from flows.provenance.fates import DocumentFate, find_rows
+from flows.provenance.fates import DocumentFate, value_of
 from infra.errors import InputError
 from infra.store.address import beside
 from infra.store.dataset import Dataset
@@ -21,16 +18,22 @@ def difference_of(fate: DocumentFate, datasets: Sequence[Dataset]) -> Difference
     dedup = next((dataset for dataset in datasets if dataset.name == verdict.stage), None)
     if dedup is None or dedup.kind != "dedup" or verdict.survivor is None:
         return None
-    used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
-    source = next((each for each in datasets if (each.name, each.digest) in used), None)
+    source = read_by(dedup, datasets)
     if source is None:
         return None
-    dropped = _text(source, fate.id)
-    survivors = (_text(dataset, verdict.survivor) for dataset in (source, *earlier_snapshots(dedup)))
+    dropped = value_of(bytes.fromhex(fate.id), source, "text")
+    kept = bytes.fromhex(verdict.survivor)
+    survivors = (value_of(kept, dataset, "text") for dataset in (source, *earlier_snapshots(dedup)))
     survivor = next((text for text in survivors if text is not None), None)
     if dropped is None or survivor is None:
         return None
     return difference(dropped, survivor)
+
+
+def read_by(dedup: Dataset, datasets: Sequence[Dataset]) -> Dataset | None:
+    """The one of the datasets whose documents a dedup dataset was made from."""
+    used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
+    return next((each for each in datasets if (each.name, each.digest) in used), None)
 
 
 def earlier_snapshots(dedup: Dataset) -> Iterator[Dataset]:
@@ -38,9 +41,3 @@ def earlier_snapshots(dedup: Dataset) -> Iterator[Dataset]:
     for address in dedup.manifest.config.get("previous", ()):
         with contextlib.suppress(InputError):
             yield Dataset.open(beside(address, dedup.root))
-
-
-def _text(dataset: Dataset, document: str) -> str | None:
-    wanted = pc.field("id") == pa.scalar(bytes.fromhex(document), pa.binary(16))
-    rows = find_rows(dataset, "data/", wanted, ["id", "text"])
-    return rows[0]["text"] if rows else None

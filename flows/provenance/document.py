@@ -12,14 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.provenance.differences import earlier_snapshots
+from flows.provenance.differences import earlier_snapshots, read_by
 from flows.provenance.fates import DocumentFate, document_rows, fate_of, find_rows, home_of
-from flows.provenance.trace import steps_of_rows
+from flows.provenance.trace import Steps
 from flows.stages import LAST, document_stages
 from infra.errors import HeadwaterError, InputError, NotFound
 from infra.store.dataset import Dataset
 from infra.store.store import Store
-from pipeline.dedup.config import DOCUMENTS
 from pipeline.dedup.difference import difference, hunks
 from pipeline.ingest import IngestConfig
 from pipeline.shards.reader import Lineage, ShardSet, splits
@@ -138,8 +137,7 @@ def _duplicates(fate: DocumentFate, stages: Sequence[Dataset], identity: bytes) 
         relation = "dropped for the same" if survivor else "dropped for it"
         others = [row for row in rows if row["id"] != identity]
         found += [_duplicate(relation, row["id"], row["url"], row["score"], row["rule"]) for row in others]
-        used = {(record.name, record.digest) for record in dedup.manifest.inputs if record.role == DOCUMENTS}
-        source = next((each for each in stages if (each.name, each.digest) in used), None)
+        source = read_by(dedup, stages)
         if source is not None:
             _add_differences(found[:MOST_DUPLICATES], [source, *earlier_snapshots(dedup)], identity, deadline)
     return found[:MOST_DUPLICATES]
@@ -192,7 +190,7 @@ def _tokens(store: Store, stages: Sequence[Dataset], identity: bytes, label: str
         spans = list(opened.find_document(identity))
         rows += [_span(split, span) for span in spans]
         if trained is not None and spans and split == "train":
-            steps = steps_of_rows(trained, (span.row for span in spans), opened.phases)
+            steps = Steps(trained).of_rows((span.row for span in spans), opened.phases)
     return {
         "count": sum(row["end"] - row["start"] for row in rows),
         "rows": rows[:MOST_ROWS],

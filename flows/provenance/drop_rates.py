@@ -34,17 +34,6 @@ class RateChanges:
         aside = ", and its settings changed too" if self.settings_changed else ""
         return [f"{change} (in {self.stage}/{self.previous}{aside})" for change in self.changes]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "previous": self.previous,
-            "settings_changed": self.settings_changed,
-            "changes": [
-                {"source": change.source, "rule": change.rule, "before": change.before, "now": change.now}
-                for change in self.changes
-            ],
-        }
-
 
 def rate_changes(store: Store, dataset: Dataset, tolerance: float) -> RateChanges | None:
     """Against the previous snapshot; None where there is none, or the stage drops no documents."""

@@ -68,7 +68,7 @@ def _fate_of_conversation(name: str, datasets: Sequence[Dataset]) -> DocumentFat
     """What the stages that learn from conversations made of one, then of each of its replies that has a fate of its own."""
     wanted = (pc.field("url") == name) | pc.starts_with(pc.field("url"), f"{name}/")
     if is_document_id(name):
-        wanted |= pc.field("id") == pa.scalar(bytes.fromhex(name), pa.binary(16))
+        wanted |= _is(bytes.fromhex(name))
     history: list[StageVerdict] = []
     first: dict[str, Any] | None = None
     for dataset in (dataset for stage in CONVERSATION_STAGES for dataset in datasets if dataset.name == stage):
@@ -105,23 +105,28 @@ def find_rows(
 
     ``most_bytes`` limits the search to the first files, up to this size together (one at least).
     """
-    table = _scan(dataset, prefix, where, columns, most_bytes)
-    rows: list[dict[str, Any]] = table.to_pylist() if table is not None else []
-    return rows
-
-
-def _scan(
-    dataset: Dataset, prefix: str, where: pc.Expression, columns: list[str], most_bytes: int | None = None
-) -> pa.Table | None:
     outputs = [output for output in dataset.files(prefix, ".parquet") if ".lineage." not in output.path]
     if most_bytes is not None:
         sizes = itertools.accumulate(output.bytes for output in outputs)
         outputs = [o for o, size in zip(outputs, sizes, strict=True) if size <= most_bytes] or outputs[:1]
     if not outputs:
-        return None
+        return []
     source = pads.dataset([str(dataset.local(output.path)) for output in outputs], format="parquet")
+    if "id" not in source.schema.names:
+        return []
     known = [name for name in columns if name in source.schema.names]
-    return source.to_table(columns=known, filter=where) if "id" in source.schema.names else None
+    rows: list[dict[str, Any]] = source.to_table(columns=known, filter=where).to_pylist()
+    return rows
+
+
+def value_of(document: bytes, dataset: Dataset, column: str) -> Any:
+    """One column of a document, None where the dataset does not hold it."""
+    rows = find_rows(dataset, "data/", _is(document), ["id", column])
+    return rows[0][column] if rows else None
+
+
+def _is(document: bytes, column: str = "id") -> pc.Expression:
+    return pc.field(column) == pa.scalar(document, pa.binary(16))
 
 
 def _ids_of_url(url: str, stages: Sequence[Dataset]) -> list[bytes]:
@@ -139,20 +144,18 @@ def document_rows(
 ) -> list[dict[str, Any]]:
     """A document's rows below ``prefix``. ``home`` is the name of its file in the stage that first had it, which all stages
     of ours keep but the shards, whose files are of other documents: only that one is read where it is there."""
-    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
     keeps_names = dataset.kind in STAGE_NAMES and dataset.kind != LAST
     kept_name = keeps_names and any(dataset.files(f"{part}/{home}") for part in ("data", "ledger"))
-    return find_rows(dataset, f"{prefix}{home}" if home and kept_name else prefix, wanted, columns)
+    return find_rows(dataset, f"{prefix}{home}" if home and kept_name else prefix, _is(document), columns)
 
 
 def home_of(document: bytes, first: Dataset) -> str:
     """The name of the file in which the first stage has a document, or says why it has not; empty if it has neither."""
-    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
     for prefix in ("data/", "ledger/"):
         files = {str(first.local(output.path)): output.path for output in first.files(prefix, ".parquet")}
         if files:
             scanned = pads.dataset(list(files), format="parquet")
-            found = scanned.head(1, columns=["__filename"], filter=wanted)
+            found = scanned.head(1, columns=["__filename"], filter=_is(document))
             if found.num_rows:
                 return files[found["__filename"][0].as_py()].removeprefix(prefix)
     return ""
@@ -201,21 +204,15 @@ def _verdict(dataset: Dataset, row: dict[str, Any], stages: Sequence[Dataset]) -
         row["score"],
         row["threshold"],
         survivor.hex() if survivor else None,
-        _url_of(survivor, stages) if survivor else None,
+        value_of(survivor, stages[0], "url") if survivor else None,
         row["detail"],
     )
-
-
-def _url_of(document: bytes, stages: Sequence[Dataset]) -> str | None:
-    wanted = pc.field("id") == pa.scalar(document, pa.binary(16))
-    rows = find_rows(stages[0], "data/", wanted, ["id", "url"])
-    return rows[0]["url"] if rows else None
 
 
 def _in_shards(document: bytes, shards: Dataset) -> bool:
     files = [str(shards.local(output.path)) for output in shards.files("data/", ".lineage.parquet")]
     if not files:
         return False
-    wanted = pc.field("document_id") == pa.scalar(document, pa.binary(16))
+    wanted = _is(document, "document_id")
     found = pads.dataset(files, format="parquet").head(1, columns=["document_id"], filter=wanted)
     return bool(found.num_rows)

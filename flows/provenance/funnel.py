@@ -39,10 +39,6 @@ class GroupRow:
     incoming: int
     kept: int
 
-    @property
-    def kept_share(self) -> float:
-        return self.kept / self.incoming if self.incoming else 0.0
-
 
 def funnel(datasets: Iterable[Dataset]) -> list[FunnelRow]:
     """One row for each dataset that counts documents, in path order."""
@@ -58,7 +54,7 @@ def funnel_by_source(datasets: Iterable[Dataset]) -> list[GroupRow]:
     """One row a stage and source; ``shards``, whose rows are sequences, is left out."""
     rows = []
     for dataset in filter(holds_documents, document_path(datasets)):
-        kept, lost = _rows_below(dataset, "data/"), _rows_below(dataset, "ledger/")
+        kept, lost = rows_by_source(dataset, "data/"), rows_by_source(dataset, "ledger/")
         rows += [
             GroupRow(dataset.name, source, kept[source] + lost[source], kept[source]) for source in sorted(kept | lost)
         ]
@@ -106,9 +102,10 @@ def languages(dataset: Dataset) -> Counter[str]:
     return total
 
 
-def _rows_below(dataset: Dataset, prefix: str) -> Counter[str]:
-    """Rows by source, from the manifest."""
+def rows_by_source(dataset: Dataset, prefix: str) -> Counter[str]:
+    """Rows of the files in the sources' folders, from the manifest."""
     total: Counter[str] = Counter()
     for output in dataset.files(prefix, ".parquet"):
-        total[source_of(output.path)] += output.rows or 0
+        if output.path.count("/") == 2:
+            total[source_of(output.path)] += output.rows or 0
     return total

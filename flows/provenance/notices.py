@@ -64,9 +64,7 @@ def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
             f"; accepted by {each.accepted}" if each.accepted else ""
         )
         for lost in each.lost:
-            size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
-            held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
-            yield f"  {lost.files} ({size}, {held}): {lost.error}"
+            yield f"  {lost.files} ({_extent(lost)}): {lost.error}"
         if each.more:
             yield f"  and {each.more:,} more"
     for stage, sentence in warnings(by_name):
@@ -75,9 +73,13 @@ def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
 
 def extent(lost: MissingUnits) -> str:
     """``1 of 120 units, 1,834 bytes, records unknown``."""
+    return f"{lost.units:,} of {lost.of:,} units, {_extent(lost)}"
+
+
+def _extent(lost: MissingUnits | LostUnit) -> str:
     size = f"{lost.bytes:,} bytes" if lost.bytes is not None else "size unknown"
     held = f"{lost.records:,} records" if lost.records is not None else "records unknown"
-    return f"{lost.units:,} of {lost.of:,} units, {size}, {held}"
+    return f"{size}, {held}"
 
 
 def refused_steps(dataset: Dataset) -> int:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from flows.provenance.trace import STEPS, steps_of_rows
+from flows.provenance.trace import STEPS, Steps
 from flows.provenance.wanted import is_of_domain
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
@@ -194,7 +194,7 @@ def _steps(
         rows = [
             starts[entry["shard"]] + row for entry in shards if entry["root"] == source.root for row in entry["rows"]
         ]
-        answers.append({"dataset": _label(run), "steps": steps_of_rows(run, rows, phases)})
+        answers.append({"dataset": _label(run), "steps": Steps(run).of_rows(rows, phases)})
     return [entry for entry in answers if entry["steps"]]
 
 

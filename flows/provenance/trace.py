@@ -50,13 +50,8 @@ def trace_url(pretrain: Dataset | None, shards: Dataset, url: str) -> dict[str, 
     return {
         "url": url,
         "shards": sorted({Path(span.shard).name for span in spans}),
-        "steps": steps_of_rows(pretrain, (span.row for span in spans), opened.phases) if pretrain else [],
+        "steps": Steps(pretrain).of_rows((span.row for span in spans), opened.phases) if pretrain else [],
     }
-
-
-def steps_of_rows(pretrain: Dataset, rows: Iterable[int], phases: Sequence[int]) -> list[int]:
-    """The steps whose batches held any of these rows of the train shards, which have so many rows in each phase."""
-    return Steps(pretrain).of_rows(rows, phases)
 
 
 class Steps:
@@ -88,7 +83,7 @@ class Steps:
         return bool(self._applied[self._index(step)])
 
     def of_rows(self, rows: Iterable[int], phases: Sequence[int]) -> list[int]:
-        """The steps whose batches held any of these rows, of which each phase has so many."""
+        """The steps whose batches held any of these rows of the train shards, which have so many rows in each phase."""
         wanted = np.unique(np.fromiter(rows, dtype=np.int64))
         found: set[int] = set()
         if len(wanted):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.report.learning import METRICS_FILE
+from flows.report.learning import METRICS_FILE, thinned
 from infra.errors import InputError, NotFound
 from infra.runs import read_events
 from infra.store.dataset import Dataset
@@ -39,14 +39,14 @@ class _Course:
     total: int | None
 
 
-def curves(store: Store, address: str, since: int = 0, most: int = MOST_POINTS) -> Row:
+def curves(store: Store, address: str, since: int = 0) -> Row:
     """``{series: {name: [[step, value], …]}, running, total_steps, …}`` of ``NAME``, ``NAME@LABEL`` or ``NAME/FINGERPRINT``.
 
-    ``since`` asks for the steps after that one; from the beginning, a long training is thinned to about ``most`` steps. A value
+    ``since`` asks for the steps after that one; from the beginning, a long training is thinned to ``MOST_POINTS``. A value
     that is no number any more (a loss that diverged) is null. Raises NotFound where no such training is known.
     """
     course = _course(store, address)
-    lines = _after(course.path, since) if since > 0 else _thinned(course.path, most)
+    lines = _after(course.path, since) if since > 0 else list(_lines(b"".join(thinned(course.path, MOST_POINTS))))
     series: dict[str, list[list[float | None]]] = {}
     last = since
     for line in lines:
@@ -110,19 +110,6 @@ def _published(store: Store, name: str, fingerprint: str) -> _Course | None:
 
 
 # ---- lines ----------------------------------------------------------------------------------------------------------
-
-
-def _thinned(path: Path, most: int) -> list[Row]:
-    """About so many steps, evenly chosen, with all measurements on held-out text and all steps that were not applied."""
-    with path.open("rb") as stream:
-        stride = max(1, math.ceil(sum(1 for _ in stream) / most))
-        stream.seek(0)
-        chosen = (
-            line
-            for number, line in enumerate(stream)
-            if number % stride == 0 or b'"held"' in line or b'"tokens"' not in line
-        )
-        return list(_lines(b"".join(chosen)))
 
 
 def _after(path: Path, since: int) -> list[Row]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from flows.report.documents import FILES_READ
+from flows.report.documents import FILES_READ, spread
 from infra.errors import HeadwaterError
 from infra.store.dataset import Dataset
 from pipeline.charts import REST, Bars, Threshold, histogram
@@ -121,8 +121,7 @@ def _read(attributes: Dataset, wanted: Sequence[str]) -> tuple[dict[str, dict[st
     binned: dict[str, dict[str, _Binned]] = {}
     read = 0
     for source, paths in _files(attributes).items():
-        step = max(1.0, len(paths) / FILES_READ)
-        for path in [paths[int(index * step)] for index in range(min(len(paths), FILES_READ))]:
+        for path in spread(paths):
             for name, values, rows in _columns(attributes, path, wanted):
                 binned.setdefault(name, {}).setdefault(source, _Binned()).add(values)
                 read += rows

@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.provenance.fates import find_rows
-from flows.provenance.funnel import funnel_by_language
+from flows.provenance.funnel import funnel_by_language, rows_by_source
 from flows.provenance.samples import LEDGER_COLUMNS
 from flows.provenance.samples import kept_samples as kept_rows
 from flows.report.sankey import SankeyStage
 from flows.stages import LAST, document_path, holds_documents
 from infra.store.dataset import Dataset
-from pipeline.profiles import source_of
 
 UNKNOWN = "(unknown)"
 FILES_READ = 32
@@ -108,7 +107,7 @@ def stage_fates(datasets: Mapping[str, Dataset], samples: int) -> list[StageFate
             # Its rows are sequences: what is kept of a source is what came less what the ledger holds.
             fates.kept_by_source = found[-1].kept_by_source - fates.lost_by_source()
         else:
-            fates.kept_by_source = _rows_by_source(dataset)
+            fates.kept_by_source = rows_by_source(dataset, "data/")
         fates.samples = list(_dropped_samples(dataset, datasets, samples))
         found.append(fates)
     return found
@@ -164,7 +163,7 @@ def kept_samples(dataset: Dataset, number: int) -> list[KeptSample]:
         KeptSample(
             row["url"] or row["id"].hex(), row["source"], row["title"] or "", row["quality"], excerpt(row["text"])
         )
-        for source in _rows_by_source(dataset)
+        for source in rows_by_source(dataset, "data/")
         for row in kept_rows(dataset, number, f"data/{source}/")
     ]
 
@@ -190,14 +189,6 @@ def _rules(dataset: Dataset) -> dict[str, Counter[str]]:
                 for row in counted.to_pylist():
                     rules[row["rule"]][row["source"] or UNKNOWN] += row["count_all"]
     return dict(rules)
-
-
-def _rows_by_source(dataset: Dataset) -> Counter[str]:
-    rows: Counter[str] = Counter()
-    for output in dataset.files("data/", ".parquet"):
-        if output.path.count("/") == 2:
-            rows[source_of(output.path)] += output.rows or 0
-    return rows
 
 
 def _dropped_samples(dataset: Dataset, datasets: Mapping[str, Dataset], number: int) -> Iterator[DroppedSample]:
@@ -231,7 +222,7 @@ def _drawn(dataset: Dataset, number: int) -> dict[str, list[tuple[bytes, str]]]:
     scramble of them the first are drawn at random, whatever the order of files and rows."""
     seed = np.uint64(int.from_bytes(hashlib.blake2b(dataset.digest.encode(), digest_size=8).digest()))
     best: dict[str, list[tuple[int, bytes, str]]] = {}
-    for path in _spread(
+    for path in spread(
         [output.path for output in dataset.files("ledger/", ".parquet") if output.rows] if number else []
     ):
         with pq.ParquetFile(dataset.local(path)) as ledger:
@@ -251,7 +242,7 @@ def _drawn(dataset: Dataset, number: int) -> dict[str, list[tuple[bytes, str]]]:
     return drawn
 
 
-def _spread(paths: Sequence[str]) -> list[str]:
+def spread(paths: Sequence[str]) -> list[str]:
     """At most ``FILES_READ`` of the paths, evenly chosen."""
     step = max(1.0, len(paths) / FILES_READ)
     return [paths[int(index * step)] for index in range(min(len(paths), FILES_READ))]
@@ -275,7 +266,7 @@ def _survivors(dataset: Dataset, ids: list[bytes]) -> dict[bytes, str]:
     if not ids:
         return {}
     found: dict[bytes, str] = {}
-    for path in _spread([output.path for output in dataset.files("data/", ".parquet") if output.rows]):
+    for path in spread([output.path for output in dataset.files("data/", ".parquet") if output.rows]):
         rows: list[dict[str, Any]] = find_rows(dataset, path, pc.field("id").isin(ids), ["id", "url"])
         found |= {row["id"]: row["url"] for row in rows if row["url"]}
     return found

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from flows.provenance.drop_rates import recipe_of
 from flows.report.graph import Node, lineage_graph
 from flows.stages import in_order
 from infra.store.dataset import Dataset
@@ -25,7 +26,6 @@ class DatasetRow:
     rows: int
     bytes: int
     seconds: float
-    commit: str
     config: dict[str, object]
 
 
@@ -59,7 +59,6 @@ def dataset_rows(datasets: Mapping[str, Dataset]) -> list[DatasetRow]:
             dataset.manifest.rows,
             dataset.manifest.bytes,
             seconds_of(dataset),
-            dataset.manifest.provenance.git_commit,
             dict(dataset.manifest.config),
         )
         for dataset in in_order(datasets.values())
@@ -90,10 +89,16 @@ def run_facts(datasets: Mapping[str, Dataset]) -> RunFacts | None:
     """From the newest dataset's provenance; None without datasets."""
     if not datasets:
         return None
-    made = max((dataset.manifest.provenance for dataset in datasets.values()), key=lambda made: made.ended)
-    # A run's id is <recipe>-<date>-<time>-<random>.
-    recipe = made.run.rsplit("-", 3)[0] if made.run.count("-") >= 3 else made.run
+    newest = max(datasets.values(), key=lambda dataset: dataset.manifest.provenance.ended)
+    made = newest.manifest.provenance
     finished = datetime.fromtimestamp(made.ended, UTC).strftime("%Y-%m-%d %H:%M UTC") if made.ended else ""
     return RunFacts(
-        recipe, made.run, finished, made.git_commit, made.git_dirty, made.host, made.python, dict(made.packages)
+        recipe_of(newest),
+        made.run,
+        finished,
+        made.git_commit,
+        made.git_dirty,
+        made.host,
+        made.python,
+        dict(made.packages),
     )

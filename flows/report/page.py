@@ -47,14 +47,12 @@ def write_page(
     replies: Sequence[Reply] = (),
     comparisons: Sequence[Mapping[str, Any]] = (),
     samples: int = 3,
-    beside: Sequence[OtherRun] = (),
 ) -> None:
     """Write the report on these datasets (by stage name; any subset) as one self-contained file.
 
-    ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares. ``beside`` are other
-    runs, whose curves share the axes and of which the first is the one to compare with: without any, the recipe's last run.
+    ``comparisons`` are rows of models compared besides those that the stage ``evaluate`` compares.
     """
-    path.write_bytes(as_bytes(render(datasets, replies, samples, comparisons, beside)))
+    path.write_bytes(as_bytes(render(datasets, replies, samples, comparisons)))
 
 
 def as_bytes(page: str) -> bytes:
@@ -76,7 +74,8 @@ def render(
     comparisons: Sequence[Mapping[str, Any]] = (),
     beside: Sequence[OtherRun] = (),
 ) -> str:
-    """The page; ``beside`` as in ``write_page``."""
+    """The page. ``beside`` are other runs, whose curves share the axes and of which the first is the one to compare with:
+    without any, the recipe's last run."""
     shown = sections(datasets, replies, samples, comparisons, beside or _last_run(datasets))
     return template("report.html.j2").render(**shown)
 

@@ -11,6 +11,8 @@ from flows.web.site import Site
 from infra.errors import NotFound
 from infra.store.store import Store
 
+MOST_OPEN = 4
+
 
 class Question(BaseModel):
     text: str
@@ -33,8 +35,8 @@ def router(site: Site) -> APIRouter:
 class Finders:
     """The indexes that were asked for last, each opened once."""
 
-    def __init__(self, store: Store, most: int = 4) -> None:
-        self._store, self._most, self._lock = store, most, Lock()
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, Lock()
         self._opened: dict[str, Finder] = {}
 
     def of(self, address: str) -> Finder:
@@ -44,6 +46,6 @@ class Finders:
         with self._lock:
             finder = self._opened.pop(dataset.root, None) or Finder(self._store, dataset)
             self._opened[dataset.root] = finder
-            for stale in list(self._opened)[: -self._most]:
+            for stale in list(self._opened)[:-MOST_OPEN]:
                 del self._opened[stale]
         return finder

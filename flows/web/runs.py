@@ -18,7 +18,7 @@ from flows.provenance.funnel import funnel, funnel_by_source
 from flows.provenance.run_history import datasets_of_run
 from flows.report.curves import curves, has_curves
 from flows.situation import dataset_row, labels_of, running, work_rows
-from flows.stages import STAGE_NAMES, labelled
+from flows.stages import labelled, usual_place
 from flows.web.documents import Label
 from flows.web.site import Site
 from infra.errors import HeadwaterError, InputError, NotFound
@@ -73,8 +73,7 @@ def _published(store: Store, known: dict[tuple[str, int], Row]) -> list[Row]:
                 if store.is_local:
                     known[key] = row
                 rows.append(row | {"labels": labels.get(fingerprint, [])})
-    order = {name: position for position, name in enumerate(STAGE_NAMES)}
-    return sorted(rows, key=lambda row: (order.get(row["kind"], len(order)), row["ended"]))
+    return sorted(rows, key=lambda row: (usual_place(row["kind"]), row["ended"]))
 
 
 def _version(store: Store, name: str, fingerprint: str) -> tuple[str, int]:

@@ -51,7 +51,9 @@ def test_documents_are_found_and_shown(home: Path) -> None:
 def test_a_terminal_is_shown_no_controls(home: Path) -> None:
     shown = headwater(home, "documents", "http://notes.example/bidi").output
     assert "png.exe" in shown or "gnp.exe" in shown
-    assert not set(shown) & set("\u202e\u2066\u2069\x00\x1b")
+    samples = headwater(home, "inspect", "ingest", "--sample", "100").output
+    assert "png.exe" in samples or "gnp.exe" in samples
+    assert not set(shown + samples) & set("\u202e\u2066\u2069\x00\x1b")
 
 
 def test_inspect_tells_what_a_threshold_takes(home: Path) -> None:

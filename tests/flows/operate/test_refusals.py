@@ -17,8 +17,8 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 from prefect.workers.process import ProcessWorker
 
 from flows.operate.deploying import own_defaults
-from flows.operate.deployments import deployments
-from flows.operate.refusals import closed_template, is_open, process_template, refusal
+from flows.operate.deployments import deployments, takes_commands
+from flows.operate.refusals import closed_template, process_template, refusal
 from flows.operate.worker import refusing
 from flows.recipe import load_recipe
 from flows.recipe_file import DEPLOYED
@@ -110,7 +110,7 @@ def test_what_is_not_ours_is_refused(foreign: Any) -> None:
 
 def test_the_server_refuses_them_by_the_pools_template() -> None:
     template = process_template()
-    assert not is_open(template) and is_open(ProcessWorker.get_default_base_job_template())
+    assert not takes_commands(template) and takes_commands(ProcessWorker.get_default_base_job_template())
     validate({"stream_output": True}, template["variables"], raise_on_error=True, preprocess=True)
     for name in ("command", "env", "working_dir", "name", "labels", "other"):
         with pytest.raises(ValidationError):

@@ -86,7 +86,7 @@ def test_the_funnel_by_source_and_language(tmp_path: Path) -> None:
     store = Store.at(tmp_path / "workspace")
     ingest = run(tmp_path, store, snapshot(tmp_path, "one", 30, 10)).datasets["ingest"]
     ((row),) = funnel_by_source([ingest])
-    assert (row.group, row.incoming, row.kept, row.kept_share) == ("web", 40, 30, 0.75)
+    assert (row.group, row.incoming, row.kept) == ("web", 40, 30)
     assert [(row.group, row.incoming, row.kept) for row in languages_through(ingest, ingest)] == [("(unknown)", 30, 30)]
     nothing = adopt_dataset(tmp_path / "empty", "ingest", [])
     assert funnel_by_source([nothing]) == []

@@ -351,7 +351,7 @@ def test_many_sources_with_long_names_have_a_place(tmp_path: Path) -> None:
 
 
 def test_a_long_training_is_read_in_part_with_all_that_matters(tmp_path: Path) -> None:
-    rows = [{"loss": 5.0 - step / 1e4} for step in range(10_000)]
+    rows = [{"loss": 5.0 - step / 1e4, "tokens": 512} for step in range(10_000)]
     rows[777] |= {"held": "too high"}
     rows.insert(5000, {"bits_per_byte/web": 1.5})
     (tmp_path / "m.jsonl").write_bytes(lines(*rows))
