@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import HeadwaterError
-from infra.stage import Receipt, ShardStage, StageContext, Unit, UnitContext
+from infra.stage import Receipt, ShardStage, StageContext, Step, Unit, UnitContext, checked_counts
 from infra.store.dataset import Dataset
 
 
@@ -27,21 +26,14 @@ def run_steps(
     context = StageContext(config, inputs, str(root), str(work), scratch, receipts)
     for step in stage.steps:
         units = list(step.units(context))
-        done = [_run(stage, step.name, unit, context) for unit in (reversed(units) if backwards else units)]
+        done = [_run(stage, step, unit, context) for unit in (reversed(units) if backwards else units)]
         receipts[step.name] = sorted(done, key=lambda receipt: receipt.unit)
     stage.finalize(context)
     return context
 
 
-def _run(stage: ShardStage, name: str, unit: Unit, driver: StageContext) -> Receipt:
-    step = next(step for step in stage.steps if step.name == name)
-    context = UnitContext(
-        driver.config, driver.inputs, driver.dataset_root, driver.work_root, driver.scratch / unit.id, name
-    )
-    counts = step.process(unit, context)
-    if not counts.balanced:
-        raise HeadwaterError(
-            f"unit {unit.id} of {stage.name}/{name} does not account for its records: {counts}",
-            remedy="This is a defect of the stage.",
-        )
-    return Receipt(unit.id, name, tuple(context.outputs), counts, dict(context.metrics))
+def _run(stage: ShardStage, step: Step, unit: Unit, driver: StageContext) -> Receipt:
+    scratch = driver.scratch / unit.id
+    context = UnitContext(driver.config, driver.inputs, driver.dataset_root, driver.work_root, scratch, step.name)
+    counts = checked_counts(f"{stage.reference}, step {step.name}", step.process(unit, context))
+    return Receipt(unit.id, step.name, tuple(context.outputs), counts, dict(context.metrics))

@@ -72,7 +72,7 @@ def run_stage(node: StageNode, inputs: Mapping[str, Dataset], run: RunContext, *
             return _skip(node, published, run)
     beside = work_on(node, inputs, payload, fingerprint, run.store, True)
     with Lease(run.store.work_url(node.name, fingerprint)) as lease:
-        lease.acquire(wait=run.wait_for_lease, on_wait=lambda text: run.reporter.message(node.name, text))
+        lease.acquire(on_wait=lambda text: run.reporter.message(node.name, text))
         replaced = rebuild.finish_replacement(beside)
         # Another run may have finished while we waited; or an earlier --force ended within its last moment.
         published = _reusable(node, fingerprint, run) if replaced or not force else None

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from infra.store.files import child_names, exists, is_local, read_json, read_many, write_bytes, write_json
+from infra.store.files import child_names, exists, is_local, json_lines, read_json, read_many, write_bytes, write_json
 from infra.store.lease import is_alive, process_host
 from infra.store.manifest import Provenance
 from infra.store.store import Store
@@ -123,7 +123,7 @@ def read_progress(root: str) -> dict[str, Any] | None:
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a job, or of a run in a local workspace, without a torn last line."""
     if path.exists():
-        yield from _parsed(path.read_bytes())
+        yield from json_lines(path.read_bytes())
 
 
 def run_events(root: str) -> Iterator[dict[str, Any]]:
@@ -132,16 +132,9 @@ def run_events(root: str) -> Iterator[dict[str, Any]]:
         yield from read_events(Path(root, "events.jsonl"))
         return
     files = [f"{root}/events/{name}" for name in child_names(f"{root}/events")]
-    yield from sorted((event for data in read_many(files) for event in _parsed(data)), key=lambda event: event["time"])
-
-
-def _parsed(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.split(b"\n"):
-        if line:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # torn by a kill
+    yield from sorted(
+        (event for data in read_many(files) for event in json_lines(data)), key=lambda event: event["time"]
+    )
 
 
 def list_runs(store: Store, newest: int | None = None) -> list[dict[str, Any]]:

@@ -91,6 +91,18 @@ class Counts:
         return self.incoming == self.kept + sum(self.dropped.values()) + self.failed
 
 
+def checked_counts(where: str, counts: Any) -> Counts:
+    """What a ``process`` returned. Raises TypeError or ValueError for what are no counts, or none that balance."""
+    if not isinstance(counts, Counts):
+        raise TypeError(f"{where}: process returned {counts!r}, and Counts are wanted")
+    if not counts.balanced:
+        raise ValueError(
+            f"received {counts.incoming} records but accounts for {counts.kept} kept, "
+            f"{sum(counts.dropped.values())} dropped and {counts.failed} failed"
+        )
+    return counts
+
+
 @dataclass(frozen=True)
 class Receipt:
     """Proof that a unit is done: its outputs with their digests, and what became of its records."""

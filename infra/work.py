@@ -36,7 +36,6 @@ class RunContext:
     reporter: Reporter
     max_failed_fraction: float = 0.0
     on_drift: Literal["warn", "rerun", "fail"] = "warn"
-    wait_for_lease: bool = True
     follow_latest: bool = True
     """Whether the label ``latest`` moves to what this run publishes."""
     recipe: str = ""

@@ -151,8 +151,8 @@ class _Stoppable:
         if self.stop.is_set():
             raise KeyboardInterrupt
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
-        self.inner.terminate(handle, grace_s)
+    def terminate(self, handle: JobHandle) -> None:
+        self.inner.terminate(handle)
 
     def attach(self, handle: JobHandle) -> bool:
         return self.inner.attach(handle)

@@ -4,7 +4,6 @@ A guard ends with nothing left below it, so a service that has ended took everyt
 again and again has a cause that another start does not mend: after ``RESTARTS`` within ``WINDOW_S`` that is an error.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.errors import HeadwaterError
+from infra.launch.guard import guarded
 
 RESTARTS = 3
 WINDOW_S = 300.0
@@ -70,10 +70,7 @@ class Service:
     def _start(self) -> None:
         with self.log.open("ab") as stream:
             self.guard = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid())),
-                    *("--grace", str(self.grace_s), "--", sys.executable, *self.arguments),
-                ],
+                guarded([sys.executable, *self.arguments], self.grace_s),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ from infra.errors import HeadwaterError, InputError, disk_full
 from infra.execution.limits import UnitGuard, guarded_unit
 from infra.extensions import load
 from infra.journal import Journal
-from infra.stage import Counts, Receipt, ShardStage, Step, Unit, UnitContext
+from infra.stage import Receipt, ShardStage, Step, Unit, UnitContext, checked_counts
 from infra.store.dataset import Dataset
 
 
@@ -95,18 +95,11 @@ def run_unit(opened: OpenTask, unit: Unit, attempt: int = 1, guard: UnitGuard | 
             counts = opened.step.process(unit, context)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if not isinstance(counts, Counts):
-        raise TypeError(f"{task.reference}, step {task.step}: process returned {counts!r}, and Counts are wanted")
-    if not counts.balanced:
-        raise ValueError(
-            f"received {counts.incoming} records but accounts for {counts.kept} kept, "
-            f"{sum(counts.dropped.values())} dropped and {counts.failed} failed"
-        )
     receipt = Receipt(
         unit.id,
         task.step,
         tuple(context.outputs),
-        counts,
+        checked_counts(f"{task.reference}, step {task.step}", counts),
         dict(context.metrics),
         round(time.monotonic() - began, 3),
         attempt,

@@ -102,7 +102,7 @@ class ClusterLauncher(ABC):
                 if time.monotonic() >= again:
                     break
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+    def terminate(self, handle: JobHandle) -> None:
         """The ranks are asked to save and leave, through the work folder; then the cluster is asked to end the job."""
         files_of(handle).stop.touch()  # also for nodes that have not started yet
         if self.is_there(handle):

@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +32,12 @@ WATCHED = ENDING | {signal.SIGCHLD}
 OUTER_MARGIN_S = 3.0
 KILL_LIMIT_S = 30.0
 ORPHANED_EXIT = 79
+
+
+def guarded(command: Sequence[str], grace_s: float, together: bool = False) -> list[str]:
+    """The command line that runs a command below a guard, which does not outlive this process."""
+    guard = [sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid()), "--grace", str(grace_s)]
+    return [*guard, *(["--together"] if together else []), "--", *command]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -130,8 +130,8 @@ class HostsLauncher(ClusterLauncher):
     def cancel(self, handle: JobHandle) -> None:
         """Nothing: the nodes listen to their files alone."""
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
-        super().terminate(handle, grace_s)
+    def terminate(self, handle: JobHandle) -> None:
+        super().terminate(handle)
         self._hang_up(handle)
 
     def _hosts(self, handle: JobHandle) -> tuple[str, ...]:

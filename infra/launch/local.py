@@ -11,7 +11,6 @@ and ends them first: two process groups never write to one work folder.
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 
 from infra.errors import ConfigError
 from infra.job import JobSpec
+from infra.launch.guard import guarded
 from infra.launch.logs import next_attempt, read_logs
 from infra.launch.processes import TICK_S, dump_stacks_of, end_processes_of
 from infra.launch.spec import JobEnd, JobHandle, OnTick
@@ -48,11 +48,7 @@ class LocalLauncher:
         rendezvous = Rendezvous(attempt)
         with (logs / f"{attempt}.log").open("wb") as log:
             guard = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "infra.launch.guard"),
-                    *("--ppid", str(os.getpid()), "--grace", str(self.grace_s), "--"),
-                    *torchrun(ranks, rendezvous),
-                ],
+                guarded(torchrun(ranks, rendezvous), self.grace_s),
                 env=environment(ranks, rendezvous),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,9 +76,9 @@ class LocalLauncher:
         reason, tail = read_logs(Path(handle.detail["work_dir"]) / "logs", handle.detail["attempt"])
         return JobEnd(code, reason, tail)
 
-    def terminate(self, handle: JobHandle, grace_s: float = GRACE_S) -> None:
+    def terminate(self, handle: JobHandle) -> None:
         self._signal(handle, signal.SIGTERM)
-        if not self._gone_within(handle, grace_s):
+        if not self._gone_within(handle, GRACE_S):
             self._signal(handle, signal.SIGTERM)  # the guard's second TERM means now
             if not self._gone_within(handle, 10.0):
                 self._signal(handle, signal.SIGKILL)

@@ -12,7 +12,9 @@ TAIL_BYTES = 6000
 SEARCHED_BYTES = 1 << 20
 """Agents of other nodes complain at length after the one that knows the cause."""
 VERDICT = re.compile(r"Root Cause.*?rank\s*:\s*(\d+)\s*\(local_rank:\s*(\d+)\).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+"""The agent's last word: which rank failed first, and how."""
 TRACE = re.compile(r"^(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b", re.MULTILINE)
+"""A line that names an exception."""
 
 
 def read_logs(logs: Path, attempt: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ Nothing is left on the node, however this process ends: the guard sees to that.
 """
 
 import argparse
-import os
 import signal
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from infra.launch.guard import guarded
 from infra.launch.processes import dump_stacks_of
 from infra.launch.torchrun import GRACE_S, NodeRanks, Rendezvous, environment, torchrun
 from infra.store.files import write_json
@@ -79,11 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     name = options.rendezvous or options.attempt
     rendezvous = Rendezvous(name, options.nodes, options.node, options.endpoint, options.interface)
     agent_grace = max(1, int(options.grace) - MARGIN_S)
-    guard = [sys.executable, "-m", "infra.launch.guard", "--ppid", str(os.getpid()), "--grace", str(options.grace)]
-    if options.together:
-        guard.append("--together")
     child = subprocess.Popen(
-        [*guard, "--", *torchrun(ranks, rendezvous, agent_grace)],
+        guarded(torchrun(ranks, rendezvous, agent_grace), options.grace, options.together),
         env=environment(ranks, rendezvous),
         start_new_session=True,
     )

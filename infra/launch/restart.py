@@ -15,7 +15,6 @@ A job that outlived its driver is attached to before a new one is started. While
 its time limit nor its stall limit runs.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +25,9 @@ from typing import Any
 from infra.errors import DISK_FULL, HeadwaterError
 from infra.job import JobResult, JobSpec, load_result
 from infra.job_main import ERROR_FILE, read_error
+from infra.launch.logs import TRACE
 from infra.launch.spec import JOB_FILE, JobEnd, JobHandle, Launcher
-from infra.store.files import read_json, sha256_file
+from infra.store.files import json_lines, read_json, sha256_file
 
 LOCAL = "local"
 """Jobs of this kind never outlive their driver by more than moments, and the local launcher ends what is left."""
@@ -92,11 +92,7 @@ class _Watch:
             data = stream.read()
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # torn by the kill of an earlier attempt
+        yield from json_lines(whole)
 
 
 @dataclass
@@ -237,5 +233,5 @@ def _raise_or_go_on(
 def last_line(text: str) -> str:
     """The line of a log that most likely names the cause: the last one that looks like an exception."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if re.match(r"(\[rank\d+\]: ?)?[\w.]*(Error|Exception|Interrupt)\b", line)]
+    telling = [line for line in lines if TRACE.match(line)]
     return (telling or lines or ["its log is empty"])[-1][:300]

@@ -56,7 +56,7 @@ class Launcher(Protocol):
         """Block until the job ends, calling ``on_tick`` about once a second."""
         ...
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+    def terminate(self, handle: JobHandle) -> None:
         """End every process of the job: TERM first, KILL after the grace. Returns when none is left."""
         ...
 

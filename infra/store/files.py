@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,7 @@ class PendingFile:
     """A file being written; ``output`` is set once it is in its place."""
 
     path: Path
-    _output: OutputFile | None = None
-
-    @property
-    def output(self) -> OutputFile:
-        if self._output is None:
-            raise RuntimeError(f"{self.path} was not published")
-        return self._output
+    output: OutputFile = field(init=False)
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -110,10 +104,12 @@ def _row_count(path: Path) -> int | None:
 
 def describe_file(root: str | Path, path: str, *, rows: int | None = None, digested: bool = True) -> OutputFile:
     """An ``OutputFile`` for a local file that is already in its place."""
-    full = Path(root) / path
-    return OutputFile(
-        path, full.stat().st_size, sha256_file(full), rows if rows is not None else _row_count(full), digested
-    )
+    return _described(Path(root) / path, path, rows, digested)
+
+
+def _described(file: Path, path: str, rows: int | None, digested: bool) -> OutputFile:
+    rows = rows if rows is not None else _row_count(file)
+    return OutputFile(path, file.stat().st_size, sha256_file(file), rows, digested)
 
 
 @contextlib.contextmanager
@@ -127,15 +123,9 @@ def publish_file(
     try:
         with _explained(f"{root}/{path}"):
             yield pending
-            output = OutputFile(
-                path,
-                pending.path.stat().st_size,
-                sha256_file(pending.path),
-                rows if rows is not None else _row_count(pending.path),
-                digested,
-            )
+            output = _described(pending.path, path, rows, digested)
             move_into_place(pending.path, f"{root}/{path}")
-            pending._output = output
+            pending.output = output
     finally:
         pending.path.unlink(missing_ok=True)
 
@@ -340,6 +330,13 @@ def child_names(root: str | Path) -> list[str]:
         return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(top, detail=False)} - {""})
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def json_lines(data: bytes) -> Iterator[Any]:
+    """The objects of JSON lines; one that a kill tore is left out."""
+    for line in data.splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
 
 
 def read_many(urls: list[str]) -> list[bytes]:

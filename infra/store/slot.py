@@ -124,7 +124,7 @@ class ObjectSlot:
 
 
 @cache
-def _conditions_kept(bucket: str, folder: str) -> tuple[bool, bool]:
+def _conditions_kept(folder: str) -> tuple[bool, bool]:
     """Whether the server keeps (If-None-Match, If-Match), tried out on an object of our own."""
     probe = f"{folder}/.conditions-{uuid.uuid4().hex}"
     try:
@@ -140,18 +140,19 @@ def _conditions_kept(bucket: str, folder: str) -> tuple[bool, bool]:
 
 def keeps_conditions(url: str) -> bool:
     """True if a record there can be replaced by If-Match alone. Raises HeadwaterError if it cannot even be created once."""
-    bucket = "/".join(url.split("/", 3)[:3])
-    creates, replaces = _conditions_kept(bucket, url.rpartition("/")[0])
+    creates, replaces = _conditions_kept(url.rpartition("/")[0])
     if not creates:
         raise HeadwaterError(
             "this object store ignores conditional writes, so two runs of one dataset could not be kept apart",
-            where=bucket,
+            where="/".join(url.split("/", 3)[:3]),
             remedy="Use a store that honours If-None-Match (AWS S3, MinIO, Ceph, R2), or a folder as workspace.",
         )
     return replaces
 
 
 def _get(url: str) -> Content:
+    from email.utils import parsedate_to_datetime
+
     from fsspec.asyn import sync
 
     fs, path = filesystem(url)
@@ -167,14 +168,8 @@ def _get(url: str) -> Content:
         return Content()
     served = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     written = answer["LastModified"].timestamp()
-    age = _http_time(served) - written if served else time.time() - written
-    return Content(data, answer["ETag"], max(0.0, age))
-
-
-def _http_time(text: str) -> float:
-    from email.utils import parsedate_to_datetime
-
-    return parsedate_to_datetime(text).timestamp()
+    now = parsedate_to_datetime(served).timestamp() if served else time.time()
+    return Content(data, answer["ETag"], max(0.0, now - written))
 
 
 def _put(url: str, data: bytes, condition: dict[str, Any]) -> bool:

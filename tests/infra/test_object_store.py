@@ -160,7 +160,7 @@ def test_collection_frees_what_nothing_reaches(bucket: str) -> None:
 def place(request: pytest.FixtureRequest, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A place for a lease, on a server that keeps all conditions or only the first."""
     if request.param == "If-None-Match only":
-        monkeypatch.setattr(slots, "_conditions_kept", lambda bucket, folder: (True, False))
+        monkeypatch.setattr(slots, "_conditions_kept", lambda folder: (True, False))
     return f"{bucket}/work/a/b"
 
 

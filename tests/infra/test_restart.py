@@ -57,7 +57,7 @@ class PreparedLauncher:
             finish(self.request, {"data/model": True}, {})
         return JobEnd(0 if attempt.finishes else 1, attempt.reason, attempt.tail, attempt.cancelled)
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+    def terminate(self, handle: JobHandle) -> None:
         self.terminated.append(handle.id)
 
     def attach(self, handle: JobHandle) -> bool:

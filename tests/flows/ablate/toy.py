@@ -126,7 +126,7 @@ class InProcessLauncher:
         on_tick()
         return JobEnd(0)
 
-    def terminate(self, handle: JobHandle, grace_s: float = 20.0) -> None:
+    def terminate(self, handle: JobHandle) -> None:
         return
 
     def attach(self, handle: JobHandle) -> bool:
