@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flows.ablate.lab import CONTROL, SAME, Lab, branch_tokens, trunk_arm
+from flows.ablate.lab import CONTROL, SAME, Lab, read_tokens, trunk_arm
 from flows.execute import RunOne, resolve_inputs
 from flows.recipe import Recipe
 from infra.errors import ConfigError, InputError
@@ -79,7 +79,7 @@ def check_evaluations(lab: Lab) -> None:
 
 def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict[str, Corpus]]:
     """The corpus of each arm that is trained (and of an ``anneal``'s trunk), built or found published; and the lab, whose
-    control is an arm of the user's if their corpora turn out to be equal."""
+    control is an arm of the user's if their corpora turn out to be equal, and whose tokens are within ``max_passes``."""
     plans = plan_documents(lab, run.store)
     documents = {}
     for arm in lab.recipes:
@@ -88,7 +88,9 @@ def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict
             documents[arm] = _documents(lab, arm, plans[arm], run, run_one)
     _refuse_overlap(lab, documents)
     tokenizer = _tokenizer(lab, documents, run, run_one)
-    wanted = dict.fromkeys([*(arm for arm in lab.trained if arm != SAME), trunk_arm(lab)])
+    # With max_passes every arm decides how long the others are trained, also when a few are asked for.
+    arms = lab.recipes if lab.config.max_passes else [arm for arm in lab.trained if arm != SAME]
+    wanted = dict.fromkeys([*arms, trunk_arm(lab)])
     corpora = {}
     for arm in wanted:
         datasets = {**documents[arm], "tokenizer": tokenizer}
@@ -97,6 +99,7 @@ def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict
         corpora[arm] = _corpus(arm, {**datasets, "shards": shards})
     lab, corpora = _with_one_control(lab, corpora)
     _refuse_equal(lab, corpora)
+    lab = _within_passes(lab, corpora, run)
     _refuse_many_passes(lab, corpora)
     return lab, corpora
 
@@ -186,15 +189,31 @@ def _refuse_equal(lab: Lab, corpora: Mapping[str, Corpus]) -> None:
         seen[key] = arm
 
 
+def _within_passes(lab: Lab, corpora: Mapping[str, Corpus], run: RunContext) -> Lab:
+    """The lab with its tokens lowered to ``max_passes`` over the corpus that is read most often."""
+    if lab.config.max_passes is None:
+        return lab
+    passes = {arm: read_tokens(lab, arm) / corpus.unique_tokens for arm, corpus in corpora.items()}
+    most = max(passes, key=passes.__getitem__)
+    if passes[most] <= lab.config.max_passes:
+        return lab
+    tokens = int(lab.config.tokens * lab.config.max_passes / passes[most])
+    run.reporter.message(
+        "tokens",
+        f"{tokens:,} a model instead of {lab.config.tokens:,}: max_passes is {lab.config.max_passes:g}, and arm {most!r} has "
+        f"{corpora[most].unique_tokens:,}",
+    )
+    return replace(lab, config=lab.config.model_copy(update={"tokens": max(1, tokens)}))
+
+
 def _refuse_many_passes(lab: Lab, corpora: Mapping[str, Corpus]) -> None:
     for arm, corpus in corpora.items():
-        tokens = branch_tokens(lab.config)
-        if lab.config.spend == "anneal" and arm == trunk_arm(lab):
-            tokens = max(tokens, lab.config.tokens - tokens)
+        tokens = read_tokens(lab, arm)
         if tokens > MOST_PASSES * corpus.unique_tokens:
             raise InputError(
                 f"{tokens:,} tokens are {tokens / corpus.unique_tokens:.1f} passes over arm {arm!r}, which has "
                 f"{corpus.unique_tokens:,}; more than {MOST_PASSES:g} say little of a corpus",
                 where=lab.origin,
-                remedy=f"Lower tokens to {int(MOST_PASSES * corpus.unique_tokens):,} at most, or give the arm more text.",
+                remedy=f"Lower tokens to {int(MOST_PASSES * corpus.unique_tokens):,} at most, or set max_passes, or give the "
+                "arm more text.",
             )

@@ -116,6 +116,9 @@ class LabConfig(Config):
     """Peak learning rates, one of them small: the ranking at a single rate may flip."""
     tokens: int = Field(ge=1)
     """Tokens that each model is trained on."""
+    max_passes: float | None = Field(None, gt=0, le=8)
+    """Lowers ``tokens`` until no arm's corpus is read more often, as in 1: what is compared then is what the texts are worth, not
+    how many there are. None: as ``tokens`` says."""
     model: ModelConfig | None = None
     """The model's shape. None: by ``scale``, or as the base recipe has it."""
     scale: str = ""
@@ -379,6 +382,12 @@ def trunk_arm(lab: Lab) -> str:
 def branch_tokens(config: LabConfig) -> int:
     """What a training of an arm takes from that arm's corpus."""
     return round(config.tokens * config.anneal_share) if config.spend == "anneal" else config.tokens
+
+
+def read_tokens(lab: Lab, arm: str) -> int:
+    """What a training takes from an arm's corpus at most: a branch, or the trunk."""
+    branch = branch_tokens(lab.config)
+    return max(branch, lab.config.tokens - branch) if arm == trunk_arm(lab) else branch
 
 
 def _trained(usual: PretrainConfig, tokens: int, seed: int, rate: float, schedule: Any, trunk: bool) -> PretrainConfig:

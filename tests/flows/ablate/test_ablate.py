@@ -109,6 +109,26 @@ def test_a_lab_of_two_arms_is_a_part_of_one_of_three(done, monkeypatch: pytest.M
     assert set(digests(result).values()) < set(digests(found).values()), "whatever the control is called"
 
 
+def test_no_corpus_is_read_more_often_than_max_passes(done, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, result, _ = done
+    unique = {arm: corpus.unique_tokens for arm, corpus in result.corpora.items()}
+    use_launcher(monkeypatch, SimulatedLauncher())
+    arms = {
+        "default": {},
+        "noisy": {"stages": {"quality": {"sources": [{}]}}},
+        "other": {"stages": {"quality": {"sources": [{"rules": SHORT}]}}},
+    }
+    path = write_lab(tmp_path, arms=arms, tokens=10 * unique["noisy"], max_passes=0.5)
+    store = Store.at(tmp_path / "ws")
+    few = run_lab(load_lab(str(path), only=["noisy"]), store, quiet=True)
+    smallest = few.corpora["other"].unique_tokens
+    assert smallest < unique["default"], "the smallest arm decides, though it was not asked for"
+    assert few.lab.config.tokens == smallest // 2
+    assert plan_lab(load_lab(str(path), only=["noisy"]), store).published == 12
+    enough = load_lab(str(path), ["tokens=500"])
+    assert run_lab(enough, store, quiet=True).lab.config.tokens == 500
+
+
 SHORT = [{"name": "short", "expression": "characters <= 900"}]
 
 
