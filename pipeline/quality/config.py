@@ -65,14 +65,17 @@ class SourceRules(SourceEntry):
 
 
 WEB_PRESETS = (Preset.GOPHER_REPETITION, Preset.GOPHER_QUALITY, Preset.C4_OPEN_LINES, Preset.FINEWEB_PAPER)
+WEB_WITHOUT = ("c4_curly_brackets", "fineweb_punctuated_lines")
+"""The first drops pages that show code, and with them what a model knows of code. The second counts lines that end in
+punctuation, which says little where a line is a paragraph or a cell: what it drops teaches as much as what is kept
+(docs/notebook.md)."""
 
 
 class QualityConfig(BySource):
     """Which documents are kept."""
 
     sources: tuple[SourceRules, ...] = (
-        # Without it pages that show code go, and with them what a model knows of code: docs/notebook.md.
-        SourceRules(profile=Profile.WEB, languages=("en",), presets=WEB_PRESETS, without=("c4_curly_brackets",)),
+        SourceRules(profile=Profile.WEB, languages=("en",), presets=WEB_PRESETS, without=WEB_WITHOUT),
         SourceRules(profile=Profile.ENCYCLOPEDIA, presets=(Preset.WIKIPEDIA,)),
         SourceRules(profile=Profile.CODE, presets=(Preset.CODE,)),
         SourceRules(),
