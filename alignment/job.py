@@ -20,7 +20,7 @@ from infra.errors import ConfigError
 from infra.store.files import sha256_file
 from training.hub_format import DTYPES, load_config, load_model
 from training.job import Job, JobConfig, TrainingJobConfig, run_job
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, check_shape
 from training.optimizer import OptimizerConfig
 from training.parallel import MeshConfig, ParallelConfig
 from training.schedule import ScheduleConfig
@@ -104,13 +104,7 @@ class TuningConfig(ModelJobConfig, TrainingJobConfig, MeshConfig):
         """Raises ConfigError, with numbers that would fit, where the ranks cannot share out a model of this shape."""
         parallel = self.parallel()
         try:
-            parallel.check_shape(
-                layers=shape.layers,
-                heads=shape.heads,
-                kv_heads=shape.kv_heads,
-                intermediate_size=shape.intermediate_size,
-                sequences=self.batch_size // parallel.mesh(self.processes).row_shares,
-            )
+            check_shape(shape, parallel, self.batch_size // parallel.mesh(self.processes).row_shares)
             parallel.check_widths(vocabulary=shape.vocab_size)
         except ValueError as error:
             remedy = "Take one of these, or start from a model of another shape."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.turns import Rendered
+from pipeline.shards.packing import best_fit
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,7 @@ class PackedRows:
 
 def pack(pieces: Sequence[Rendered], length: int, pad_id: int) -> PackedRows:
     """Best-fit decreasing: the longest piece first, each into the fullest row that still has room."""
-    order = sorted(range(len(pieces)), key=lambda index: (-len(pieces[index].ids), index))
-    rows: list[list[int]] = []
-    rows_by_room: list[list[int]] = [[] for _ in range(length + 1)]
-    for index in order:
-        need = len(pieces[index].ids)
-        if need > length:
-            raise ValueError(f"a piece of {need} tokens does not fit a row of {length}")
-        room = next((room for room in range(need, length + 1) if rows_by_room[room]), None)
-        if room is None:
-            rows.append([index])
-            row, room = len(rows) - 1, length
-        else:
-            row = rows_by_room[room].pop()
-            rows[row].append(index)
-        rows_by_room[room - need].append(row)
-    return _lay_out(pieces, rows, length, pad_id)
-
-
-def _lay_out(pieces: Sequence[Rendered], rows: list[list[int]], length: int, pad_id: int) -> PackedRows:
+    rows = best_fit([len(piece.ids) for piece in pieces], length)
     shape = (len(rows), length)
     ids, counted = np.full(shape, pad_id, np.int64), np.zeros(shape, bool)
     packed = PackedRows(ids, counted, np.zeros(shape, np.int64), np.zeros(shape, np.int64), rows)

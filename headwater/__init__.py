@@ -33,16 +33,10 @@ if TYPE_CHECKING:
     from pipeline.tokenizer.model import Tokenizer as Tokenizer
 
 _HOME = {
-    "Deduplicated": "headwater.tables",
-    "dedup": "headwater.tables",
-    "extract": "headwater.tables",
-    "measure": "headwater.tables",
-    "tokenizer": "headwater.tables",
-    "train_tokenizer": "headwater.tables",
-    "Published": "headwater.workspace",
-    "Workspace": "headwater.workspace",
-    "open_store": "headwater.workspace",
-    "run": "headwater.workspace",
+    **dict.fromkeys(
+        ("Deduplicated", "dedup", "extract", "measure", "tokenizer", "train_tokenizer"), "headwater.tables"
+    ),
+    **dict.fromkeys(("Published", "Workspace", "open_store", "run"), "headwater.workspace"),
     "HeadwaterError": "infra.errors",
     "Extracted": "pipeline.extract.page",
     "Refused": "pipeline.extract.refusal",

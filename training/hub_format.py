@@ -48,6 +48,14 @@ DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
 }
 """What a ``config.json`` means that leaves these out, where it is not what the other settings say."""
+ROPE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"),
+    "yarn": ("factor", "beta_fast", "beta_slow", "truncate", "original_max_position"),
+}
+"""What each kind of scaling is described by."""
+ROPE_NAMES = {"original_max_position": "original_max_position_embeddings"}
+"""Hugging Face's words, where they are others."""
 
 
 def save_model(decoder: Decoder, folder: Path, tokenizer_dir: Path, *, score: Tensor | None = None) -> list[str]:
@@ -222,26 +230,14 @@ def hub_config(
 
 def _rope(scaling: RopeScaling) -> dict[str, Any]:
     """``rope_scaling`` in Hugging Face's words."""
-    if scaling.kind == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    if scaling.kind == "llama3":
-        return {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position,
-        }
-    if scaling.kind == "yarn":
-        return {
-            "rope_type": "yarn",
-            "factor": scaling.factor,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "truncate": scaling.truncate,
-            "original_max_position_embeddings": scaling.original_max_position,
-        } | ({"attention_factor": scaling.attention_factor} if scaling.attention_factor else {})
-    return {"rope_type": "default"}
+    if scaling.kind == "none":
+        return {"rope_type": "default"}
+    found = {"rope_type": scaling.kind} | {
+        ROPE_NAMES.get(name, name): getattr(scaling, name) for name in ROPE_FIELDS[scaling.kind]
+    }
+    if scaling.kind == "yarn" and scaling.attention_factor:
+        found["attention_factor"] = scaling.attention_factor
+    return found
 
 
 def _generation_config(tokens: SpecialTokens) -> dict[str, Any]:
@@ -350,18 +346,10 @@ def _rope_scaling(raw: dict[str, Any], folder: Path) -> RopeScaling:
     if kind in ("default", "dynamic"):
         # ``dynamic`` changes nothing up to max_position_embeddings, and the decoder goes no further.
         return RopeScaling()
-    if kind == "linear":
-        return RopeScaling(kind="linear", factor=settings["factor"])
-    if kind == "llama3":
-        return RopeScaling(
-            kind="llama3",
-            factor=settings["factor"],
-            low_freq_factor=settings["low_freq_factor"],
-            high_freq_factor=settings["high_freq_factor"],
-            original_max_position=settings["original_max_position_embeddings"],
-        )
     if kind == "yarn":
         return _yarn_scaling(raw, settings)
+    if kind in ("linear", "llama3"):
+        return RopeScaling(kind=kind, **{name: settings[ROPE_NAMES.get(name, name)] for name in ROPE_FIELDS[kind]})
     raise InputError(
         f"rotary scaling {kind!r} is not supported",
         where=str(folder / "config.json"),

@@ -21,7 +21,7 @@ from typing import Any
 from infra.errors import ConfigError
 from training.loss import GPU_LOGITS
 from training.metrics import flops_per_token
-from training.model import ModelConfig, parameter_count
+from training.model import ModelConfig, check_shape, parameter_count
 from training.parallel import Mesh, ParallelConfig, divisors
 from training.scale import (
     GPU_MEMORY_GB,
@@ -147,13 +147,7 @@ def plan_mesh(model: ModelConfig, parallel: ParallelConfig, gpus: int, seq_len: 
     if batch_sequences % mesh.row_shares:
         raise ValueError(f"{batch_sequences} sequences a step cannot be shared by {mesh.row_shares} groups of ranks")
     sequences = batch_sequences // mesh.row_shares
-    parallel.check_shape(
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        intermediate_size=model.intermediate_size,
-        sequences=sequences,
-    )
+    check_shape(model, parallel, sequences)
     parallel.check_widths(vocabulary=model.vocab_size)
     parallel.check_sequence(seq_len)
     micro_batches = -(-sequences // parallel.micro_batch)

@@ -25,7 +25,7 @@ from infra.config import Config
 from infra.errors import InputError
 from training.attention import Attention, KVCache, Visibility, visibility
 from training.context_parallel import Context
-from training.parallel import Checkpointing
+from training.parallel import Checkpointing, ParallelConfig
 from training.rope import RopeScaling, rope_frequencies, rope_table
 
 KEPT = ("aten::addmm", "aten::_scaled_mm", "_c10d_functional::reduce_scatter_tensor")
@@ -289,6 +289,14 @@ def parameter_count(config: ModelConfig) -> int:
     block += heads + 2 * kv if config.qkv_bias else 0
     embeddings = config.vocab_size * config.hidden_size * (1 if config.tie_embeddings else 2)
     return embeddings + config.layers * block + config.hidden_size
+
+
+def check_shape(config: ModelConfig, parallel: ParallelConfig, sequences: int) -> None:
+    """Raises ValueError, with numbers that would fit, where a decoder of this shape cannot be shared out, or so many
+    ``sequences`` a step and group of ranks."""
+    parallel.check_stages(config.layers, sequences)
+    parallel.check_widths(kv_heads=config.kv_heads, heads=config.heads, intermediate_size=config.intermediate_size)
+    parallel.check_heads(config.heads, config.kv_heads)
 
 
 def check_length(config: ModelConfig, tokens: int) -> None:

@@ -160,13 +160,6 @@ class ParallelConfig(MeshConfig):
         mesh = " × ".join(f"{axis} {size}" for axis, size in asked.items())
         raise ValueError(f"a mesh of {mesh} does not fit {ranks} ranks; {fitting}")
 
-    def check_shape(self, *, layers: int, heads: int, kv_heads: int, intermediate_size: int, sequences: int) -> None:
-        """Raises ValueError, with numbers that would fit, where a decoder of this shape cannot be shared out, or so many
-        ``sequences`` a step and group of ranks."""
-        self.check_stages(layers, sequences)
-        self.check_widths(kv_heads=kv_heads, heads=heads, intermediate_size=intermediate_size)
-        self.check_heads(heads, kv_heads)
-
     def check_widths(self, **widths: int) -> None:
         """Raises ValueError, with numbers that would fit, where ``tensor`` does not divide all of these evenly."""
         for name, width in widths.items():

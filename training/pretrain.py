@@ -35,7 +35,7 @@ from training.hub_format import load_model
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
 from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
-from training.model import Decoder, ModelConfig
+from training.model import Decoder, ModelConfig, check_shape
 from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
 from training.ranks import Ranks
@@ -85,14 +85,8 @@ class PretrainConfig(TrainingJobConfig):
 
     @model_validator(mode="after")
     def _mesh_fits(self) -> "PretrainConfig":
-        mesh, shape = self.parallel.mesh(self.processes), self.model
-        self.parallel.check_shape(
-            layers=shape.layers,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            intermediate_size=shape.intermediate_size,
-            sequences=self.batch_sequences // mesh.row_shares,
-        )
+        mesh = self.parallel.mesh(self.processes)
+        check_shape(self.model, self.parallel, self.batch_sequences // mesh.row_shares)
         return self
 
 

@@ -30,24 +30,28 @@ def split(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[DocumentPi
 
 def pack(pieces: Sequence[DocumentPiece], capacity: int) -> list[list[DocumentPiece]]:
     """Rows of pieces. Within a row they keep the order of the documents, so that sizes tell nothing about places."""
-    rows: list[list[DocumentPiece]] = []
+    rows = best_fit([piece.length for piece in pieces], capacity)
+    return [[pieces[place] for place in sorted(members)] for members in rows]
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """What stands in each row, by its place among the lengths, the longest first: each in the fullest row that had room."""
+    rows: list[list[int]] = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0  # bit r is set while some row has room for exactly r tokens: finding the best fit is one shift
-    for piece in sorted(pieces, key=lambda piece: (-piece.length, piece.document, piece.offset)):
-        fitting = rooms >> piece.length
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        fitting = rooms >> lengths[place]
         if fitting:
-            room = piece.length + (fitting & -fitting).bit_length() - 1
+            room = lengths[place] + (fitting & -fitting).bit_length() - 1
             row = by_room[room].pop()
             if not by_room[room]:
                 rooms &= ~(1 << room)
-            rows[row].append(piece)
+            rows[row].append(place)
         else:
             room, row = capacity, len(rows)
-            rows.append([piece])
-        left = room - piece.length
+            rows.append([place])
+        left = room - lengths[place]
         if left:
             by_room[left].append(row)
             rooms |= 1 << left
-    for members in rows:
-        members.sort(key=lambda piece: (piece.document, piece.offset))
     return rows
