@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
 
 from infra.config import Json
 from infra.store.files import replacing
-from training.engine import Engine
+from training.engine import Engine, Read
+from training.weights import write_safetensors
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Best:
         """Put the weights of the best step into the model, to be measured and published; False where they are there."""
         other = self.keep and self.step != self.engine.step
         if other:
-            self.engine.put_weights(load_file(self._path))
+            with safe_open(self._path, "pt") as stored:
+                self.engine.put_weights(stored.get_tensor)
         return other
 
     @property
@@ -105,10 +107,10 @@ class Best:
         return self.folder / f"step-{self.step:08d}.safetensors"
 
     def _write(self) -> None:
-        with self.engine.whole_model() as model:
-            if self.engine.ranks.first:
-                # Copies: tied weights share their memory, which the format refuses.
-                copies = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-                with replacing(self._path) as beside:
-                    save_file(copies, beside)
+        def write(read: Read) -> None:
+            tensors = {name: (shape, self.engine.precision) for name, shape in self.engine.shapes().items()}
+            with replacing(self._path) as beside:
+                write_safetensors(beside, tensors, read)
+
+        self.engine.read_weights(write)
         dist.barrier()

@@ -9,6 +9,7 @@ the format of ``peft``, to be put over the model they were made for.
 
 import json
 import math
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from infra.config import Config
 from infra.store.files import write_bytes
+from training.engine import Read
 from training.model import Decoder, generator_of
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -61,11 +63,6 @@ class LoraLinear(nn.Module):
             F.linear(seen, self.lora_A), self.lora_B
         )
 
-    def merged(self) -> Tensor:
-        """The weight with the adapter in it, computed in float32."""
-        product = self.lora_B.float() @ self.lora_A.float()
-        return (self.weight.float() + self.scale * product).to(self.weight.dtype)
-
 
 def add_adapters(decoder: Decoder, config: LoraConfig, seed: int) -> None:
     """Put adapters over the model's matrices; nothing else is trained any more."""
@@ -76,28 +73,31 @@ def add_adapters(decoder: Decoder, config: LoraConfig, seed: int) -> None:
                 setattr(module, target, LoraLinear(layer, config, f"{name}.{target}", seed))
 
 
-def _adapted(decoder: Decoder) -> dict[str, LoraLinear]:
-    return {name: module for name, module in decoder.named_modules() if isinstance(module, LoraLinear)}
+def adapted(model: nn.Module) -> list[str]:
+    """Names of the layers that have an adapter."""
+    return [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
 
 
-@torch.no_grad()
-def merge(decoder: Decoder) -> Decoder:
-    """A model without adapters that says the same. It shares the weights that had none."""
-    weights = {name: tensor for name, tensor in decoder.state_dict().items() if ".lora_" not in name}
-    weights |= {f"{name}.weight": layer.merged() for name, layer in _adapted(decoder).items()}
-    with torch.device("meta"):
-        plain = Decoder(decoder.config)
-    plain.load_state_dict(weights, assign=True)
-    return plain
+def merged(read: Read, config: LoraConfig, layers: Collection[str]) -> Read:
+    """Reads the weights of a model without adapters that says the same, computed in float32."""
+
+    def weight(name: str) -> Tensor:
+        found, layer = read(name), name.removesuffix(".weight")
+        if layer not in layers:
+            return found
+        product = read(f"{layer}.lora_B").float() @ read(f"{layer}.lora_A").float()
+        return (found.float() + config.scale * product).to(found.dtype)
+
+    return weight
 
 
-def save_adapters(decoder: Decoder, config: LoraConfig, folder: Path, base: str) -> list[str]:
+def save_adapters(read: Read, config: LoraConfig, layers: Iterable[str], folder: Path, base: str) -> list[str]:
     """Write the adapters as ``peft.PeftModel.from_pretrained`` reads them; returns the names of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"base_model.model.model.{name}.lora_{side}.weight": getattr(layer, f"lora_{side}").detach().cpu().contiguous()
-        for name, layer in _adapted(decoder).items()
-        for side in ("A", "B")
+        f"base_model.model.model.{layer}.lora_{side}.weight": read(f"{layer}.lora_{side}").cpu().contiguous()
+        for layer in layers
+        for side in "AB"
     }
     settings = {
         "peft_type": "LORA",

@@ -41,7 +41,7 @@ from training.engine import Engine, StepResult
 from training.hub_format import DTYPES, load_reward_model
 from training.intervals import mean_interval
 from training.loader import StepData
-from training.loop import Batches, TrainingTask, TrainStep, publish_model, whole
+from training.loop import Batches, TrainingTask, TrainStep, publish_model
 from training.recorder import IterationResult
 
 
@@ -137,7 +137,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
     tune(job, engine, task, Figure("held_out_reward", noise=0.1))
     job.stats["rounds"] = config.rounds
     evaluate(job, models, held_out, settings)
-    publish_model(job, engine, job.model_folder, lambda both: whole(both.policy))
+    publish_model(job, engine, job.model_folder)
     job.finish()
 
 

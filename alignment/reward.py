@@ -124,7 +124,7 @@ def train(job: ModelJob[RewardConfig]) -> None:
         )
     job.stats["training_pairs"] = len(training)
     job.publish_figures("reward.json", figures)
-    publish_model(job, engine, job.model_folder, lambda model: (model.decoder, model.score.weight))
+    publish_model(job, engine, job.model_folder, score="score.weight")
     job.finish()
 
 

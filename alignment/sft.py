@@ -9,7 +9,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from alignment.fates import FateLedger, fate_ledger, ledger_path
 from alignment.generation import HeldOutPrompts, reply_limit
 from alignment.job import Addresses, AnsweringConfig, ModelJob, run_model_job
 from alignment.loop import Plan, engine_of, optimise
-from alignment.lora import LoraConfig, add_adapters, merge, save_adapters
+from alignment.lora import LoraConfig, adapted, add_adapters, merged, save_adapters
 from alignment.material import describe, read_chats
 from alignment.order import Order, Part, seed_of
 from alignment.packing import PackedRows, pack
@@ -36,7 +36,7 @@ from infra.store.address import dataset_inputs
 from infra.store.files import write_json
 from pipeline.language import LanguageConfig, open_detector
 from training.context_parallel import Context
-from training.engine import Engine
+from training.engine import Engine, Read
 from training.loader import MicroBatch, sequence_slice
 from training.loop import publish_model
 from training.loss import chunked_cross_entropy
@@ -218,15 +218,15 @@ def train(job: ModelJob[SftConfig]) -> None:
 
 def publish(job: ModelJob[SftConfig], engine: Engine) -> None:
     """The model, with its adapters merged; and these by themselves."""
-    lora = job.config.lora
-    publish_model(job, engine, job.model_folder, lambda model: (merge(model) if lora.rank else model, None))
-    if lora.rank:
-        with engine.whole_model() as model:
-            if job.ranks.first:
-                names = save_adapters(
-                    cast(Decoder, model), lora, job.request.data_dir / "adapter", job.config.base_model
-                )
-                job.outputs |= {f"data/adapter/{name}": True for name in names}
+    lora, layers = job.config.lora, adapted(engine.model)
+    publish_model(job, engine, job.model_folder, changed=lambda read: merged(read, lora, layers))
+
+    def write(read: Read) -> None:
+        names = save_adapters(read, lora, layers, job.request.data_dir / "adapter", job.config.base_model)
+        job.outputs |= {f"data/adapter/{name}": True for name in names}
+
+    if layers:
+        engine.read_weights(write)
 
 
 def read_material(job: ModelJob[SftConfig], positions: int) -> Material:

@@ -40,7 +40,7 @@ from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
 from training.engine import Engine
-from training.model import Decoder
+from training.model import decoders_of
 from training.parallel import Mesh
 from training.universal import ENGINE, load_elsewhere, load_engine, universal
 
@@ -245,10 +245,9 @@ def _snapshot(engine: Engine, pending: Path) -> dict[Path, Any]:
 
 def _describe_model(model: nn.Module, precision: str) -> dict[str, Json] | None:
     """Where in the engine's module the decoder is, and its shape: enough to open it without the job's code."""
-    for name, module in model.named_modules():
-        if isinstance(module, Decoder):
-            dtype = {"bf16": "bfloat16", "fp32": "float32"}[precision]
-            return {"prefix": f"{name}." * bool(name), "dtype": dtype, "config": module.config.model_dump(mode="json")}
+    dtype = {"bf16": "bfloat16", "fp32": "float32"}[precision]
+    for prefix, decoder in decoders_of(model).items():
+        return {"prefix": prefix, "dtype": dtype, "config": decoder.config.model_dump(mode="json")}
     return None
 
 

@@ -69,17 +69,18 @@ def load_into_deepspeed(engine: Engine, folder: Path, applied: int) -> None:
             state[flat] |= {moment: torch.zeros_like(flat) for moment in MOMENTS}
     if engine.parallel.zero_stage < 3:
         zero._lazy_init_hp_params_optimizer_state()
-    weights = {}
-    for name, parameter in engine.runtime.module.named_parameters():
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        kinds = ("weight", *(MOMENTS if parameter.requires_grad else ()))
-        stored = read_whole(folder, {f"{kind}/{name}": torch.empty(shape) for kind in kinds})
-        weights[name.removeprefix("model.")] = weight = stored[f"weight/{name}"]
+    shapes = engine.shapes()
+
+    def read(name: str, kind: str = "weight") -> Tensor:
+        key = f"{kind}/model.{name}"
+        return read_whole(folder, {key: torch.empty(shapes[name])})[key].to(engine.ranks.device)
+
+    for name, parameter in engine.model.named_parameters():
         if parameter.requires_grad:
-            safe_set_full_fp32_param(parameter, weight.to(engine.ranks.device))
+            safe_set_full_fp32_param(parameter, read(name))
             for moment in MOMENTS:
-                safe_set_full_optimizer_state(parameter, stored[f"{moment}/{name}"].to(engine.ranks.device), moment)
-    engine.put_weights(weights)
+                safe_set_full_optimizer_state(parameter, read(name, moment), moment)
+    engine.put_weights(read)
     for moments in state.values():
         moments["step"] = torch.tensor(float(applied), device=moments["exp_avg"].device)
 

@@ -13,7 +13,7 @@ tokens). Accumulating k micro batches, one big batch, or two ranks therefore giv
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ from training.schedule import learning_rate_factor
 
 Batch = TypeVar("Batch")
 Losses = Callable[[Any, Batch], dict[str, Tensor]]
+Read = Callable[[str], Tensor]
+"""A weight by its name."""
 Veto = Callable[[float, float], str | None]
 """(mean loss, gradient norm) -> why the update must not be applied, or None. Called with equal values on all ranks."""
 
@@ -82,6 +84,11 @@ class Engine:
     def mesh(self) -> Mesh:
         return self.parallel.mesh(self.ranks.world_size)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the forward pass's weights."""
+        return torch.bfloat16 if self.parallel.dtype == "bf16" else torch.float32
+
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(model, *arguments)`` with every parameter at hand, whatever the ZeRO stage."""
         return self.runtime(function, *arguments)
@@ -117,28 +124,14 @@ class Engine:
     @contextlib.contextmanager
     def _all_weights(self) -> Iterator[nn.Module]:
         if self.blank is not None:
-            with self.whole_model() as model:
-                yield self._filled(self.blank, model)
+            self.blank.load_state_dict({name: self.weight(name) for name in self.blank.state_dict()}, assign=True)
+            yield self.blank.eval()
             self.blank.to("meta")
         else:
             from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
             with unwrap_model_for_generation(self.runtime):
                 yield self.model
-
-    def _filled(self, blank: nn.Module, model: nn.Module) -> nn.Module:
-        """``blank`` with the weights of the whole model, which of a pipeline the first rank alone has."""
-        weights: dict[str, Tensor] = model.state_dict()
-        if self.pipeline is not None:
-            known = weights if self.ranks.first else {}
-            how: dict[str, Any] = {"dtype": self.pipeline.dtype, "device": self.ranks.device}
-            weights = {name: torch.empty(weight.shape, **how) for name, weight in blank.state_dict().items()}
-            for name, weight in weights.items():
-                if known:
-                    weight.copy_(known[name])
-                dist.broadcast(weight, 0)
-        blank.load_state_dict(weights, assign=True)
-        return blank.eval()
 
     def train_step(
         self,
@@ -180,39 +173,54 @@ class Engine:
         """Whether ``flag`` is set on any rank: how ranks agree to stop."""
         return self._sum_over_ranks([float(flag)])[0] > 0
 
-    @contextlib.contextmanager
-    def whole_model(self) -> Iterator[nn.Module]:
-        """The model with every weight in full, in the precision of the forward pass; of a pipeline on the first rank only.
-        Collective."""
-        if self.parallel.engine == "torch":
-            from training.tensor_parallel import undivided
-
-            stages = self.pipeline.whole() if self.pipeline else contextlib.nullcontext(self.model)
-            with self.runtime.whole(), undivided(self.model), stages as model:
-                yield model
-            return
-        if self.parallel.zero_stage < 3:
-            yield self.model
-            return
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters())):
-            yield self.model
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of all weights, those on other ranks, too."""
+        model = self.model if self.blank is None else self.blank
+        return {name: getattr(weight, "ds_shape", weight.shape) for name, weight in model.named_parameters()}
 
     @torch.no_grad()
-    def put_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace the model's weights, to measure and publish them. Collective; the optimizer learns nothing of it."""
-        if self.parallel.engine == "torch":
-            self.runtime.put({f"model.{name}": weight for name, weight in weights.items()})
-            return
-        if self.parallel.zero_stage < 3:
-            self.model.load_state_dict(weights)
-            return
-        import deepspeed
+    def weight(self, name: str) -> Tensor:
+        """A copy of one weight in full, in the precision of the forward pass, on every rank. Collective."""
+        if self.parallel.engine == "deepspeed":
+            with self._in_full(weight := self.model.get_parameter(name)):
+                return weight.detach().clone()
+        if self.pipeline is None or f"model.{name}" in self.runtime.weights:
+            found: Tensor = self.runtime.weight(f"model.{name}", self.precision)
+        else:
+            found = torch.empty(self.shapes()[name], dtype=self.precision, device=self.ranks.device)
+        return found if self.pipeline is None else self.pipeline.spread(f"model.{name}", found)
 
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), modifier_rank=0):
-            if self.ranks.first:
-                self.model.load_state_dict(weights)
+    def read_weights(self, use: Callable[[Read], None]) -> None:
+        """Let the first rank use the model's weights: it reads what it needs by name, and each rank holds no more than the one
+        that is read. Collective."""
+        if not self.ranks.first:
+            while (name := _told_by_first(None)) is not None:
+                self.weight(name)
+            return
+        try:
+            use(lambda name: self.weight(_told_by_first(name)))
+        finally:
+            _told_by_first(None)
+
+    @torch.no_grad()
+    def put_weights(self, read: Read) -> None:
+        """Replace the model's weights, to measure and publish them; every rank reads one at a time. Collective; the optimizer
+        learns nothing of it."""
+        if self.parallel.engine == "torch":
+            self.runtime.put(lambda name: read(name.removeprefix("model.")))
+            return
+        for name, weight in self.model.named_parameters():
+            with self._in_full(weight, modifier_rank=0):
+                weight.copy_(read(name))
+
+    def _in_full(self, weight: nn.Parameter, **how: int) -> contextlib.AbstractContextManager[None]:
+        """Within, a weight of DeepSpeed's is whole."""
+        from deepspeed import zero
+
+        whole: contextlib.AbstractContextManager[None] = zero.GatheredParameters(
+            [weight], enabled=self.parallel.zero_stage == 3, **how
+        )
+        return whole
 
     def grad_norm(self) -> float:
         """Global norm of the gradient before clipping, as of the last update."""
@@ -268,6 +276,12 @@ class _Gate:
             self.asked = True
             self.verdict = self._judge()
         return self.verdict is not None
+
+
+def _told_by_first(name: str | None) -> Any:
+    told = [name]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def _clip(model: nn.Module, largest: float) -> float:

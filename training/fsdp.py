@@ -15,9 +15,8 @@ While weights stay whole (stages 1 and 2), only the step is collective: generati
 from rank to rank.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -121,26 +120,22 @@ class Fsdp:
             if self.stage < 3:
                 unit.unshard()
 
-    @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
-        """Within, what the forward pass needs of every weight is there to be read, in its precision: all of it, or of a tensor
-        group this rank's part. Collective at stage 3."""
-        if self.stage < 3:
-            yield
-            return
-        for unit in self._units:
-            unit.unshard()
-        try:
-            yield
-        finally:
-            for unit in self._units:
-                unit.reshard()
+    def weight(self, name: str, precision: torch.dtype) -> Tensor:
+        """A weight in full, rounded, on every rank. Collective among those that have parts of it."""
+        rows = self.weights[name]
+        whole = torch.zeros(rows.shape, dtype=precision, device=_local(rows).device)
+        rows_of(rows, whole).copy_(_local(rows))
+        for axis, placement in enumerate(rows.placements):
+            if not placement.is_replicate():
+                # All ranks but one have zeros: a sum of bytes keeps every number as it is, zeros below zero, too.
+                dist.all_reduce(whole.view(torch.uint8), group=rows.device_mesh.get_group(axis))
+        return whole
 
     @torch.no_grad()
-    def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace the rows by those of whole weights, by name. Collective."""
+    def put(self, read: Callable[[str], Tensor]) -> None:
+        """Replace the rows by those of whole weights, read by name. Collective."""
         for name, weight in self.weights.items():
-            _local(weight).copy_(rows_of(weight, weights[name]))
+            _local(weight).copy_(rows_of(weight, read(name)))
         self.refresh()
 
     def shards(self) -> dict[str, Any]:

@@ -20,20 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from torch import Tensor
-
 from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.job_main import Preempted
 from training.checkpoint import Checkpoints
-from training.engine import Engine, Losses, StepResult
+from training.engine import Engine, Losses, Read, StepResult
 from training.faults import Collapse, SpikeGuard
-from training.hub_format import save_model
+from training.hub_format import write_model
 from training.job import Job, StopSignal
 from training.loader import StepData
 from training.metrics import flops_per_token
-from training.model import Decoder, parameter_count
+from training.model import decoders_of, parameter_count
 from training.recorder import IterationResult, Recorder
+from training.weights import Weights
 
 Batch = TypeVar("Batch")
 Figures = Mapping[str, float]
@@ -327,8 +326,7 @@ def open_loop(job: Job[Any], engine: Engine, task: TrainingTask[Batch], recorder
 
 def train(job: Job[Any], engine: Engine, task: TrainingTask[Batch]) -> Loop[Batch]:
     """Train from wherever the last checkpoint stands; figures, files and warnings are put into the job."""
-    decoders = [module.config for module in engine.model.modules() if isinstance(module, Decoder)]
-    flops = sum(flops_per_token(shape, task.seq_len) for shape in decoders)
+    flops = sum(flops_per_token(decoder.config, task.seq_len) for decoder in decoders_of(engine.model).values())
     recorder = Recorder(job, engine.total_steps // task.steps, flops, lambda: task.source.wait_seconds)
     loop = open_loop(job, engine, task, recorder)
     loop.resume()
@@ -341,25 +339,25 @@ def train(job: Job[Any], engine: Engine, task: TrainingTask[Batch]) -> Loop[Batc
     return loop
 
 
-def whole(model: Any) -> tuple[Decoder, Tensor | None]:
-    """The model is a decoder and all that is published."""
-    return model, None
-
-
 def publish_model(
     job: Job[Any],
     engine: Engine,
     tokenizer: Path,
-    parts: Callable[[Any], tuple[Decoder, Tensor | None]] = whole,
+    *,
+    score: str = "",
+    changed: Callable[[Read], Read] = lambda read: read,
 ) -> None:
-    """Write ``data/model`` with the tokenizer's files from a folder. Collective: gathering the weights takes all ranks.
+    """Write ``data/model`` with the tokenizer's files from a folder, a weight at a time. Collective.
 
-    ``parts`` finds the decoder in the engine's model, and the score's weight ``[1, hidden]`` of a reward model.
+    ``score`` names the weight ``[1, hidden]`` that makes it a reward model; ``changed`` reads what is to be written of a weight.
     """
     job.phase("publishing")
-    with engine.whole_model() as model:
-        if job.ranks.first:
-            decoder, score = parts(model)
-            names = save_model(decoder, job.request.data_dir / "model", tokenizer, score=score)
-            job.outputs |= {f"data/model/{name}": True for name in names}
-            job.stats["parameters"] = parameter_count(decoder.config)
+    prefix, decoder = next(iter(decoders_of(engine.model).items()))
+
+    def write(read: Read) -> None:
+        weights = Weights(decoder.config, engine.precision, changed(lambda name: read(prefix + name)))
+        names = write_model(weights, job.request.data_dir / "model", tokenizer, score=read(score) if score else None)
+        job.outputs |= {f"data/model/{name}": True for name in names}
+        job.stats["parameters"] = parameter_count(decoder.config)
+
+    engine.read_weights(write)

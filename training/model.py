@@ -281,6 +281,12 @@ def build_model(
     return decoder
 
 
+def decoders_of(model: nn.Module) -> dict[str, Decoder]:
+    """The decoders within a model, by what the names of their weights begin with. The first is the one that is published."""
+    found = {name: part for name, part in model.named_modules() if isinstance(part, Decoder)}
+    return {f"{name}." * bool(name): part for name, part in found.items()}
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Number of parameters of a decoder of this shape (tied matrices once), without building it."""
     heads, kv = config.heads * config.width_of_head, config.kv_heads * config.width_of_head

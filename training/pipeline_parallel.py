@@ -13,7 +13,6 @@ which are never on one rank: their gradients are added up before each update, wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -118,7 +117,6 @@ class Pipeline:
         self.module, self.device, self.dtype = module, device, dtype
         self.place, self.ranks = mesh.stage(rank), mesh.pipeline
         each = mesh.size // self.ranks
-        self.line = rank % each
         lines = [list(range(first, mesh.size, each)) for first in range(each)]
         self.group, _ = dist.new_subgroups_by_enumeration(lines)
         self.shared: dict[str, dist.ProcessGroup] = {}
@@ -126,6 +124,9 @@ class Pipeline:
         if module.config.tie_embeddings:
             ends, _ = dist.new_subgroups_by_enumeration([[line[0], line[-1]] for line in lines])
             self.shared = {TIED: ends} if self.place in (0, self.ranks - 1) else {}
+        known: list[Any] = [None] * self.ranks
+        dist.all_gather_object(known, [name for name, _ in module.named_parameters()], group=self.group)
+        self._owners = {name: place for place in reversed(range(self.ranks)) for name in known[place]}
         self._schedules: dict[tuple[int, ...], Schedule1F1B | ScheduleInterleaved1F1B] = {}
         self._scale = 0.0
         self._total = torch.zeros((), dtype=torch.float64, device=device)
@@ -165,26 +166,10 @@ class Pipeline:
         dist.broadcast(loss, group=self.group, group_src=self.ranks - 1)
         return {"loss": loss}
 
-    @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
-        """On the first rank the decoder with the weights of all stages, in host memory; elsewhere what is there."""
-        if self.line > 0:
-            yield self.module
-            return
-        mine = dict(self.module.named_parameters())
-        known: list[Any] = [None] * self.ranks
-        dist.all_gather_object(known, list(mine), group=self.group)
-        with torch.device("meta"):
-            decoder = Decoder(self.module.config)
-        if self.place == 0:
-            decoder = decoder.to(self.dtype).to_empty(device="cpu")
-        for name, weight in decoder.named_parameters(prefix="model"):
-            owner = next(place for place, names in enumerate(known) if name in names)
-            if self.place == owner > 0:
-                dist.send(mine[name].detach().contiguous(), group=self.group, group_dst=0)
-            elif self.place == 0:
-                weight.data.copy_(mine[name] if owner == 0 else self._received(weight.shape, owner))
-        yield decoder if self.place == 0 else self.module
+    def spread(self, name: str, weight: Tensor) -> Tensor:
+        """A weight that lies in the first of the stages that has it, put into the memory given on all ranks of the line."""
+        dist.broadcast(weight, group=self.group, group_src=self._owners[name])
+        return weight
 
     def _schedule(self, count: int, shape: tuple[int, int]) -> Schedule1F1B | ScheduleInterleaved1F1B:
         if (count, *shape) not in self._schedules:

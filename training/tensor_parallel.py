@@ -10,13 +10,11 @@ Norms' weights are whole on every rank, and their gradients summed over the grou
 row) all ranks of a group hold and compute alike. A row need not divide by the ranks: the last stretch may be shorter.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     PrepareModuleInput,
@@ -39,24 +37,6 @@ def share_matrices(module: nn.Module, group: DeviceMesh) -> None:
         parallelize_module(decoder, group, _plan(decoder), src_data_rank=None)
         gathered = PrepareModuleOutput(output_layouts=Shard(TOKENS), desired_output_layouts=Replicate())
         parallelize_module(decoder, group, gathered, src_data_rank=None)
-
-
-@contextlib.contextmanager
-def undivided(module: nn.Module) -> Iterator[None]:
-    """Within, the module's parameters are whole: to be read, not to compute with. Collective."""
-    cut: list[tuple[nn.Module, str, Any]] = [
-        (part, name, parameter)
-        for part in module.modules()
-        for name, parameter in part.named_parameters(recurse=False)
-        if isinstance(parameter, DTensor)
-    ]
-    try:
-        for part, name, parameter in cut:
-            part._parameters[name] = nn.Parameter(parameter.detach().full_tensor())
-        yield
-    finally:
-        for part, name, parameter in cut:
-            part._parameters[name] = parameter
 
 
 def _gathered(arguments: int) -> PrepareModuleInput:

@@ -81,6 +81,5 @@ def write_safetensors(
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            # A copy: the engine could not free memory that numpy has once seen.
-            copied = read(name).to("cpu", tensors[name][1], copy=True).contiguous()
-            stream.write(copied.view(torch.uint8).numpy().data)
+            # No name for it: it is gone before the next one is read.
+            stream.write(read(name).to("cpu", tensors[name][1]).contiguous().view(torch.uint8).numpy().data)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from alignment.conversations import cut
-from alignment.lora import LoraConfig, add_adapters, merge, save_adapters
+from alignment.lora import LoraConfig, adapted, add_adapters, merged, save_adapters
 from alignment.packing import pack
 from alignment.sft import PackedBatch, noisy_embeddings, sft_losses
 from alignment.turns import Conversation, Message
@@ -90,11 +90,20 @@ def test_noise_is_bounded_by_the_length_of_a_piece_and_hangs_on_its_row_alone() 
     assert not torch.equal(sft_losses(model, noisy)["loss"], sft_losses(model, batch)["loss"])
 
 
+@torch.no_grad()
+def merge(model: Decoder, config: LoraConfig) -> Decoder:
+    read = merged(lambda name: model.get_parameter(name).detach(), config, adapted(model))
+    plain = Decoder(model.config)
+    plain.load_state_dict({name: read(name) for name in plain.state_dict()})
+    return plain
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_adapters_start_as_nothing_learn_alone_and_are_merged(tie: bool) -> None:
     model, plain = tiny_decoder(tie=tie), tiny_decoder(tie=tie)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    add_adapters(model, LoraConfig(rank=4, alpha=8), seed=1)
+    config = LoraConfig(rank=4, alpha=8)
+    add_adapters(model, config, seed=1)
     batch = batch_of(*TALKS)
     torch.testing.assert_close(sft_losses(model, batch)["loss"], sft_losses(plain, batch)["loss"])
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -108,9 +117,9 @@ def test_adapters_start_as_nothing_learn_alone_and_are_merged(tie: bool) -> None
     assert float(sft_losses(model, batch)["loss"].detach()) < 0.7 * first
     now = model.state_dict()
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items()), "the model's weights stay"
-    merged = merge(model)
-    assert set(merged.state_dict()) == set(before)
-    torch.testing.assert_close(sft_losses(merged, batch)["loss"], sft_losses(model, batch)["loss"])
+    alone = merge(model, config)
+    assert set(alone.state_dict()) == set(before)
+    torch.testing.assert_close(sft_losses(alone, batch)["loss"], sft_losses(model, batch)["loss"])
 
 
 def test_adapters_are_read_by_peft(tmp_path: Path) -> None:
@@ -130,14 +139,12 @@ def test_adapters_are_read_by_peft(tmp_path: Path) -> None:
         for name, weight in model.named_parameters():
             if name.endswith("lora_B"):
                 weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
-    names = save_adapters(model, config, tmp_path / "adapter", str(tmp_path / "base"))
+    names = save_adapters(model.get_parameter, config, adapted(model), tmp_path / "adapter", str(tmp_path / "base"))
     assert len(load_file(tmp_path / "adapter" / names[0])) == 2 * 3 * model.config.layers
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    both = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
     ids = torch.from_numpy(np.random.default_rng(0).integers(8, size, (2, 20)))
     with torch.no_grad():
-        torch.testing.assert_close(adapted(ids).logits, model.logits(model(ids)), atol=1e-4, rtol=1e-4)
-        merged = merge(model)
-        torch.testing.assert_close(
-            adapted.merge_and_unload()(ids).logits, merged.logits(merged(ids)), atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(both(ids).logits, model.logits(model(ids)), atol=1e-4, rtol=1e-4)
+        plain = merge(model, config)
+        torch.testing.assert_close(both.merge_and_unload()(ids).logits, plain.logits(plain(ids)), atol=1e-4, rtol=1e-4)

@@ -89,8 +89,7 @@ def test_a_model_in_half_precision_is_trained_in_full():
     parallel = ParallelConfig(engine="torch", dtype="bf16")
     engine = create_engine(model, OptimizerConfig(), parallel, total_steps=1, ranks=init_distributed())
     assert {piece.dtype for piece in engine.runtime.pieces.values()} == {torch.float32}
-    with engine.whole_model() as forward:
-        assert {weight.dtype for weight in forward.parameters()} == {torch.bfloat16}
+    assert {engine.weight(name).dtype for name in engine.shapes()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
