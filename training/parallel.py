@@ -98,6 +98,16 @@ class MeshConfig(Config):
     """torch: ranks that share the work on every matrix: heads, inner widths and the vocabulary are cut over them."""
     pipeline: Annotated[int, Later()] = Field(default=1, ge=1)
     """torch: stages of equally many layers, each on ranks of its own. A step needs as many micro batches or more."""
+    expert: Annotated[int, Later()] = Field(default=1, ge=1)
+    """Ranks that share out the experts of a layer: 1, for a layer here has none."""
+
+    @model_validator(mode="after")
+    def _has_no_experts(self) -> "MeshConfig":
+        if self.expert > 1:
+            raise ValueError(
+                f"expert {self.expert} has no experts to share out: every layer is dense; it may be 1 only"
+            )
+        return self
 
 
 class ParallelConfig(MeshConfig):

@@ -139,6 +139,10 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
         ({"engine": "torch", "offload": True}, "take engine deepspeed"),
         ({"tensor": 2}, "engine deepspeed does not know"),
         ({"pipeline": 2}, "engine deepspeed does not know"),
+        (
+            {"engine": "torch", "expert": 2},
+            "expert 2 has no experts to share out: every layer is dense; it may be 1 only",
+        ),
         ({"activation_checkpointing": True, "selective_checkpointing": True}, "exclude each other"),
         ({"engine": "torch", "virtual_stages": 2}, "virtual_stages 2 needs a pipeline of 2 ranks or more"),
     ],
@@ -162,6 +166,8 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
         SftConfig(engine="torch", ranks=3, replicate=2)
     with pytest.raises(ValidationError, match="context 2: .* form a mesh of replicate, shard, tensor only"):
         DpoConfig(engine="torch", context=2)
+    with pytest.raises(ValidationError, match="expert 2 has no experts to share out"):
+        SftConfig(engine="torch", expert=2)
     with pytest.raises(ValidationError, match="lora and neftune want whole rows and matrices, which tensor 2 cuts"):
         SftConfig(engine="torch", tensor=2, lora={"rank": 4})
     with pytest.raises(ValidationError, match="context 2 does not cut rows of 33 tokens .*; it may be 1, 3, 11, 33"):
@@ -169,7 +175,16 @@ def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():
 
 
 def test_an_engine_left_alone_leaves_fingerprints_alone():
-    mesh = {"replicate", "shard", "context", "tensor", "pipeline", "virtual_stages", "selective_checkpointing"}
+    mesh = {
+        "replicate",
+        "shard",
+        "context",
+        "tensor",
+        "pipeline",
+        "expert",
+        "virtual_stages",
+        "selective_checkpointing",
+    }
     assert not {"engine", *mesh} & identity(ParallelConfig()).keys()
     assert identity(ParallelConfig(engine="torch"))["engine"] == "torch"
 
