@@ -88,10 +88,6 @@ class Codec:
     """First bytes of a block, at any bit, where each has a checksum of its own: what a cut member gave is proven then."""
 
 
-def _bzip2() -> Inflater:
-    return bz2.BZ2Decompressor()
-
-
 def _xz() -> Inflater:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, LARGEST_LZMA_BYTES)
 
@@ -104,7 +100,7 @@ def _zstd(dictionary: zstd.ZstdDict | None = None, window: int = LONGEST_ZSTD_WI
 # zstd's skippable frames hold no data; one at the beginning may hold the dictionary of all others.
 CODECS = GZIP, BZIP2, XZ, ZSTD = (
     Codec("gzip", re.compile(rb"\x1f\x8b\x08[\x00-\x1f]", re.S), _Gzip),
-    Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.S), _bzip2, b"1AY&SY"),
+    Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", re.S), bz2.BZ2Decompressor, b"1AY&SY"),
     Codec("xz", re.compile(rb"\xfd7zXZ\x00", re.S), _xz),
     Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.S), _zstd),
 )

@@ -28,6 +28,11 @@ ORIGIN = pa.struct(
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 
+EXCERPT = 200
+"""Characters of a text that tables of evidence show."""
+BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
+"""So much at most waits to be written."""
+
 VERSION_KEY = b"headwater.document"
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -123,10 +128,10 @@ def identity_of(documents: pa.RecordBatch, row: int) -> dict[str, Any]:
     return {name: documents.column(name)[row].as_py() for name in ("id", "url", "source")}
 
 
-def excerpt(text: bytes, begin: int, end: int, most: int = 200) -> dict[str, Any]:
+def excerpt(text: bytes, begin: int, end: int) -> dict[str, Any]:
     """A part of a text as tables of evidence have it: ``start`` and ``end`` in characters, and its beginning."""
     start, part = len(text[:begin].decode()), text[begin:end].decode()
-    return {"start": start, "end": start + len(part), "excerpt": part[:most]}
+    return {"start": start, "end": start + len(part), "excerpt": part[:EXCERPT]}
 
 
 def with_texts(documents: pa.RecordBatch, texts: Mapping[int, str]) -> pa.Table:
@@ -142,22 +147,18 @@ def with_texts(documents: pa.RecordBatch, texts: Mapping[int, str]) -> pa.Table:
 class RowWriter:
     """Writes rows of one schema to a Parquet file in batches; memory stays at one batch."""
 
-    def __init__(
-        self, path: Path, schema: pa.Schema, batch_rows: int = 1024, batch_bytes: int = 32 << 20, level: int = 3
-    ) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, level: int = 3) -> None:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=level)
         self._schema = schema
         self._rows: list[Any] = []
         self._bytes = 0
-        self._batch_rows = batch_rows
-        self._batch_bytes = batch_bytes
         self.rows = 0
 
     def write(self, row: Any) -> None:
         self._rows.append(row)
         self._bytes += len(row.get("text") or "")
         self.rows += 1
-        if len(self._rows) >= self._batch_rows or self._bytes >= self._batch_bytes:
+        if len(self._rows) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._flush()
 
     def write_table(self, table: pa.Table) -> None:

@@ -39,7 +39,11 @@ def check_sources(context: StageContext, sources: Sequence[SourceConfig], counts
         found = counts.get(source.name)
         if found is None or found["kept"] or source.allow_empty:
             continue  # without a unit that was read, the runner tells what is lost
-        receipts = _of_source(context.receipts["read"], source.name)
+        receipts = [
+            receipt
+            for receipt in context.receipts["read"]
+            if source.name in {source_of(path) for path in _ledgers(receipt)}
+        ]
         damaged = sum(int(receipt.metrics.get(DAMAGED, 0)) for receipt in receipts)
         if not found["incoming"]:
             raise _empty(source, "there was no record in it that could be one")
@@ -116,7 +120,3 @@ def _rows(context: StageContext, receipt: Receipt) -> Iterator[tuple[str, str]]:
 
 def _ledgers(receipt: Receipt) -> list[str]:
     return [output.path for output in receipt.outputs if output.path.startswith("ledger/")]
-
-
-def _of_source(receipts: Sequence[Receipt], source: str) -> list[Receipt]:
-    return [receipt for receipt in receipts if any(source_of(path) == source for path in _ledgers(receipt))]

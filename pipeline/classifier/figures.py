@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pipeline.classifier.corpus import Sample
 
 NEAREST = 20
+BANDS = 10
+GROUPS = 20
 EXCERPT = 300
 
 
@@ -49,13 +51,13 @@ def auc_interval(scores: NDArray[np.floating], good: NDArray[np.bool_], seed: in
     return float(low), float(high)
 
 
-def calibration(scores: NDArray[np.floating], good: NDArray[np.bool_], bins: int = 10) -> list[dict[str, float]]:
+def calibration(scores: NDArray[np.floating], good: NDArray[np.bool_]) -> list[dict[str, float]]:
     """In each band of scores: the mean score and the share that is good. Equal where the scores are probabilities."""
-    bands = np.minimum((scores * bins).astype(int), bins - 1)
+    bands = np.minimum((scores * BANDS).astype(int), BANDS - 1)
     return [
         {"score": float(scores[bands == band].mean()), "good": float(good[bands == band].mean()),
          "documents": int((bands == band).sum())}
-        for band in range(bins)
+        for band in range(BANDS)
         if (bands == band).any()
     ]  # fmt: skip
 
@@ -66,13 +68,13 @@ def calibration_error(bands: Sequence[dict[str, float]]) -> float:
     return sum(abs(band["score"] - band["good"]) * band["documents"] for band in bands) / total if total else 0.0
 
 
-def bias(scored: Sequence[Scored], group: Callable[[Sample], str], most: int = 20) -> list[dict[str, Any]]:
+def bias(scored: Sequence[Scored], group: Callable[[Sample], str]) -> list[dict[str, Any]]:
     """Mean score of the ordinary documents in the largest groups: what the classifier prefers for other reasons."""
     groups: dict[str, list[float]] = defaultdict(list)
     for item in scored:
         if not item.sample.good:
             groups[group(item.sample)].append(item.score)
-    largest = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:most]
+    largest = sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0]))[:GROUPS]
     return [
         {"group": name, "documents": len(values), "mean_score": round(float(np.mean(values)), 6)}
         for name, values in largest

@@ -30,7 +30,7 @@ SCRIPTS = (range(0x14400, 0x14647), range(0x12000, 0x1239A), range(0x17000, 0x18
 
 def disguised(page: bytes) -> tuple[bytes, Mapping[str, str]]:
     """The page with a letter for each character that is not printable, and whom each of these letters stands for."""
-    page = REFERENCE.sub(_resolved, page)
+    page = REFERENCE.sub(lambda reference: _character_of(reference[0]), page)
     if b"articleBody" in page:
         page = _data_unescaped(page)
     if page.isascii():
@@ -64,10 +64,6 @@ def restored(text: str, carried: Mapping[str, str]) -> str:
     for letter, character in carried.items():
         text = text.replace(letter, character)
     return text
-
-
-def _resolved(reference: re.Match[bytes]) -> bytes:
-    return _character_of(reference[0])
 
 
 @lru_cache(maxsize=1024)

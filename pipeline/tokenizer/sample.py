@@ -72,7 +72,7 @@ def draw(urls: Iterable[str], bound: float, target: Path) -> int:
 
 def cut(urls: Iterable[str], budget: int) -> float:
     """The place below which the documents just fill ``budget`` bytes (2.0 if all of them fit)."""
-    tables = [_columns(url, ["place", "bytes"]) for url in urls]
+    tables = [pq.read_table(local_file(url), columns=["place", "bytes"]) for url in urls]
     if not tables:
         return 2.0
     table = pa.concat_tables(tables).sort_by("place")
@@ -93,7 +93,3 @@ def texts_from(urls: Sequence[str], bound: float) -> Iterator[str]:
     for url in urls:
         for batch in read_batches(url, batch_rows=256):
             yield from batch.filter(pc.greater_equal(batch.column("place"), bound)).column("text").to_pylist()
-
-
-def _columns(url: str, columns: list[str]) -> pa.Table:
-    return pq.read_table(local_file(url), columns=columns)
