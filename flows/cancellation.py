@@ -1,8 +1,12 @@
-"""Runs that end before they are done, though nothing failed: cancelled on the server, or interrupted where they run."""
+"""How runs end: completed, failed, or before they are done, though nothing failed (cancelled on the server, or interrupted
+where they run)."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from infra.errors import HeadwaterError
+from infra.runs import RunRecord
 
 
 class StageCancelled(HeadwaterError):
@@ -23,3 +27,16 @@ def how_it_ended(error: BaseException) -> str:
         return "failed"
     prefect = sys.modules.get("prefect._internal.control_listener")  # there if this is a flow run
     return "cancelled" if prefect is not None and prefect.get_intent() == "cancel" else "interrupted"
+
+
+@contextlib.contextmanager
+def recorded_end(record: RunRecord) -> Iterator[None]:
+    """Says in a run's record how the work of this block ended."""
+    try:
+        yield
+    except BaseException as error:
+        state = how_it_ended(error)
+        with contextlib.suppress(OSError, HeadwaterError):  # a full disk must not hide behind its own record
+            record.event("run_ended", state=state, error=str(error) or type(error).__name__)
+        raise
+    record.event("run_ended", state="completed")

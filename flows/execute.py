@@ -1,14 +1,13 @@
 """Carrying out a recipe, stage by stage: what the command and the Prefect parent flow share."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
-from flows.cancellation import how_it_ended
+from flows.cancellation import recorded_end
 from flows.checks import notices
 from flows.provenance.drop_rates import rate_changes
 from flows.recipe import Recipe
-from infra.errors import Blocked, HeadwaterError
+from infra.errors import Blocked
 from infra.labels import move_labels
 from infra.planning import Action, StagePlan, StageSelection, plan, refuse_blocked
 from infra.runner import StageOutcome, reuse_published, run_stage, tell_warnings
@@ -64,7 +63,7 @@ def run_recipe(
         run.reporter.message("recipe", sentence)
     if on_plan is not None:
         on_plan(plans)
-    try:
+    with recorded_end(run.record):
         refuse_blocked(plans)
         for node, entry in zip(recipe.nodes, plans, strict=True):
             if entry.selected and node.use and entry.dataset is not None:
@@ -84,12 +83,6 @@ def run_recipe(
                 tell_warnings(entry.dataset, run)
                 result.datasets[node.name] = entry.dataset
         _move_labels(recipe, selection, result, run)
-    except BaseException as error:
-        state = how_it_ended(error)
-        with contextlib.suppress(OSError, HeadwaterError):  # a full disk must not hide behind its own record
-            run.record.event("run_ended", state=state, error=str(error) or type(error).__name__)
-        raise
-    run.record.event("run_ended", state="completed")
     return result
 
 

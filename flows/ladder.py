@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.cancellation import recorded_end
 from flows.context import run_context, terminal_reporter
 from flows.execute import run_directly
 from flows.recipe import Recipe
@@ -102,11 +103,11 @@ def run_ladder(
     with terminal_reporter(quiet) as reporter:
         record = RunRecord.start(store, f"ladder-{recipe.name}")
         run = replace(run_context(recipe, store, record, reporter), label=f"ladder-{recipe.name}", follow_latest=False)
-        for config in configs:
-            outcome = run_directly(StageNode(STAGE, config), inputs, run, False)
-            store.set_ref(outcome.stage, run.label, outcome.dataset.manifest.fingerprint)
-            done.append(_result(outcome.dataset, config, stats, domain))
-        record.event("run_ended", state="completed")
+        with recorded_end(record):
+            for config in configs:
+                outcome = run_directly(StageNode(STAGE, config), inputs, run, False)
+                store.set_ref(outcome.stage, run.label, outcome.dataset.manifest.fingerprint)
+                done.append(_result(outcome.dataset, config, stats, domain))
     law = fit([Point(rung["flops"], rung["value"], f"{rung['parameters']:,}") for rung in done])
     return Ladder(done, law, plan, f"bits per byte, {domain or 'mean of the domains'}")
 

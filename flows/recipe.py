@@ -237,26 +237,26 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     """``dedup.bands=20`` (a stage's field) or ``execution.workers=8``; the value is read as YAML."""
-    key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or len(parts) < 2:
+    key, separator, _ = override.partition("=")
+    section, dot, _ = key.strip().partition(".")
+    if not separator or not dot:
         raise ConfigError(
             f"--set {override!r} is not key=value", remedy="Write a stage and a field: --set dedup.bands=20."
         )
-    if parts[0] != "execution":
+    if section != "execution":
         sections = raw.get("stages") or {}
-        if parts[0] not in STAGE_NAMES and parts[0] not in sections:
+        if section not in STAGE_NAMES and section not in sections:
             raise ConfigError(
-                f"--set names no stage {parts[0]!r}",
-                remedy=f"{nearest(parts[0], STAGE_NAMES)}Stages: {', '.join(STAGE_NAMES)}; or execution.",
+                f"--set names no stage {section!r}",
+                remedy=f"{nearest(section, STAGE_NAMES)}Stages: {', '.join(STAGE_NAMES)}; or execution.",
             )
-        if parts[0] not in sections:
+        if section not in sections:
             raise ConfigError(
-                f"--set names stage {parts[0]!r}, which the recipe does not run",
+                f"--set names stage {section!r}, which the recipe does not run",
                 remedy=f"Its stages are: {', '.join(sections)}.",
             )
-        parts = ["stages", *parts]
-    set_value(raw, f"{'.'.join(parts)}={text}")
+        override = f"stages.{override.strip()}"
+    set_value(raw, override)
 
 
 def set_value(raw: dict[str, Any], override: str) -> None:

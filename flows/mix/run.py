@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from flows.ablate.lab import Arm, LabConfig, arm_recipe
+from flows.cancellation import recorded_end
 from flows.context import run_context, terminal_reporter
 from flows.execute import resolve_inputs, run_directly
 from flows.recipe import Recipe, load_recipe
@@ -198,16 +199,11 @@ def run_mix(mixing: Mixing, store: Store, *, quiet: bool = False, reporter: Repo
         record = RunRecord.start(store, f"mix-{usual.name}")
         first = recipes[sources[0]]
         context = replace(run_context(first, store, record, reporter or terminal), follow_latest=False)
-        try:
+        with recorded_end(record):
             made = {source: _rows(source, recipes[source], context, mixing) for source in sources}
             rows = _left(mixing, usual, made, context)
             tokens = _model_tokens(mixing, usual, rows)
             scored = [_scored(source, recipes[source], rows[source], tokens, mixing, context) for source in rows]
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.event("run_ended", state=state, error=str(error) or type(error).__name__)
-            raise
-        record.event("run_ended", state="completed")
     target = read_target([(each.local(answers.ITEMS), each.local(answers.TOKENS)) for each in scored], mixing.piece)
     return _weigh(mixing, usual, {source: _available(each) for source, each in rows.items()}, target, tokens)
 

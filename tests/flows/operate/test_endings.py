@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("PREFECT_HOME", tempfile.mkdtemp(prefix="prefect-home-"))
 
-from flows.cancellation import Interrupted, StageCancelled, how_it_ended
+from flows.cancellation import Interrupted, StageCancelled, how_it_ended, recorded_end
 from flows.execute import RunResult
 from flows.operate import endings
 from flows.operate.endings import as_flow_state, as_task_state, run_line, stage_line, unwrap_state
@@ -19,8 +19,10 @@ from flows.operate.prefect_internals import LOGGERS, SAID_AGAIN, TRACED_AGAIN, R
 from infra.errors import HeadwaterError, InputError
 from infra.planning import Action
 from infra.runner import StageOutcome
+from infra.runs import RunRecord, run_events
 from infra.store.dataset import Dataset
 from infra.store.manifest import CountsRecord, FailedUnit, Manifest, UnitsRecord, write_manifest
+from infra.store.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +98,18 @@ def test_what_was_cancelled_is_recorded_as_that(error: BaseException, state: str
     if isinstance(error, KeyboardInterrupt):
         with pytest.raises(Interrupted):
             unwrap_state(found)
+
+
+def test_every_end_stands_in_the_runs_record(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    failed, done = RunRecord.start(store, "failed"), RunRecord.start(store, "done")
+    with pytest.raises(InputError), recorded_end(failed):
+        raise InputError("there is no file")
+    with recorded_end(done):
+        pass
+    ends = [next(run_events(record.root)) for record in (failed, done)]
+    assert [(end["type"], end["state"]) for end in ends] == [("run_ended", "failed"), ("run_ended", "completed")]
+    assert ends[0]["error"] == "there is no file."
 
 
 def test_a_signal_is_a_cancellation_where_the_server_meant_one(monkeypatch: pytest.MonkeyPatch) -> None:
