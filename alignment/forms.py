@@ -1,7 +1,8 @@
 """The forms in which conversations are published, read as one.
 
     {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included, and
-                                                           ``weight: 0`` at a reply that is no example
+                                                           ``weight: 0`` at a reply that is no example;
+                                                           reasoning_content goes before the reply, in <think> tags
     {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included
     {"instruction": …, "input": …, "output"|"response": …} Alpaca; history: [[question, answer], …]
     {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
@@ -34,6 +35,8 @@ TURN, ESCAPED = "\x1e", "\ufffd"
 EXAMPLE = ("weight", "train", "training")
 """0 or false: a reply that is not to be learnt (OpenAI's; axolotl's)."""
 LABELS = {"true": True, "1": True, "false": False, "0": False}
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""What an assistant thought before its reply: as vLLM and DeepSeek, OpenRouter, and gpt-oss name it."""
 CALLING = ("function_call", "tool_call")
 QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
@@ -154,14 +157,25 @@ def _message(entry: Any, place: str) -> Message:
     content = _words(raw)
     if content is None and calls:
         content = ""
+    thought = _reasoning(entry) if role == "assistant" else ""
+    if content is None and thought:
+        content = ""
     if not isinstance(content, str):
         raise Unusable("bad_message", f"{place} has no text as its content: it is {type(content).__name__}")
+    # A reply that has it in its text already is as it was said.
+    if thought and "<think>" not in content:
+        content = f"<think>\n{thought}\n</think>\n\n{content}"
     tool = {
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
     }
     tools = tools_of(entry.get("tools")) if role == "system" else ()
     learn = role != "assistant" or not any(entry.get(name) in (0, False) for name in EXAMPLE)
     return Message(role, whole_characters(content), tools, calls, **tool, learn=learn)
+
+
+def _reasoning(entry: Mapping[str, Any]) -> str:
+    words = next((_words(entry[name]) for name in REASONING if entry.get(name)), "")
+    return words.strip() if isinstance(words, str) else ""
 
 
 def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:

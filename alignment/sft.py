@@ -92,7 +92,7 @@ class SftConfig(AnsweringConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=4,  # 4: replies that are marked as no examples are not taught
+    code_version=5,  # 5: what an assistant thought before its reply is taught with it
     config=SftConfig,
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
     external=lambda config: outside_digests(*config.conversations, base_model=config.base_model),

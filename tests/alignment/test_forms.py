@@ -222,3 +222,17 @@ def test_calls_in_a_table_have_the_arguments_of_their_own_function_alone(tmp_pat
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "calls.parquet")
     found = list(read_conversations(tmp_path / "calls.parquet"))
     assert [each.messages for each in found] == [conversation_of(row).messages for row in rows]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_what_was_thought_before_a_reply_stands_before_it(field: str) -> None:
+    def said(reply: dict[str, Any]) -> str:
+        asked = {"role": "user", "content": "12 + 7?", field: "not the asker's"}
+        return conversation_of({"messages": [asked, {"role": "assistant", **reply}]}).messages[1].content
+
+    assert said({"content": "19", field: " 12 + 7 is 19.\n"}) == "<think>\n12 + 7 is 19.\n</think>\n\n19"
+    assert said({"content": "<think>so</think>19", field: "so"}) == "<think>so</think>19", "not twice"
+    assert said({"content": "19", field: {"effort": "high"}}) == said({"content": "19", field: None}) == "19"
+    assert said({"content": [{"type": "text", "text": "19"}], field: [{"type": "text", "text": "so"}]}).endswith(
+        "</think>\n\n19"
+    )
