@@ -229,11 +229,11 @@ def asked_judge(name: str, ask: Ask, answers: Answers | None = None, answer_toke
     return Judge(name, lambda duel: ask_in_both_orders(duel, kept), missing, answer_tokens)
 
 
-def outside_judge(name: str, found: OutsideJudge | OutsideReward, answers: Answers | None = None) -> Judge:
+def outside_judge(name: str, found: OutsideJudge | OutsideReward) -> Judge:
     """A judge or a reward of somebody's package."""
     if isinstance(found, OutsideReward):
         return Judge(name, lambda duel: compare_scores(duel, found))
-    return asked_judge(name, found.ask, answers)
+    return asked_judge(name, found.ask)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def collate(
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
     pad_id: int,
-    device: torch.device | None = None,
+    device: torch.device | str = "cpu",
 ) -> Replies:
     """A batch of prompts, each followed by its reply."""
     lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True)]
@@ -49,10 +49,7 @@ def collate(
     for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
         input_ids[row, : lengths[row]] = torch.tensor([*prompt, *reply])
         mask[row, len(prompt) - 1 : lengths[row] - 1] = True
-    batch = Replies(input_ids, mask, torch.tensor(lengths))
-    if device is None:
-        return batch
-    return Replies(batch.input_ids.to(device), batch.mask.to(device), batch.lengths.to(device))
+    return Replies(input_ids.to(device), mask.to(device), torch.tensor(lengths, device=device))
 
 
 def reply_log_probs(model: Decoder, batch: Replies, temperature: float = 1.0) -> Tensor:

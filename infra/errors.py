@@ -3,6 +3,7 @@
 import errno
 import re
 import sqlite3
+from functools import partial
 
 DISK_FULL = re.compile(
     r"No space left on device|database or disk is full|disk quota exceeded|not enough free space to write|"
@@ -37,11 +38,7 @@ class HeadwaterError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions are rebuilt from positional arguments by default; these cross process boundaries.
-        return _rebuild, (type(self), self.error, self.where, self.remedy)
-
-
-def _rebuild(kind: type["HeadwaterError"], error: str, where: str, remedy: str) -> "HeadwaterError":
-    return kind(error, where=where, remedy=remedy)
+        return partial(type(self), where=self.where, remedy=self.remedy), (self.error,)
 
 
 class ConfigError(HeadwaterError):

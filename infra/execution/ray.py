@@ -53,6 +53,8 @@ UNITS_PER_CPU = 2
 """Tasks in flight for each unit a cluster can run: one runs, one waits at its node."""
 
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception): ")
+Ending = Receipt | Failure | Death | StartFailed
+"""How an attempt on a node ended."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class _Run:
     def _outcome_of(self, attempt: Try, reference: Any) -> UnitOutcome | None:
         errors = self.ray.exceptions
         try:
-            answer: Receipt | Failure | Death | StartFailed = self.ray.get(reference)
+            answer: Ending = self.ray.get(reference)
         except errors.OutOfMemoryError:
             return self.attempts.died(attempt, Death("memory", "Ray ended the worker: its node ran out of memory"))
         except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:
@@ -244,9 +246,7 @@ def _last_line(error: Exception) -> str:
 # ---- a node ---------------------------------------------------------------------------------------------------------
 
 
-def attempt_on_node(
-    task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int, scratch: str
-) -> Receipt | Failure | Death | StartFailed:
+def attempt_on_node(task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int, scratch: str) -> Ending:
     """The Ray task: one attempt at one unit, on whichever node."""
     if is_local(task.work_root) and not Path(task.work_root).is_dir():
         missing = HeadwaterError(
@@ -272,9 +272,7 @@ class NodeWorker:
     worker: WorkerHandle | None = None
     opened: UnitTask | None = None
 
-    def attempt(
-        self, task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int
-    ) -> Receipt | Failure | Death | StartFailed:
+    def attempt(self, task: UnitTask, assignment: Assignment, limits: UnitLimits, threads: int) -> Ending:
         worker = self._worker(task, threads)
         worker.assign(assignment)  # if it is dead already, its closed pipe is heard at once
         try:
@@ -295,7 +293,7 @@ class NodeWorker:
             self.opened = task
         return self.worker
 
-    def _await_answer(self, worker: WorkerHandle, limits: UnitLimits) -> Receipt | Failure | Death | StartFailed:
+    def _await_answer(self, worker: WorkerHandle, limits: UnitLimits) -> Ending:
         while True:
             if wait(list(worker.sources), TICK_S):
                 message = worker.receive()
