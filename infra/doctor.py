@@ -20,9 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from packaging.version import Version
-
 from infra.errors import HeadwaterError
+from infra.gpus import nvidia_gpus, torch_for_cpu
 from infra.labels import dangling_labels, unfinished_moves
 from infra.launch.torchrun import clear_stale_locks, extensions_folder
 from infra.store.files import create_exclusive, fsync_folder
@@ -31,7 +30,6 @@ from infra.store.slot import keeps_conditions
 from infra.store.store import Store
 
 State = Literal["ok", "warn", "fail"]
-TORCH_CPU_BUILD = "cpu"
 
 FASTTEXT_PACKAGES = ("fasttext", "fasttext-community", "fasttext-modern", "fasttext-numpy2", "fasttext-wheel",
                      "fasttext-predict", "fasttext-langdetect")  # fmt: skip
@@ -140,14 +138,13 @@ def _missing_guarantees(folder: Path) -> Iterator[str]:
 
 def gpus() -> Iterator[Check]:
     """Cards the driver shows, and whether the installed torch was built to use them. torch itself is not imported."""
-    cards = _cards()
+    cards = [gpu.name for gpu in nvidia_gpus()]
     if not _installed("torch"):
         yield Check("gpu", "ok", "torch is not installed: data stages only (headwater[train] brings it)")
         return
-    build = Version(metadata.version("torch")).local or ""
     if not cards:
         yield Check("gpu", "ok", "no NVIDIA GPU: training runs on the CPU")
-    elif build == TORCH_CPU_BUILD:
+    elif torch_for_cpu():
         yield Check(
             "gpu", "fail", f"{len(cards)} GPU(s) ({cards[0]}), but torch is built for the CPU",
             "pip install --force-reinstall torch==2.13.0 from the index of your CUDA version.",
@@ -157,18 +154,6 @@ def gpus() -> Iterator[Check]:
         state: State = "ok" if found == len(cards) else "fail"
         remedy = "" if state == "ok" else "Check the driver's version against torch's CUDA, and CUDA_VISIBLE_DEVICES."
         yield Check("gpu", state, f"{len(cards)} GPU(s) ({cards[0]}), torch sees {found}", remedy)
-
-
-def _cards() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if result.returncode != 0:
-        raise HeadwaterError(
-            f"nvidia-smi fails: {result.stdout.strip() or result.stderr.strip()}", remedy="Mend the NVIDIA driver."
-        )
-    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
 
 
 def _torch_sees() -> int:

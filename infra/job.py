@@ -35,6 +35,8 @@ class JobSpec:
     stall_limit_s: int = 1800
     """No new event for this long: the ranks' stacks are dumped and the group is ended and restarted."""
     max_restarts: int = 3
+    float8: bool = False
+    """Its ranks multiply in float8, which not every GPU does."""
 
 
 @dataclass(frozen=True)

@@ -64,9 +64,9 @@ def create_engine(
 def _adapt(model: nn.Module, parallel: ParallelConfig, ranks: Ranks) -> None:
     """The model's modules as the settings want them computed, in place."""
     if parallel.float8:
-        from training.float8 import check_float8, use_float8
+        from training.float8 import check_device, use_float8
 
-        check_float8(ranks.device)
+        check_device(ranks.device)
         use_float8(model)
     if parallel.compile:
         for module in model.modules():

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infra.errors import ConfigError
+from infra.gpus import Gpu, check_float8
 from training.model import Block
 
 ALIGNED = 16
@@ -80,13 +80,10 @@ def use_float8(model: nn.Module) -> int:
     return len(fitting)
 
 
-def check_float8(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
     """Raises ConfigError where the hardware has no float8."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
-        return
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
-    raise ConfigError(
-        f"this machine does not multiply in float8: it has {name}, not a GPU of compute capability 8.9 or later",
-        where="parallel.float8",
-        remedy="Leave float8 out, or train on L40S, RTX 4090, H100, H200 or B200.",
-    )
+    gpus = []
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        gpus = [Gpu(torch.cuda.get_device_name(device), major + minor / 10)]
+    check_float8(gpus)

@@ -11,7 +11,7 @@ last bits. ``elastic_ranks`` runs (or resumes) the same recipe on another number
 batches and losses equal within rounding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +97,7 @@ STAGE = JobStage(
     inputs=lambda config: (
         {"shards": "shards", "tokenizer": "tokenizer"} | ({"trunk": "pretrain"} if config.trunk else {})
     ),
-    job=lambda config: config.job_spec("training.pretrain"),
+    job=lambda config: replace(config.job_spec("training.pretrain"), float8=config.parallel.float8),
     description="Trains the decoder on the token shards.",
 )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from infra.errors import ConfigError
+from infra.gpus import check_gpus
 from infra.job import JobSpec
 from infra.launch.guard import guarded
 from infra.launch.logs import next_attempt, read_logs
@@ -41,6 +42,7 @@ class LocalLauncher:
                 f"{spec.module} wants {spec.nodes} nodes, and the local launcher has one",
                 remedy="Set nodes to 1, or choose a cluster launcher.",
             )
+        check_gpus(spec)
         end_processes_of(work_dir)
         logs = work_dir / "logs"
         attempt = next_attempt(logs)

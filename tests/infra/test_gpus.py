@@ -1,0 +1,57 @@
+"""A process group that this machine's GPUs cannot take is refused in a sentence before any of its processes starts."""
+
+from pathlib import Path
+
+import pytest
+
+import infra.gpus
+from infra.errors import ConfigError
+from infra.gpus import Gpu, check_gpus, nvidia_gpus
+from infra.job import JobSpec
+from infra.launch.local import LocalLauncher
+from training.pretrain import STAGE, PretrainConfig
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\nprintf 'NVIDIA H200, 9.0\\nNVIDIA A100, 80GB, 8.0\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(driver.parent), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(infra.gpus, "has_gpu", lambda: True)
+    monkeypatch.setattr(infra.gpus, "torch_for_cpu", lambda: False)
+
+
+def test_more_ranks_than_gpus_are_refused_with_how_many_would_do(
+    two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nvidia_gpus() == [Gpu("NVIDIA H200", 9.0), Gpu("NVIDIA A100, 80GB", 8.0)]
+    check_gpus(JobSpec("training.pretrain", ranks=2))
+    with pytest.raises(
+        ConfigError, match=r"starts 4 ranks, a GPU each, and this machine has 2 .*Set ranks to 2 or fewer"
+    ):
+        LocalLauncher().submit(JobSpec("training.pretrain", ranks=4), tmp_path / "work")
+    assert not (tmp_path / "work").exists(), "nothing was started"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(ConfigError, match="this machine has 1"):
+        check_gpus(JobSpec("training.pretrain", ranks=2))
+
+
+def test_float8_is_refused_where_a_gpu_lacks_it(
+    two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = STAGE.job(PretrainConfig.model_validate({"parallel": {"float8": True}}))
+    with pytest.raises(ConfigError, match=r"not multiply in float8: it has NVIDIA A100, 80GB, not .* 8.9 or later"):
+        LocalLauncher().submit(asked, tmp_path / "work")
+    monkeypatch.setattr(infra.gpus, "has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match="float8: it has a CPU"):
+        LocalLauncher().submit(asked, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    check_gpus(STAGE.job(PretrainConfig()))
+
+
+def test_gpus_that_nobody_can_tell_of_are_left_to_the_ranks(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    check_gpus(JobSpec("training.pretrain", ranks=64, float8=True))
