@@ -129,16 +129,16 @@ class Checkpoints:
     ) -> None:
         first = self.engine.ranks.first
         error = _attempt(lambda: _prepare(self.folder, pending)) if first else None
-        if self._worst(error):
-            self._give_up(pending, target, self._last_error)
+        if failure := self._first_failure(error):
+            self._give_up(pending, target, failure)
             return
         listed: dict[str, list[Json]] = {}
         error = _attempt(lambda: listed.update(_write_files(pending, files)))
         if shards is not None:
             failed = _attempt(lambda: listed.update(self._write_shards(pending, shards)))
             error = error or failed
-        if self._worst(error):
-            self._give_up(pending, target, self._last_error)
+        if failure := self._first_failure(error):
+            self._give_up(pending, target, failure)
             return
         everything: list[dict[str, list[Json]] | None] = [None] * self.engine.ranks.world_size
         dist.all_gather_object(everything, listed, group=self._group)
@@ -148,18 +148,17 @@ class Checkpoints:
             if error:
                 self._give_up(pending, target, error)
             else:
-                _attempt(lambda: self._rotate())
+                _attempt(self._rotate)
 
     def _write_shards(self, pending: Path, shards: dict[str, Any]) -> dict[str, list[Json]]:
         written = _distributed().write_shards(pending / ENGINE, shards, self.engine.ranks.rank, self._group)
         return dict(_listed(pending, path) for path in written)
 
-    def _worst(self, error: str | None) -> bool:
-        """Whether any rank failed; remembers the first failure."""
+    def _first_failure(self, error: str | None) -> str | None:
+        """What failed on the first rank where something did. Collective."""
         errors: list[str | None] = [None] * self.engine.ranks.world_size
         dist.all_gather_object(errors, error, group=self._group)
-        self._last_error = next((text for text in errors if text), "")
-        return bool(self._last_error)
+        return next((text for text in errors if text), None)
 
     def _give_up(self, pending: Path, target: Path, error: str) -> None:
         if self.engine.ranks.first:
