@@ -27,6 +27,13 @@ StageName = Annotated[
 ]
 """A recipe may have further stages, of other packages: it is what says whether there is one."""
 
+WORKSPACE: Any = Field(
+    "",
+    title="Workspace",
+    description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
+)
+"""Asked by every form after what it runs; the UI would ask first what stands in a class that all derive from."""
+
 Form = TypeVar("Form", bound=BaseModel)
 
 
@@ -45,11 +52,7 @@ class RecipeParams(BaseModel):
         title="Overrides",
         description="Single fields of any stage, one key=value a line: dedup.bands=20, execution.workers=8.",
     )
-    workspace: str = Field(
-        "",
-        title="Workspace",
-        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
-    )
+    workspace: str = WORKSPACE
     crawl: str = Field(
         "",
         title="Crawl",
@@ -131,11 +134,7 @@ class AblateParams(BaseModel):
         title="Overrides",
         description="Single fields of the lab or of its base recipe, one key=value a line: tokens=2000000, dedup.bands=20.",
     )
-    workspace: str = Field(
-        "",
-        title="Workspace",
-        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
-    )
+    workspace: str = WORKSPACE
     only: list[str] = Field(
         [], title="Only", description="Train these arms, and those that tell what their differences mean. Empty: all."
     )
@@ -158,11 +157,7 @@ class MixParams(BaseModel):
     overrides: list[str] = Field(
         [], title="Overrides", description="Single fields of any stage, one key=value a line: pretrain.model.layers=2."
     )
-    workspace: str = Field(
-        "",
-        title="Workspace",
-        description="Where datasets, work and runs live. Empty: HEADWATER_HOME of the worker, or ./workspace.",
-    )
+    workspace: str = WORKSPACE
     sources: list[str] = Field([], title="Sources", description="The sources to weigh. Empty: all of the recipe's.")
     targets: list[str] = Field(
         [],

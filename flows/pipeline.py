@@ -9,14 +9,13 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from flows.cancellation import Interrupted
 from flows.context import open_store
 from flows.crawls.incremental import OnOutcome, planned, series_lock
 from flows.execute import RunOne, RunResult, run_recipe
 from flows.operate.artifacts import best_effort, publish_funnel, publish_lineage, publish_plan, publish_report
 from flows.operate.children import run_child, set_aside_unfinished
 from flows.operate.deployments import full_name, is_deployed
-from flows.operate.endings import as_flow_state, run_line, stage_line, unwrap_state
+from flows.operate.endings import as_flow_state, run_line, stage_line, unwrap_at_terminal
 from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import PipelineParams, pipeline_params, stage_params
 from flows.provenance.run_history import datasets_of_run
@@ -59,10 +58,7 @@ def run_as_flow(recipe: Recipe, selection: StageSelection, store: Store, crawl: 
         return as_flow_state("pipeline", lambda: run_pipeline(recipe, params), run_line)
 
     with_recipe.description = pipeline.description
-    try:
-        return unwrap_state(with_recipe(pipeline_params(recipe, selection, store.address, crawl)))
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    return unwrap_at_terminal(with_recipe(pipeline_params(recipe, selection, store.address, crawl)))
 
 
 def run_pipeline(loaded: Recipe, params: PipelineParams) -> RunResult:

@@ -4,11 +4,10 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
-from flows.cancellation import Interrupted
 from flows.context import open_store
 from flows.mix.run import Mixing, MixResult, plan_mix, run_mix, target_of
 from flows.operate.artifacts import best_effort
-from flows.operate.endings import as_flow_state, unwrap_state
+from flows.operate.endings import as_flow_state, unwrap_at_terminal
 from flows.operate.flow_runs import as_deployed, our_flow
 from flows.params import MixParams
 from flows.stage_flows import flow_reporter
@@ -55,10 +54,7 @@ def run_mix_as_flow(mixing: Mixing, store: Store) -> MixResult:
         max_passes=mixing.max_passes,
         piece=mixing.piece,
     )
-    try:
-        return unwrap_state(with_mixing(form))  # type: ignore[return-value]
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    return unwrap_at_terminal(with_mixing(form))  # type: ignore[return-value]
 
 
 def _carry_out(mixing: Mixing, store: Store, plan_only: bool = False) -> Made:

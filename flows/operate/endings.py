@@ -88,6 +88,14 @@ def unwrap_state(value: T) -> T:
     raise result if isinstance(result, HeadwaterError) else HeadwaterError(value.message or str(value))
 
 
+def unwrap_at_terminal(value: T) -> T:
+    """The same for whoever started the run at a terminal, where an interruption is Ctrl-C."""
+    try:
+        return unwrap_state(value)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
 def _sentence(name: str, error: HeadwaterError, level: int) -> str:
     """The error as the last line of the log, after the stage that it ended."""
     error.stage = error.stage or name
