@@ -157,13 +157,11 @@ def _message(entry: Any, place: str) -> Message:
     content = _words(raw)
     if content is None and calls:
         content = ""
-    thought = _reasoning(entry) if role == "assistant" else ""
-    if content is None and thought:
-        content = ""
     if not isinstance(content, str):
         raise Unusable("bad_message", f"{place} has no text as its content: it is {type(content).__name__}")
-    # A reply that has it in its text already is as it was said.
-    if thought and "<think>" not in content:
+    thought = _reasoning(entry, raw) if role == "assistant" else ""
+    # A reply that has it in its text already is as it was said; one that was cut off while it thought is none.
+    if thought and "<think>" not in content and (content.strip() or calls):
         content = f"<think>\n{thought}\n</think>\n\n{content}"
     tool = {
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
@@ -173,9 +171,16 @@ def _message(entry: Any, place: str) -> Message:
     return Message(role, whole_characters(content), tools, calls, **tool, learn=learn)
 
 
-def _reasoning(entry: Mapping[str, Any]) -> str:
-    words = next((_words(entry[name]) for name in REASONING if entry.get(name)), "")
+def _reasoning(entry: Mapping[str, Any], content: Any) -> str:
+    parts = [part.get("thinking") for part in content if _is_thought(part)] if isinstance(content, list) else []
+    told = next((_words(entry[name]) for name in REASONING if entry.get(name)), "")
+    words = "\n".join(part for part in parts if isinstance(part, str)) or told
     return words.strip() if isinstance(words, str) else ""
+
+
+def _is_thought(part: Any) -> bool:
+    """A part of a reply that is not said (Anthropic's); ``redacted_thinking`` cannot be read by anybody."""
+    return isinstance(part, dict) and part.get("type") in ("thinking", "redacted_thinking")
 
 
 def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:
@@ -202,11 +207,13 @@ def _from_json(text: str, place: str) -> Any:
 
 
 def _words(content: Any) -> Any:
-    """Content given as parts is their text, if they are nothing but text."""
+    """Content given as parts is their text, if they are nothing but text, and thoughts beside it."""
     if isinstance(content, dict) and isinstance(content.get("text"), str):
         content = [content]
-    if isinstance(content, list) and content and all(_is_text(part) for part in content):
-        return "".join(part if isinstance(part, str) else part["text"] for part in content)
+    if isinstance(content, list) and content:
+        said = [part for part in content if not _is_thought(part)]
+        if all(_is_text(part) for part in said):
+            return "".join(part if isinstance(part, str) else part["text"] for part in said)
     return content
 
 

@@ -1,6 +1,8 @@
 """This machine's GPUs as their driver tells of them, without torch: for the doctor, and before a process group starts on them."""
 
+import math
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from infra.errors import ConfigError, HeadwaterError
 from infra.job import JobSpec
 from infra.launch.torchrun import has_gpu
 
+NUMBER = re.compile(r"\d+(\.\d+)?")
 FLOAT8 = 8.9
 """The first compute capability that multiplies in float8."""
 
@@ -34,7 +37,11 @@ def nvidia_gpus() -> list[Gpu]:
             f"nvidia-smi fails: {result.stdout.strip() or result.stderr.strip()}", remedy="Mend the NVIDIA driver."
         )
     rows = [line.rpartition(",") for line in result.stdout.splitlines() if line.strip()]
-    return [Gpu(name.strip(), float(capability)) for name, _, capability in rows]
+    # Of some cards a driver says [N/A]: what they can do the ranks find out.
+    return [
+        Gpu(name.strip(), float(known) if NUMBER.fullmatch(known := told.strip()) else math.inf)
+        for name, _, told in rows
+    ]
 
 
 def torch_for_cpu() -> bool:

@@ -386,15 +386,8 @@ def run(request: JobRequest) -> None:
             emit(request, "progress", done=next(done), total=steps, model=name, task=task)
 
         model = load_text_model(folder)
-        scored = measure(
-            name,
-            model,
-            found,
-            max_rows=config.max_rows,
-            batch_size=config.batch_size,
-            samples=config.humaneval_samples,
-            on_task=announce,
-        )
+        how_much = {"max_rows": config.max_rows, "batch_size": config.batch_size, "samples": config.humaneval_samples}
+        scored = measure(name, model, found, **how_much, on_task=announce)
         values = {}
         for task in own:
             announce(task.name)

@@ -10,10 +10,9 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from flows.ablate.lab import Lab, load_lab
 from flows.ablate.run import LabPlan, LabResult, describe_plan, plan_lab, run_lab
 from flows.ablate.trials import Group, Measured
-from flows.cancellation import Interrupted
 from flows.context import open_store
 from flows.operate.artifacts import best_effort
-from flows.operate.endings import as_flow_state, unwrap_state
+from flows.operate.endings import as_flow_state, unwrap_at_terminal, unwrap_state
 from flows.operate.flow_runs import as_deployed, our_flow
 from flows.operate.report_pages import link_to, served
 from flows.params import AblateParams
@@ -52,10 +51,7 @@ def run_lab_as_flow(lab: Lab, store: Store) -> LabResult:
         only=list(lab.asked),
         seeds=lab.config.seeds,
     )
-    try:
-        return unwrap_state(with_lab(form))
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    return unwrap_at_terminal(with_lab(form))
 
 
 def _carry_out(lab: Lab, store: Store, plan_only: bool = False) -> LabPlan | LabResult:

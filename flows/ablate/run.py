@@ -16,6 +16,7 @@ from flows.ablate.corpora import Corpus, build_corpora, plan_documents
 from flows.ablate.lab import SAME, Lab, branch_tokens, trunk_arm, trunk_config
 from flows.ablate.page import leave_lab_page
 from flows.ablate.trials import Measured, RunGroup, groups_of, run_trials
+from flows.cancellation import recorded_end
 from flows.context import run_context, terminal_reporter
 from flows.execute import RunOne, resolve_inputs, run_directly
 from flows.recipe import Recipe
@@ -120,14 +121,8 @@ def run_lab(
     with terminal_reporter(quiet) as terminal:
         record = RunRecord.start(store, lab.label())
         record.save_plan({"lab": lab.address, "overrides": list(lab.overrides), "selection": {"only": list(lab.asked)}})
-        try:
-            result = _run(lab, lab_context(lab, store, record, reporter or terminal), run_one, run_group, began)
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record.event("run_ended", state=state, error=str(error) or type(error).__name__)
-            raise
-        record.event("run_ended", state="completed")
-    return result
+        with recorded_end(record):
+            return _run(lab, lab_context(lab, store, record, reporter or terminal), run_one, run_group, began)
 
 
 def lab_context(lab: Lab, store: Store, record: RunRecord, reporter: Reporter) -> RunContext:

@@ -73,11 +73,9 @@ def _stream(stage: SankeyStage, x: float, scale: float, colours: Mapping[str, st
     for source, number in stage.kept.items():
         height = number * scale
         if number:
-            bend = (x + 10 + end) / 2
             drawn += (
-                f'<path class="band {colours[source]}" d="M{x + 10:.1f} {top:.2f} C{bend:.1f} {top:.2f} '
-                f"{bend:.1f} {top:.2f} {end:.1f} {top:.2f} V{top + height:.2f} "
-                f'C{bend:.1f} {top + height:.2f} {bend:.1f} {top + height:.2f} {x + 10:.1f} {top + height:.2f}Z">'
+                f'<path class="band {colours[source]}" '
+                f'd="M{x + 10:.1f} {top:.2f} H{end:.1f} V{top + height:.2f} H{x + 10:.1f}Z">'
                 f"<title>{escape(source)}: {number:,} of {stage.incoming.get(source, 0):,} kept</title></path>"
             )
         top += height

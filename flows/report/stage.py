@@ -66,7 +66,7 @@ def ask(datasets: Mapping[str, Dataset], config: ReportConfig) -> list[Reply]:
 
 STAGE = ShardStage(
     name="report",
-    code_version=2,
+    code_version=3,  # 3: what goes on through a stage is drawn straight
     config=ReportConfig,
     reference="flows.report.stage:STAGE",
     inputs=lambda config: {name: name for name in config.stages},

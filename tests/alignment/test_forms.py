@@ -236,3 +236,19 @@ def test_what_was_thought_before_a_reply_stands_before_it(field: str) -> None:
     assert said({"content": [{"type": "text", "text": "19"}], field: [{"type": "text", "text": "so"}]}).endswith(
         "</think>\n\n19"
     )
+
+
+def test_thoughts_among_the_parts_of_a_reply_and_of_one_that_was_cut_off() -> None:
+    def reply(**more: Any) -> Message:
+        return conversation_of({"messages": [*said(("user", "why?")), {"role": "assistant", **more}]}).messages[1]
+
+    thought, text = {"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "so"}
+    assert reply(content=[thought, text]).content == "<think>\nhm\n</think>\n\nso"
+    assert reply(content=[{"type": "redacted_thinking", "data": "x"}, text]).content == "so"
+    called = reply(content=None, reasoning_content="hm", tool_calls=[{"function": {"name": "look", "arguments": "{}"}}])
+    assert called.content.startswith("<think>\nhm") and called.tool_calls
+    for cut_off in ({"content": ""}, {"content": [thought]}):
+        with pytest.raises(Unusable, match="no_reply"):
+            reply(**cut_off, reasoning_content="hm and then")
+    with pytest.raises(Unusable, match="bad_message"):
+        reply(content=None, reasoning_content="hm and then")

@@ -55,3 +55,9 @@ def test_float8_is_refused_where_a_gpu_lacks_it(
 def test_gpus_that_nobody_can_tell_of_are_left_to_the_ranks(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     check_gpus(JobSpec("training.pretrain", ranks=64, float8=True))
+
+
+def test_a_card_whose_capability_the_driver_does_not_know(two_gpus: None, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nprintf 'Old card, [N/A]\\n'\n")
+    assert [gpu.name for gpu in nvidia_gpus()] == ["Old card"]
+    check_gpus(JobSpec("training.pretrain", ranks=1, float8=True))
