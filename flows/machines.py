@@ -15,6 +15,7 @@ from infra.execution.base import Executor
 from infra.execution.local import LocalExecutor
 from infra.execution.ray import RayExecutor
 from infra.execution.ray_settings import RaySettings
+from infra.gpus import Device
 from infra.launch.hosts import HostsLauncher, HostsSettings
 from infra.launch.kubernetes import KubernetesLauncher
 from infra.launch.local import LocalLauncher
@@ -45,6 +46,8 @@ class ExecutionSettings(Config):
     """The Ray cluster, for executor ray."""
     launcher: Literal["local", "slurm", "kubernetes", "hosts"] = "local"
     """Where process groups (training, alignment) run."""
+    device: Device = "auto"
+    """What they compute on with launcher local. auto: a GPU for each rank where this machine has any; cpu: none of them."""
     slurm: SlurmSettings = SlurmSettings()
     """What SLURM is asked for, for launcher slurm."""
     kubernetes: KubernetesSettings = KubernetesSettings()
@@ -79,4 +82,4 @@ def launcher_of(settings: ExecutionSettings) -> Launcher:
         return KubernetesLauncher(settings.kubernetes)
     if settings.launcher == "hosts":
         return HostsLauncher(settings.hosts)
-    return LocalLauncher()
+    return LocalLauncher(settings.device)

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from packaging.version import Version
 
@@ -15,6 +16,7 @@ from infra.errors import ConfigError, HeadwaterError
 from infra.job import JobSpec
 from infra.launch.torchrun import has_gpu
 
+Device = Literal["auto", "cpu"]
 NUMBER = re.compile(r"\d+(\.\d+)?")
 FLOAT8 = 8.9
 """The first compute capability that multiplies in float8."""
@@ -49,10 +51,10 @@ def torch_for_cpu() -> bool:
     return Version(metadata.version("torch")).local == "cpu"
 
 
-def check_gpus(spec: JobSpec) -> None:
+def check_gpus(spec: JobSpec, device: Device = "auto") -> None:
     """Raises ConfigError where ranks on this machine would not have a GPU each, or not what they want of it. What nobody can tell
     here (GPUs of other makes) the ranks find out."""
-    there = has_gpu() and not torch_for_cpu()
+    there = device == "auto" and has_gpu() and not torch_for_cpu()
     gpus = nvidia_gpus() if there else []
     if there and not gpus:
         return
@@ -62,7 +64,7 @@ def check_gpus(spec: JobSpec) -> None:
         raise ConfigError(
             f"{spec.module} starts {spec.ranks} ranks, a GPU each, and this machine has {number} ({gpus[0].name})",
             where="ranks",
-            remedy=f"Set ranks to {number} or fewer, or choose a launcher of a cluster.",
+            remedy=f"Set ranks to {number} or fewer, execution.device to cpu, or choose a launcher of a cluster.",
         )
     if spec.float8:
         check_float8(gpus)

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from infra.errors import ConfigError
-from infra.gpus import check_gpus
+from infra.gpus import Device, check_gpus
 from infra.job import JobSpec
 from infra.launch.guard import guarded
 from infra.launch.logs import next_attempt, read_logs
@@ -32,6 +32,8 @@ from infra.store.lease import is_alive, process_host
 class LocalLauncher:
     """``submit`` must be called from a thread that lives as long as the job: the guard watches it."""
 
+    device: Device = "auto"
+    """auto: a GPU for each rank where there are any."""
     grace_s: float = GRACE_S
     kind: str = "local"
     _guards: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -42,11 +44,12 @@ class LocalLauncher:
                 f"{spec.module} wants {spec.nodes} nodes, and the local launcher has one",
                 remedy="Set nodes to 1, or choose a cluster launcher.",
             )
-        check_gpus(spec)
+        check_gpus(spec, self.device)
         end_processes_of(work_dir)
         logs = work_dir / "logs"
         attempt = next_attempt(logs)
-        ranks = NodeRanks(spec.module, spec.ranks, spec.threads_per_rank, work_dir, logs, spec.env)
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}  # of ROCm's devices, too
+        ranks = NodeRanks(spec.module, spec.ranks, spec.threads_per_rank, work_dir, logs, {**hidden, **spec.env})
         rendezvous = Rendezvous(attempt)
         with (logs / f"{attempt}.log").open("wb") as log:
             guard = subprocess.Popen(

@@ -87,7 +87,7 @@ def environment(ranks: NodeRanks, rendezvous: Rendezvous) -> dict[str, str]:
         values["GLOO_SOCKET_IFNAME"] = interface
     if rendezvous.interface:
         values["NCCL_SOCKET_IFNAME"] = interface
-    if not has_gpu():
+    if not has_gpu({**os.environ, **ranks.env}):
         values["DS_ACCELERATOR"] = "cpu"
         for name, size in KEPT_MEMORY.items():
             values.setdefault(name, str(size))
@@ -116,9 +116,9 @@ def interface_of(address: str) -> str:
     return ""
 
 
-def has_gpu() -> bool:
-    """Whether a CUDA or ROCm device is there, without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+def has_gpu(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a CUDA or ROCm device is there for processes of that environment, without importing torch."""
+    if environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     nvidia = any(re.fullmatch(r"nvidia\d+", path.name) for path in Path("/dev").iterdir())
     return nvidia or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()

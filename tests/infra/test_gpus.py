@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 import infra.gpus
+import infra.launch.local
+import infra.launch.torchrun
 from infra.errors import ConfigError
 from infra.gpus import Gpu, check_gpus, nvidia_gpus
 from infra.job import JobSpec
@@ -30,13 +32,33 @@ def test_more_ranks_than_gpus_are_refused_with_how_many_would_do(
     assert nvidia_gpus() == [Gpu("NVIDIA H200", 9.0), Gpu("NVIDIA A100, 80GB", 8.0)]
     check_gpus(JobSpec("training.pretrain", ranks=2))
     with pytest.raises(
-        ConfigError, match=r"starts 4 ranks, a GPU each, and this machine has 2 .*Set ranks to 2 or fewer"
+        ConfigError,
+        match=r"starts 4 ranks, a GPU each, and this machine has 2 .*Set ranks to 2 or fewer, execution.device to cpu",
     ):
         LocalLauncher().submit(JobSpec("training.pretrain", ranks=4), tmp_path / "work")
     assert not (tmp_path / "work").exists(), "nothing was started"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(ConfigError, match="this machine has 1"):
         check_gpus(JobSpec("training.pretrain", ranks=2))
+
+
+def test_on_the_cpu_there_are_as_many_ranks_as_asked_for(
+    two_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def environment(launcher: LocalLauncher, spec: JobSpec) -> set[str]:
+        handle = launcher.submit(spec, tmp_path / launcher.device)
+        launcher.wait(handle, lambda: None)
+        return set((tmp_path / launcher.device / "logs" / f"{handle.detail['attempt']}.log").read_text().splitlines())
+
+    monkeypatch.setattr(infra.launch.local, "guarded", lambda command, grace_s: ["/usr/bin/env"])
+    monkeypatch.setattr(infra.launch.torchrun, "has_gpu", lambda environ: environ.get("CUDA_VISIBLE_DEVICES") != "")
+    assert {"CUDA_VISIBLE_DEVICES=", "DS_ACCELERATOR=cpu"} <= environment(
+        LocalLauncher("cpu"), JobSpec("training.pretrain", ranks=4)
+    )
+    with_gpus = environment(LocalLauncher(), JobSpec("training.pretrain", ranks=2))
+    assert not {"CUDA_VISIBLE_DEVICES=", "DS_ACCELERATOR=cpu"} & with_gpus
+    with pytest.raises(ConfigError, match=r"float8: it has a CPU"):
+        LocalLauncher("cpu").submit(JobSpec("training.pretrain", float8=True), tmp_path / "third")
 
 
 def test_float8_is_refused_where_a_gpu_lacks_it(
