@@ -367,7 +367,7 @@ def _end(raw: BinaryIO) -> int:
 
 
 def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[TextLine | Overlong | Lost]:
-    """The lines of a file, whatever it is compressed with; UTF-16 with its mark becomes UTF-8."""
+    """The lines of a file, whatever it is compressed with; UTF-16 and UTF-32 with their mark become UTF-8."""
     offset, rest, skipped, resumed = 0, b"", 0, False
     for piece in _as_utf8(pieces(raw, salvage=salvage)):
         if isinstance(piece, Lost):
@@ -400,10 +400,10 @@ def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[Tex
 
 def _as_utf8(found: Iterator[bytes | Lost]) -> Iterator[bytes | Lost]:
     first = next(found, None)
-    utf16 = (
-        isinstance(first, bytes) and first[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and first[2:4] != b"\0\0"
-    )
-    decoder = codecs.getincrementaldecoder("utf-16")("replace") if utf16 else None
+    head = first if isinstance(first, bytes) else b""
+    wide = "utf-32" if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) else "utf-16"
+    marked = wide == "utf-32" or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    decoder = codecs.getincrementaldecoder(wide)("replace") if marked else None
     while first is not None:
         if decoder is None or isinstance(first, Lost):
             yield first

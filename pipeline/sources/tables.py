@@ -48,6 +48,8 @@ MAX_TITLE = 500
 MAX_CELL = 8_000
 """Longer addresses, ids and names are cut: they are no such thing."""
 HEAD_BYTES = 512
+RECORD_SEPARATOR = b"\x1e"
+"""Before each object of a JSON text sequence (RFC 7464)."""
 BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
 LOOK_BYTES = 1 << 20
 
@@ -108,7 +110,7 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
 def _row(line: bytes) -> Row | str:
     """The object on a line, or what is wrong with it."""
     try:
-        row = loads(line)
+        row = loads(line.lstrip(RECORD_SEPARATOR))
     except (ValueError, RecursionError) as error:
         return str(error)
     return row if isinstance(row, dict) else "the line is not an object"

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from pipeline.sources.wikitext.names import LANGUAGE_PREFIXES, Wiki
-from pipeline.sources.wikitext.preprocess import GAP, Preprocessor, WikiPage, decode_entities
+from pipeline.sources.wikitext.preprocess import EMPTY, GAP, Preprocessor, WikiPage, decode_entities
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)((?:\s[^<>]*)?/?)>")
 _LINES = frozenset(
@@ -97,7 +97,7 @@ def code_text(page: WikiPage, content: str) -> str:
     """What ``<code>`` shows: every character, but known templates, links to articles and pairs of tags within it."""
     text = Preprocessor(page, content, keep_unknown=True).run()
     text = render_links(text, page.wiki, code=True)
-    return page.fill(decode_entities(_without_pairs(text).replace(GAP, "")))
+    return page.fill(decode_entities(_without_pairs(text).replace(GAP, "").replace(EMPTY, "")))
 
 
 def _without_pairs(text: str) -> str:

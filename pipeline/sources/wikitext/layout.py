@@ -8,7 +8,7 @@ from collections import Counter
 
 from pipeline.sources.wikitext.inline import plain_quotes
 from pipeline.sources.wikitext.names import DOUBTFUL, Wiki
-from pipeline.sources.wikitext.preprocess import GAP, decode_entities
+from pipeline.sources.wikitext.preprocess import EMPTY, GAP, decode_entities
 
 _HEADING = re.compile(r"(={1,6})(.+?)(={1,6})[ \t]*\Z")
 _LIST = re.compile(r"[*#:;]+[ \t]*")
@@ -17,6 +17,7 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 # A gap takes with it what stood for it alone: brackets, a comma after the opening one, the space before a full stop.
 _EMPTY_BRACKETS = re.compile(rf"[(\[（［][\s,;:،、；]*{GAP}[\s,;:،、；{GAP}]*[)\]）］]")
 _OPENING = re.compile(rf"([(\[（［])\s*{GAP}[\s{GAP}]*[,;:،、；]?\s*")
+_CLOSING = re.compile(rf"[\s,;:،、；]*{GAP}[\s,;:،、；{GAP}]*(?=[)\]）］])")
 _BEFORE_MARK = re.compile(rf"[ \xa0]*{GAP}[ {GAP}]*(?=[,.;:)\]）］،、；。，])")
 _LEADING = re.compile(rf"{GAP}[\s{GAP}]*[,;:.]*\s*")
 _RESIDUE = frozenset("|{}[]()<>=:;,*#!-+/\\_ '\"" + GAP)
@@ -60,7 +61,7 @@ def _title(heading: re.Match[str]) -> tuple[int, str]:
     opened, title, closed = heading.groups()
     level = min(len(opened), len(closed))
     title = "=" * (len(opened) - level) + title + "=" * (len(closed) - level)
-    return level, _SPACES.sub(" ", _closed_gaps(decode_entities(plain_quotes(title)))).strip()
+    return level, _SPACES.sub(" ", _closed_gaps(decode_entities(plain_quotes(title).replace(EMPTY, "")))).strip()
 
 
 def _line(raw: str, inside: bool) -> str:
@@ -72,8 +73,8 @@ def _line(raw: str, inside: bool) -> str:
     marks = prefix[0].strip() if prefix else ""
     content = plain_quotes(line[prefix.end() :] if prefix else line)
     if marks.endswith(";"):
-        content = content.replace(" : ", " ", 1)  # term : definition
-    content = _closed_gaps(decode_entities(content))
+        content = content.replace(" : ", "\n", 1)  # term : definition
+    content = _closed_gaps(decode_entities(content.replace(EMPTY, "")))
     content = _SPACES.sub(" ", content).strip()
     if _is_residue(content.rstrip(".") if GAP in line else content):
         return ""
@@ -82,7 +83,7 @@ def _line(raw: str, inside: bool) -> str:
 
 def _preformatted(raw: str, inside: bool) -> str:
     """A closing brace that stands alone is what is left of markup, or below a line of code its end."""
-    content = _closed_gaps(decode_entities(plain_quotes(raw[1:]))).rstrip()
+    content = _closed_gaps(decode_entities(plain_quotes(raw[1:]).replace(EMPTY, ""))).rstrip()
     return "" if not inside and _is_residue(content) else content
 
 
@@ -96,5 +97,5 @@ def _closed_gaps(text: str) -> str:
         return text
     text = _LEADING.sub("", text, count=1) if text.startswith(GAP) else text
     text = _EMPTY_BRACKETS.sub("", text)
-    text = _OPENING.sub(r"\1", text)
+    text = _CLOSING.sub("", _OPENING.sub(r"\1", text))
     return _BEFORE_MARK.sub("", text).replace(GAP, "")

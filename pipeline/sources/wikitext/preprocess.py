@@ -22,6 +22,8 @@ from pipeline.sources.wikitext.variants import choose_variant
 
 GAP = "\x04"
 """Stands where something unseen was, so that brackets and spaces left empty by it can go, and only those."""
+EMPTY = "\x05"
+"""An empty literal (``<nowiki/>``): shows nothing, and parts what would be a mark together."""
 # Never assigned, so that no text has them and what cleans text between the stages leaves them.
 OPENING, CLOSING = "\u2fe0", "\u2fe1"
 LITERAL = re.compile(f"{OPENING}(\\d+){CLOSING}")
@@ -33,11 +35,11 @@ _NO_NAME = re.compile(r"[\x00-\x1f\x7f{}<>\[\]|\u2fe0\u2fe1]")
 _LONGEST_ATTRIBUTES = 2_000
 # Shown as they are, entities decoded or not.
 _DECODED = frozenset({"nowiki", "pre"})
-_RAW = frozenset({"source", "syntaxhighlight", "math", "chem", "ce", "hiero"})
+_RAW = frozenset({"source", "syntaxhighlight", "math", "chem", "ce"})
 _CODE = frozenset({"code", "tt", "kbd", "samp"})
 _BLOCKS = frozenset({"pre", "source", "syntaxhighlight"})
 _UNSEEN = frozenset(
-    "ref references gallery timeline imagemap score graph mapframe maplink templatestyles style script indicator inputbox"
+    "ref references gallery timeline imagemap score hiero graph mapframe maplink templatestyles style script indicator inputbox"
     " categorytree includeonly templatedata section ref-list charinsert dynamicpagelist phonos languages".split()
 )
 _SWITCHES = frozenset({"noinclude", "onlyinclude", "translate", "tvar"})
@@ -62,7 +64,7 @@ class WikiPage:
     def literal(self, text: str) -> str:
         """A mark that stands for the text, verbatim, until the end."""
         if not text:
-            return ""
+            return EMPTY
         self.literals.append(text)
         return f"{OPENING}{len(self.literals) - 1}{CLOSING}"
 
@@ -274,7 +276,7 @@ class Preprocessor:
             return close + 1
         attributes = self.text[end:close]
         if attributes.endswith("/"):
-            self.put(GAP if name in _UNSEEN else "")
+            self.put(GAP if name in _UNSEEN else EMPTY)
             return close + 1
         found = None if name in self.never_closed else _closer(name).search(self.text, close + 1)
         if found is None:

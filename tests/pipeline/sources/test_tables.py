@@ -68,6 +68,12 @@ def test_a_bad_line_costs_itself(tmp_path: Path) -> None:
     assert rules(outcomes) == ["bad_json"] * 3
 
 
+def test_a_json_text_sequence_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json-seq").write_bytes(b'\x1e{"text": "one"}\n\x1e{"text": "two"}\n')
+    outcomes = read_source(tmp_path / "a.json-seq", "jsonl")
+    assert [document["text"] for document in documents(outcomes)] == ["one", "two"] and not fates(outcomes)
+
+
 def test_a_cut_compressed_file_costs_what_no_checksum_proves(tmp_path: Path) -> None:
     rows = [{"text": f"text {n} {n * 2654435761 % 2**32}"} for n in range(2000)]
     first, second = gzip.compress(lines(rows[:1200]), mtime=0), gzip.compress(lines(rows[1200:]), mtime=0)[:-400]

@@ -33,6 +33,10 @@ PASSAGES = [
     (" 10 PRINT  \"HI\"\n   20 GOTO 10\nEnd.", "10 PRINT  \"HI\"\n  20 GOTO 10\nEnd."),
     (" if (a) {\n   b();\n }\nEnd.\n }", "if (a) {\n  b();\n}\nEnd."),
     ("A <nowiki/>''b''", "A b"),
+    ("a [<nowiki/>[x]] b, x[<nowiki></nowiki>[0]]", "a [[x]] b, x[[0]]"),
+    ("<nowiki/>* no list\n== Empty ==\n<nowiki/>\n== Full ==\ntext <nowiki/> here", "* no list\n\nFull\n\ntext here"),
+    ("one{{br}}two{{clear}}three{{-}}", "one\ntwo\nthree"),
+    ("(born in [[Rome]], {{unknown}}) in <hiero>A1</hiero> signs", "(born in Rome) in signs"),
     ("Call free() twice, then vector<int> [sic].", "Call free() twice, then vector<int> [sic]."),
     ("The __init__ method and __NOTOC__this", "The __init__ method and this"),
     # links
@@ -99,7 +103,7 @@ PASSAGES = [
     ("x\n{|\n| cell\nNo end, a paragraph.", "x\n\nNo end, a paragraph."),
     ("a &amp;amp; &#39;&#39;b&#39;&#39; &lt;i&gt; &nosuch; &#0;", "a &amp; ''b'' <i> &nosuch;"),
     # lines
-    ("; term : what it is\n: indented\n*# item", "term what it is\nindented\n- item"),
+    ("; term : what it is\n: indented\n*# item", "term\nwhat it is\nindented\n- item"),
     ("...\n\n{{x}}\n|}\n😀", "...\n\n😀"),
 ]  # fmt: skip
 
