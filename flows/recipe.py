@@ -119,9 +119,19 @@ def overlaid_recipe(
     them. Of the result what the stages ``needed`` are made from is kept, if any are named.
     """
     raw, origin, _ = _read(name_or_path)
-    uses = {name: (section or {}).get("use") for name, section in raw["stages"].items()}
+    sections = raw.get("stages")
+    if not isinstance(sections, Mapping):
+        raise _no_stages(origin)
+    uses = {name: section.get("use") if isinstance(section, Mapping) else None for name, section in sections.items()}
+    unknown = sorted({*without} - {*STAGE_NAMES, *uses, *uses.values()})
+    if unknown:
+        raise ConfigError(
+            f"`without` names {unknown[0]!r}, which the recipe does not run",
+            where=origin,
+            remedy=f"{nearest(unknown[0], uses)}Its stages are: {', '.join(uses)}.",
+        )
     gone = {*without, *(name for name, use in uses.items() if use in without or (only and name not in only))}
-    raw["stages"] = {name: section for name, section in raw["stages"].items() if name not in gone}
+    raw["stages"] = {name: section for name, section in sections.items() if name not in gone}
     for change in changes:
         if not isinstance(change, str):
             raw = _merge(raw, {"stages": {name: section for name, section in change.items() if name not in gone}})
@@ -173,9 +183,7 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     refuse_unknown(raw, allowed, "", origin)
     sections = raw.get("stages") or {}
     if not isinstance(sections, Mapping) or not sections:
-        raise ConfigError(
-            "the recipe has no stages", where=origin, remedy="Add `stages:` with a section for each stage."
-        )
+        raise _no_stages(origin)
     execution = validate(ExecutionSettings, raw.get("execution") or {}, "execution", origin)
     try:
         every = [node_of(name, sections, origin) for name in section_names(sections, origin)]
@@ -189,6 +197,10 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
     check_meshes(nodes, origin)
     name = str(raw.get("recipe") or Path(origin).stem)
     return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
+
+
+def _no_stages(origin: str) -> ConfigError:
+    return ConfigError("the recipe has no stages", where=origin, remedy="Add `stages:` with a section for each stage.")
 
 
 def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], str, "ScalePlan | None"]:

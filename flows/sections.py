@@ -146,9 +146,10 @@ def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: s
         remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
         return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
     if first["type"] == "value_error" and isinstance(first.get("input"), (Mapping, BaseModel)):
-        return ConfigError(f"{place}: {first['ctx']['error']}", where=origin)
+        return ConfigError(f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"]), where=origin)
     given = str(first.get("input"))[:80]
-    message = first["msg"][0].lower() + first["msg"][1:]
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return ConfigError(f"{place} = {given!r}: {message}", where=origin)
 
 

@@ -44,10 +44,15 @@ def in_plain_words(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, unknown keys refused."""
+    """Base of every configuration: frozen; unknown keys and numbers that are none are refused."""
 
+    # NaN passes every bound (nothing is greater than it), and has no form in a fingerprint.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, json_schema_extra=in_plain_words
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_extra=in_plain_words,
     )
 
 

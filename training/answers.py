@@ -197,8 +197,9 @@ def _item(evaluation: Evaluation, number: int, row: Mapping[str, Any]) -> Item:
     for field in (*fields, *([evaluation.cluster] if evaluation.cluster else [])):
         value = row.get(field)
         if value is None or (field in fields and not (isinstance(value, str) and value.strip())):
+            held = "" if value is None or isinstance(value, str) else f", but {type(value).__name__}"
             raise InputError(
-                f"item {number + 1} of evaluation {evaluation.name!r} has no text in {field!r}; "
+                f"item {number + 1} of evaluation {evaluation.name!r} has no text in {field!r}{held}; "
                 f"its fields: {', '.join(sorted(row)) or 'none'}",
                 where=evaluation.file,
                 remedy="Correct the evaluation's prompt, answer or cluster, or the file.",

@@ -5,7 +5,7 @@ Stages that arms share have the same fingerprint and are built once. Everything 
 trained: an arm without documents, arms that are equal, more passes than a corpus is good for, evaluations that are part of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,8 +22,8 @@ from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.work import RunContext
 from pipeline.shards.append import UNIGRAMS
-from pipeline.tokenizer.model import Tokenizer
-from training.answers import read_items
+from pipeline.tokenizer.model import MODEL_FILE, Tokenizer
+from training.answers import Evaluation, read_items
 
 MOST_PASSES = 8.0
 """So often a corpus may be read. Beyond some four passes repetition costs more than it gives (Muennighoff 2023)."""
@@ -51,7 +51,8 @@ def document_nodes(recipe: Recipe) -> list[StageNode]:
 
 def plan_documents(lab: Lab, store: Store) -> dict[str, list[StagePlan]]:
     """What is to be done for the documents of each arm. Raises where one of them cannot be made."""
-    check_evaluations(lab)
+    check_evaluations([each for each in lab.config.measured if not dataset_file(each.file)], {})
+    _named_tokenizer(lab, store)
     plans = {}
     for arm, recipe in lab.recipes.items():
         plans[arm] = plan(document_nodes(recipe), store, StageSelection(), lab.label(arm))
@@ -69,12 +70,15 @@ def about(arm: str) -> Iterator[None]:
         raise type(error)(f"arm {arm!r}: {error.error}", where=error.where, remedy=error.remedy) from None
 
 
-def check_evaluations(lab: Lab) -> None:
-    """The fields of evaluation files that lie outside the store, read once. Raises InputError."""
-    for each in lab.config.measured:
-        if dataset_file(each.file) is None:
-            for _ in read_items(each, {}):
-                pass
+def check_evaluations(evaluations: Iterable[Evaluation], inputs: Mapping[str, Dataset]) -> None:
+    """Every item, read once. Raises InputError; what intervals are made from is how documents differ, so there are two."""
+    for each in evaluations:
+        if len({item.cluster for item in read_items(each, inputs)}) < 2:
+            raise InputError(
+                f"all items of evaluation {each.name!r} are of one document: nothing says how another one would fare",
+                where=each.file,
+                remedy="Give the evaluation more documents, or another cluster field.",
+            )
 
 
 def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict[str, Corpus]]:
@@ -86,6 +90,7 @@ def build_corpora(lab: Lab, run: RunContext, run_one: RunOne) -> tuple[Lab, dict
         run.reporter.message(arm, "documents of this arm")
         with about(arm):
             documents[arm] = _documents(lab, arm, plans[arm], run, run_one)
+    check_evaluations([each for each in lab.config.measured if dataset_file(each.file)], documents[lab.baseline])
     _refuse_overlap(lab, documents)
     tokenizer = _tokenizer(lab, documents, run, run_one)
     # With max_passes every arm decides how long the others are trained, also when a few are asked for.
@@ -124,14 +129,25 @@ def last_documents(recipe: Recipe, datasets: Mapping[str, Dataset]) -> Dataset:
 def _tokenizer(lab: Lab, documents: Mapping[str, Mapping[str, Dataset]], run: RunContext, run_one: RunOne) -> Dataset:
     """The tokenizer of every arm: a named one, or one made from the documents of all of them."""
     node = lab.recipes[lab.baseline].node("tokenizer")
-    named = lab.config.tokenizer or node.use
-    if named:
-        return run.store.resolve(named)
+    if (named := _named_tokenizer(lab, run.store)) is not None:
+        return named
     every = {each.digest: each for each in (last_documents(lab.recipes[arm], documents[arm]) for arm in documents)}
     # Roles by content, so that the tokenizer is the same whatever the arms are called.
     inputs = {f"redact{number or ''}": every[digest] for number, digest in enumerate(sorted(every))}
     label = lab.label("tokenizer")
     return run_one(node, inputs, replace(run, label=label, recipe=label), False).dataset
+
+
+def _named_tokenizer(lab: Lab, store: Store) -> Dataset | None:
+    named = lab.config.tokenizer or lab.recipes[lab.baseline].node("tokenizer").use
+    if not named:
+        return None
+    dataset = store.resolve(named)
+    if f"data/{MODEL_FILE}" not in {output.path for output in dataset.manifest.outputs}:
+        raise ConfigError(
+            f"{named} is no tokenizer", where=lab.origin, remedy="Name one as `headwater status` shows it."
+        )
+    return dataset
 
 
 def _corpus(arm: str, datasets: Mapping[str, Dataset]) -> Corpus:

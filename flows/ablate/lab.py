@@ -20,6 +20,7 @@ that is said of the lab as a whole holds for every arm: tokens, model, evaluatio
 
 import copy
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -50,6 +51,10 @@ FILTERS = ("quality", "dedup")
 AFRESH = ("sample", "ingest", "decontaminate", "redact", "tokenizer", "shards", "pretrain")
 """What a corpus of another system goes through: evaluation texts and personal data are taken out of every arm alike."""
 QUESTIONS = "dataset://sample/eval/"
+NEEDED = ("decontaminate", "tokenizer", "shards", "pretrain")
+"""Stages without which an arm cannot be compared."""
+COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst)$")
+ARM = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 OTHER_SEEDS = 1000
 """What the seeds of the A/A arm are shifted by."""
 FAIR: Mapping[str, Any] = {
@@ -90,6 +95,8 @@ class Arm(Config):
             self.without or self.without_presets or {"ingest", "quality", "dedup"} & self.stages.keys()
         ):
             raise ValueError("a corpus is taken as it is: leave out without, without_presets and data stages")
+        if needed := [name for name in NEEDED if name in self.without]:
+            raise ValueError(f"every arm needs {needed[0]}: it cannot be left out")
         return self
 
 
@@ -139,16 +146,18 @@ class LabConfig(Config):
     @field_validator("rates")
     @classmethod
     def _rates_differ(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(rates)) < len(rates) or min(rates) <= 0:
-            raise ValueError("rates are different numbers above 0")
+        # As trainings are named by them: six digits tell them apart.
+        if len({f"{rate:g}" for rate in rates}) < len(rates) or not all(0 < rate < 1e6 for rate in rates):
+            raise ValueError("rates are numbers above 0 that differ in their first six digits")
         return rates
 
     @model_validator(mode="after")
     def _names(self) -> "LabConfig":
         for name in self.arms:
-            if name == SAME or not name.replace("-", "").replace("_", "").isalnum() or not name.islower():
+            if name == SAME or not ARM.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} cannot be an arm: use lower-case letters, digits and dashes, and not {SAME!r}"
+                    f"{name[:60]!r} cannot be an arm: use up to 40 lower-case letters (a to z), digits, dashes and "
+                    f"underscores, and not {SAME!r}"
                 )
         for what, name in (("baseline", self.baseline), ("control", self.control), ("trunk", self.trunk)):
             if name and name not in self.arms:
@@ -293,11 +302,15 @@ def arm_recipe(config: LabConfig, arm: Arm, base: str, changes: Sequence[str]) -
     laid: list[Mapping[str, Any] | str] = [FAIR, config.stages]
     if config.scale:  # what is said of pretraining overrules it
         laid += [f"{SCALE}{config.scale}", {"pretrain": config.stages.get("pretrain", {})}]
-    laid += [model, *changes, measured, inputs]
+    laid += [model, *changes, inputs]
     if arm.corpus:
         laid += [{"ingest": {"sources": [_source_of(arm)]}, "shards": {"mixture": [], "phases": [], "append_to": ""}}]
     recipe = overlaid_recipe(
-        base, [*laid, arm.stages], without=arm.without, only=AFRESH if arm.corpus else (), needed=("pretrain",)
+        base,
+        [*laid, arm.stages, measured],  # whatever an arm says: no arm is trained on what it is measured by
+        without=arm.without,
+        only=AFRESH if arm.corpus else (),
+        needed=("pretrain",),
     )
     return _without_presets(recipe, arm.without_presets)
 
@@ -323,10 +336,11 @@ def _kind_of(address: str) -> str:
         names = sorted(glob.glob(f"{glob.escape(address)}/**/*.*", recursive=True))
     for name in names:
         for kind, endings in (("parquet", (".parquet",)), ("jsonl", (".jsonl", ".json", ".ndjson"))):
-            if name.removesuffix(".gz").removesuffix(".zst").endswith(endings):
+            if COMPRESSED.sub("", name).endswith(endings):
                 return kind
     raise ConfigError(
-        f"the corpus {address} does not say whether it is Parquet or JSON lines", remedy="Give its `kind`."
+        f"the corpus {address} does not say whether it is Parquet or JSON lines",
+        remedy="Give its `kind` if it is one of them, and write it as one of them if it is not.",
     )
 
 

@@ -87,7 +87,7 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
             if not isinstance(line, TextLine):
                 yield _unread(line, archive.name, source)
                 continue
-            if line.data.isspace():
+            if not line.data.strip(BOM_AND_SPACE):
                 continue
             if not line.offset and line.data.strip(BOM_AND_SPACE) == b"[":
                 raise _no_json_lines(line.data, archive)
@@ -242,11 +242,17 @@ def _value(scalar: pa.Scalar) -> Any:
 def rows_of_file(address: str) -> Iterator[Row]:
     """The rows of a Parquet file, or of JSON lines compressed or not, that is no source: labels, evaluation items."""
     if address.endswith(".parquet"):
-        for batch in read_batches(address, batch_rows=256):
-            yield from rows_of(batch)
+        try:
+            for batch in read_batches(address, batch_rows=256):
+                yield from rows_of(batch)
+        except pa.ArrowException as error:
+            why = str(error).splitlines()[0].partition(".")[0]
+            raise InputError(
+                f"the file is not Parquet, or is cut short: {why}", where=address, remedy="Fetch it again."
+            ) from None
         return
     for number, line in enumerate(read_lines(address), start=1):
-        if line.strip():
+        if line.strip(BOM_AND_SPACE):
             row = _row(line)
             if isinstance(row, str):
                 raise InputError(

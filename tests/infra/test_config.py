@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, ValidationError
 
 from infra.config import Config, Execution, canonical_json, differences, identity
 
@@ -73,3 +74,14 @@ def test_different_encodings_are_described_as_differences(left: Any, right: Any)
 
 def test_differences_name_the_field() -> None:
     assert differences({"a": {"b": 14}, "c": 1}, {"a": {"b": 20}}) == ["a.b 14 -> 20", "c removed"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), ".nan"])
+def test_a_number_that_is_none_is_refused(value: object) -> None:
+    class Bounded(Config):
+        rate: float = Field(default=0.1, gt=0)
+        curve: tuple[float, ...] = ()
+
+    for fields in ({"rate": value}, {"curve": [0.5, value]}):
+        with pytest.raises(ValidationError):
+            Bounded.model_validate(fields)

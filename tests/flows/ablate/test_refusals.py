@@ -1,5 +1,6 @@
 """What a lab refuses before anything is trained, one sentence each."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from flows.ablate.corpora import build_corpora
 from flows.ablate.differences import difference
 from flows.ablate.lab import load_lab
-from flows.ablate.run import lab_context, run_lab
+from flows.ablate.run import lab_context, plan_lab, run_lab
 from flows.execute import run_directly
 from infra.errors import ConfigError, HeadwaterError, InputError
 from infra.progress import Reporters
@@ -64,6 +65,31 @@ def test_an_evaluation_without_its_field(refused, tmp_path: Path) -> None:
     held = {"name": "prose", "file": str(tmp_path / "held.jsonl"), "answer": "body"}
     assert "no text in 'body'" in refused(evaluations=[held])
     assert "is not there" in refused(evaluations=[{**held, "file": str(tmp_path / "none.jsonl")}])
+    (tmp_path / "lists.jsonl").write_text('{"text": ["one", "two"]}\n')
+    assert "no text in 'text', but list" in refused(evaluations=[{"name": "l", "file": str(tmp_path / "lists.jsonl")}])
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    assert "not Parquet, or is cut" in refused(evaluations=[{"name": "c", "file": str(tmp_path / "cut.parquet")}])
+
+
+def test_an_evaluation_of_one_document(refused, tmp_path: Path) -> None:
+    one = {"name": "one", "file": str(write_jsonl(tmp_path / "one.jsonl", [good(90, 1)]))}
+    assert "'one' are of one document" in refused(evaluations=[one])
+    rows = [{"text": good(number, 1), "page": ["p"]} for number in range(3)]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pages = {"name": "pages", "file": str(tmp_path / "pages.jsonl"), "cluster": "page"}
+    assert "'pages' are of one document" in refused(evaluations=[pages])
+
+
+def test_a_named_tokenizer_that_is_none(refused, tmp_path: Path) -> None:
+    run_lab(load_lab(str(write_lab(tmp_path))), Store.at(tmp_path / "other"), quiet=True)
+    with pytest.raises(ConfigError, match=r"shards@lab-toy-default is no tokenizer"):
+        plan_lab(load_lab(str(write_lab(tmp_path, tokenizer="shards@lab-toy-default"))), Store.at(tmp_path / "other"))
+
+
+def test_an_arm_cannot_be_trained_on_what_it_is_measured_by(tmp_path: Path) -> None:
+    own = {"stages": {"decontaminate": {"evaluations": []}}}
+    lab = load_lab(str(write_lab(tmp_path, arms=arms(own=own))))
+    assert [each.name for each in lab.recipes["own"].node("decontaminate").config.evaluations] == ["prose"]
 
 
 def test_an_evaluation_that_is_part_of_the_training_texts(refused, tmp_path: Path) -> None:
@@ -85,6 +111,16 @@ def test_a_baseline_that_filters_nothing(refused) -> None:
     ("changes", "said"),
     [
         ({"rates": [0.01]}, "rates"),
+        ({"rates": [0.01, float("nan")]}, "finite"),
+        ({"rates": [0.01, float("inf")]}, "finite"),
+        ({"rates": [0.01, 1e9]}, "rates are numbers above 0"),
+        ({"rates": [0.01, 0.01000000001]}, "differ in their first six digits"),
+        ({"recipe": "lab.yaml"}, "the recipe has no stages"),
+        ({"arms": {"é": {}}}, "'é' cannot be an arm"),
+        ({"arms": {"x" * 41: {}}}, "cannot be an arm"),
+        ({"arms": {"default": {"without": ["dedop"]}}}, "`without` names 'dedop', which the recipe does not run"),
+        ({"arms": {"default": {"without": ["decontaminate"]}}}, "every arm needs decontaminate"),
+        ({"arms": {"default": {"without": ["pretrain"]}}}, "every arm needs pretrain"),
         ({"baseline": "none"}, "baseline names the arm 'none'"),
         ({"tokns": 3}, "unknown key tokns"),
         ({"arms": {"aa": {}}}, "'aa' cannot be an arm"),
@@ -98,6 +134,7 @@ def test_mistakes_in_a_labs_file(tmp_path: Path, changes: dict[str, Any], said: 
     with pytest.raises(ConfigError) as caught:
         load_lab(str(write_lab(tmp_path, **changes)))
     assert said in caught.value.error and caught.value.where
+    assert not caught.value.error.startswith(":") and "value error" not in caught.value.error
 
 
 def test_a_lab_or_an_arm_that_is_not_there(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from backports import zstd
 
 from infra.errors import InputError
+from pipeline.sources.tables import rows_of_file
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
 
 ROWS = [
@@ -84,6 +85,14 @@ def test_a_cut_compressed_file_costs_what_no_checksum_proves(tmp_path: Path) -> 
     assert (fate["verdict"], fate["rule"]) == ("failed", "truncated_file")
     assert str(fate["detail"]).startswith(f"a.jsonl.gz bytes {len(first)}+{len(second)}: ")
     assert 1500 < len(documents(read_source(tmp_path / "a.jsonl.gz", "jsonl", salvage=True))) < 2000
+
+
+def test_a_mark_and_empty_lines_before_the_first_row_are_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf\r\n\r\n" + lines([{"text": "one"}]))
+    outcomes = read_source(path, "jsonl")
+    assert ([document["text"] for document in documents(outcomes)], fates(outcomes)) == (["one"], [])
+    assert [*rows_of_file(str(path))] == [{"text": "one"}]
 
 
 def test_a_cut_plain_file_is_said(tmp_path: Path) -> None:
