@@ -9,8 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from flows.recipe_file import nearest
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.stage import StageNode
 from pipeline.profiles import BySource, SourceProfile, entry_for
 

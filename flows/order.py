@@ -9,9 +9,8 @@ their own ``after`` says.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flows.recipe_file import nearest
 from flows.stages import LAST, STAGE_NAMES
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.stage import ShardStage, StageNode
 
 FIRST = "ingest"
@@ -27,11 +26,11 @@ def arranged(nodes: Sequence[StageNode], after: Mapping[str, str]) -> list[Stage
     told = []
     for node in nodes:
         stage = node.stage
+        if node.name in after and not _receives(node):
+            raise ConfigError(f"stage {node.name!r} receives no documents", remedy="Leave out its `after`.")
         if isinstance(stage, ShardStage):
             absent = frozenset(role for role in stage.optional if node.upstream.get(role, role) not in names)
             node = replace(node, documents=_documents(node, chain, before, after), absent=absent)
-        elif node.name in after:
-            raise ConfigError(f"stage {node.name!r} receives no documents", remedy="Leave out its `after`.")
         told.append(node)
     return _runnable(told)
 

@@ -30,15 +30,16 @@ import yaml
 from flows.checks import check_meshes, check_sources, with_profiles
 from flows.machines import ExecutionSettings
 from flows.order import arranged
-from flows.recipe_file import SCALE, nearest, read_recipe_file
+from flows.recipe_file import SCALE, read_recipe_file
 from flows.scale import apply_scale
 from flows.sections import node_of, refuse_unknown, section_names, validate
 from flows.stages import STAGE_NAMES
 from infra.config import Config
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.extensions import named_code, refuse_code
 from infra.planning import check_graph
 from infra.stage import StageNode
+from infra.store.store import LABEL
 
 if TYPE_CHECKING:
     from pipeline.sources.common_crawl import CommonCrawlSource
@@ -195,8 +196,20 @@ def build_recipe(raw: Mapping[str, Any], origin: str) -> Recipe:
         raise ConfigError(error.error, where=origin, remedy=error.remedy) from None
     check_sources(nodes, origin)
     check_meshes(nodes, origin)
+    return Recipe(_name_of(raw, origin), str(raw.get("description") or ""), execution, tuple(nodes), origin)
+
+
+def _name_of(raw: Mapping[str, Any], origin: str) -> str:
+    """The recipe's name, which its datasets and its runs are found by: known to be one before anything runs."""
     name = str(raw.get("recipe") or Path(origin).stem)
-    return Recipe(name, str(raw.get("description") or ""), execution, tuple(nodes), origin)
+    if not LABEL.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a recipe",
+            where=origin,
+            remedy="Say `recipe:` and a name of letters, digits, dots, dashes and underscores: a letter or digit first, at most "
+            "128 in all.",
+        )
+    return name
 
 
 def _no_stages(origin: str) -> ConfigError:
@@ -213,8 +226,9 @@ def _read(name_or_path: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any]
     own, plan = raw, None
     base_name = raw.pop("extends", None)
     if base_name is not None:
-        beside = Path(origin).parent / f"{base_name}.yaml"
-        base, _, plan = _read(str(beside) if beside.exists() else str(base_name), (*seen, origin))
+        folder = Path(origin).parent
+        beside = next((path for end in (".yaml", "") if (path := folder / f"{base_name}{end}").is_file()), base_name)
+        base, _, plan = _read(str(beside), (*seen, origin))
         raw = _merge(base, raw)
     if "scale" in own:
         raw, plan = apply_scale(raw, origin)
@@ -249,6 +263,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     """``dedup.bands=20`` (a stage's field) or ``execution.workers=8``; the value is read as YAML."""
+    override = override.strip().removeprefix("stages.")  # as mistakes are told: stages.dedup.bands
     key, separator, _ = override.partition("=")
     section, dot, _ = key.strip().partition(".")
     if not separator or not dot:
@@ -267,7 +282,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
                 f"--set names stage {section!r}, which the recipe does not run",
                 remedy=f"Its stages are: {', '.join(sections)}.",
             )
-        override = f"stages.{override.strip()}"
+        override = f"stages.{override}"
     set_value(raw, override)
 
 

@@ -3,8 +3,6 @@
 YAML itself lets a key stand twice and takes the last one; half of what was written would then hold without a word.
 """
 
-import difflib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +64,3 @@ def read_recipe_file(path: Path, what: str = "recipe") -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"a {what} is a mapping of keys", where=str(path), remedy=remedy)
     return raw
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """``Did you mean 'dedup'? `` where a name is much like a known one; nothing otherwise."""
-    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f"Did you mean {found[0]!r}? " if found else ""

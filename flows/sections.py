@@ -13,16 +13,19 @@ name of one of our stages is kept for that stage, and that of an offered one lik
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from datetime import date
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from flows.recipe_file import nearest
 from flows.stages import STAGE_NAMES, load_stage, offered_stages
-from infra.config import Config
-from infra.errors import ConfigError, MissingPackage
+from infra.config import Config, message_of
+from infra.errors import ConfigError, MissingPackage, nearest
 from infra.extensions import REFERENCE, offered
 from infra.stage import ShardStage, Stage, StageNode, named
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")
 DATASET = re.compile(r"(?P<name>[A-Za-z][\w-]*)?(?:/(?P<fingerprint>[0-9a-f]{12})|@(?P<label>[\w.-]+))")
@@ -104,6 +107,11 @@ def _stage_of(name: str, section: Mapping[str, Any]) -> tuple[Stage, str]:
         use = f"{name}/{use}"
     dataset = DATASET.fullmatch(use)
     if dataset is None:
+        if use.startswith((f"{name}/", f"{name}@")):
+            raise ConfigError(
+                f"stages.{name}.use = {use!r} is no dataset",
+                remedy="Write NAME/FINGERPRINT, twelve digits as `headwater status --all` shows them, or NAME@LABEL.",
+            )
         if name in known and use not in (name, offered("use").get(name)):
             whose = "Headwater's own stage" if name in STAGE_NAMES else "a stage that an installed package offers"
             raise ConfigError(
@@ -139,18 +147,29 @@ def validate(model: type[Model], section: Any, key: str, origin: str) -> Model:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: str) -> ConfigError:
-    first = error.errors()[0]
+    # A key that is misspelt is also missing under its name: the first of the two says how to mend both.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     owner, path = _owner(model, first["loc"])
     place = ".".join(filter(None, (key, *path)))
     if first["type"] == "extra_forbidden":
         remedy = nearest(path[-1], owner.model_fields) + _allowed_keys(owner)
         return ConfigError(f"unknown key {place}", where=origin, remedy=remedy)
+    if first["type"] == "missing":
+        return ConfigError(f"{place} is missing", where=origin, remedy=_allowed_keys(owner))
     if first["type"] == "value_error" and isinstance(first.get("input"), (Mapping, BaseModel)):
         return ConfigError(f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"]), where=origin)
     given = str(first.get("input"))[:80]
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return ConfigError(f"{place} = {given!r}: {message}", where=origin)
+    return ConfigError(f"{place} = {given!r}: {message_of(first)}", where=origin, remedy=_as_yaml_reads(first))
+
+
+def _as_yaml_reads(error: "ErrorDetails") -> str:
+    """A remedy where YAML took a word or a number for something else."""
+    given = error.get("input")
+    if isinstance(given, bool):
+        return "YAML reads on, yes, true, off, no and false as truth values: write a word in quotes."
+    if error["type"] == "string_type" and isinstance(given, (int, float, date)):
+        return "Write it in quotes."
+    return ""
 
 
 def _owner(model: type[BaseModel], location: Sequence[str | int]) -> tuple[type[BaseModel], list[str]]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from headwater.arrow import column_of, record_batches, rows_of, text_batches, texts_of
 from headwater.workspace import Published
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from infra.config import Config
@@ -112,11 +112,15 @@ def _config(model: type[Model], options: dict[str, Any]) -> Model:
     """A stage's configuration from keyword arguments; what is wrong with them is one sentence."""
     from pydantic import ValidationError
 
+    from infra.config import message_of
+
     try:
         return model(**options)
     except ValidationError as error:
         first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the options"
+        unknown = first["type"] == "extra_forbidden"
         raise ConfigError(
-            f"{'.'.join(map(str, first['loc'])) or 'the options'}: {first['msg'][:1].lower()}{first['msg'][1:]}",
-            remedy=f"Options: {', '.join(model.model_fields)}.",
+            f"there is no option {name!r}" if unknown else f"{name}: {message_of(first)}",
+            remedy=f"{nearest(name, model.model_fields) if unknown else ''}Options: {', '.join(model.model_fields)}.",
         ) from None

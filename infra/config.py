@@ -56,6 +56,17 @@ class Config(BaseModel):
     )
 
 
+_IN_YAML = {"tuple_type": "it should be a list", "list_type": "it should be a list"} | dict.fromkeys(
+    ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "it should be a mapping of keys"
+)
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """What pydantic says of a value (an item of ``errors()``), in the words of who wrote it and without its prefixes."""
+    said = str(_IN_YAML.get(error["type"]) or error["msg"].removeprefix("Value error, ")).replace("tuple", "list")
+    return said[:1].lower() + said[1:]
+
+
 def identity(value: Any) -> Json:
     """The part of a configuration that decides the result, as plain JSON values.
 

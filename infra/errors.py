@@ -1,8 +1,10 @@
 """The one exception a user ever reads: what is wrong, where, and how to mend it."""
 
+import difflib
 import errno
 import re
 import sqlite3
+from collections.abc import Iterable
 from functools import partial
 
 DISK_FULL = re.compile(
@@ -71,6 +73,12 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "httptools", "starlette", "uvicorn", "uvloop"), "serve"),
 }
 """What is installed only if it is asked for, and the name to ask for it by."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``Did you mean 'dedup'? `` where a name is much like a known one; nothing otherwise."""
+    found = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.6)
+    return f"Did you mean {found[0]!r}? " if found else ""
 
 
 def missing_package(error: BaseException, where: str = "") -> MissingPackage | None:

@@ -22,13 +22,12 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
 from typing import Any, TypeVar, get_args
 
 from infra.config import Config, canonical_json, identity
-from infra.errors import ConfigError, missing_package
+from infra.errors import ConfigError, missing_package, nearest
 from infra.stage import JobStage, ShardStage, Stage
 from infra.stage_source import FOLLOWED, Import, source_of
 
@@ -132,10 +131,8 @@ def _attribute(module: str, name: str, key: str) -> Any:
             remedy="Mend the module.",
         ) from error
     if not hasattr(imported, name):
-        near = get_close_matches(name, dir(imported), 1)
-        raise ConfigError(
-            f"the module {module} has no {name}", where=key, remedy=f"Did you mean {near[0]}?" if near else ""
-        )
+        remedy = nearest(name, dir(imported)).strip()
+        raise ConfigError(f"the module {module} has no {name}", where=key, remedy=remedy)
     return getattr(imported, name)
 
 

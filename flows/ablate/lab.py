@@ -30,11 +30,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flows.recipe import Recipe, overlaid_recipe, set_value
-from flows.recipe_file import SCALE, nearest, read_recipe_file
+from flows.recipe_file import SCALE, read_recipe_file
 from flows.sections import validate
 from flows.stages import STAGE_NAMES
 from infra.config import Config
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.extensions import refuse_code
 from infra.stage import StageNode
 from infra.store.address import dataset_inputs

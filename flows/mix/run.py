@@ -22,8 +22,7 @@ from flows.cancellation import recorded_end
 from flows.context import run_context, terminal_reporter
 from flows.execute import resolve_inputs, run_directly
 from flows.recipe import Recipe, load_recipe
-from flows.recipe_file import nearest
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError, InputError, nearest
 from infra.planning import Action, StageSelection, plan, refuse_blocked
 from infra.progress import Reporter
 from infra.runs import RunRecord

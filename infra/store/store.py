@@ -30,7 +30,7 @@ from infra.store.files import (
 )
 from infra.store.manifest import MANIFEST
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BROKEN_SCHEME = re.compile(r"(s3a?|gs|gcs|az|abfs|hdfs|https?|file):/?(?!/)")
 REFS = "refs"
 
@@ -103,7 +103,7 @@ class Store:
 
     def set_ref(self, name: str, label: str, fingerprint: str) -> None:
         """Point a human label (a recipe, a crawl, ``latest``) at a dataset."""
-        if not _LABEL.fullmatch(label):
+        if not LABEL.fullmatch(label):
             raise ConfigError(
                 f"{label!r} cannot be a label", remedy="Use letters, digits, dots, dashes and underscores."
             )
@@ -133,7 +133,7 @@ class Store:
     def labels(self, name: str) -> dict[str, str]:
         """label -> fingerprint."""
         folder = f"{self.address}/datasets/{name}/{REFS}"
-        found = [label for label in child_names(folder) if _LABEL.fullmatch(label)]
+        found = [label for label in child_names(folder) if LABEL.fullmatch(label)]
         return {label: read_bytes(f"{folder}/{label}").decode().strip() for label in found}
 
     def names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The configuration of the selection: which rules hold for which source."""
 
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +10,7 @@ from infra.errors import ConfigError
 from infra.extensions import offered
 from pipeline.profiles import CHOICES, BySource, Profile, SourceEntry, entry_for
 from pipeline.quality.expressions import parsed
+from pipeline.quality.languages import CHOSEN
 from pipeline.quality.rules import PRESETS, AnyRule, Expression, Preset, rules_of
 
 
@@ -83,6 +85,15 @@ class QualityConfig(BySource):
     """Rules by source: the first entry that fits a source's name and profile holds for it."""
     rules: Annotated[tuple[OwnRule, ...], Later()] = ()
     """Rules for every source, applied after its own."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "QualityConfig":
+        """The ledger knows a rule by its name."""
+        for entry in self.sources:
+            names = Counter([*CHOSEN, *(rule.name for rule in (*entry.all_rules(), *self.rules))])
+            if twice := next((name for name, times in names.items() if times > 1), None):
+                raise ValueError(f"two rules are called {twice!r}; give each a name of its own")
+        return self
 
 
 def rules_for(config: QualityConfig, source: str) -> SourceRules:

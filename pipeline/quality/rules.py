@@ -7,7 +7,6 @@ nothing about a document whose attribute is undefined (no stop list for its lang
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Literal
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.extensions import load, offered, reference_of
 from pipeline.quality.expressions import bound_in, holds, names_in, parsed
 
@@ -166,10 +165,11 @@ def preset(name: str) -> tuple[AnyRule, ...]:
     if name in PRESETS:
         return PRESETS[Preset(name)]
     if reference_of(name, "presets") is None:
+        known = [*PRESETS, *offered("presets")]
         raise ConfigError(
             f"there is no preset {name!r}",
             where="quality.sources",
-            remedy=f"Presets: {', '.join([*PRESETS, *offered('presets')])}; or a dotted path, package.module:NAME.",
+            remedy=f"{nearest(name, known)}Presets: {', '.join(known)}; or a dotted path, package.module:NAME.",
         )
     rules = load(name, "presets", tuple)
     if not rules or not all(isinstance(rule, (Rule, Expression)) for rule in rules):
@@ -191,7 +191,7 @@ def rules_of(
         raise ConfigError(
             f"there is no rule {unknown!r} in the presets {', '.join(presets) or '(none)'}",
             where="quality.sources",
-            remedy=f"Rules there: {', '.join(rules) or 'none'}.",
+            remedy=f"{nearest(unknown, rules)}Rules there: {', '.join(rules) or 'none'}.",
         )
     if fixed := [name for name in changed if isinstance(rules[name], Expression)]:
         raise ConfigError(
@@ -211,12 +211,10 @@ def check_attributes(rules: Iterable[AnyRule], known: pa.Schema, where: str) -> 
     for rule in rules:
         for attribute in rule.attributes:
             if attribute not in known.names:
-                near = get_close_matches(attribute, known.names, 1)
                 raise ConfigError(
                     f"the rule {rule.name!r} looks at {attribute!r}, which no document has",
                     where=where,
-                    remedy=(f"Did you mean {near[0]}? " if near else "")
-                    + f"Attributes: {', '.join(sorted(known.names))}.",
+                    remedy=f"{nearest(attribute, known.names)}Attributes: {', '.join(sorted(known.names))}.",
                 )
         try:
             rule.fails(known.empty_table())

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, nearest
 from infra.extensions import load, offered, reference_of
 from pipeline.sources import code, common_crawl, git, hugging_face, tables, warc, wikipedia
 from pipeline.sources.contract import Reader, SourceConfig, whole_archives
@@ -48,10 +48,11 @@ def reader_of(kind: str) -> Reader:
     if kind in SOURCES:
         return SOURCES[kind]
     if reference_of(kind, "kind") is None:
+        known = [*SOURCES, *offered("kind")]
         raise ConfigError(
-            f"the source's kind {kind!r} is none of {', '.join([*SOURCES, *offered('kind')])}",
+            f"the source's kind {kind!r} is none of {', '.join(known)}",
             where="sources",
-            remedy="Choose one, or name that of another package: package.module:NAME.",
+            remedy=f"{nearest(kind, known)}Choose one, or name that of another package: package.module:NAME.",
         )
     return load(kind, "kind", Reader)
 
@@ -66,6 +67,8 @@ def _of_its_kind(given: Any, validated: ValidatorFunctionWrapHandler) -> SourceC
         foreign = isinstance(given, SourceConfig) and given.kind not in SOURCES
         return given if foreign else validated(given)  # type: ignore[return-value, no-any-return]
     kind = given.get("kind")
+    if kind is None:
+        raise ValueError(f"the source does not say its kind: {', '.join([*SOURCES, *offered('kind')])}")
     if kind not in SOURCES:
         try:
             return reader_of(str(kind)).config.model_validate(given)

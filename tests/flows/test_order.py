@@ -103,7 +103,7 @@ def test_quality_twice_looks_at_attributes_of_its_own():
         ),
         (
             {"attributes": SILENT, "quality": {"rules": [{"name": "d", "expression": "wrods > 3"}]}},
-            "Did you mean words?",
+            "Did you mean 'words'?",
         ),
         ({"quality": {"rules": [{"name": "d", "expression": "f(words) > 3"}]}}, "is not known in an expression"),
         ({"quality": {"sources": [{"presets": ["c5"]}]}}, "there is no preset 'c5'"),

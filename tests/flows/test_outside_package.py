@@ -92,7 +92,7 @@ def test_options_of_another_package_s_source_are_checked():
     for wrong, sentence in (
         ({"quotes": "much"}, "quotes: Input should be a valid boolean"),
         ({"quote": True}, "quote: Extra inputs are not permitted"),
-        ({"kind": "my_mail:MOBX"}, "has no MOBX. Did you mean MBOX?"),
+        ({"kind": "my_mail:MOBX"}, "has no MOBX. Did you mean 'MBOX'?"),
         ({"kind": "mbox"}, "'mbox' is none of common_crawl"),
     ):
         with pytest.raises(ValidationError, match=re.escape(sentence)):

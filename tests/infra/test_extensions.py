@@ -36,7 +36,7 @@ def test_an_object_of_the_right_kind_is_taken(package: Path):
     [
         ("nowhere.stage:STAGE", "the package 'nowhere' is not installed here"),
         ("{}.steps:STAGE", "has no module"),
-        ("{}.stage:STAEG", "Did you mean STAGE?"),
+        ("{}.stage:STAEG", "Did you mean 'STAGE'?"),
         ("{}.stage:COUNT", "is a int, and use takes a ShardStage"),
         ("os:system", "is a builtin_function_or_method, and use takes a ShardStage"),
         ("STAGE", "is no dotted path"),

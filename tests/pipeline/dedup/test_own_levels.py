@@ -130,7 +130,7 @@ def test_its_code_is_in_the_fingerprint_and_its_absence_is_not(works: dict[str, 
         ([f"{HERE}NEAR"], "two levels are called 'near'"),
         ([f"{HERE}TITLE", f"{HERE}TITLE"], "two levels are called 'title'"),
         ([f"{HERE}titles"], "is a function, and levels takes a Level"),
-        ([f"{HERE}TITEL"], "Did you mean TITLE"),
+        ([f"{HERE}TITEL"], "Did you mean 'TITLE'"),
         (["title"], "is no dotted path"),
     ],
 )

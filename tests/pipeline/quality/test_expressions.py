@@ -63,7 +63,7 @@ def test_anything_else_is_refused(expression: str, sentence: str):
 
 
 def test_unknown_attributes_are_named_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"looks at 'word', which no document has.*Did you mean words\?"):
+    with pytest.raises(ConfigError, match=r"looks at 'word', which no document has.*Did you mean 'words'\?"):
         check_attributes([Expression("mine", "word > 3")], TABLE.schema, "here")
 
 
