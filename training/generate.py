@@ -23,6 +23,9 @@ from infra.errors import HeadwaterError, InputError
 from training.attention import PROMPT_BLOCK, KVCache, whole_blocks
 from training.model import Decoder
 
+COLDEST = 1e-6
+"""Below it a temperature is 0: nothing but the likeliest is ever drawn, and logits divided by it may leave the numbers."""
+
 
 class Sampling(Config):
     """How the next token is chosen."""
@@ -147,7 +150,7 @@ class Row:
         """How its token is chosen. Rows of one way are computed together: each way walks the vocabulary in an order of
         its own, so a row's way must not depend on its neighbours'."""
         limits = self.sampling
-        if limits.temperature == 0:
+        if limits.temperature < COLDEST:
             return "likeliest"
         return "filtered" if limits.top_k or limits.top_p < 1 or limits.min_p > 0 else "all"
 

@@ -11,13 +11,13 @@ characters. Control tokens are put in by id, or by the model's chat template (``
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from infra.errors import InputError
 from pipeline.tokenizer.model import SPACE, encodable
@@ -191,26 +191,33 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     SentencePiece vocabularies write a space as U+2581. The library reads a literal U+2581 as a space; as in training
     here, it is spelt by its bytes where the vocabulary has them and nothing depends on what comes before.
     """
-    return encode_places(tokenizer, text)[0]
+    # Without their places: a million pairs of a long text would hold the interpreter, and with it a server, for seconds.
+    return [token for ids, _, _ in _encoded(tokenizer, text) for token in ids]
 
 
 def encode_places(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """The ids of a text, and for each which characters it stands for."""
-    text = encodable(text)
-    spelt = _space_mark(tokenizer) if SPACE in text else []
     ids: list[int] = []
     places: list[tuple[int, int]] = []
+    for some, start, encoding in _encoded(tokenizer, text):
+        ids += some
+        offsets = encoding.offsets if encoding is not None else [(0, 1)] * len(some)
+        places += [(start + first, start + last) for first, last in offsets]
+    return ids, places
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], int, Encoding | None]]:
+    """The ids of each part of a text, where it begins, and its encoding; none of a mark that is spelt."""
+    text = encodable(text)
+    spelt = _space_mark(tokenizer) if SPACE in text else []
     start = 0
     for number, part in enumerate(text.split(SPACE) if spelt else [text]):
         if number:
-            ids += spelt
-            places += [(start, start + 1)] * len(spelt)
+            yield spelt, start, None
             start += 1
         encoding = tokenizer.encode(part, add_special_tokens=False)
-        ids += encoding.ids
-        places += [(start + first, start + last) for first, last in encoding.offsets]
+        yield encoding.ids, start, encoding
         start += len(part)
-    return ids, places
 
 
 def _space_mark(tokenizer: Tokenizer) -> list[int]:

@@ -11,6 +11,8 @@
 Written against ASGI itself: a stream of tokens passes through without a task or a copy.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -34,6 +36,8 @@ COMPARE = "/api/compare/"
 CLIENTS = 4096
 """Clients whose pace is remembered."""
 WRONG_KEYS_PER_SECOND = 0.2
+MOST_TAKEN, TAKEN_SECONDS = 256 << 20, 10
+"""Bytes of a body that is too long, and seconds for them, that are taken and thrown away before its client is told."""
 POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -107,6 +111,8 @@ class Guard:
             self._check(scope, api)
             await self.app(scope, _limited(receive, scope, self.site.settings.max_body_bytes), send_guarded)
         except Refused as refused:
+            if refused.status == 413:
+                await _take_away(receive)
             if not started:
                 await _refuse(refused, scope, send_guarded)
         except Exception:
@@ -189,6 +195,18 @@ def _limited(receive: Receive, scope: Scope, limit: int) -> Receive:
         return message
 
     return receive_limited
+
+
+async def _take_away(receive: Receive) -> None:
+    """The rest of a body that is too long, as far as it comes soon: whoever is cut off while sending reads no answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TAKEN_SECONDS):
+            taken = 0
+            while taken < MOST_TAKEN:
+                message = await receive()
+                taken += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 async def _refuse(refused: Refused, scope: Scope, send: Send) -> None:

@@ -61,7 +61,19 @@ def router(site: Site) -> APIRouter:
 
         return await _answer(request, understand)
 
+    @routes.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    def other(path: str, request: Request) -> Response:
+        """The page's files lie behind: they would say of any POST that its method is wrong."""
+        if path in PATHS:
+            sentence = f"/v1/{path} is not asked by {request.method}"
+            return _refusal(405, InputError(sentence, where=f"/v1/{path}", remedy=f"Use {PATHS[path]}."))
+        here = ", ".join(f"/v1/{path}" for path in PATHS)
+        return _refusal(404, InputError("there is no such path here", where=f"/v1/{path}", remedy=f"There are {here}."))
+
     return routes
+
+
+PATHS = {"models": "GET", "chat/completions": "POST", "completions": "POST"}
 
 
 LONG_BODY = 16 << 10

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 MOST_CHOICES = 128
 COMPLETION_TOKENS = 16
 """What OpenAI's completions write where nothing is said."""
+TYPES = ("str", "int", "bool", "list[str]", "list[int]", "list[list[int]]")
+NOT_DONE = (
+    "min_tokens", "stop_token_ids", "bad_words", "allowed_token_ids", "use_beam_search", "include_stop_str_in_output",
+    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "chat_template", "documents",
+    "audio", "web_search_options",
+)  # fmt: skip
+"""Fields of OpenAI's and vLLM's that change the answer. All that are not known here are passed over."""
 ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -33,7 +40,7 @@ class StreamOptions(BaseModel):
 class Asked(BaseModel):
     """What both kinds of requests may say; null everywhere means as if it were left out."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str | None = None
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
@@ -45,7 +52,7 @@ class Asked(BaseModel):
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = Field(default=None, ge=0)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -70,6 +77,9 @@ class Asked(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def refuse_what_is_not_done(self) -> None:
+        for name in NOT_DONE:
+            if (self.model_extra or {}).get(name):
+                raise InputError(f"`{name}` is not done here", where=name, remedy="Leave it out.")
         if (self.response_format or {}).get("type", "text") != "text":
             raise InputError(
                 "this server writes free text", where="response_format", remedy="Leave out `response_format`."
@@ -254,5 +264,7 @@ def parse(kind: Literal["chat", "completion"], body: bytes) -> Any:
         return (ChatAsked if kind == "chat" else CompletionAsked).model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where or 'the body'}: {first['msg']}", where=where) from error
+        # Of a field of several types the location also names the one that was tried.
+        where = ".".join(str(part) for part in first["loc"] if part not in TYPES)
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where or 'the body'}: {message}", where=where) from error

@@ -1,5 +1,6 @@
 """The OpenAI API as strangers use it: with the ``openai`` client, and with what they send by hand."""
 
+import http.client
 import json
 import socket
 import time
@@ -182,7 +183,8 @@ def test_a_message_is_continued_where_it_ends(client: openai.OpenAI, site: Site)
         {"messages": [{"role": "developer", "content": "Be brief."}, *HELLO]},
         {"messages": [*HELLO, {"role": "assistant", "content": None}, *HELLO]},
         {"tools": []}, {"tools": None, "tool_choice": "none"}, {"response_format": {"type": "text"}},
-        {"logprobs": False}, {"model": "chatty", "max_tokens": 100_000_000, "stop": ["e", "a"]},
+        {"logprobs": False}, {"guided_json": None, "min_tokens": 0},
+        {"model": "chatty", "max_tokens": 100_000_000, "stop": ["e", "a"]},
     ],
 )  # fmt: skip
 def test_what_strangers_send_is_understood(by_hand: TestClient, changes: dict[str, Any]) -> None:
@@ -209,6 +211,12 @@ def test_what_strangers_send_is_understood(by_hand: TestClient, changes: dict[st
         ({"max_tokens": 0}, "max_tokens", "max_tokens"),
         ({"top_logprobs": 3}, "needs `logprobs`", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 50}, "top_logprobs", "top_logprobs"),
+        ({"stop": 5}, "stop: ", "stop"),
+        ({"stop": ["x"] * 65}, "stop: at most 64", "stop"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty", "repetition_penalty"),
+        ({"guided_json": {"type": "object"}}, "not done here", "guided_json"),
+        ({"chat_template": "{{ messages }}"}, "not done here", "chat_template"),
+        ({"min_tokens": 5}, "not done here", "min_tokens"),
         ({"logit_bias": {"hello": 1}}, "not a token's id", "logit_bias"),
         ({"logit_bias": {"99999": 1}}, "not a token's id", "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "free text", "response_format"),
@@ -240,6 +248,33 @@ def test_hostile_bodies_are_refused(by_hand: TestClient, body: bytes) -> None:
     found = by_hand.post("/v1/completions", content=body)
     assert found.status_code == 400, found.text
     assert set(found.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_body_that_is_too_long_is_told_to_a_client_that_is_still_sending(address: str) -> None:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    connection.request("POST", "/v1/chat/completions", b"x" * (48 << 20))
+    answer = connection.getresponse()
+    assert (answer.status, b"longer than 4,194,304 bytes" in answer.read()) == (413, True)
+
+
+def test_what_is_not_here_is_told_with_what_is(client: openai.OpenAI, by_hand: TestClient) -> None:
+    for ask in (
+        lambda: client.embeddings.create(model="chatty", input="x"),
+        lambda: client.responses.create(model="chatty", input="x"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="There are /v1/models, /v1/chat/completions"):
+            ask()
+    wrong = by_hand.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.json()["error"]["message"]) == (
+        405,
+        "/v1/chat/completions is not asked by GET. Use POST.",
+    )
+
+
+def test_a_temperature_next_to_nothing_is_none(by_hand: TestClient) -> None:
+    asked = {"model": "plain", "prompt": "Hello", "max_tokens": 8}
+    cold, colder = (by_hand.post("/v1/completions", json=asked | {"temperature": t}).json() for t in (0, 1e-320))
+    assert cold["choices"] == colder["choices"]
 
 
 def test_a_full_queue_says_when_to_come_again(by_hand: TestClient, site: Site) -> None:
