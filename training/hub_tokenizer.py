@@ -11,7 +11,7 @@ characters. Control tokens are put in by id, or by the model's chat template (``
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -191,23 +191,28 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     SentencePiece vocabularies write a space as U+2581. The library reads a literal U+2581 as a space; as in training
     here, it is spelt by its bytes where the vocabulary has them and nothing depends on what comes before.
     """
-    # Without their places: a million pairs of a long text would hold the interpreter, and with it a server, for seconds.
-    return [token for ids, _, _ in _encoded(tokenizer, text) for token in ids]
+    # Nor are their places asked for: a million pairs of a long text take longer than its ids.
+    return [token for ids, _, _ in _encoded(tokenizer, text, tokenizer.encode_batch_fast) for token in ids]
 
 
 def encode_places(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
     """The ids of a text, and for each which characters it stands for."""
     ids: list[int] = []
     places: list[tuple[int, int]] = []
-    for some, start, encoding in _encoded(tokenizer, text):
+    for some, start, encoding in _encoded(tokenizer, text, tokenizer.encode_batch):
         ids += some
         offsets = encoding.offsets if encoding is not None else [(0, 1)] * len(some)
         places += [(start + first, start + last) for first, last in offsets]
     return ids, places
 
 
-def _encoded(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], int, Encoding | None]]:
-    """The ids of each part of a text, where it begins, and its encoding; none of a mark that is spelt."""
+def _encoded(
+    tokenizer: Tokenizer, text: str, encode_batch: Callable[..., list[Encoding]]
+) -> Iterator[tuple[list[int], int, Encoding | None]]:
+    """The ids of each part of a text, where it begins, and its encoding; none of a mark that is spelt.
+
+    As a batch of one: the library's ``encode`` holds the interpreter all the while, and a server's other threads with it.
+    """
     text = encodable(text)
     spelt = _space_mark(tokenizer) if SPACE in text else []
     start = 0
@@ -215,7 +220,7 @@ def _encoded(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], int, 
         if number:
             yield spelt, start, None
             start += 1
-        encoding = tokenizer.encode(part, add_special_tokens=False)
+        (encoding,) = encode_batch([part], add_special_tokens=False)
         yield encoding.ids, start, encoding
         start += len(part)
 

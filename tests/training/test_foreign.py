@@ -1,6 +1,8 @@
 """Model folders as others publish them open, read, chat and stop as in transformers."""
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from infra.errors import InputError
+from tests.training.folders import write_tokenizer
 from training.chat import ChatSession
 from training.chat_template import chat_template
 from training.generate import Sampling
 from training.hub_format import load_config, save_model
-from training.hub_tokenizer import load_tokenizer, special_tokens
+from training.hub_tokenizer import encode, load_tokenizer, special_tokens
 from training.text_model import decode_stream, load_text_model
 
 TEXT = ["hello world the town is by the river, naïve 東京 "] * 20
@@ -280,6 +283,25 @@ def test_a_lone_tokenizer_json_is_enough(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": [1, 4]}))
     assert special_tokens(tmp_path).stops == (1, 4)
+
+
+def test_others_run_while_a_long_text_is_encoded(tmp_path: Path) -> None:
+    tokenizer, ended, longest = load_tokenizer(write_tokenizer(tmp_path)), threading.Event(), [0.0]
+    tokenizer.encode_batch(["warm"])
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not ended.wait(0.001):
+            longest[0], last = max(longest[0], time.monotonic() - last), time.monotonic()
+
+    other = threading.Thread(target=tick)
+    other.start()
+    began = time.monotonic()
+    assert len(encode(tokenizer, "hello world " * 150_000)) == 1_800_000
+    took = time.monotonic() - began
+    ended.set()
+    other.join()
+    assert longest[0] < took / 2
 
 
 def test_tokens_that_only_the_settings_name(tmp_path: Path) -> None:
