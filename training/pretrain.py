@@ -13,7 +13,7 @@ batches and losses equal within rounding.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,9 @@ from torch import Tensor
 from infra.config import Execution, Later
 from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
+from pipeline.shards.document_order import DocumentOrder, document_order
 from pipeline.shards.format import TRAIN
-from pipeline.shards.order import phase_of, rows_of
+from pipeline.shards.order import ShuffledOrder, phase_of
 from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.create_engine import create_engine
@@ -43,6 +44,7 @@ from training.recorder import IterationResult
 from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
 
+Order = ShuffledOrder | DocumentOrder
 STEPS_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
@@ -71,6 +73,9 @@ class PretrainConfig(TrainingJobConfig):
     """Optimizer, learning rate and schedule."""
     parallel: ParallelConfig = ParallelConfig()
     """Precision, sharding and memory."""
+    order: Annotated[Literal["rows", "documents"], Later()] = "rows"
+    """What the order of the shards' rows is shuffled by. ``documents``: corpora that share documents are read alike, which
+    ``headwater ablate`` asks for; every rank then reads where the rows come from before it begins."""
     mask_documents: bool = True
     """Keep the documents packed into one row from seeing each other."""
     z_loss: float = Field(default=0.0, ge=0)
@@ -163,12 +168,16 @@ def run(job: Job[PretrainConfig]) -> None:
         job.stats["mesh"] = str(mesh)
         job.stats["row_shares"] = [mesh.row_share(rank) for rank in range(job.ranks.world_size)]
         job.phase(f"training on a mesh of {job.stats['mesh']}")
-    loop = train(job, engine, task_of(config, data, engine))
+    order = order_of(config, data.train, engine.total_steps * config.batch_sequences)
+    loop = train(job, engine, task_of(config, data, engine, order))
     job.stats["bits_per_byte"] = {name.partition("/")[2]: value for name, value in loop.figures.items()}
     publish_model(job, engine, job.data("tokenizer"))
     if job.ranks.first:
         write_steps(job.request.data_dir / "steps.parquet", loop, len(data.train))
         job.outputs["data/steps.parquet"] = True
+        if isinstance(order, DocumentOrder):
+            np.save(job.request.data_dir / "row_names.npy", order.names)
+            job.outputs["data/row_names.npy"] = True
     job.finish()
 
 
@@ -201,12 +210,12 @@ def first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk:
     return model
 
 
-def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[MicroBatch]:
+def task_of(config: PretrainConfig, data: Data, engine: Engine, order: Order) -> TrainingTask[MicroBatch]:
     """The shards' rows in their order, the loss on them, and bits per byte of the domains held out."""
     phases, ranks, mesh = data.train.phases, engine.ranks, engine.mesh
     loader = Loader(
         data.train,
-        lambda consumed: rows_of(config.seed, consumed, phases),
+        order.rows,
         batch=config.batch_sequences,
         micro=config.parallel.micro_batch,
         rank=mesh.row_share(ranks.rank),
@@ -230,8 +239,15 @@ def task_of(config: PretrainConfig, data: Data, engine: Engine) -> TrainingTask[
         evaluate_every=config.eval_every,
         seq_len=data.train.seq_len,
         phase=lambda position: phase_of(position, phases),
-        names=lambda batch: documents_of(config, data, batch),
+        names=lambda batch: documents_of(order.rows(consumed_by(config, batch)), data),
     )
+
+
+def order_of(config: PretrainConfig, shards: ShardSet, sequences: int) -> Order:
+    """In which order a run that takes so many sequences reads the rows."""
+    if config.order == "documents":
+        return document_order(shards, config.seed, sequences)
+    return ShuffledOrder(config.seed, shards.phases)
 
 
 def validate(engine: Engine, data: Data, config: PretrainConfig) -> dict[str, float]:
@@ -246,10 +262,13 @@ def validate(engine: Engine, data: Data, config: PretrainConfig) -> dict[str, fl
     return {f"bits_per_byte/{name}": value for name, value in found.items()}
 
 
-def documents_of(config: PretrainConfig, data: Data, batch: StepData[MicroBatch]) -> list[str]:
-    """The documents in the rows of a batch, of all ranks."""
-    consumed = np.arange(batch.consumed, batch.consumed + config.batch_sequences)
-    rows = rows_of(config.seed, consumed, data.train.phases)
+def consumed_by(config: PretrainConfig, batch: StepData[MicroBatch]) -> np.ndarray:
+    """The running numbers of a step's sequences, of all ranks."""
+    return np.arange(batch.consumed, batch.consumed + config.batch_sequences)
+
+
+def documents_of(rows: np.ndarray, data: Data) -> list[str]:
+    """The documents in some rows."""
     return sorted({span.url or span.document_id.hex() for row in rows for span in data.train.documents(int(row))})
 
 

@@ -406,7 +406,8 @@ def read_tokens(lab: Lab, arm: str) -> int:
 
 def _trained(usual: PretrainConfig, tokens: int, seed: int, rate: float, schedule: Any, trunk: bool) -> PretrainConfig:
     optimizer = usual.optimizer.model_copy(update={"lr": rate, "schedule": schedule})
-    return usual.model_copy(update={"steps": 0, "tokens": tokens, "seed": seed, "optimizer": optimizer, "trunk": trunk})
+    changed = {"steps": 0, "tokens": tokens, "seed": seed, "optimizer": optimizer, "trunk": trunk, "order": "documents"}
+    return usual.model_copy(update=changed)
 
 
 def _bundled(name: str) -> Path:

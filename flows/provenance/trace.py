@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from infra.errors import InputError
 from infra.store.dataset import Dataset
-from pipeline.shards.order import consumed_of, rows_of
+from pipeline.shards.document_order import DocumentOrder
+from pipeline.shards.order import ShuffledOrder
 from pipeline.shards.reader import Lineage, ShardSet
 
 STEPS = "data/steps.parquet"
+ROW_NAMES = "data/row_names.npy"
 
 
 def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None = None) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def trace_step(pretrain: Dataset, shards: Dataset, step: int, rank: int | None =
             f"there is no rank {rank}", where="--rank", remedy=f"The run had ranks 0 to {steps.ranks - 1}."
         )
     opened = ShardSet.open(shards.local("data"), "train")
-    rows = rows_of(steps.seed, steps.positions(step), opened.phases)
+    rows = steps.order(opened.phases).rows(steps.positions(step))
     share = len(rows) // (max(steps.shares) + 1)
     documents: dict[tuple[int, bytes], dict[str, Any]] = {}
     for index, row in enumerate(rows.tolist()):
@@ -63,7 +65,9 @@ class Steps:
         self._first = table["first"].to_numpy()
         self._last = table["last"].to_numpy()
         self._applied = table["applied"].to_numpy(zero_copy_only=False)
-        self.seed = int(pretrain.manifest.config["seed"])
+        self._config = pretrain.manifest.config
+        by_documents = self._config.get("order") == "documents"
+        self._names = np.load(pretrain.local(ROW_NAMES), allow_pickle=False) if by_documents else None
         self.ranks = int(pretrain.manifest.stats["ranks"])
         self.shares: list[int] = pretrain.manifest.stats.get("row_shares") or list(range(self.ranks))
         """Which share of each step's rows a rank took."""
@@ -74,6 +78,13 @@ class Steps:
                 f"there is no step {step}", where="--step", remedy=f"The run has steps 1 to {len(self._step)}."
             )
         return step - 1
+
+    def order(self, phases: Sequence[int]) -> ShuffledOrder | DocumentOrder:
+        """The order in which the run read the rows."""
+        seed = int(self._config["seed"])
+        if self._names is None:
+            return ShuffledOrder(seed, phases)
+        return DocumentOrder(seed, phases, self._names, len(self._step) * int(self._config["batch_sequences"]))
 
     def positions(self, step: int) -> np.ndarray:
         index = self._index(step)
@@ -87,8 +98,9 @@ class Steps:
         wanted = np.unique(np.fromiter(rows, dtype=np.int64))
         found: set[int] = set()
         if len(wanted):
+            order = self.order(phases)
             for epoch in range(self.epochs(sum(phases))):
-                found.update(self.at(consumed_of(self.seed, epoch, wanted, phases)))
+                found.update(self.at(order.consumed(epoch, wanted)))
         return sorted(found)
 
     def epochs(self, sequences: int) -> int:

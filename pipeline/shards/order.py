@@ -11,11 +11,26 @@ beyond ``n`` are put through again until they fall inside, which keeps it a perm
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 ROUNDS = 4
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+@dataclass(frozen=True)
+class ShuffledOrder:
+    """The order of all rows of a split, over any number of epochs."""
+
+    seed: int
+    phases: Sequence[int]
+
+    def rows(self, consumed: np.ndarray) -> np.ndarray:
+        return rows_of(self.seed, consumed, self.phases)
+
+    def consumed(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        return consumed_of(self.seed, epoch, rows, self.phases)
 
 
 def row_at(seed: int, epoch: int, position: int | np.ndarray, n: int) -> np.ndarray:
@@ -32,7 +47,7 @@ def rows_of(seed: int, consumed: np.ndarray, phases: Sequence[int]) -> np.ndarra
     """The rows for running numbers of consumed sequences, across epochs. ``phases``: how many rows each has."""
     epochs, positions = np.divmod(np.asarray(consumed, dtype=np.int64), sum(phases))
     rows = np.empty(positions.shape, dtype=np.int64)
-    for start, size in _spans(phases):
+    for start, size in spans(phases):
         inside = (positions >= start) & (positions < start + size)
         for epoch in np.unique(epochs[inside]):
             chosen = inside & (epochs == epoch)
@@ -44,7 +59,7 @@ def consumed_of(seed: int, epoch: int, rows: np.ndarray, phases: Sequence[int]) 
     """The running numbers under which some rows come in an epoch: the inverse of ``rows_of``."""
     rows = np.asarray(rows, dtype=np.int64)
     consumed = np.empty(rows.shape, dtype=np.int64)
-    for start, size in _spans(phases):
+    for start, size in spans(phases):
         inside = (rows >= start) & (rows < start + size)
         if inside.any():
             consumed[inside] = epoch * sum(phases) + start + position_of(seed, epoch, rows[inside] - start, size)
@@ -54,10 +69,11 @@ def consumed_of(seed: int, epoch: int, rows: np.ndarray, phases: Sequence[int]) 
 def phase_of(consumed: int, phases: Sequence[int]) -> int:
     """The phase to which a running number of consumed sequences belongs."""
     position = consumed % sum(phases)
-    return next(phase for phase, (start, size) in enumerate(_spans(phases)) if position < start + size)
+    return next(phase for phase, (start, size) in enumerate(spans(phases)) if position < start + size)
 
 
-def _spans(phases: Sequence[int]) -> Iterator[tuple[int, int]]:
+def spans(phases: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first row of each phase and how many it has."""
     start = 0
     for size in phases:
         yield start, size
@@ -87,7 +103,7 @@ def _forward(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
     left, right = values >> shift, values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right + key) & mask)
+        left, right = right, left ^ (mix(right + key) & mask)
     return (left << shift) | right
 
 
@@ -95,17 +111,17 @@ def _backward(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
     mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
     left, right = values >> shift, values & mask
     for key in keys[::-1]:
-        left, right = right ^ (_mix(left + key) & mask), left
+        left, right = right ^ (mix(left + key) & mask), left
     return (left << shift) | right
 
 
 def _round_keys(seed: int, epoch: int) -> np.ndarray:
     words = np.array([seed & 0xFFFFFFFFFFFFFFFF, epoch & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-    start = _mix(words[:1] + np.uint64(0x9E3779B97F4A7C15)) ^ words[1:]
-    return _mix(start + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    start = mix(words[:1] + np.uint64(0x9E3779B97F4A7C15)) ^ words[1:]
+    return mix(start + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64: every input bit reaches every output bit. Wraps around by intent."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(_MIX[0])
     values = (values ^ (values >> np.uint64(27))) * np.uint64(_MIX[1])

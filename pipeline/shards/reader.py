@@ -116,6 +116,11 @@ class ShardSet:
         numbers = sorted({shard.phase for shard in self.shards})
         return [sum(shard.rows for shard in self.shards if shard.phase == number) for number in numbers]
 
+    @property
+    def lineages(self) -> list[Path]:
+        """The files that say where rows come from, one a shard."""
+        return [shard.lineage for shard in self.shards]
+
     def rows(self, indices: np.ndarray) -> RowBatch:
         """Rows by number, in the order asked for."""
         indices = np.asarray(indices, dtype=np.int64)

@@ -23,6 +23,7 @@ from infra.launch.local import LocalLauncher
 from infra.launch.restart import run_job
 from infra.store.dataset import Dataset
 from infra.store.manifest import InputRecord
+from pipeline.shards.document_order import document_order
 from pipeline.shards.mixing import Phase, SourceWeight
 from pipeline.shards.order import rows_of
 from pipeline.shards.reader import ShardSet
@@ -305,6 +306,18 @@ def test_steps_and_urls_find_each_other(finished, inputs):
     for step, rank in ((25, None), (3, 2)):
         with pytest.raises(InputError, match="there is no"):
             trace_step(pretrain, shards, step, rank)
+
+
+def test_rows_in_the_order_of_documents_are_found_again(inputs, tmp_path):
+    job = PretrainJob(tmp_path, inputs, small_config(steps=6, batch_sequences=4, order="documents"))
+    job.run(ranks=2)
+    pretrain, train = published(job), ShardSet.open(inputs["shards"].local("data"), "train")
+    rows = document_order(train, 0, 24).rows(np.arange(24))
+    for step in range(6):
+        expected = {span.url for row in rows[step * 4 : step * 4 + 4] for span in train.documents(int(row))}
+        named = {entry["url"] for entry in trace_step(pretrain, inputs["shards"], step + 1)["documents"]}
+        assert named == expected
+        assert all(step + 1 in trace_url(pretrain, inputs["shards"], url)["steps"] for url in named)
 
 
 def test_a_takedown_names_everything_that_holds_or_learned_from_a_document(finished, inputs):

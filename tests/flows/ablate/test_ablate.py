@@ -46,6 +46,7 @@ def test_every_arm_is_trained_with_every_seed_at_every_rate_on_equal_terms(done)
         (64 * 4 * 6, 0, 1, 1, configs["default-s0-r0.01"].model)
     }
     assert [configs[f"{arm}-s1-r0.01"].seed for arm in arms] == [1, 1, 1001]
+    assert {config.order for config in configs.values()} == {"documents"}, "what arms share comes at the same time"
     words = {corpus.datasets["tokenizer"].digest for corpus in result.corpora.values()}
     assert len(words) == 1, "one tokenizer of all arms"
 
