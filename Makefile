@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types install up up-here down clean
+.PHONY: demo test tested test-all lint types install up up-here down clean
 
 demo: $(STAMP)
 	$(BIN)/headwater run demo
 
+# Types beside the tests: alone they would leave a core idle.
+test: lint
+	$(MAKE) --no-print-directory -j 2 types tested
+
 # Three processes for two cores: tests that wait for others' processes leave a sixth of them idle.
-test: lint types
+tested: $(STAMP)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all: lint types
