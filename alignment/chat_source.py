@@ -15,7 +15,7 @@ from pathlib import Path
 
 from alignment.forms import conversation_of, written
 from alignment.records import Reading as Told
-from alignment.records import Refusal, Unusable, records
+from alignment.records import Refusal, Unusable, records, understood
 from pipeline.document import Document, Origin, document_id
 from pipeline.profiles import Profile
 from pipeline.sources.contract import Outcome, Part, Reader, Reading, SourceConfig, lost, whole_archives
@@ -37,7 +37,7 @@ def read(part: Part, reading: Reading[ChatSource]) -> Iterator[Outcome]:
         told.clear()
         place = f"{archive.name}@{record.line.number}"
         try:
-            conversation = conversation_of(record.raw)
+            conversation = understood(record, conversation_of)
         except Unusable as error:
             yield from _refused([record.refusal(error)], source.name, archive.name)
             continue

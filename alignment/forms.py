@@ -3,7 +3,8 @@
     {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included, and
                                                            ``weight: 0`` at a reply that is no example;
                                                            reasoning_content goes before the reply, in <think> tags
-    {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included
+    {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included;
+                                                           either also as {"role": […], "content": […]}
     {"instruction": …, "input": …, "output"|"response": …} Alpaca; history: [[question, answer], …]
     {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
     {"chosen": …, "rejected": …}                           the chosen chat, to learn from alone
@@ -17,10 +18,12 @@ What is no conversation is told with the field that is wrong.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from alignment.records import Unusable, keys_of, name_of, whole_characters
+from alignment.records import Unusable, from_json, keys_of, name_of, whole_characters
 from alignment.turns import ROLES, Call, Conversation, Message
+from infra.config import canonical_json
 
 SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
 ALIASES = {
@@ -73,6 +76,9 @@ def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
         value = given.get(name)
         if isinstance(value, str) and value.lstrip().startswith("["):  # as tables hold it
             value = _from_json(value, name)
+        if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+            # As the Hugging Face library holds a sequence of objects: a list for each of their keys.
+            value = [dict(zip(value, turn, strict=False)) for turn in zip_longest(*value.values())]
         if isinstance(value, list):
             return messages_of(value, name)
     answer = next((name for name in ANSWERS if name in given), "")
@@ -134,7 +140,7 @@ def tools_of(raw: Any) -> tuple[Call, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise Unusable("bad_tools", "tools is no list of objects")
-    return tuple(value)
+    return _plain(value, "bad_tools", "tools")
 
 
 def messages_of(raw: Sequence[Any], field: str) -> tuple[Message, ...]:
@@ -196,12 +202,21 @@ def _calls(entry: Mapping[str, Any], place: str) -> tuple[Call, ...]:
         if isinstance(arguments, str) and arguments.strip():
             arguments = _from_json(arguments, f"{place}.tool_calls[{number}].arguments")
         calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments or {}}})
+    return _plain(calls, "bad_message", f"{place}.tool_calls")
+
+
+def _plain(calls: Sequence[Call], reason: str, place: str) -> tuple[Call, ...]:
+    """They are written out as JSON wherever they go; columns of a table may hold bytes, dates, and numbers that are none."""
+    try:
+        canonical_json(calls)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable(reason, f"{place} is nothing that JSON can hold: {str(error)[:100]}") from None
     return tuple(calls)
 
 
 def _from_json(text: str, place: str) -> Any:
     try:
-        return json.loads(text) if text.strip() else None
+        return from_json(text) if text.strip() else None
     except (ValueError, RecursionError) as error:
         raise Unusable("bad_message", f"{place} is no JSON: {str(error)[:100]}") from None
 

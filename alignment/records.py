@@ -36,7 +36,8 @@ from pipeline.sources.files import is_marker
 HUB = "hf://"
 PARQUET_MAGIC = b"PAR1"
 ROWS = 256
-JSON = json.JSONDecoder()
+JSON = json.JSONDecoder(parse_constant=lambda constant: None)
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 SEPARATOR = re.compile(r"[,\s]*")
 Found = TypeVar("Found")
 
@@ -121,12 +122,21 @@ def parsed(
     """What ``parse`` makes of the records of a file, each with its place. One that is ``Unusable`` is refused and counted."""
     for record in records(address, reading):
         try:
-            found = parse(record.raw)
+            found = understood(record, parse)
         except Unusable as error:
             reading.refuse(record.refusal(error))
             continue
         reading.read += 1
         yield record, found
+
+
+def understood(record: Record, parse: Callable[[Mapping[str, Any]], Found]) -> Found:
+    """What ``parse`` makes of a record. Raises ``Unusable``, also for what nobody foresaw."""
+    try:
+        return parse(record.raw)
+    except (ValueError, TypeError, ArithmeticError, RecursionError, LookupError, AttributeError) as error:
+        why = whole_characters(f"{type(error).__name__}: {str(error)[:100]}")
+        raise Unusable("unreadable_record", why) from None
 
 
 def is_hub(address: Path | str) -> bool:
@@ -189,7 +199,7 @@ def parse_object(line: RawLine) -> dict[str, Any] | Refusal:
     except UnicodeDecodeError as error:
         return Refusal(line, "not_utf8", f"byte {error.start} of the line")
     try:
-        raw = json.loads(text)
+        raw = from_json(text)
     except (ValueError, RecursionError) as error:
         return Refusal(line, "not_json", str(error)[:200])
     return _object(line, raw)
@@ -197,6 +207,24 @@ def parse_object(line: RawLine) -> dict[str, Any] | Refusal:
 
 def _object(line: RawLine, raw: Any) -> dict[str, Any] | Refusal:
     return raw if isinstance(raw, dict) else Refusal(line, "not_an_object", f"it is a {type(raw).__name__}")
+
+
+def from_json(text: str) -> Any:
+    """What a text of JSON holds. NaN and Infinity, which JSON has not, are what programs write for nothing: null."""
+    return _whole(JSON.decode(text), text)
+
+
+def _whole(raw: Any, text: str) -> Any:
+    """With whole characters: half of a pair comes of an escape only."""
+    return _mended(raw) if HALF.search(text) else raw
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {whole_characters(name): _mended(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    return whole_characters(value) if isinstance(value, str) else value
 
 
 def _items(path: Path) -> Iterator[tuple[RawLine, dict[str, Any] | Refusal]]:
@@ -229,7 +257,7 @@ def _items(path: Path) -> Iterator[tuple[RawLine, dict[str, Any] | Refusal]]:
                 text, at, start = text[at:] + more, 0, 0
                 continue
             line = RawLine(number, offset, text[at:end].encode())
-            yield line, _object(line, raw)
+            yield line, _object(line, _whole(raw, text[at:end]))
             start, number = end, number + 1
         if (text[at + 1 :] + next(source, "")).strip():
             line = RawLine(number, offset, b"")

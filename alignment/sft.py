@@ -92,7 +92,7 @@ class SftConfig(AnsweringConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=5,  # 5: what an assistant thought before its reply is taught with it
+    code_version=6,  # 6: chats as lists of roles and of words; NaN is nothing
     config=SftConfig,
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
     external=lambda config: outside_digests(*config.conversations, base_model=config.base_model),

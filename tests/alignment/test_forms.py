@@ -1,6 +1,8 @@
 """Conversations in every form in which they are published, and rows that nothing can be learnt from."""
 
+import datetime
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def shared(*turns: tuple[str, Any]) -> list[dict[str, Any]]:
         {"conversations": shared(("human", "why?"), ("gpt", "so"))},
         {"conversations": [{"from": "human", "value": "why?", "weight": None}, {"from": "chatgpt", "value": "so"}]},
         {"conversation": said(("human", "why?"), ("bot", "so"))},
+        {"conversations": {"from": ["human", "gpt"], "value": ["why?", "so"]}},
         {"instruction": "why?", "input": "", "output": "so"},
         {"instruction": "why?", "input": None, "response": "so", "history": []},
         {"prompt": "why?", "completion": "so"},
@@ -151,6 +154,14 @@ REPORTED: list[tuple[dict[str, Any], str, str]] = [
     ({"conversations": shared(("human", "a"), ("function_call", "{torn"))}, "bad_message", "conversations[1].value"),
     ({"messages": said(("user", "a"), ("assistant", "b")), "tools": "[{torn"}, "bad_message", "tools is no JSON"),
     ({"messages": said(("user", "a"), ("assistant", "b")), "tools": {"a": 1}}, "bad_tools", "no list"),
+    ({"prompt": "a", "completion": "b", "tools": [{"at": datetime.date(2020, 1, 1)}]}, "bad_tools", "JSON can hold"),
+    ({"prompt": "a", "completion": "b", "tools": [{"most": math.nan}]}, "bad_tools", "JSON can hold"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": b"x"}}]}]},
+        "bad_message",
+        "messages[0].tool_calls is nothing",
+    ),
+    ({"messages": {"role": ["user", "assistant"], "content": ["a"]}}, "bad_message", "messages[1] has no text"),
     ({"instruction": "a", "output": "b", "history": [["x"]]}, "bad_message", "history[0]"),
     ({"instruction": "a", "output": 7}, "bad_message", "output is a int"),
     ({"prompt": "a", "completion": "b", "label": False}, "labelled_bad", ""),

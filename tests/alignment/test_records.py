@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment import records as module
-from alignment.records import Reading, find, find_outside, records
+from alignment.records import Reading, find, find_outside, parsed, records
 from infra.errors import InputError
 from tests.support import write_dataset
 
@@ -60,6 +60,22 @@ def test_an_array_is_read_item_by_item_however_it_comes_in(given_items, indent, 
         path = Path(__file__)  # any file: its bytes are those above
         found = [raw if isinstance(raw, dict) else None for _, raw in module._items(path)]
     assert found == [item if isinstance(item, dict) else None for item in expected]
+
+
+def test_what_json_has_not_is_nothing_or_a_whole_character(tmp_path: Path) -> None:
+    text = '{"system": NaN, "a\\ud83d": ["x\\uDC00y", "\\ud83d\\ude00", {"b": -Infinity}]}'
+    expected = [{"system": None, "a\ufffd": ["x\ufffdy", "\U0001f600", {"b": None}]}]
+    for name, whole in (("a.jsonl", text), ("a.json", f"[{text}]")):
+        (tmp_path / name).write_text(whole)
+        assert read(tmp_path / name)[0] == expected
+
+
+def test_what_nobody_foresaw_costs_its_record(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n{"n": 0}\n{"n": 2}\n')
+    reading = Reading()
+    found = [value for _, value in parsed(tmp_path / "a.jsonl", reading, lambda raw: 1 / raw["n"])]
+    assert (found, reading.read, reading.refused) == ([1.0, 0.5], 2, {"unreadable_record": 1})
+    assert "line 2 of a.jsonl" in reading.example and "ZeroDivisionError" in reading.example
 
 
 def test_a_broken_array_is_told_with_the_place_where_it_breaks(tmp_path: Path) -> None:
