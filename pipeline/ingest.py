@@ -39,7 +39,8 @@ from pipeline.sources.contract import (
 )
 from pipeline.sources.files import find_archives, local_archives, no_archive
 from pipeline.sources.http import is_http
-from pipeline.sources.registry import AnySource, reader_of
+from pipeline.sources.outside import checked
+from pipeline.sources.registry import SOURCES, AnySource, reader_of
 from pipeline.sources.tables import JsonlSource
 from pipeline.sources.warc import WarcSource
 from pipeline.sources.wikipedia import WikipediaSource
@@ -184,7 +185,8 @@ def _outcomes(part: Part, reading: Reading[SourceConfig]) -> Iterator[Outcome]:
     if reader.listed and not archive.size and not is_http(archive.url):
         yield damaged(reading.source.name, archive.name, EMPTY_FILE, 0, 0, "the file is empty")
     else:
-        yield from reader.read(part, reading)
+        found = reader.read(part, reading)
+        yield from found if reading.source.kind in SOURCES else checked(found, reading.source)
 
 
 def _unblocked(outcomes: Iterator[Outcome], config: IngestConfig) -> Iterator[Outcome]:

@@ -12,6 +12,7 @@ take no part in it, which the dataset warns of.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -56,8 +57,8 @@ def code_of_levels(config: DedupConfig) -> dict[str, str]:
 
 def keys_of(level: Level, batch: pa.RecordBatch) -> list[bytes | None]:
     """A level's keys, told apart from those of other levels. Raises ConfigError."""
-    keys = level.keys(batch)
-    found = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else list(keys)
+    keys: Any = level.keys(batch)
+    found = keys.to_pylist() if isinstance(keys, pa.Array | pa.ChunkedArray) else list(() if keys is None else keys)
     if len(found) != batch.num_rows or not all(key is None or isinstance(key, str | bytes) for key in found):
         raise ConfigError(
             f"the level {level.name!r} gives {len(found)} keys for {batch.num_rows} documents"

@@ -4,8 +4,9 @@ To add a measure: write a function from the view to one number a document, name 
 rule to it in ``pipeline.quality.rules``. ``docs/adding-a-filter.md`` walks through one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,19 +74,26 @@ def attribute_schema(others: Sequence[str] = ()) -> pa.Schema:
 def _theirs(reference: str, text: TextView, batch: Batch, taken: Columns) -> Columns:
     declared = load(reference, "measures", Measures)
     found = declared.compute(text, batch)
-    if set(found) != set(declared.names) or {*found} & {*taken, "id", "language", "language_score", "quality"}:
+    given = list(found) if isinstance(found, Mapping) else None
+    if (
+        given is None
+        or {*given} != {*declared.names}
+        or {*given} & {*taken, "id", "language", "language_score", "quality"}
+    ):
         raise ConfigError(
-            f"{reference} gives the columns {', '.join(found)}",
+            f"{reference} gives {f'a {type(found).__name__}' if given is None else f'the columns {given}'}",
             where="attributes.measures",
             remedy=f"It must give {', '.join(declared.names)}, none of them a name that is taken.",
         )
-    for name, column in found.items():
-        if len(column) != text.documents:
+    columns: dict[str, Any] = {name: np.asarray(column) for name, column in found.items()}
+    for name, column in columns.items():
+        if column.shape != (text.documents,) or column.dtype.kind not in "biuf":
             raise ConfigError(
-                f"{reference}: {name} has {len(column)} values for {text.documents} documents",
+                f"{reference}: {name} is of shape {column.shape} and type {column.dtype} for {text.documents} documents",
                 where="attributes.measures",
+                remedy="Give one number a document, NaN where the measure has no meaning.",
             )
-    return found
+    return columns
 
 
 def _ours(text: TextView, batch: Batch) -> Columns:

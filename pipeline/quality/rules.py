@@ -8,7 +8,8 @@ nothing about a document whose attribute is undefined (no stop list for its lang
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from math import isnan
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,14 @@ class Rule:
     attribute: str
     bound: Bound
     threshold: float
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: presets of other packages are checked by no type."""
+        if self.bound not in get_args(Bound) or not isinstance(self.threshold, (int, float)) or isnan(self.threshold):
+            raise ValueError(
+                f"the rule {self.name!r} says {self.bound!r} and {self.threshold!r}: "
+                f"a bound is {' or '.join(get_args(Bound))}, a threshold a number"
+            )
 
     @property
     def attributes(self) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ private key may contain digits that look like a telephone number, never the othe
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
 from infra.errors import ConfigError
 from pipeline.redact.banking import find_credit_cards, find_ibans
@@ -44,6 +46,10 @@ class Span:
     kind: str
 
 
+class FinderFailed(Exception):
+    """A finder of another package broke on a text: what it holds is not known, so the text goes no further."""
+
+
 @dataclass(frozen=True)
 class OutsideFinder:
     """A finder of another package: spans of one kind, and what stands in their place."""
@@ -58,19 +64,36 @@ def find_spans(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[Outsi
     taken: list[Span] = []
     for kind, find in [*FINDERS.items(), *((other.kind, other.find) for other in others)]:
         if kind in kinds or kind not in FINDERS:
-            for start, end in find(text):
-                if not 0 <= start < end <= len(text):
-                    raise ConfigError(
-                        f"the finder of {kind!r} gives the span {start} to {end} in a text of {len(text)} characters",
-                        where="redact.finders",
-                        remedy="Give spans of at least one character, within the text.",
-                    )
+            for start, end in find(text) if kind in FINDERS else _theirs(kind, find, text):
                 place = bisect_left(
                     taken, start, key=lambda span: span.end - 1
                 )  # the first span that ends behind start
                 if place == len(taken) or taken[place].start >= end:
                     taken.insert(place, Span(start, end, kind))
     return taken
+
+
+def _theirs(kind: str, find: Finder, text: str) -> list[tuple[int, int]]:
+    """The spans of another package's finder. Raises FinderFailed where it broke on this text, ConfigError for what is no span."""
+    try:
+        found: Any = find(text)
+        given = list(found) if isinstance(found, Iterable) else [found]
+    except Exception as error:
+        raise FinderFailed(f"{kind}: {type(error).__name__}: {error}") from error
+    spans = []
+    for span in given:
+        try:
+            start, end = map(index, span)
+        except (TypeError, ValueError):
+            start, end = -1, -1
+        if not 0 <= start < end <= len(text):
+            raise ConfigError(
+                f"the finder of {kind!r} gives {span!r} in a text of {len(text)} characters",
+                where="redact.finders",
+                remedy="Give spans (start, end) of at least one character, within the text; of nothing found, none.",
+            )
+        spans.append((start, end))
+    return spans
 
 
 def find_all(text: str, kinds: tuple[str, ...] = KINDS, others: Sequence[OutsideFinder] = ()) -> list[Span]:

@@ -20,7 +20,7 @@ from pipeline.document import RowWriter, identity_of, read_batches, with_texts
 from pipeline.drop_rates import BY_SOURCE, counts_by_source
 from pipeline.ledger import documents_and_fates, fate
 from pipeline.profiles import BySource, Profile, SourceEntry, entry_for, source_of
-from pipeline.redact.spans import KINDS, OutsideFinder, Span, find_all, mask
+from pipeline.redact.spans import KINDS, FinderFailed, OutsideFinder, Span, find_all, mask
 
 BATCH_ROWS = 512
 SPAN_SCHEMA = pa.schema(
@@ -119,7 +119,12 @@ def process(unit: Unit, context: UnitContext) -> Counts:
             masked: dict[int, str] = {}
             found: list[tuple[int, Span]] = []
             for row, text in enumerate(batch.column("text").to_pylist()):
-                masked[row], here, reason = redact(text, policy, finders)
+                try:
+                    masked[row], here, reason = redact(text, policy, finders)
+                except FinderFailed as error:
+                    named = identity_of(batch, row)
+                    file.lose(fate("redact", "failed", "finder_error", **named, detail=str(error)[:200]))
+                    continue
                 if reason:
                     del masked[row]
                     score = float(sum(span.kind == reason for span in here))

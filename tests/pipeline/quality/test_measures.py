@@ -3,12 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.quality.measures import Batch, as_arrow, measure
-from pipeline.quality.rules import PRESETS
+from infra.errors import ConfigError
+from pipeline.quality.measures import Batch, as_arrow, measure, measure_texts
+from pipeline.quality.rules import PRESETS, Rule
 
 
 def measures_of(text, language="en", programming_language=None):
@@ -175,3 +177,44 @@ def test_measures_do_not_depend_on_the_batch_and_shares_are_shares(texts):
     for name in ("duplicate_lines", "alphabetic_words", "punctuated_lines", "duplicate_5gram_characters"):
         share = together[name]
         assert (np.isnan(share) | ((share >= 0) & (share <= 1))).all()
+
+
+@pytest.mark.parametrize(
+    ("compute", "said"),
+    [
+        ("None", "gives a NoneType"),
+        ("{}", r"gives the columns \[\]"),
+        ("{'shape': 1.0}", r"shape is of shape \(\) and type float64 for 2 documents"),
+        ("{'shape': [1.0]}", r"of shape \(1,\)"),
+        ("{'shape': ['a', 'b']}", "and type <U1 for 2"),
+        ("{'shape': [1j, 2j]}", "and type complex128"),
+        ("{'shape': [[1, 2], [3, 4]]}", r"of shape \(2, 2\)"),
+    ],
+)
+def test_a_measure_of_another_package_that_gives_no_numbers_is_said(compute, said, tmp_path, monkeypatch):
+    name = f"measure_{abs(hash(compute))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from pipeline.quality.measures import Measures\n"
+        f"MINE = Measures(('shape',), lambda text, batch: {compute} if text.documents else {{'shape': []}})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=f"{name}:MINE.*{said}"):
+        measure_texts(pa.array(["one", "two"], pa.large_string()), [None] * 2, [None] * 2, [f"{name}:MINE"])
+
+
+def test_a_measure_of_another_package_may_give_a_list(tmp_path, monkeypatch):
+    (tmp_path / "measure_by_list.py").write_text(
+        "from pipeline.quality.measures import Measures\n"
+        "MINE = Measures(('shape',), lambda text, batch: {'shape': [1.5, float('nan')]})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    table = measure_texts(pa.array(["one", "two"], pa.large_string()), [None] * 2, [None] * 2, ["measure_by_list:MINE"])
+    assert table["shape"].to_pylist() == [1.5, None]
+
+
+@pytest.mark.parametrize(
+    ("bound", "threshold"), [("atleast", 3), (">=", 3), ("at_least", "3"), ("at_most", float("nan"))]
+)
+def test_a_rule_with_another_bound_is_refused_and_not_turned_round(bound, threshold):
+    with pytest.raises(ValueError, match="a bound is at_least or at_most, a threshold a number"):
+        Rule("mine", "words", bound, threshold)

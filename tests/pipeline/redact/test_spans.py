@@ -1,6 +1,8 @@
 """What is found, what is left alone, and that nothing is left after masking."""
 
+import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -152,10 +154,14 @@ def test_no_pattern_is_slow_on_a_long_line(unit):
     find_spans(unit * (200_000 // len(unit)))
 
 
-@pytest.mark.parametrize("span", [(5, 1), (3, 3), (0, 99), (-1, 2)])
-def test_a_span_of_another_package_that_cannot_be_is_said(span: tuple[int, int]) -> None:
+@pytest.mark.parametrize("span", [(5, 1), (3, 3), (0, 99), (-1, 2), (0.5, 2.5), "x", None, (1, 2, 3)])
+def test_a_span_of_another_package_that_cannot_be_is_said(span: Any) -> None:
     finder = OutsideFinder("badge", "<BADGE>", lambda text: iter([span]))
-    with pytest.raises(
-        ConfigError, match=f"the finder of 'badge' gives the span {span[0]} to {span[1]} in a text of 9"
-    ):
+    with pytest.raises(ConfigError, match=f"the finder of 'badge' gives {re.escape(repr(span))} in a text of 9"):
         find_spans("some text", others=[finder])
+
+
+@pytest.mark.parametrize("find", [lambda text: None, lambda text: 5])
+def test_a_finder_of_another_package_gives_spans_or_is_said(find: Any) -> None:
+    with pytest.raises(ConfigError, match="the finder of 'badge' gives (None|5)"):
+        find_spans("some text", others=[OutsideFinder("badge", "<BADGE>", find)])

@@ -95,3 +95,18 @@ def test_a_finder_of_another_package_masks_behind_ours(monkeypatch, tmp_path):
     assert redact(text, SourcePolicy(others=Policy.OFF), finders)[0] == "Ask B-17 at <EMAIL>."
     with pytest.raises(ValueError, match="needs a name of its own"):
         RedactConfig(finders=("badge_finder:EMAIL",))
+
+
+def test_a_text_on_which_a_finder_of_another_package_breaks_costs_that_text(inputs, monkeypatch, tmp_path):
+    (tmp_path / "brittle.py").write_text(
+        "from pipeline.redact.spans import OutsideFinder\n"
+        "BADGE = OutsideFinder('badge', '<BADGE>', lambda text: [] if 'jane' not in text else 1 / 0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = run_shard_stage(STAGE, RedactConfig(finders=("brittle:BADGE",)), inputs, tmp_path / "out")
+    counts = found.manifest.counts
+    assert (counts.incoming, counts.kept, counts.failed) == (4, 3, 1)
+    (row,) = rows(found, "ledger/")
+    assert (row["url"], row["rule"]) == ("https://web.example/0", "finder_error")
+    assert row["detail"] == "badge: ZeroDivisionError: division by zero"
+    assert "https://web.example/0" not in texts(found)
