@@ -14,6 +14,10 @@ it is used. ``docs/python.md`` tells more.
 """
 
 import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +47,34 @@ _HOME = {
     "Tokenizer": "pipeline.tokenizer.model",
 }
 __all__ = sorted(_HOME)
+
+
+_ROOMS = ("infra", "pipeline", "training", "alignment", "flows")
+
+
+def _claim_rooms() -> None:
+    """Take our rooms from where this package lies: a ``pipeline.py`` beside a user's script stands before them on the path."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for room in _ROOMS:
+        taken = sys.modules.get(room)
+        spec = importlib.machinery.PathFinder.find_spec(room, [home])
+        if spec is None or spec.loader is None:
+            continue
+        if taken is None:
+            sys.modules[room] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        elif taken.__spec__ is not None and _place(taken.__spec__) != _place(spec):
+            raise ImportError(
+                f"{taken.__spec__.origin} is called as a package of headwater's own, {room!r}, and was imported before "
+                "headwater: import headwater first, or give it another name"
+            )
+
+
+def _place(spec: importlib.machinery.ModuleSpec) -> str:
+    return os.path.realpath(spec.origin or "")
+
+
+_claim_rooms()
 
 
 def __getattr__(name: str) -> Any:

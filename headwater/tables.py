@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from headwater.arrow import column_of, record_batches, rows_of, text_batches, texts_of
 from headwater.workspace import Published
-from infra.errors import ConfigError, nearest
+from infra.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
     from infra.config import Config
@@ -26,6 +26,8 @@ def extract(html: str | bytes, url: str = "", **options: Any) -> "Extracted":
     """
     from pipeline.extract.page import ExtractConfig, extract_html
 
+    if not isinstance(html, (str, bytes)):
+        raise InputError(f"a page is text or bytes, not a {type(html).__name__}")
     return extract_html(html, url, _config(ExtractConfig, options))
 
 
@@ -80,8 +82,11 @@ def dedup(data: Data, *, text: str = "text", **options: Any) -> Deduplicated[Dat
     from pipeline.dedup.config import DedupConfig
     from pipeline.dedup.table import dedup_batches
 
-    if isinstance(data, pa.RecordBatchReader):
-        raise ConfigError("a stream can be read only once", remedy="Read it first: reader.read_all().")
+    if isinstance(data, pa.RecordBatchReader) or type(data).__name__ == "IterableDataset":
+        raise ConfigError(
+            f"a {type(data).__name__} is a stream, whose rows can be read only once",
+            remedy="Read it first (reader.read_all(), datasets.Dataset.from_generator), or run a recipe.",
+        )
     fates = dedup_batches(record_batches(data), _config(DedupConfig, options), text)
     return Deduplicated(rows_of(data, fates.kept), fates.dropped)
 

@@ -107,6 +107,9 @@ def _typed_so_far() -> list[str]:
 
 def main() -> None:
     """Entry point of the ``headwater`` script."""
+    for stream in ("stdout", "stderr"):  # closed by who called us, as some schedulers do: what is said goes nowhere
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
     os.environ.setdefault(
         "PYTHONSAFEPATH", "1"
     )  # a user's pipeline.py in the working folder is not ours, in no child either

@@ -54,7 +54,7 @@ class Tokenizer:
         path = Path(folder) / MODEL_FILE
         try:
             return cls(path.read_bytes(), str(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError("there is no tokenizer", where=str(path), remedy="Run the tokenizer stage.") from None
 
     def save(self, folder: Path | str) -> None:
@@ -118,10 +118,15 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int], *, specials: bool = False) -> bytes:
         """The UTF-8 bytes of some ids, for callers that show text while it is being generated."""
-        table = self.token_bytes
+        table, given = self.token_bytes, list(map(int, ids))
+        if wrong := [index for index in given if not 0 <= index < len(table)]:
+            raise InputError(
+                f"{wrong[0]} is no id of this tokenizer",
+                remedy=f"Its ids are 0 to {len(table) - 1}; -100 in labels stands for no token.",
+            )
         if not specials:
-            return b"".join(table[index] for index in ids)
-        return b"".join(SPECIALS[index].encode() if index < len(SPECIALS) else table[index] for index in map(int, ids))
+            return b"".join(table[index] for index in given)
+        return b"".join(SPECIALS[index].encode() if index < len(SPECIALS) else table[index] for index in given)
 
     @cached_property
     def token_bytes(self) -> list[bytes]:

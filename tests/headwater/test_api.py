@@ -1,19 +1,23 @@
 """``headwater`` from Python: tables of every kind go in, the same kind comes out, and nothing is imported too early."""
 
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import headwater
-from infra.errors import ConfigError, InputError
+from infra.errors import ConfigError, HeadwaterError, InputError
 from tests.pipeline.dedup.corpora import edited, sentence_words
 from tests.support import REPOSITORY
 
@@ -26,11 +30,46 @@ for two hundred years.</p><p>Its wheel turns slowly in summer, when the water is
 
 def test_importing_headwater_imports_nothing_else() -> None:
     code = (
-        "import sys; import headwater; dir(headwater); "
-        "print(*{'torch', 'prefect', 'numba', 'pyarrow', 'pydantic', 'flows', 'pipeline', 'infra'} & set(sys.modules))"
+        "import sys; import headwater; dir(headwater)\n"
+        "rooms = ('flows.', 'pipeline.', 'infra.', 'training.', 'alignment.')\n"
+        "print(*{'torch', 'prefect', 'numba', 'pyarrow', 'pydantic'} & set(sys.modules), "
+        "*[name for name in sys.modules if name.startswith(rooms)])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+ROOMS = ("infra", "pipeline", "training", "alignment", "flows")
+
+
+def test_files_beside_a_script_that_bear_our_names_are_not_in_the_way(tmp_path: Path) -> None:
+    for name in ROOMS:
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')\n")
+    script = tmp_path / "mine.py"
+    script.write_text("import headwater\nprint(list(headwater.open_store('none')), headwater.Tokenizer.__name__)\n")
+    for words in ([str(script)], ["-m", "headwater", "--version"]):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=with_headwater(), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout.split()[:1]) in ((0, ["[]"]), (0, ["headwater"])), done.stderr
+
+
+def test_a_file_that_was_imported_under_one_of_our_names_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", "import pipeline, headwater"],
+        cwd=tmp_path,
+        env=with_headwater(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path}/pipeline.py is called as")
+
+
+def with_headwater() -> dict[str, str]:
+    """An environment in which another folder's scripts import this checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return environment | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def test_every_name_is_there_and_others_are_not() -> None:
@@ -95,8 +134,72 @@ def test_what_is_no_table_and_a_missing_column_are_told() -> None:
         headwater.dedup({"text": TEXTS})
     with pytest.raises(InputError, match="no column 'text'.*there are body"):
         headwater.dedup(pa.table({"body": TEXTS}))
-    with pytest.raises(InputError, match="row 1 has no text"):
-        headwater.dedup(pa.table({"text": ["a", None]}))
+
+
+TEXT = "The miller went to the river, and the wheel of the mill turned all day long."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pd.DataFrame({"text": [TEXT, None, TEXT, float("nan")]}, index=["a", "a", "b", "c"]),
+        pl.DataFrame({"text": [TEXT, None, TEXT, None]}),
+        pl.DataFrame({"text": pl.Series([TEXT, None, TEXT, None], dtype=pl.Categorical)}),
+        pa.table({"text": pa.array([TEXT, None, TEXT, None], pa.string_view())}),
+        pa.table({"text": pa.array([TEXT, None, TEXT, None]).dictionary_encode()}),
+        pa.table({"text": pc.run_end_encode(pa.array([TEXT, None, TEXT, None]))}),
+        datasets.Dataset.from_dict({"text": [TEXT, None, TEXT, None]}),
+    ],
+    ids=["pandas", "polars", "categorical", "views", "dictionary", "runs", "datasets"],
+)
+def test_a_row_without_text_costs_that_row_however_texts_are_stored(data: Any) -> None:
+    result = headwater.dedup(data)
+    assert len(result.kept) == 1
+    fates = [(row["row"], row["rule"], row["survivor"]) for row in result.dropped.to_pylist()]
+    assert fates == [(1, "no_text", None), (2, "exact_duplicate", 0), (3, "no_text", None)]
+
+
+def test_a_table_without_any_text_is_all_dropped() -> None:
+    result = headwater.dedup(pa.table({"text": pa.nulls(2)}))
+    assert (result.kept.num_rows, result.dropped["rule"].to_pylist()) == (0, ["no_text", "no_text"])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: headwater.extract(None), "a page is text or bytes, not a NoneType"),  # type: ignore[arg-type]
+        (lambda: headwater.dedup(pl.LazyFrame({"text": TEXTS})), r"LazyFrame is not a table.*frame\.collect\(\)"),
+        (
+            lambda: headwater.dedup(datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": TEXTS}))),
+            "its splits",
+        ),
+        (
+            lambda: headwater.dedup(datasets.Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()),
+            "IterableDataset is a s",
+        ),
+        (
+            lambda: headwater.dedup(pd.concat([pd.DataFrame({"text": TEXTS})] * 2, axis=1)),
+            "cannot be read as Arrow: Duplicate",
+        ),
+        (lambda: headwater.dedup(pd.DataFrame({"text": pd.Series(["a", 5], dtype=object)})), "cannot be read as Arrow"),
+        (lambda: headwater.dedup(pa.table({"text": TEXTS}), treshold=0.5), "Did you mean 'threshold'"),
+        (lambda: headwater.dedup(pa.table({"text": TEXTS}), survivor="quality"), "survivor: it should be a list"),
+        (lambda: headwater.measure(["a", 5]), "text 1 is of type int"),
+        (lambda: headwater.train_tokenizer("one text"), "a str is not a list of texts"),
+        (lambda: headwater.train_tokenizer({"text": TEXTS}), "a dict is not a list of texts"),
+        (lambda: headwater.train_tokenizer(iter([TEXT, {"text": TEXT}]), vocab_size=400), "text 1 is of type dict"),
+        (lambda: headwater.train_tokenizer([TEXT, "\ud800"], vocab_size=400), "half a surrogate pair"),
+        (lambda: headwater.tokenizer(__file__), "there is no tokenizer"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(HeadwaterError, match=said):
+        call()
+
+
+def test_lists_may_lack_texts_and_be_numpy_s() -> None:
+    assert headwater.measure([TEXTS[0], None, float("nan")])["words"].to_pylist() == [2, 0, 0]
+    assert headwater.measure(np.array(TEXTS[:2]))["words"].to_pylist() == [2, 12]
 
 
 def test_half_a_surrogate_pair_is_told_with_its_row() -> None:
@@ -154,3 +257,6 @@ def test_a_tokenizer_is_trained_saved_and_opened(tmp_path: Path) -> None:
     assert again.digest == tokenizer.digest
     assert again.decode(again.encode("Größe ▁ 42")) == "Größe ▁ 42"
     assert (tmp_path / "mine" / "tokenizer.json").exists()
+    for wrong in (-100, 400):
+        with pytest.raises(InputError, match=f"{wrong} is no id of this tokenizer. Its ids are 0 to 399"):
+            tokenizer.decode([1, wrong])

@@ -140,6 +140,12 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
+def test_a_closed_standard_output_is_no_defect(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m flows.cli.main status --workspace {tmp_path} >&-"
+    done = subprocess.run(line, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_version_and_the_short_form_of_help(monkeypatch, capsys) -> None:
     assert call(monkeypatch, capsys, "--version")[:2] == (0, f"headwater {version('headwater')}\n")
     for line in ("-h", "run -h", "plan -h"):
