@@ -22,7 +22,8 @@ import re
 import unicodedata
 from collections.abc import Set
 
-LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\u2028\u2029]")
+OTHER_LINE_ENDS = "\r\x0b\x0c\u2028\u2029"
+LINE_END = re.compile(f"\r\n|[{OTHER_LINE_ENDS}]")
 ASCII_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 UNWANTED = (
     "\x00-\x08\x0e-\x1f\x7f\xad\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffc\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff"
@@ -48,13 +49,15 @@ RIGHT_TO_LEFT = re.compile(
 FLAG_OR_TAGS = re.compile(f"(\U0001f3f4[\U000e0020-\U000e007e]{{1,16}}\U000e007f)|[{TAGS}]+")
 SELECTABLE = re.compile(f"[^\\sA-Za-z{SELECTORS}]")
 UNJOINED = re.compile(f"[{NEVER_JOINED}]")
-TRAILING = re.compile(r"[^\S\n]+\n")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def clean_text(text: str) -> str:
     """Prose in its canonical form."""
-    text = LINE_ENDS.sub("\n", text)
+    if any(
+        end in text for end in OTHER_LINE_ENDS
+    ):  # most texts have none, and an expression takes a hundred times as long
+        text = LINE_END.sub("\n", text)
     if text.isascii():
         text = ASCII_CONTROLS.sub("", text)
     else:
@@ -64,8 +67,8 @@ def clean_text(text: str) -> str:
             # What goes may bring characters together, which then compose, or leave others with nothing to do.
             while (cleaned := unicodedata.normalize("NFC", without_idle(text, invisible))) != text:
                 text = cleaned
-    text = TRAILING.sub("\n", text)
-    return BLANK_LINES.sub("\n\n", text).strip()
+    text = "\n".join(line.rstrip() for line in text.split("\n"))
+    return (BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
 def without_idle(text: str, invisible: Set[str]) -> str:

@@ -20,6 +20,7 @@ from lxml.html import HtmlElement
 from resiliparse.extract.html2text import extract_plain_text
 from trafilatura.settings import Extractor as Options
 
+from pipeline.extract.attribute_tests import by_attributes
 from pipeline.extract.code_blocks import SCRIPT, fenced
 from pipeline.extract.layout import shown_spaces, without_layout
 from pipeline.extract.unprintable import disguised, restored
@@ -52,6 +53,7 @@ class TrafilaturaExtractor:
         self, *, mode: Mode = "fast", tables: bool = True, comments: bool = False, markup: Markup = "text"
     ) -> None:
         logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it warns of each page without text
+        by_attributes()
         self._options = Options(
             output_format="markdown" if markup == "markdown" else "txt",
             formatting=markup == "markdown",

@@ -9,15 +9,17 @@ every table as rows with bars. Rules on lines then judge what no reader sees.
 
 import re
 
+import numpy as np
+
 from pipeline.extract.code_blocks import BEFORE, carried_code, is_code
+from pipeline.kernels import kernel
 
 # Where white space is shown as it is written. Code outside <pre> has a style sheet that says so, as a rule.
-PRESERVED = re.compile(
-    rb"<(pre|code|textarea|listing|xmp)\b|<[a-z]+\s[^<>]{0,500}white-space\s*:\s*(?:pre|break-spaces)[^<>]*>", re.I
+PRESERVED = re.compile(rb"<(pre|code|textarea|listing|xmp)\b", re.I)
+STYLE = b"white-space"
+PRESERVED_OR_STYLED = re.compile(
+    PRESERVED.pattern + rb"|<[a-z]+\s[^<>]{0,500}" + STYLE + rb"\s*:\s*(?:pre|break-spaces)[^<>]*>", re.I
 )
-# A line break between wide letters is none: they are written without spaces.
-WIDE = re.compile(rb"[\xe3-\xe9]")
-WIDE_BREAK = re.compile(rb"(?<=[\xe3-\xe9][\x80-\xbf]{2})[ \t\r]*\n\s*(?=[\xe3-\xe9])")
 TABLE = re.compile(r"(?:^[ \t]*\|.*\|[ \t]*(?:\n|\Z))+", re.M)
 CELL = re.compile(r"(?<!\\)\|")
 
@@ -27,10 +29,11 @@ def shown_spaces(html: bytes, *, fences: bool = False) -> bytes:
 
     ``fences``: blocks of code are readied for ``fenced``.
     """
-    wide = not html.isascii() and WIDE.search(html) is not None
+    preserved = PRESERVED_OR_STYLED if STYLE in html.lower() else PRESERVED
+    array = np.frombuffer(html, np.uint8)
     pieces: list[bytes] = []
     position, unclosed = 0, set[bytes]()
-    while opening := PRESERVED.search(html, position):
+    while opening := preserved.search(html, position):
         name, start = (opening[1] or b"").lower(), opening.start()
         end = -1 if name in unclosed else _preserved_end(html, opening)
         if end < 0:
@@ -41,9 +44,9 @@ def shown_spaces(html: bytes, *, fences: bool = False) -> bytes:
             element = carried_code(element)
         elif fences and name == b"code" and b"\n" not in element:
             element = _inner(element)  # trafilatura gives it a line of its own
-        pieces += [_one_space(html[position:start], wide), element]
+        pieces += [_one_space(array[position:start]).tobytes(), element]
         position = end
-    return b"".join([*pieces, _one_space(html[position:], wide)])
+    return b"".join([*pieces, _one_space(array[position:]).tobytes()])
 
 
 def _preserved_end(html: bytes, opening: re.Match[bytes]) -> int:
@@ -71,7 +74,28 @@ def _inner(element: bytes) -> bytes:
     return element[element.find(b">") + 1 : element.rfind(b"</")] if b">" in element else element
 
 
-def _one_space(html: bytes, wide: bool) -> bytes:
-    html = WIDE_BREAK.sub(b"", html) if wide else html
-    words = b" ".join(html.split())
-    return b" " * html[:1].isspace() + words + b" " * (bool(words) and html[-1:].isspace())
+@kernel
+def _one_space(data):  # type: ignore[no-untyped-def]  # compiled: types come from the call
+    """Each run of white space as one space. A line break between wide letters is none: they are written without."""
+    shown = np.empty(len(data), np.uint8)
+    at = size = 0
+    while at < len(data):
+        begin = at
+        broken = False
+        while at < len(data) and (data[at] == 32 or 9 <= data[at] <= 13):
+            broken |= data[at] == 10
+            at += 1
+        if at == begin:
+            shown[size] = data[at]
+            at += 1
+            size += 1
+        elif not (broken and _is_wide(data, begin - 3) and _is_wide(data, at)):
+            shown[size] = 32
+            size += 1
+    return shown[:size]
+
+
+@kernel
+def _is_wide(data, at):  # type: ignore[no-untyped-def]
+    """Whether a letter of East Asia begins here."""
+    return 0 <= at < len(data) and 0xE3 <= data[at] <= 0xE9

@@ -24,6 +24,8 @@ MAX_SCRIPTS = 16
 ESCAPE = re.compile(
     rb"(?<!\\)((?:\\\\)*)\\u(06(?:0[0-5]|1[cC]|[dD]{2})|180[eE]|20[0-6][0-9a-fA-F]|[eEfF][0-9a-fA-F]{3})"
 )
+SPACES = "\n\t\r\xa0\u3000"
+"""Those that pages have, of those that ``str.isprintable`` refuses."""
 # Anatolian hieroglyphs, cuneiform, Tangut.
 SCRIPTS = (range(0x14400, 0x14647), range(0x12000, 0x1239A), range(0x17000, 0x187F8))
 
@@ -36,7 +38,10 @@ def disguised(page: bytes) -> tuple[bytes, Mapping[str, str]]:
     if page.isascii():
         return page, {}
     text = page.decode("utf-8", "replace")
-    if text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
+    shown = text
+    for space in SPACES:
+        shown = shown.replace(space, " ")
+    if shown.isprintable():
         return page, {}
     used = set(text)
     hidden = {character for character in used if _is_hidden(character)}

@@ -72,10 +72,10 @@ def test_where_white_space_is_one_space(html: str, shown: str) -> None:
 
 
 def test_white_space_of_hostile_pages_in_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for part in (b"<pre>", b"<pre", b"<p style='white-space:", b"<code>\n", b"<a " + b"x" * 490 + b"white-space "):
         shown_spaces(part * (1_000_000 // len(part)))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
