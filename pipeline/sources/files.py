@@ -183,8 +183,10 @@ def _remote(fs: fsspec.AbstractFileSystem, address: str, path: str) -> list[Arch
             infos = list(fs.find(path, detail=True).values())
         else:
             infos = [fs.info(path)]
-    except (OSError, ValueError) as error:
-        raise InputError(f"the source cannot be listed: {error}", where=address, remedy="Check the address.") from error
+    except Exception as error:  # each driver has errors of its own for what its network does
+        why = " ".join(str(error).split()) or type(error).__name__
+        remedy = "Check the address, and that its server answers."
+        raise InputError(f"the source cannot be listed: {why}", where=address, remedy=remedy) from error
     base = path.split("*", 1)[0].rsplit("/", 1)[0]
     marked = len(infos) > 1 or glob.has_magic(path)
     return [

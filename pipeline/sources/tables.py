@@ -50,6 +50,7 @@ MAX_CELL = 8_000
 HEAD_BYTES = 512
 RECORD_SEPARATOR = b"\x1e"
 """Before each object of a JSON text sequence (RFC 7464)."""
+ZIP = b"PK\x03\x04"
 BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
 LOOK_BYTES = 1 << 20
 
@@ -89,8 +90,10 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
                 continue
             if not line.data.strip(BOM_AND_SPACE):
                 continue
-            if not line.offset and line.data.strip(BOM_AND_SPACE) == b"[":
-                raise _no_json_lines(line.data, archive)
+            if not line.offset and (line.data.strip(BOM_AND_SPACE) == b"[" or line.data.startswith(ZIP)):
+                raise _no_json_lines(
+                    line.data, archive
+                )  # a zip may hold its members as they are, and lines of JSON then
             row = _row(line.data)
             if isinstance(row, dict):
                 first = first or row
@@ -179,7 +182,9 @@ def _parquet_file(stream: BinaryIO, archive: Archive) -> pq.ParquetFile:
         kind = foreign_format(stream.read(HEAD_BYTES))
         instead = f": it is {kind}" if kind and "Parquet" not in kind else ", or is cut short"
         raise InputError(
-            f"the file is not Parquet{instead}", where=archive.url, remedy="Check the source's kind."
+            f"the file is not Parquet{instead}",
+            where=archive.url,
+            remedy="Check the source's kind; in a folder that holds other files too, name those that are: folder/**/*.parquet.",
         ) from error
 
 
