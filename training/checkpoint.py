@@ -21,7 +21,6 @@ other's.
 import json
 import os
 import random
-import re
 import shutil
 import threading
 from collections import OrderedDict
@@ -39,6 +38,7 @@ from torch import nn
 from infra.config import Json
 from infra.errors import HeadwaterError
 from infra.store.files import fsync_folder, sha256_file, write_json
+from training.checkpoint_list import list_checkpoints
 from training.engine import Engine
 from training.model import decoders_of
 from training.parallel import Mesh
@@ -196,15 +196,6 @@ class Checkpoints:
             except HeadwaterError as error:
                 self.warn(f"checkpoint {path.name} is passed over: {error}")
         return None
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Complete checkpoints, oldest first."""
-    found = []
-    for path in folder.glob("step-*"):
-        if match := re.fullmatch(r"step-(\d{8,})", path.name):
-            found.append((int(match.group(1)), path))
-    return sorted(found)
 
 
 def verify(path: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from infra.errors import HeadwaterError, InputError
 from infra.job import load_request
-from training.checkpoint import MANIFEST, list_checkpoints, verify
+from training.checkpoint import MANIFEST, verify
+from training.checkpoint_list import list_checkpoints
 from training.hub_format import write_model
 from training.model import Decoder, ModelConfig
 from training.universal import ENGINE

@@ -55,6 +55,8 @@ def _spec(recipe: Recipe, stage: str) -> JobSpec:
     for node in jobs:
         if node.name == stage and isinstance(node.stage, JobStage):
             return node.stage.job(node.config)
+    if missing := next((node.missing for node in recipe.nodes if node.name == stage and node.missing), None):
+        raise missing
     raise ConfigError(
         f"recipe {recipe.name!r} has no job stage {stage!r}",
         remedy=f"Its job stages: {', '.join(node.name for node in jobs) or 'none'}.",

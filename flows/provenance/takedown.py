@@ -19,6 +19,7 @@ from flows.provenance.trace import STEPS, Steps
 from flows.provenance.wanted import is_of_domain
 from infra.errors import ConfigError
 from infra.store.dataset import Dataset
+from training.checkpoint_list import list_checkpoints
 
 LINEAGE = ".lineage.parquet"
 
@@ -213,8 +214,6 @@ def _checkpoints(
     work_root: Callable[[str, str], Path],
 ) -> list[str]:
     """Checkpoints on disk that carry what was learned: of the runs from their first such step on, of all descendants."""
-    from training.checkpoint import list_checkpoints  # brings torch: not before it is needed
-
     first = {entry["dataset"]: entry["steps"][0] for entry in steps}
     found = []
     for root in sorted(affected):

@@ -22,7 +22,7 @@ from alignment.replies import RewardModel, collate
 from alignment.rollouts import Prompt, ReplySettings, Sampled
 from infra.job import JobRequest, load_request
 from infra.job_main import Preempted, leave
-from training.checkpoint import list_checkpoints
+from training.checkpoint_list import list_checkpoints
 from training.create_engine import deepspeed_config
 from training.engine import Engine, StepResult
 from training.job import StopSignal

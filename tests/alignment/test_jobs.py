@@ -23,7 +23,7 @@ from tests.alignment.jobs import ANIMALS, PLACES, AlignmentJob, build_world
 from tests.support import kill_family
 from tests.training.test_foreign import llama3
 from training.chat import ChatSession
-from training.checkpoint import list_checkpoints
+from training.checkpoint_list import list_checkpoints
 from training.generate import Sampling
 from training.hub_format import load_model, load_reward_model
 

@@ -57,6 +57,10 @@ def test_a_recipe_is_refused_only_for_the_stages_that_need_what_is_missing(tmp_p
     assert headwater("run", str(recipe), "--stop-after", "shards")[0] == 0
     store = Store.at(tmp_path / "work")
     assert store.get_ref("shards", "mine") is not None
+    code, out, error = headwater("takedown", "--url", "rows.jsonl#rows.jsonl@0", "--json")
+    assert (code, error) == (0, "") and json.loads(out)["documents"], "who holds a page is told without torch"
+    code, _, error = headwater("render", "slurm", str(recipe))
+    assert code == 1 and "this needs torch" in error
 
 
 def test_a_recipe_of_data_alone_is_planned_without_torch_and_prefect_where_they_are_there(tmp_path: Path) -> None:

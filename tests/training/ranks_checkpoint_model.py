@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from infra.job import JobRequest
 from infra.job_main import leave
 from tests.training.folders import write_tokenizer
-from training.checkpoint import Checkpoints, list_checkpoints
+from training.checkpoint import Checkpoints
+from training.checkpoint_list import list_checkpoints
 from training.checkpoint_model import checkpoint_weights
 from training.create_engine import create_engine
 from training.hub_format import load_model, save_model

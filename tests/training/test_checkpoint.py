@@ -8,7 +8,8 @@ import torch
 from tests.training.launch import run_ranks
 from tests.training.ranks_checkpoint import resume
 from tests.training.ranks_engine import advance, build
-from training.checkpoint import Checkpoints, list_checkpoints, verify
+from training.checkpoint import Checkpoints, verify
+from training.checkpoint_list import list_checkpoints
 from training.ranks import init_distributed
 
 PROGRAM = "tests.training.ranks_checkpoint"
