@@ -59,9 +59,10 @@ def offered(key: str) -> Mapping[str, str]:
 def _entry_points() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     """group -> name -> dotted paths. Read once a process: it takes a look into every installed package."""
     found: dict[str, dict[str, tuple[str, ...]]] = {}
+    installed = metadata.entry_points()
     for group in GROUPS.values():
         offers = found[group] = {}
-        for entry in metadata.entry_points(group=group):
+        for entry in installed.select(group=group):
             offers[entry.name] = tuple(sorted({*offers.get(entry.name, ()), entry.value.partition("[")[0].strip()}))
     return found
 

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def provenance(run: str, started: float, recipe: str = "") -> Provenance:
         argv=sys.argv,
         host=socket.gethostname(),
         python=sys.version.split()[0],
-        packages=_versions(RECORDED_PACKAGES),
+        packages={package: _version(package) for package in RECORDED_PACKAGES},
         run=run,
         recipe=recipe,
         started=started,
@@ -198,14 +199,13 @@ def provenance(run: str, started: float, recipe: str = "") -> Provenance:
     )
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
+@cache
+def _version(package: str) -> str:
+    """What is installed when the process first asks. To look takes five milliseconds."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def _git_state() -> tuple[str, bool]:

@@ -16,10 +16,8 @@ import types
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -30,6 +28,9 @@ from infra.execution.worker import Answer, Assignment, worker_main
 
 JOIN_S = 10.0
 RECYCLE_FRACTION = 0.6
+PRELOADED = ("infra.execution.worker", "pyarrow.dataset", "pandas")
+"""What the fork server imports beside the run's first stage, for the workers of all its stages. (pyarrow looks for pandas at
+its first list of values.) To import another stage takes a tenth of a second, a server of its own two thirds."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -84,7 +85,7 @@ class WorkerHandle:
         board_path = scratch / f"board-{uuid.uuid4().hex[:8]}"
         board = Board(board_path)
         context = multiprocessing.get_context("forkserver")
-        _preload(task.module)
+        context.set_forkserver_preload([*PRELOADED, task.module])
         environment = {name: str(threads) for name in THREAD_VARIABLES}
         # The fork server would import what lies in the working folder and bears a module's name.
         environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONSAFEPATH": "1"}
@@ -192,19 +193,6 @@ def clear_scratch(task: UnitTask, unit: str) -> None:
     """Remove what a killed attempt left."""
     for folder in Path(task.scratch_root).glob(f"{unit}-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _preload(module: str) -> None:
-    """Have workers forked from a process that has imported a stage, so that they need not do it one by one, step by step.
-
-    A server that has another stage goes, unless it has workers. pyarrow looks for pandas at its first list of values, which
-    is a third of a second of every worker.
-    """
-    modules = ["infra.execution.worker", "pyarrow.dataset", "pandas", module]
-    server: Any = forkserver._forkserver
-    if server._preload_modules != modules and not multiprocessing.active_children():
-        server._stop()
-    server.set_forkserver_preload(modules)
 
 
 @contextlib.contextmanager

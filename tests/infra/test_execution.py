@@ -83,6 +83,19 @@ def test_workers_work_in_their_drivers_environment(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "second" / "dataset" / "data" / "b.txt").read_text() == "b given later\n"
 
 
+def test_stages_share_one_fork_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of its own costs a stage more than to import it."""
+    (tmp_path / "second_stage.py").write_text("from tests.infra.stage_of_hazards import STAGE\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    servers = []
+    for name, reference in (("one", STAGE), ("two", "second_stage:STAGE")):
+        (outcome,) = pool(workers=1).run(task(tmp_path / name, reference), [unit("u")])
+        assert outcome.receipt
+        children = psutil.Process().children()
+        servers.append([child.pid for child in children if "forkserver" in " ".join(child.cmdline())])
+    assert servers[0] == servers[1]
+
+
 def test_units_are_taken_as_workers_become_free(tmp_path: Path) -> None:
     taken: list[str] = []
 
