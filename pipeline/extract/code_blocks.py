@@ -21,7 +21,7 @@ SCRIPT = BEGIN.encode()[:3]
 LETTERS = {b"\n": BREAK.encode(), b" ": SPACE.encode(), b"\t": TAB.encode()}
 NAMED = re.compile(
     rb"<code\b|\b(?:class|id|lang|data-lang)\s*=\s*[\"']?(?:[^\"'<>]*[^a-z\"'<>])?"
-    rb"(?:code|sourcecode|highlight|prettyprint|brush|lang|syntax|geshi|crayon|hljs|programlisting|console|terminal)",
+    rb"(?:code|sourcecode|highlight|prettyprint|brush|lang|syntax|geshi|crayon|hljs|rouge|lineno|gutter|programlisting|console|terminal)",
     re.I,
 )
 AROUND = re.compile(rb"(?:<[a-z][^<>]*>\s{0,80}){1,4}\Z", re.I)

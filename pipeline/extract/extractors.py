@@ -22,6 +22,7 @@ from trafilatura.settings import Extractor as Options
 
 from pipeline.extract.attribute_tests import by_attributes
 from pipeline.extract.code_blocks import SCRIPT, fenced
+from pipeline.extract.elements import ready
 from pipeline.extract.layout import shown_spaces, without_layout
 from pipeline.extract.unprintable import disguised, restored
 
@@ -77,6 +78,7 @@ class TrafilaturaExtractor:
         if not html.strip():
             return ""
         tree = etree.fromstring(html, parser=self._parser)
+        ready(tree)
         text = restored(trafilatura.extract(tree, options=self._options) or "", carried)
         text = text if self._options.formatting else without_layout(text)
         return fenced(text) if fences else text

@@ -40,6 +40,11 @@ def shown_spaces(html: bytes, *, fences: bool = False) -> bytes:
             unclosed.add(name)
             end = opening.end()
         element = html[start:end]
+        inner = element.lower().rfind(b"<pre", 1) if name == b"pre" else 0
+        if inner > 0:  # columns of code: the inner ones are it
+            pieces.append(_one_space(array[position : start + inner]).tobytes())
+            position = start + inner
+            continue
         if fences and name == b"pre" and is_code(html[max(0, start - BEFORE) : start], element):
             element = carried_code(element)
         elif fences and name == b"code" and b"\n" not in element:
