@@ -21,6 +21,9 @@ REPLACEMENT: Final = "replacement"
 """The name for labels whose bytes cannot be read."""
 REFUSED_BY_THE_STANDARD = {"hz-gb-2312": "hz", "iso-2022-kr": "iso-2022-kr", "csiso2022kr": "iso-2022-kr"}
 OF_PYTHON = re.compile(r"(?:cp|kz|ptcp|mac-|koi8-|iso8859-)[\w-]{1,20}|hp-roman8")
+MISSPELT = re.compile(
+    r"(?:x[-_])?(?:windows|win|cp|microsoft)[-_ ]?(?:cp[-_ ]?)?(125[0-8]|874)\Z|(big|gb)[-_ ](5|2312|k|18030)\Z"
+)
 ASCII = bytes(range(32, 127))
 TWO_BYTES = frozenset({"big5", "euc-jp", "euc-kr", "gb18030", "gbk", "shift_jis"})
 CODECS = {
@@ -90,6 +93,10 @@ def _big5_gaps() -> dict[bytes, str]:
 _GAPS = {"big5": _big5_gaps(), "gbk": {b"\x80": "€"}, "gb18030": {b"\x80": "€"}, "windows-1255": {b"\xca": "\u05ba"}}
 
 
+def _spelt(label: re.Match[str]) -> str:
+    return f"windows-{label[1]}" if label[1] else f"{label[2]}{label[3]}"
+
+
 def encoding_named(label: str) -> str | None:
     """The encoding that a page means by a label: its name in the standard, or one beside it that ``decode_as`` knows."""
     label = label.strip("\t\n\f\r \"'").lower()
@@ -97,7 +104,7 @@ def encoding_named(label: str) -> str | None:
         return REFUSED_BY_THE_STANDARD[label]
     if not label.isascii():
         return None
-    if known := webencodings.lookup(label):
+    if known := webencodings.lookup(label) or webencodings.lookup(MISSPELT.sub(_spelt, label)):
         return str(known.name)
     try:
         name = codecs.lookup(label).name

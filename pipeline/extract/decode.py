@@ -43,6 +43,9 @@ CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
 SIBLINGS = {"iso-8859-2": "windows-1250", "iso-8859-7": "windows-1253", "iso-8859-13": "windows-1257"}
 C1_BYTE = re.compile(rb"[\x80-\x9f]")
+CYRILLIC_WORD = re.compile(rb"[\xb2\xb3\xb4\xa5\xaa\xaf\xb8\xba\xbf\xc0-\xff]{4,}")
+UKRAINIAN_KOI8 = re.compile(rb"[\xc0-\xff][\xa4\xa6\xa7\xad]|[\xa4\xa6\xa7\xad][\xc0-\xff]")
+PRIVATE = re.compile("[\ue000-\uf8ff]")
 HIGH_BYTES = bytes(range(0x80, 0x100))
 HANGUL = re.compile("[\uac00-\ud7a3]")
 FREQUENT_BIG5 = re.compile(rb"[\xa4-\xc6][\x40-\x7e\xa1-\xfe]")
@@ -102,10 +105,21 @@ def _detected(body: bytes) -> str:
     if name == "utf-8" and not _nearly(body, name):
         name = "windows-1252"
     if name == "windows-1252":
-        return next((name for name in ("euc-kr", "big5") if _is_east_asian(window, name)), name)
+        name = next((name for name in ("euc-kr", "big5") if _is_east_asian(window, name)), name)
+        return "windows-1251" if name == "windows-1252" and _is_cyrillic(window) else name
+    if name in ("gbk", "gb18030") and len(PRIVATE.findall(decode_as(window, name, "replace"))) * 20 > len(window) // 4:
+        return "big5" if _is_east_asian(window, "big5") else name
+    if name == "koi8-r" and UKRAINIAN_KOI8.search(window):
+        return "koi8-u"
     if name in SIBLINGS and C1_BYTE.search(window):
         return SIBLINGS[name]
     return name
+
+
+def _is_cyrillic(window: bytes) -> bool:
+    """Whether the high bytes stand in words of their own: Latin letters with marks are seldom three in a row."""
+    high = len(window) - len(window.translate(None, HIGH_BYTES))
+    return sum(map(len, CYRILLIC_WORD.findall(window))) * 2 > high >= FEWEST_CHARACTERS
 
 
 def _is_east_asian(window: bytes, name: str) -> bool:

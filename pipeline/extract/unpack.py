@@ -16,6 +16,11 @@ from pipeline.compression import GZIP, WEB_ZSTD, Codec, Corrupt, Member
 from pipeline.extract.refusal import Refused
 
 CHUNK_HEAD = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\r\n]{0,200})?\r?\n")
+FIRST_CHUNK = re.compile(rb"[0-9A-Fa-f]{2,8}[ \t]*\r\n")
+LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*\r\n(?:[!-9;-~]{1,60}:[^\r\n]{0,400}\r\n){0,8}(?:\r\n)?\Z")
+"""Of a body that nobody says is chunked: with CR and LF, and to the end."""
+LAST_BYTES = 4096
+PARAMETERS = re.compile(r";[^,]*|[\"']")
 MAX_ENCODINGS = 4
 PACKED: dict[str, Codec] = {"gzip": GZIP, "x-gzip": GZIP, "zstd": WEB_ZSTD}
 NONE = ("", "identity", "none")
@@ -23,12 +28,14 @@ NONE = ("", "identity", "none")
 
 def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes: int) -> bytes:
     """The body without its encodings; at most ``max_bytes`` or ``Refused``."""
-    declared = re.split(r"[,\s]+", f"{content_encoding},{transfer_encoding}".lower())
+    declared = re.split(r"[,\s]+", PARAMETERS.sub("", f"{content_encoding},{transfer_encoding}".lower()))
     names = [name for name in declared if name not in NONE]
     if len(names) > MAX_ENCODINGS:
         raise Refused("failed", "content_encoding", f"{len(names)} content encodings on one body")
     for name in reversed(names):
         body = _without(body, name, max_bytes)
+    if "chunked" not in names and FIRST_CHUNK.match(body) and LAST_CHUNK.search(body, max(0, len(body) - LAST_BYTES)):
+        body = _dechunk(body, max_bytes, whole=True)
     for codec in (GZIP, WEB_ZSTD):  # nobody said so
         if codec.magic.match(body):
             body = _members(body, codec, max_bytes)
@@ -42,6 +49,8 @@ def _without(body: bytes, name: str, max_bytes: int) -> bytes:
         return _dechunk(body, max_bytes) if CHUNK_HEAD.match(body) else body
     if codec := PACKED.get(name):
         return _members(body, codec, max_bytes) if codec.magic.match(body) else body
+    if any(codec.magic.match(body) for codec in (GZIP, WEB_ZSTD)):
+        return body  # another than was said: undone at the end
     if name == "deflate":
         return _deflate(body, max_bytes)
     if name == "br":
@@ -105,7 +114,7 @@ def _brotli(body: bytes, max_bytes: int) -> bytes:
         raise Refused("failed", "content_encoding", f"the br data is damaged: {error}") from None
 
 
-def _dechunk(body: bytes, max_bytes: int) -> bytes:
+def _dechunk(body: bytes, max_bytes: int, *, whole: bool = False) -> bytes:
     """Chunks joined; what a cut transfer left of the last one counts. Not chunks after all: the body as it is."""
     pieces: list[bytes] = []
     at = total = 0
@@ -113,6 +122,8 @@ def _dechunk(body: bytes, max_bytes: int) -> bytes:
         size = int(head[0].split(b";", 1)[0], 16)
         if not size:
             return b"".join(pieces)
+        if whole and head.end() + size > len(body):
+            break
         pieces.append(body[head.end() : head.end() + size])
         total += len(pieces[-1])
         at = head.end() + size

@@ -44,6 +44,14 @@ def chunked(data: bytes) -> bytes:
         ("gzip", "", gzip.compress(PAGE[:300], mtime=0) + gzip.compress(PAGE[300:], mtime=0)),
         ("zstd", "", zstd.compress(PAGE[:300]) + zstd.compress(PAGE[300:])),
         ("gzip", "", gzip.compress(PAGE, mtime=0) + b"\r\n"),
+        ("", "", chunked(PAGE)),
+        ("gzip", "", chunked(gzip.compress(PAGE, mtime=0))),
+        ("", "", chunked(PAGE)[:-2] + b"X-Trailer: 1\r\n\r\n"),
+        ("deflate", "", gzip.compress(PAGE, mtime=0)),
+        ("br", "", gzip.compress(PAGE, mtime=0)),
+        ("br", "", zstd.compress(PAGE)),
+        ("gzip;q=1.0", "", gzip.compress(PAGE, mtime=0)),
+        ('"gzip"', "", gzip.compress(PAGE, mtime=0)),
     ],
 )
 def test_what_the_bytes_show_is_undone(content: str, transfer: str, body: bytes) -> None:
@@ -64,3 +72,10 @@ def test_what_cannot_be_undone_says_why(content: str, body: bytes, rule: str) ->
     with pytest.raises(Refused) as refused:
         unpack(body, content, "", LIMIT)
     assert refused.value.rule == rule
+
+
+@pytest.mark.parametrize(
+    "text", [b"3\nabc\n0\n", b"10\r\nbottles\r\n0\r\n", b"2\r\n1\r\n0\r\n\r\n", b"cafe\r\nmenu\r\n0\r\n\r\n"]
+)
+def test_numbers_are_no_chunks(text: bytes) -> None:
+    assert unpack(text, "", "", LIMIT) == text
