@@ -195,7 +195,7 @@ def _document(record: _Record, extracted: Extracted, source: SourceConfig) -> Do
 def _text(record: _Record, pages: PageExtractor) -> Extracted:
     if record.kind == "revisit":
         raise Refused("dropped", "revisit", f"the payload is stored with {record.refers_to or 'another capture'}")
-    if record.kind == "conversion":
+    if record.kind == "conversion" and record.page.content_type in ("", "text/plain"):
         return pages.stored_text(record.page)
     return pages.extract(record.page)
 
@@ -215,6 +215,8 @@ def _parse(raw: RawRecord, archive: str, source: str) -> _Record | None:
     size = head_size(data)
     fields, block = read_fields(data[:size]), data[size:]
     kind = first(fields, "warc-type").lower()
+    if not kind:
+        raise ValueError("the record does not say its type")
     if kind not in DOCUMENT_TYPES:
         return None
     if not raw.checked and _digest_matches(block, first(fields, "warc-block-digest")) is False:

@@ -291,3 +291,25 @@ def test_a_page_shorter_than_its_header_says_is_no_page(tmp_path: Path) -> None:
 def test_one_segment_of_a_record_is_no_page(tmp_path: Path) -> None:
     path = write(tmp_path / "a.warc.gz", warc_record(extra=(("WARC-Segment-Number", "1"),)))
     assert rules(read_source(path)) == ["unreadable_record"]
+
+
+def test_a_record_without_a_type_has_a_fate(tmp_path: Path) -> None:
+    good = warc_record("http://example.org/good")
+    (tmp_path / "a.warc").write_bytes(warc_record().replace(b"WARC-Type: response\r\n", b"") + good)
+    outcomes = read_source(tmp_path / "a.warc")
+    assert [document["url"] for document in documents(outcomes)] == ["http://example.org/good"]
+    assert [(fate["rule"], "does not say its type" in str(fate["detail"])) for fate in fates(outcomes)] == [
+        ("unreadable_record", True)
+    ]
+
+
+def test_a_conversion_to_html_is_a_page(tmp_path: Path) -> None:
+    record = warc_record("http://example.org/paper.pdf", html_page(), kind="conversion")
+    picture = warc_record("http://example.org/p", b"\x89PNG\r\n", kind="conversion")
+    (tmp_path / "a.warc").write_bytes(
+        record.replace(b"Content-Type: text/plain", b"Content-Type: text/html")
+        + picture.replace(b"Content-Type: text/plain", b"Content-Type: image/png")
+    )
+    outcomes = read_source(tmp_path / "a.warc")
+    assert ["<" in document["text"] for document in documents(outcomes)] == [False]
+    assert rules(outcomes) == ["content_type"]
