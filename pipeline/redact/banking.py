@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 _IBAN = re.compile(
-    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.ASCII
+    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ \xa0\u202f]?[A-Z0-9]{4}){2,7}(?:[ \xa0\u202f]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
+    re.ASCII,
 )
 _IBAN_LENGTHS = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29, "BY": 28,
@@ -17,7 +18,7 @@ _IBAN_LENGTHS = {
     "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
 }  # fmt: skip
 
-_CARD = re.compile(r"(?<![\w.,+/=-])\d(?:[ -]?\d){13,18}(?![\w]|[.,-]\d)", re.ASCII)
+_CARD = re.compile(r"(?<![\w.,+/=-])\d(?:[ \xa0\u202f-]?\d){13,18}(?![\w]|[.,-]\d)", re.ASCII)
 _CARD_PREFIXES = (
     (re.compile(r"4"), (16, 19)),
     (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
@@ -41,10 +42,10 @@ def _iban_end(text: str, start: int, limit: int) -> int:
     length = _IBAN_LENGTHS.get(text[start : start + 2], 0)
     taken, position = "", start
     while position < limit and len(taken) < length:
-        if text[position] != " ":
+        if not text[position].isspace():
             taken += text[position]
         position += 1
-    if length == 0 or len(taken) < length or (position < limit and text[position] != " "):
+    if length == 0 or len(taken) < length or (position < limit and not text[position].isspace()):
         return 0
     number = int("".join(str(int(character, 36)) for character in taken[4:] + taken[:4]))
     return position if number % 97 == 1 else 0
@@ -52,7 +53,7 @@ def _iban_end(text: str, start: int, limit: int) -> int:
 
 def find_credit_cards(text: str) -> Iterator[tuple[int, int]]:
     for found in _CARD.finditer(text):
-        digits = found[0].replace(" ", "").replace("-", "")
+        digits = "".join(filter(str.isdigit, found[0]))
         if _is_card(digits):
             yield found.span()
 

@@ -12,7 +12,7 @@ _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:]|\.\d)", re.ASCII)
 _VERSION_BEFORE = re.compile(
     r"(?:\bv|versions?|\bver\.?|releases?|\brel\.?|builds?|firmware|drivers?|revisions?|\brev\.?|sections?|\bsec\.?|chapters?|clauses?"
-    r"|§|articles?|\bart\.|paragraphs?|figures?|\bfig\.|tables?|\boid|[=>~]=|\bASN?\.?1)[\s\"'(:=]{0,4}\Z",
+    r"|§|articles?|\bart\.|paragraphs?|figures?|\bfig\.|tables?|\boid|[=>~]=|\bASN?\.?1)[\s\"'(:=>]{0,4}\Z",
     re.IGNORECASE,
 )
 _PACKAGE_BEFORE = re.compile(r"[A-Za-z][-_]\Z")
@@ -33,6 +33,8 @@ _PHONE = re.compile(
     )(?!\w|[.\-]\d)""",
     re.VERBOSE | re.ASCII,
 )
+_COORDINATES = re.compile(r"[+-]\d{1,3}\.\d+[+-]\d{1,3}\.\d", re.ASCII)
+"""A place by ISO 6709: +40.6894-074.0447/."""
 _FEWEST_DIGITS, _MOST_DIGITS = 8, 15
 # Numbers of things, unless a telephone is spoken of. Our own mask of an earlier number speaks of none.
 _THING_BEFORE = re.compile(
@@ -88,7 +90,8 @@ def find_phones(text: str) -> Iterator[tuple[int, int]]:
     for run in _DIGIT_RUN.finditer(text):
         for found in _PHONE.finditer(text, run.start(), min(len(text), run.end() + 12)):
             digits = sum(character.isdigit() for character in found[0])
-            if _FEWEST_DIGITS <= digits <= _MOST_DIGITS and found.start() < run.end():
+            wanted = _FEWEST_DIGITS <= digits <= _MOST_DIGITS and found.start() < run.end()
+            if wanted and not _COORDINATES.match(text, found.start()):
                 before = text[max(0, found.start() - 40) : found.start()]
                 if not _THING_BEFORE.search(before) or _TELEPHONE.search(before):
                     yield found.span()

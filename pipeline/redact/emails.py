@@ -51,6 +51,7 @@ _REMOTE_COMMAND = re.compile(
     r"(?:[ \t]+-[\w-]{1,20}(?:[= ][^\s@-][^\s@]{0,80})?){0,8}[ \t]+\Z"
 )
 _COPY_COMMAND = re.compile(r"(?:^|[\s;&|`$(])(?:scp|rsync|sftp)[ \t][^\n;|&]{0,150}\Z")
+_MESSAGE_ID = re.compile(r"(?:message-id|in-reply-to|references|msgid)\b[^\n]{0,120}<[^\s<>@]{0,60}\Z", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20})://[^\s/?#\"'<>]{0,100}\Z")
 _AROUND = 160
 
@@ -123,6 +124,8 @@ def _top_level(label: str) -> int:
 def _looks_only(text: str, start: int, at: int, domain_start: int, end: int) -> bool:
     """Whether what stands around it says that this is no address."""
     local, domain = text[start:at].lower(), text[domain_start:end].lower()
+    if re.match(r"_\w", text[end : end + 2]):  # ``v.is_contiguous``
+        return True
     if local in _SERVICES or any(domain == name or domain.endswith(f".{name}") for name in _NO_ADDRESS):
         return True
     before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
@@ -133,4 +136,4 @@ def _looks_only(text: str, start: int, at: int, domain_start: int, end: int) -> 
     scheme = _SCHEME.search(before) if "://" in before else None
     if scheme is not None and scheme[1].lower() not in ("mailto", "sip", "xmpp"):
         return True
-    return _REMOTE_COMMAND.search(before) is not None
+    return bool(_REMOTE_COMMAND.search(before) or ("<" in before and _MESSAGE_ID.search(before)))

@@ -46,9 +46,15 @@ FOUND = [
     ("phone", "Tel 212-555-0187", "212-555-0187"),
     ("phone", "Fax: +44 (0)20 7946 0958", "+44 (0)20 7946 0958"),
     ("iban", "Konto DE89 3704 0044 0532 0130 00 bitte", "DE89 3704 0044 0532 0130 00"),
+    (
+        "iban",
+        "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000.",
+        "DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000",
+    ),
     ("iban", "GB82WEST12345698765432", "GB82WEST12345698765432"),
     ("iban", "NO93 8601 1117 947", "NO93 8601 1117 947"),
     ("credit_card", "card 4111 1111 1111 1111 exp", "4111 1111 1111 1111"),
+    ("credit_card", "4111\u202f1111\u202f1111\u202f1111", "4111\u202f1111\u202f1111\u202f1111"),
     ("credit_card", "378282246310005", "378282246310005"),
     ("secret", 'aws = "AKIAIOSFODNN7QW3RTYU"', "AKIAIOSFODNN7QW3RTYU"),
     ("secret", 'client_secret = "9f8a7c6b-5d4e-3f2a-1b0c-01d2c4a5b7f9"', "9f8a7c6b-5d4e-3f2a-1b0c-01d2c4a5b7f9"),
@@ -58,6 +64,11 @@ FOUND = [
     ("secret", 'api_key = "9f8A7c6B5d4E3f2A1b0C"', "9f8A7c6B5d4E3f2A1b0C"),
 ]
 LEFT_ALONE = [
+    "scores = q@v.is_contiguous",
+    "Message-ID: <CAF6rxg=abc+def@mail.gmail.com>",
+    "In-Reply-To: <5e1f9f2b.1c69fb81.8f5a3@mx.google.com>",
+    "<Version>24.30.44.52</Version>",
+    "the tower stands at +40.6894-074.0447/",
     "<PHONE>, SKU: 212-555-0188",  # numbers of things beside one that was masked before
     "someone@example.com and root@localhost and @handle and a@b",
     "logo@2x.png icon@3x.app H = A@np.linalg.inv(B); x = U@np.diag(s)@Vt; y = W@x.data; z = A@B.name[0] and U@np.save(f)",
