@@ -64,14 +64,15 @@ def _cells(notebook: Any) -> list[Any] | None:
 
 def _cell(cell: dict[str, Any], comment: str) -> str:
     source = cell.get("source", cell.get("input", ""))
-    text = "".join(map(str, source)) if isinstance(source, list) else str(source)
+    text = "".join(map(str, source)) if isinstance(source, list) else source if isinstance(source, str) else ""
     text = text.replace("\r\n", "\n").rstrip()
     if not text.strip():
         return ""
     if cell.get("cell_type") == "code":
         return f"{comment} %%\n{text}"
     lines = [f"{comment} {line}".rstrip() for line in text.split("\n")]
-    return "\n".join([f"{comment} %% [markdown]", *lines])
+    kind = "raw" if cell.get("cell_type") == "raw" else "markdown"
+    return "\n".join([f"{comment} %% [{kind}]", *lines])
 
 
 def _path(value: Any, *keys: str) -> Any:
