@@ -71,7 +71,7 @@ def run(job: ModelJob[BestOfNConfig]) -> None:
     """The stage in one rank: sample and judge the chunks that are missing; the first rank writes the pairs."""
     check_judge(job)
     asked = prompts(job)
-    model, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
+    model, judge = job.base_model(frozen=True), reward_model(job, frozen=True)
 
     def replies(number: int, places: range) -> list[list[Scored]]:
         return scored_replies(job, model, judge, number, [asked[place] for place in places])

@@ -18,7 +18,7 @@ from alignment.template_chat import AnyTokenizer, FolderTokenizer, chat_tokenize
 from infra.config import Execution
 from infra.errors import ConfigError
 from infra.store.files import sha256_file
-from training.hub_format import DTYPES, load_config, load_model
+from training.hub_format import DTYPES, load_config, load_model, open_weights
 from training.job import Job, JobConfig, TrainingJobConfig, run_job
 from training.model import Decoder, ModelConfig, check_shape
 from training.optimizer import OptimizerConfig
@@ -149,9 +149,11 @@ class ModelJob(Job[Settings]):
         return load_config(self.model_folder).max_position
 
     def base_model(self, frozen: bool = False) -> Decoder:
-        """The model that the stage starts from, to be trained further, or ``frozen`` to be asked only."""
-        model = load_model(self.model_folder, DTYPES[self.config.dtype], self.ranks.device)
-        return model.eval().requires_grad_(False) if frozen else model
+        """The model that the stage starts from, for an engine to read and train further, or ``frozen`` to be asked only."""
+        dtype = DTYPES[self.config.dtype]
+        if not frozen:
+            return open_weights(self.model_folder, dtype).deferred()
+        return load_model(self.model_folder, dtype, self.ranks.device).eval().requires_grad_(False)
 
     @cached_property
     def tokenizer(self) -> AnyTokenizer:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from infra.config import Config
 from infra.store.files import write_bytes
+from training.deferred import home
 from training.engine import Read
 from training.model import Decoder, generator_of
 
@@ -51,11 +52,11 @@ class LoraLinear(nn.Module):
     def __init__(self, layer: nn.Linear, config: LoraConfig, name: str, seed: int) -> None:
         super().__init__()
         self.weight, self.bias, self.scale, self.dropout = layer.weight, layer.bias, config.scale, config.dropout
-        (outputs, inputs), weight = layer.weight.shape, layer.weight
+        (outputs, inputs), dtype, device = layer.weight.shape, layer.weight.dtype, home(layer.weight)
         drawn = torch.empty(config.rank, inputs)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator_of(seed, f"lora/{name}"))
-        self.lora_A = nn.Parameter(drawn.to(weight.device, weight.dtype))
-        self.lora_B = nn.Parameter(torch.zeros(outputs, config.rank, device=weight.device, dtype=weight.dtype))
+        self.lora_A = nn.Parameter(drawn.to(device, dtype))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, config.rank, device=device, dtype=dtype))
 
     def forward(self, hidden: Tensor) -> Tensor:
         seen = F.dropout(hidden, self.dropout, self.training)

@@ -38,7 +38,7 @@ from infra.errors import ConfigError, InputError
 from infra.stage import JobStage
 from infra.store.files import read_json, sha256_file
 from training.engine import Engine, StepResult
-from training.hub_format import DTYPES, load_reward_model
+from training.hub_format import DTYPES, load_reward_model, open_reward_weights
 from training.intervals import mean_interval
 from training.loader import StepData
 from training.loop import Batches, TrainingTask, TrainStep, publish_model
@@ -105,7 +105,7 @@ def train(job: ModelJob[PpoConfig]) -> None:
     check_shares(config, mesh.row_shares)
     own, shares = mesh.row_share(job.ranks.rank), mesh.row_shares
     mine = share(list(chunks(config.batch_size, config.micro_batch)), own, shares)
-    reference, judge = job.base_model(frozen=True), reward_model(job).eval().requires_grad_(False)
+    reference, judge = job.base_model(frozen=True), reward_model(job, frozen=True)
     both = ActorCritic(job.base_model(), reward_model(job), config.critic_lr / config.lr)
     steps = config.rounds * steps_of_round(len(mine), config)
     engine = engine_of(job, both, steps)
@@ -167,12 +167,15 @@ def policy_of(engine: Engine) -> Apply:
     return lambda use: engine.evaluate(lambda both: use(both.policy))
 
 
-def reward_model(job: ModelJob[Any]) -> RewardModel:
-    """The reward stage's model with the scale of its scores."""
+def reward_model(job: ModelJob[Any], frozen: bool = False) -> RewardModel:
+    """The reward stage's model with the scale of its scores, for an engine to read, or ``frozen`` to be asked only."""
     figures = read_json(job.data("reward") / "reward.json")
     folder, dtype = job.data("reward") / "model", DTYPES[job.config.dtype]
-    decoder, score = load_reward_model(folder, dtype, job.ranks.device)
-    return RewardModel(decoder, score, figures["mean"], figures["std"])
+    if frozen:
+        model = RewardModel(*load_reward_model(folder, dtype, job.ranks.device), figures["mean"], figures["std"])
+        return model.eval().requires_grad_(False)
+    weights, score = open_reward_weights(folder, dtype)
+    return RewardModel(weights.deferred(), score, figures["mean"], figures["std"])
 
 
 def check_judge(job: ModelJob[Any]) -> None:

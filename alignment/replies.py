@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.attention import PROMPT_BLOCK, whole_blocks
+from training.deferred import home
 from training.loss import token_log_probs, token_log_probs_and_entropy
 from training.model import Decoder
 
@@ -89,9 +90,8 @@ class RewardModel(nn.Module):
         decoder.lm_head = None
         decoder.config = decoder.config.model_copy(update={"tie_embeddings": True})
         self.decoder = decoder
-        self.score = nn.Linear(
-            decoder.config.hidden_size, 1, bias=False, device=decoder.device, dtype=decoder.embed_tokens.weight.dtype
-        )
+        weight = decoder.embed_tokens.weight
+        self.score = nn.Linear(decoder.config.hidden_size, 1, bias=False, device=home(weight), dtype=weight.dtype)
         self.mean, self.std = mean, std
         with torch.no_grad():
             # Starting from zero, all replies are equal and the first update is decided by the data alone.

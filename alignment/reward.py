@@ -89,13 +89,11 @@ def train(job: ModelJob[RewardConfig]) -> None:
         )
     lengths = pair_lengths(training)
     order = Order(len(training), config.batch_size, config.epochs, config.seed, config.max_steps, lengths)
-    model = RewardModel(job.base_model())
+    score_weight = None
     if config.linear_probe:
         job.phase("linear probe")
-        weight = fit_score(pair_states(job, model, training), config, job.reduce)
-        with torch.no_grad():
-            model.score.weight.copy_(weight)
-    engine = engine_of(job, model, order.steps)
+        score_weight = fit_score(pair_states(job, training), config, job.reduce)
+    engine = engine_of(job, RewardModel(job.base_model(), score_weight), order.steps)
     decided = np.array([not pair.tie for pair in held_out])
 
     def validate() -> dict[str, float]:
@@ -140,9 +138,9 @@ class PairStates:
 
 
 @torch.no_grad()
-def pair_states(job: ModelJob[RewardConfig], model: RewardModel, pairs: Sequence[PairTokens]) -> PairStates:
-    """Under the model as it came, whole on every rank."""
-    model.eval()
+def pair_states(job: ModelJob[RewardConfig], pairs: Sequence[PairTokens]) -> PairStates:
+    """Under the model as it came, which every rank holds for as long."""
+    model = RewardModel(job.base_model(frozen=True))
     order = np.argsort(pair_lengths(pairs), kind="stable")
     mine = order[job.ranks.rank :: job.ranks.world_size]
     # A rank without pairs takes part with one that weighs nothing.
@@ -152,7 +150,6 @@ def pair_states(job: ModelJob[RewardConfig], model: RewardModel, pairs: Sequence
         batch = pair_batch(pairs, mine[start : start + size], job.tokenizer.pad_id, job.ranks.device)
         states = halves(model.last_states(batch.replies).double())
         parts.append((*states, counts * batch.weights.double(), batch.ties, batch.margins.double()))
-    model.train()
     return PairStates(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

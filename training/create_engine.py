@@ -1,4 +1,8 @@
-"""Puts a model under its engine: adapted to the settings, then under DeepSpeed or FSDP2, with an optimizer over all of it."""
+"""Puts a model under its engine: adapted to the settings, then under DeepSpeed or FSDP2, with an optimizer over all of it.
+
+A model on the meta device (``training.deferred``) gets its first values there, one weight after the other. Under DeepSpeed's
+stage 3 and FSDP each is cut up before the next one is read, and no rank ever holds the model.
+"""
 
 import contextlib
 import copy
@@ -12,6 +16,7 @@ from torch import nn
 
 from training.attention import Attention
 from training.context_parallel import Context, join_context
+from training.deferred import first_value, on_meta, replace_parameters
 from training.engine import Engine, Veto
 from training.muon import layouts_of
 from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
@@ -28,7 +33,7 @@ def create_engine(
     ranks: Ranks | None = None,
     veto: Veto | None = None,
 ) -> Engine:
-    """Put ``model`` under its engine. Every rank must hold the same weights. ``total_steps`` shapes the schedule."""
+    """Put ``model`` under its engine. Every rank must hold, or read, the same weights. ``total_steps`` shapes the schedule."""
     ranks = ranks or init_distributed()
     _adapt(model, parallel, ranks)
     mesh = parallel.mesh(ranks.world_size)
@@ -42,7 +47,6 @@ def create_engine(
         runtime, pipeline = _under_torch(model, optimizer, parallel, mesh, ranks, context)
         torch_optimizer = runtime.optimizer
     else:
-        model.to(ranks.device)
         runtime, torch_optimizer = _under_deepspeed(_Watched(model), optimizer, parallel, ranks)
     if ranks.device.type == "cuda" or parallel.dtype == "bf16":
         torch_optimizer.precision = torch.bfloat16
@@ -88,22 +92,24 @@ def _under_torch(
     """FSDP's runtime of the model, and its pipeline if it has stages."""
     from training.fsdp import Fsdp  # more than a second
 
-    model.to(ranks.device, torch.float32)  # master weights, from which the forward pass's are made
     if mesh.pipeline == 1:
         return Fsdp(_Watched(model), optimizer, parallel, mesh, ranks.device), None
     from training.pipeline_parallel import Pipeline, Stages
 
     stages = Stages(model, mesh.stage(ranks.rank), mesh.pipeline, parallel.virtual_stages, context)
     runtime = Fsdp(stages, optimizer, parallel, mesh, ranks.device)
-    dtype = torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
-    pipeline = Pipeline(stages, mesh, ranks.rank, ranks.device, dtype)
+    pipeline = Pipeline(stages, mesh, ranks.rank, ranks.device, _precision(parallel))
     runtime.shared = pipeline.shared
     return runtime, pipeline
 
 
+def _precision(parallel: ParallelConfig) -> torch.dtype:
+    return torch.bfloat16 if parallel.dtype == "bf16" else torch.float32
+
+
 def _without_weights(model: nn.Module) -> nn.Module:
-    none = {id(weight): nn.Parameter(weight.detach().to("meta"), requires_grad=False) for weight in model.parameters()}
-    return copy.deepcopy(model, none)
+    none: dict[int, Any] = {id(weight): on_meta(weight, weight.dtype) for weight in model.parameters()}
+    return copy.deepcopy(model, none).requires_grad_(False)
 
 
 def _under_deepspeed(
@@ -111,6 +117,7 @@ def _under_deepspeed(
 ) -> tuple[Any, SkippingOptimizer]:
     import deepspeed
 
+    _fill(watched, optimizer, parallel, ranks)
     torch_optimizer = create_optimizer(parameter_groups(watched, optimizer), optimizer)
     muon = {weight for group in torch_optimizer.param_groups if group["muon"] for weight in group["params"]}
     with (
@@ -121,12 +128,43 @@ def _under_deepspeed(
         deepspeed_engine, *_ = deepspeed.initialize(
             model=watched,
             optimizer=torch_optimizer,
-            config=deepspeed_config(optimizer, parallel, ranks, sum(weight.numel() for weight in watched.parameters())),
+            # Of parameters in pieces it counts nothing: each gradient is then a bucket of its own.
+            config=deepspeed_config(optimizer, parallel, ranks, _count(watched)),
             dist_init_required=False,
         )
     if muon:
         torch_optimizer.layouts = layouts_of(deepspeed_engine, parallel.zero_stage, muon)
     return deepspeed_engine, torch_optimizer
+
+
+def _count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def _fill(module: nn.Module, optimizer: OptimizerConfig, parallel: ParallelConfig, ranks: Ranks) -> None:
+    """Bring every parameter to its device; under ZeRO-3 of each a rank's part only."""
+    cutting: Any = None
+    if parallel.cut_while_built:
+        from deepspeed import zero
+
+        settings = deepspeed_config(optimizer, parallel, ranks, _count(module))
+        # Of an empty module: it then sets up what ZeRO-3 needs, and has nothing to cut yet.
+        cutting = zero.Init(module=nn.Module(), config_dict_or_path=settings)
+
+    def filled(_: str, old: nn.Parameter) -> nn.Parameter:
+        value = first_value(old)()
+        # DeepSpeed refuses a part in another precision than its own.
+        value = value.to(_precision(parallel)) if cutting else value
+        parameter = nn.Parameter(value.to(ranks.device), old.requires_grad)
+        if hasattr(old, "lr_scale"):
+            parameter.lr_scale = old.lr_scale  # type: ignore[attr-defined]
+        if cutting:
+            cutting._convert_to_zero_parameters([parameter])
+        return parameter
+
+    with torch.no_grad():
+        replace_parameters(module, filled)
+    module.to(ranks.device)  # buffers
 
 
 def deepspeed_config(

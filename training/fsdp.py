@@ -8,6 +8,8 @@ of which matrix they are.
     stage 2    gradients are reduced to the ranks' rows after every micro batch
     stage 3    weights are whole only while their block needs them
 
+A model is cut up on the meta device, and then each weight read, of which a rank keeps its rows (``training.deferred``).
+
 With ``tensor``, ``training.tensor_parallel`` cuts the matrices first, and what is said here of weights holds for a rank's
 part of them: a rank keeps a rectangle of every matrix.
 
@@ -27,6 +29,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor, Replicate
 
+from training.deferred import FirstValue, first_value, on_meta, replace_parameters
 from training.model import Block
 from training.muon import Layout, Piece, cut
 from training.optimizer import OptimizerConfig, SkippingOptimizer, create_optimizer, parameter_groups
@@ -45,24 +48,26 @@ class Fsdp:
         self.module, self.mesh, self.stage = module, mesh, parallel.zero_stage
         names = {parameter: name for name, parameter in module.named_parameters()}
         groups = parameter_groups(module, config)  # sharding makes new parameters, without marks of their own
+        learning = [[names.pop(parameter) for parameter in group["params"]] for group in groups]
         ranks = _device_mesh(mesh, device)
+        read = _taken(module)
         if mesh.tensor > 1:
             share_matrices(module, ranks["tensor"])
         self._units = _shard(module, ranks[("replicate", "shard") if mesh.replicate > 1 else ("shard",)], parallel)
+        _fill(module, read, device)
         self.weights: dict[str, Any] = dict(module.named_parameters())
         """This rank's rows of every parameter (DTensors)."""
         self.pieces: dict[str, nn.Parameter] = {}
         """The same memory of those that learn, as the optimizer knows it."""
         self.shared: dict[str, Any] = {}
         """Those that lie in two stages of a pipeline, and the group that adds up their gradients."""
-        for group in groups:
-            learning = [names[parameter] for parameter in group["params"]]
-            self.pieces |= {name: nn.Parameter(_local(self.weights[name])) for name in learning}
-            group["params"] = [self.pieces[name] for name in learning]
+        module(_nothing)  # FSDP finds its root and streams in a first forward pass, and pads the rows in other memory
+        _hand_out_what_is_there(self._units)
+        for group, chosen in zip(groups, learning, strict=True):
+            self.pieces |= {name: nn.Parameter(_local(self.weights[name])) for name in chosen}
+            group["params"] = [self.pieces[name] for name in chosen]
         self.optimizer: SkippingOptimizer = create_optimizer(groups, config)
         self.optimizer.layouts = self._layouts(groups, ranks)
-        module(_nothing)  # FSDP finds its root and streams in a first forward pass
-        _hand_out_what_is_there(self._units)
         self.refresh()
 
     def __call__(self, *arguments: Any) -> Any:
@@ -183,6 +188,25 @@ def _nothing(model: nn.Module) -> None:
 def _local(rows: Any) -> Tensor:
     local: Tensor = rows.detach().to_local()
     return local
+
+
+def _taken(module: nn.Module) -> dict[str, FirstValue]:
+    """Take a module's first values from it, by name; what is left has shapes, in the master weights' precision."""
+    read = {name: first_value(parameter) for name, parameter in module.named_parameters()}
+    replace_parameters(module, lambda _, parameter: on_meta(parameter, torch.float32))
+    return read
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, read: dict[str, FirstValue], device: torch.device) -> None:
+    """Give a module that was cut up on the meta device its memory: of each weight this rank's rows."""
+
+    def filled(name: str, weight: Any) -> nn.Parameter:
+        rows = torch.empty(weight.to_local().shape, dtype=weight.dtype, device=device)
+        rows.copy_(rows_of(weight, read.pop(name)()))
+        return nn.Parameter(like(weight, rows), weight.requires_grad)
+
+    replace_parameters(module, filled)
 
 
 def _device_mesh(mesh: Mesh, device: torch.device) -> DeviceMesh:

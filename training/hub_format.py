@@ -94,10 +94,21 @@ def write_model(weights: Weights, folder: Path, tokenizer_dir: Path, *, score: T
 
 def open_weights(folder: Path, dtype: torch.dtype | None = None) -> Weights:
     """The weights of the decoder in a model folder, to be read one at a time. ``dtype`` None keeps the stored precision."""
-    config, found, rest = _find(folder)
+    weights, rest = _weights(folder, dtype)
     _refuse_others(folder, rest)
+    return weights
+
+
+def open_reward_weights(folder: Path, dtype: torch.dtype | None = None) -> tuple[Weights, Tensor]:
+    """The body's weights of a reward model folder, to be read one at a time, and its ``[1, hidden]`` score weight."""
+    weights, rest = _weights(folder, dtype)
+    return weights, _score(folder, rest).read().to(weights.dtype)
+
+
+def _weights(folder: Path, dtype: torch.dtype | None) -> tuple[Weights, dict[str, "_Stored"]]:
+    config, found, rest = _find(folder)
     kind = dtype or next(iter(found.values())).read().dtype
-    return Weights(config, kind, lambda name: found[name].read().to(kind))
+    return Weights(config, kind, lambda name: found[name].read().to(kind)), rest
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> Decoder:
@@ -120,9 +131,13 @@ def load_reward_model(
 ) -> tuple[Decoder, Tensor]:
     """The body and the ``[1, hidden]`` score weight of a reward model folder."""
     decoder, rest = _load(folder, dtype, device)
+    return decoder, _score(folder, rest)
+
+
+def _score(folder: Path, rest: Mapping[str, Any]) -> Any:
     if SCORE not in rest:
         raise InputError("there is no score.weight: this is not a reward model", where=str(folder))
-    return decoder, rest[SCORE]
+    return rest[SCORE]
 
 
 def load_config(folder: Path) -> ModelConfig:

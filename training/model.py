@@ -240,19 +240,17 @@ class Decoder(nn.Module):
         """Fill every parameter. Each is drawn from a generator of its own, so its values depend on the seed and its
         name only, not on the order, the device or which rank holds it."""
         for name, parameter in self.named_parameters():
-            init_parameter(name, parameter, self.config, seed)
+            parameter.copy_(first_weight(name, parameter.shape, self.config, seed))
 
 
-def init_parameter(name: str, parameter: Tensor, config: ModelConfig, seed: int) -> None:
-    """Fill one parameter in place (ZeRO-3 gathers and fills them one by one)."""
-    if parameter.dim() == 1:
-        parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        return
+def first_weight(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
+    """The first values of one parameter, on the CPU in float32: the same whatever the device and precision of the model."""
+    if len(shape) == 1:
+        return torch.full(shape, 0.0 if name.endswith("bias") else 1.0)
     std = config.init_std
     if name.endswith(("o_proj.weight", "down_proj.weight")):
         std /= (2 * config.layers) ** 0.5
-    # Drawn on the CPU in float32: the same values whatever the device and precision of the model.
-    parameter.copy_(torch.randn(parameter.shape, generator=generator_of(seed, name)) * std)
+    return torch.randn(shape, generator=generator_of(seed, name)).mul_(std)
 
 
 def generator_of(seed: int, name: str) -> torch.Generator:

@@ -233,7 +233,7 @@ class ParallelConfig(MeshConfig):
 
     @property
     def cut_while_built(self) -> bool:
-        """Whether parameters are in pieces before the engine has the model."""
+        """Whether DeepSpeed gets its parameters in pieces, and gathers those of a module when that is called."""
         return self.engine == "deepspeed" and self.zero_stage == 3
 
 

@@ -1,9 +1,9 @@
 """Pipeline parallel: the layers of a decoder in stages, one behind the other, each on ranks of its own.
 
-Every rank builds the decoder and keeps the layers of its stages under their full names, so that a checkpoint does not know
-who had what. Where the rest was, hidden states pass unchanged: the decoder's own forward runs a stage, given token ids or
-what the stage before sent. Micro batches follow each other by ``torch.distributed.pipelining``'s 1F1B, or its interleaved
-form where a rank has several stages; gradients are reduced once a step, behind the last one.
+Every rank builds the decoder without memory and keeps the layers of its stages under their full names, so that a checkpoint
+does not know who had what. Where the rest was, hidden states pass unchanged: the decoder's own forward runs a stage, given
+token ids or what the stage before sent. Micro batches follow each other by ``torch.distributed.pipelining``'s 1F1B, or its
+interleaved form where a rank has several stages; gradients are reduced once a step, behind the last one.
 
     stage 0           embedding, first layers
     stage n - 1       last layers, norm, output matrix, loss
@@ -58,7 +58,8 @@ class Stage(nn.Module):
         tied = self.last and whole.lm_head is None
         given: nn.Module = whole.embed_tokens if self.first else Elsewhere()
         if tied and not self.first:
-            given = OutputOnly.from_pretrained(whole.embed_tokens.weight, freeze=False)
+            given = OutputOnly.from_pretrained(whole.embed_tokens.weight)
+            given.weight = whole.embed_tokens.weight  # itself: it knows its first values
         self.model.embed_tokens = cast(nn.Embedding, given)
         self.model.norm = cast(nn.RMSNorm, whole.norm if self.last else Elsewhere())
         self.model.lm_head = whole.lm_head if self.last else None

@@ -32,7 +32,7 @@ from pipeline.shards.reader import ShardSet, splits
 from pipeline.tokenizer import Tokenizer
 from training.create_engine import create_engine
 from training.engine import Engine
-from training.hub_format import load_model
+from training.hub_format import open_weights
 from training.job import Job, TrainingJobConfig, run_job
 from training.loader import Loader, MicroBatch, StepData, rank_slice
 from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
@@ -41,8 +41,8 @@ from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
 from training.ranks import Ranks
 from training.recorder import IterationResult
-from training.sharded import build_for_engine
 from training.validation import bits_per_byte, summed_loss
+from training.weights import Weights
 
 Order = ShuffledOrder | DocumentOrder
 STEPS_SCHEMA = pa.schema(
@@ -185,7 +185,7 @@ def build_engine(
     config: PretrainConfig, data: Data, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None
 ) -> Engine:
     return create_engine(
-        first_model(config, shape, ranks, trunk),
+        first_model(config, shape, trunk),
         config.optimizer,
         config.parallel,
         total_steps=total_steps(config, data),
@@ -193,21 +193,15 @@ def build_engine(
     )
 
 
-def first_model(config: PretrainConfig, shape: ModelConfig, ranks: Ranks, trunk: Path | None = None) -> Decoder:
-    """Fresh weights, or those of the model folder that this training branches from."""
-    if trunk is not None and config.parallel.cut_while_built:
-        raise ConfigError(
-            "a training that begins with a trunk cannot cut up its weights",
-            remedy="Use ZeRO stage 1 or 2, or engine torch.",
-        )
-    model = build_for_engine(shape, config.seed, config.optimizer, config.parallel, ranks)
+def first_model(config: PretrainConfig, shape: ModelConfig, trunk: Path | None = None) -> Decoder:
+    """Fresh weights, or those of the model folder that this training branches from, for the engine to read."""
+    weights = Weights.fresh(shape, config.seed)
     if trunk is not None:
-        try:
-            model.load_state_dict(load_model(trunk, torch.float32).state_dict())
-        except RuntimeError:  # names or sizes of the weights
-            other = InputError("the trunk is a model of another shape", where=str(trunk), remedy="Give both the same.")
-            raise other from None
-    return model
+        stored = open_weights(trunk, torch.float32)
+        if stored.shapes() != weights.shapes():
+            raise InputError("the trunk is a model of another shape", where=str(trunk), remedy="Give both the same.")
+        weights = replace(weights, read=stored.read)
+    return weights.deferred(config.parallel.checkpointing)
 
 
 def task_of(config: PretrainConfig, data: Data, engine: Engine, order: Order) -> TrainingTask[MicroBatch]:

@@ -1,6 +1,7 @@
 """A decoder's weights, one at a time: whatever they lie in, no more than the largest of them is in memory.
 
-weights = open_weights(folder)          (``training.hub_format``; or ``checkpoint_weights``, or ``Weights.of(decoder)``)
+weights = open_weights(folder)          (``training.hub_format``; or ``checkpoint_weights``, ``Weights.of(decoder)`` or ``fresh``)
+weights.deferred()                      a decoder that is read when an engine has it
 write_safetensors(path, {name: (shape, dtype)}, weights.read)
 weights.logits(row)                     a forward pass, for which a block at a time is read
 """
@@ -15,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.model import Decoder, ModelConfig
+from training.deferred import defer
+from training.model import Decoder, ModelConfig, first_weight
+from training.parallel import Checkpointing
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """Of types in safetensors' headers."""
@@ -30,6 +33,13 @@ class Weights:
     read: Callable[[str], Tensor]
 
     @classmethod
+    def fresh(cls, config: ModelConfig, seed: int) -> "Weights":
+        """As ``build_model`` draws them."""
+        with torch.device("meta"):
+            shapes = {name: weight.shape for name, weight in Decoder(config).state_dict().items()}
+        return cls(config, torch.float32, lambda name: first_weight(name, shapes[name], config, seed))
+
+    @classmethod
     def of(cls, decoder: Decoder) -> "Weights":
         there = decoder.state_dict()
         kind = next(iter(there.values())).dtype
@@ -37,6 +47,10 @@ class Weights:
 
     def shapes(self) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in self._empty().state_dict().items()}
+
+    def deferred(self, checkpointing: Checkpointing = "none") -> Decoder:
+        """A decoder for ``training.create_engine``, which reads the weights."""
+        return defer(self._empty(checkpointing), self.read)
 
     @torch.no_grad()
     def logits(self, row: Tensor) -> Tensor:
@@ -50,9 +64,9 @@ class Weights:
         hidden = decoder(row)
         return F.linear(hidden, self.read(f"{'embed_tokens' if decoder.lm_head is None else 'lm_head'}.weight"))
 
-    def _empty(self) -> Decoder:
+    def _empty(self, checkpointing: Checkpointing = "none") -> Decoder:
         with torch.device("meta"):
-            return Decoder(self.config).to(self.dtype)
+            return Decoder(self.config, checkpointing).to(self.dtype)
 
     def _fetch(self, prefix: str) -> Callable[[nn.Module, Any], None]:
         def fetch(module: nn.Module, _: Any) -> None:

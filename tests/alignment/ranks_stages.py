@@ -109,9 +109,10 @@ def base_model(job: ModelJob[Any], frozen: bool = False) -> Decoder:
     return model
 
 
-def scoring(decoder: Decoder) -> RewardModel:
+def scoring(decoder: Decoder, score: Tensor | None = None) -> RewardModel:
     """From a score of zero, none but the score itself has a gradient."""
-    return RewardModel(decoder, torch.randn(1, decoder.config.hidden_size, generator=torch.Generator().manual_seed(2)))
+    drawn = torch.randn(1, decoder.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    return RewardModel(decoder, drawn if score is None else score)
 
 
 def reference_log_probs(*arguments: Any) -> np.ndarray:

@@ -29,8 +29,8 @@ from training.optimizer import OptimizerConfig
 from training.parallel import ParallelConfig
 from training.ranks import Ranks, distributed
 from training.schedule import ScheduleConfig
-from training.sharded import build_for_engine
 from training.validation import summed_loss
+from training.weights import Weights
 
 # Odd sizes: pieces of a weight must be filled up before three ranks can share them.
 SHAPE = ModelConfig(
@@ -84,8 +84,7 @@ def differing(ranks: Ranks, folder: Path, stage: int, dtype: str, **more: Any) -
     parallel = ParallelConfig(zero_stage=stage, dtype=dtype, micro_batch=2, **more)  # type: ignore[arg-type]
     optimizer = OptimizerConfig(lr=0.01, schedule=ScheduleConfig(warmup_steps=0))
     shape = EVEN if parallel.tensor * parallel.context > 1 else SHAPE
-    model = build_for_engine(shape, 0, optimizer, parallel, ranks)
-    engine = create_engine(model, optimizer, parallel, total_steps=4, ranks=ranks)
+    engine = create_engine(Weights.fresh(shape, 0).deferred(), optimizer, parallel, total_steps=4, ranks=ranks)
     mine = batches(parallel, engine.mesh.row_share(ranks.rank), engine.mesh.part(ranks.rank))
     for _ in range(3):
         engine.train_step(
