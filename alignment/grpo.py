@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from alignment.best import Figure
@@ -30,7 +30,7 @@ from alignment.rollouts import Prompt, ReplySettings, Sampled
 from alignment.turns import Conversation
 from alignment.verify import Check, Problem, read_problems, scores
 from infra.config import Execution
-from infra.errors import ConfigError, InputError
+from infra.errors import InputError
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
 from training.engine import Engine, StepResult
@@ -70,6 +70,23 @@ class GrpoConfig(TuningConfig, GrpoRules):
     """Rounds between measurements on the held-out problems; publish best chooses among them."""
     checkpoint_every: Annotated[int, Execution()] = Field(default=20, ge=1)
     """Rounds between checkpoints."""
+
+    @model_validator(mode="after")
+    def _rounds_are_shared(self) -> "GrpoConfig":
+        """Chunks are whole groups, and every share of the ranks must have the same number of them, at least one a minibatch."""
+        if self.micro_batch % self.group_size:
+            raise ValueError(
+                f"{self.micro_batch} replies are no whole number of groups of {self.group_size}; make micro_batch a multiple "
+                "of group_size"
+            )
+        shares = self.parallel().mesh(self.processes).row_shares
+        number = -(-self.batch_size * self.group_size // self.micro_batch)
+        if number % shares or number // shares < self.minibatches:
+            raise ValueError(
+                f"{number} chunks of {self.micro_batch} replies cannot be shared by {shares} ranks in {self.minibatches} "
+                "minibatches; make batch_size × group_size a multiple of micro_batch × ranks × minibatches"
+            )
+        return self
 
 
 STAGE = JobStage(
@@ -126,7 +143,6 @@ class Round:
 def train(job: ModelJob[GrpoConfig]) -> None:
     """The stage in one rank: rounds of sampling and updating, figures, model."""
     config = job.config
-    check_shares(config, config.parallel().mesh(job.ranks.world_size).row_shares)
     job.phase("reading problems")
     training, held_out = read_material(job)
     reference = job.base_model(frozen=True) if config.kl_coefficient else None
@@ -155,24 +171,6 @@ def train(job: ModelJob[GrpoConfig]) -> None:
     report(job, before, answers(asked))
     publish_model(job, engine, job.model_folder)
     job.finish()
-
-
-def check_shares(config: GrpoConfig, shares: int) -> None:
-    """Chunks are whole groups, and every share of the ranks must have the same number of them, at least one a minibatch."""
-    if config.micro_batch % config.group_size:
-        raise ConfigError(
-            f"{config.micro_batch} replies are no whole number of groups of {config.group_size}",
-            where="grpo.micro_batch",
-            remedy="Make micro_batch a multiple of group_size.",
-        )
-    number = -(-config.batch_size * config.group_size // config.micro_batch)
-    if number % shares or number // shares < config.minibatches:
-        raise ConfigError(
-            f"{number} chunks of {config.micro_batch} replies cannot be shared by {shares} ranks in "
-            f"{config.minibatches} minibatches",
-            where="grpo.batch_size",
-            remedy="Make batch_size × group_size a multiple of micro_batch × ranks × minibatches.",
-        )
 
 
 Material = tuple[list[Problem], list[Prompt]]

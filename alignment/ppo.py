@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from alignment.advantages import KlController
@@ -79,6 +79,17 @@ class PpoConfig(TuningConfig, PpoRules):
     checkpoint_every: Annotated[int, Execution()] = Field(default=20, ge=1)
     """Rounds between checkpoints."""
 
+    @model_validator(mode="after")
+    def _rounds_are_shared(self) -> "PpoConfig":
+        """Every share of the ranks must have the same number of chunks, at least one a minibatch."""
+        shares, number = self.parallel().mesh(self.processes).row_shares, -(-self.batch_size // self.micro_batch)
+        if number % shares or number // shares < self.minibatches:
+            raise ValueError(
+                f"{number} chunks of {self.micro_batch} prompts cannot be shared by {shares} ranks in {self.minibatches} "
+                "minibatches; make batch_size a multiple of micro_batch × ranks × minibatches"
+            )
+        return self
+
 
 STAGE = JobStage(
     name="ppo",
@@ -102,7 +113,6 @@ def train(job: ModelJob[PpoConfig]) -> None:
     prompts = training_prompts(job)
     held_out = evaluation_prompts(job)
     mesh = config.parallel().mesh(job.ranks.world_size)
-    check_shares(config, mesh.row_shares)
     own, shares = mesh.row_share(job.ranks.rank), mesh.row_shares
     mine = share(list(chunks(config.batch_size, config.micro_batch)), own, shares)
     reference, judge = job.base_model(frozen=True), reward_model(job, frozen=True)
@@ -186,18 +196,6 @@ def check_judge(job: ModelJob[Any]) -> None:
             "the reward model has another tokenizer than the policy",
             where=str(job.model_folder),
             remedy="Train the reward model from the same base_model.",
-        )
-
-
-def check_shares(config: PpoConfig, shares: int) -> None:
-    """Every share of the ranks must have the same number of chunks, at least one a minibatch."""
-    number = -(-config.batch_size // config.micro_batch)
-    if number % shares or number // shares < config.minibatches:
-        raise ConfigError(
-            f"{number} chunks of {config.micro_batch} prompts cannot be shared by {shares} ranks in "
-            f"{config.minibatches} minibatches",
-            where="batch_size",
-            remedy="Make batch_size a multiple of micro_batch × ranks × minibatches.",
         )
 
 

@@ -34,7 +34,7 @@ from training.create_engine import create_engine
 from training.engine import Engine
 from training.hub_format import open_weights
 from training.job import Job, TrainingJobConfig, run_job
-from training.loader import Loader, MicroBatch, StepData, rank_slice
+from training.loader import Loader, MicroBatch, StepData
 from training.loop import Loop, TrainingTask, TrainStep, publish_model, train
 from training.model import Decoder, ModelConfig, check_shape
 from training.optimizer import OptimizerConfig
@@ -91,6 +91,10 @@ class PretrainConfig(TrainingJobConfig):
     @model_validator(mode="after")
     def _mesh_fits(self) -> "PretrainConfig":
         mesh = self.parallel.mesh(self.processes)
+        if self.batch_sequences % mesh.row_shares:
+            raise ValueError(
+                f"batch_sequences {self.batch_sequences} cannot be shared by {mesh.row_shares} ranks; choose a multiple"
+            )
         check_shape(self.model, self.parallel, self.batch_sequences // mesh.row_shares)
         return self
 
@@ -153,7 +157,6 @@ def run(job: Job[PretrainConfig]) -> None:
     """The stage in one rank: data, training, model, steps."""
     config = job.config
     mesh = config.parallel.mesh(job.ranks.world_size)
-    rank_slice(config.batch_sequences, 0, mesh.row_shares)  # refused before anything is built
     data = open_data(job.data("shards"), job.data("tokenizer"))
     config.parallel.check_sequence(data.train.seq_len)
     try:

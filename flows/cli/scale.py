@@ -38,11 +38,13 @@ def command(
     recipe: Annotated[bool, typer.Option("--recipe", help="Print the recipe's `pretrain` section instead.")] = False,
     json: JsonOption = False,
 ) -> None:
-    from training.mesh_plan import recommend
+    from training.mesh_plan import link_kind, recommend
     from training.scale import plan_scale, read_count
 
     if size is not None and parameters is not None:
         raise ConfigError("the size is given twice", remedy=f"Leave out {size} or --parameters {parameters}.")
+    if gpus is not None:
+        link_kind(gpu)  # a misspelt one is told before anything is printed
     asked = size or parameters
     shared: dict[str, Any] = {
         "gpu": gpu, "gpus": gpus or GPUS, "seq_len": seq_len, "micro_batch": micro_batch,

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from alignment.advantages import group_advantages
 from alignment.conversations import render_prompt, stop_ids
-from alignment.grpo import GrpoConfig, check_shares, train
+from alignment.grpo import GrpoConfig, train
 from alignment.grpo_update import Attempt, GrpoRules, attempt, experience, grpo_losses, update, weight
 from alignment.job import ModelJob
 from alignment.order import seed_of
 from alignment.rollouts import ReplySettings
 from alignment.turns import Message
-from infra.errors import ConfigError
 from infra.job import JobRequest, load_result
 from infra.job_main import Preempted
 from infra.store.dataset import Dataset
@@ -136,10 +135,10 @@ def test_advantages_are_of_the_group() -> None:
 def test_settings_beside_the_loss_are_kept_to() -> None:
     how = GrpoRules(loss="dapo", clip_high=0.5, dynamic_sampling=False).how
     assert (how.clip_low, how.clip_high, how.dynamic, how.scaled, how.mean_over) == (0.2, 0.5, False, True, "tokens")
-    with pytest.raises(ConfigError, match="no whole number of groups of 8"):
-        check_shares(GrpoConfig(micro_batch=20), 1)
-    with pytest.raises(ConfigError, match="cannot be shared by 2 ranks"):
-        check_shares(GrpoConfig(batch_size=8, micro_batch=64), 2)
+    with pytest.raises(ValueError, match="no whole number of groups of 8"):
+        GrpoConfig(micro_batch=20)
+    with pytest.raises(ValueError, match="cannot be shared by 2 ranks"):
+        GrpoConfig(batch_size=8, micro_batch=64, ranks=2)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from alignment.dpo import DpoConfig
+from alignment.ppo import PpoConfig
 from alignment.sft import SftConfig
+from flows.recipe import load_recipe
 from infra.config import identity
 from infra.errors import ConfigError
 from tests.training.launch import run_ranks
@@ -150,6 +152,18 @@ def test_every_parameter_has_the_gradient_of_one_rank(shape):
 def test_what_an_engine_lacks_is_refused(settings, sentence):
     with pytest.raises(ValidationError, match=sentence):
         ParallelConfig(**settings)
+
+
+def test_a_stage_refuses_a_batch_that_its_ranks_cannot_share():
+    with pytest.raises(ValidationError, match="batch_sequences 32 cannot be shared by 3 ranks"):
+        PretrainConfig(ranks=3)
+    two_rows = {"engine": "torch", "context": 2}
+    with pytest.raises(ValidationError, match="batch_sequences 3 cannot be shared by 2 ranks"):
+        PretrainConfig(ranks=4, batch_sequences=3, parallel=two_rows)
+    with pytest.raises(ValidationError, match="4 chunks of 16 prompts cannot be shared by 3 ranks in"):
+        PpoConfig(ranks=3)
+    with pytest.raises(ConfigError, match="stages.ppo: .* cannot be shared by 3 ranks"):
+        load_recipe("demo", ["ppo.ranks=3"])
 
 
 def test_a_stage_refuses_a_mesh_that_its_ranks_do_not_form():

@@ -18,6 +18,12 @@ def test_it_prints_the_mesh_and_the_lines_of_a_recipe(capfd: pytest.CaptureFixtu
     assert "mesh of" in shown and "nodes: 8" in shown and "parallel: {engine: torch" in shown
 
 
+def test_a_misspelt_card_is_told_before_anything_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run(["scale", "8B", "--gpus", "8", "--gpu", "h10"]) == 1
+    told = capfd.readouterr()
+    assert told.out == "" and "'h10' are not known" in told.err
+
+
 def test_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert _run([*EIGHT, "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
