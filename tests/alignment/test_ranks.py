@@ -93,7 +93,7 @@ def equal(found: dict[str, Any], expected: dict[str, Any], to: float = 1e-6) -> 
 def test_accumulation_is_one_batch(name: str, ranks: Ranks, inputs: dict[str, Any], tmp_path: Path) -> None:
     stage = OBJECTIVES[name][0]
     whole, cut = (
-        run_stage(request(tmp_path / str(micro), name, inputs, micro_batch=micro), ranks, scripted=True)
+        run_stage(request(tmp_path / str(micro), name, inputs, micro_batch=micro, ranks=1), ranks, scripted=True)
         for micro in (WHOLE[stage], CUT[stage])
     )
     equal(cut, whole)
@@ -105,7 +105,7 @@ def test_two_ranks_are_one_batch(ranks: Ranks, inputs: dict[str, Any], tmp_path:
         write_request(request(tmp_path / name, name, inputs, micro_batch=CUT[stage]))
     run_ranks(PROGRAM, 2, str(tmp_path), "scripted")
     for name, (stage, _) in OBJECTIVES.items():
-        whole = request(tmp_path / f"{name} whole", name, inputs, micro_batch=WHOLE[stage])
+        whole = request(tmp_path / f"{name} whole", name, inputs, micro_batch=WHOLE[stage], ranks=1)
         equal(torch.load(tmp_path / name / "found.pt"), run_stage(whole, ranks, scripted=True))
 
 
@@ -129,7 +129,7 @@ def of_one_rank(ways: dict[str, Sequence[str]], inputs: dict[str, Any], folder: 
         for mesh in meshes:
             own = {"engine": "torch", "micro_batch": CUT[stage], **longer, **MESHES[mesh]}
             write_request(request(folder / f"{name} {mesh}", name, inputs, **own))
-        whole = request(folder / f"{name} whole", name, inputs, micro_batch=WHOLE[stage], **longer)
+        whole = request(folder / f"{name} whole", name, inputs, micro_batch=WHOLE[stage], ranks=1, **longer)
         torch.save(run_stage(whole, ranks, scripted=True), folder / f"{name}.pt")
     run_ranks(PROGRAM, 2, str(folder), "scripted", timeout=900)
     for name, meshes in ways.items():
