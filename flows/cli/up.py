@@ -1,6 +1,7 @@
 """``headwater up``: Prefect server, workers and all deployments on this machine."""
 
 import sys
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -15,9 +16,9 @@ from flows.cli.options import (
     open_store,
 )
 from flows.operate.credentials import auth_place, auth_string
-from flows.operate.doors import LOCAL_NAMES, sign_in_link
 from flows.operate.server import prefect_home
 from flows.operate.up import DEFAULT_PORT, HOST, Serving, serve
+from infra.errors import MissingPackage
 
 
 def command(
@@ -35,6 +36,12 @@ def command(
         ),
     ] = None,
 ) -> None:
+    if find_spec("prefect") is None:  # said first: its extra brings what else is missing
+        raise MissingPackage(
+            "this needs prefect, which is not installed here", remedy="pip install 'headwater[prefect]'"
+        )
+    from flows.operate.doors import LOCAL_NAMES, sign_in_link
+
     interrupt_on_term()
     out = console()
     out.print("Starting the Prefect server. The first start in a workspace takes about half a minute.")

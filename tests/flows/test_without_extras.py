@@ -14,7 +14,8 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"deepspeed", "fastapi", "httpx", "prefect", "safetensors", "sqlalchemy", "torch"}:
+        absent = {"deepspeed", "fastapi", "httpx", "prefect", "safetensors", "sqlalchemy", "starlette", "torch"}
+        if name.partition(".")[0] in absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -61,6 +62,8 @@ def test_a_recipe_is_refused_only_for_the_stages_that_need_what_is_missing(tmp_p
     assert (code, error) == (0, "") and json.loads(out)["documents"], "who holds a page is told without torch"
     code, _, error = headwater("render", "slurm", str(recipe))
     assert code == 1 and "this needs torch" in error
+    code, _, error = headwater("up")
+    assert code == 1 and "pip install 'headwater[prefect]'" in error
 
 
 def test_a_recipe_of_data_alone_is_planned_without_torch_and_prefect_where_they_are_there(tmp_path: Path) -> None:
