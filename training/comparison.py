@@ -12,7 +12,8 @@ better. Two things vary, and other ones would have come out otherwise: the seeds
 * **Seeds**: of three seeds a bootstrap sees two thirds of the variance and no tails: simulated, its 95 % intervals cover
   67 %. So the noise of a run is pooled over all arms that share the seeds (residuals of arm + seed; the arms differ in
   their text, not in how noisily a run of that length ends) and enters as t with (arms - 1)(seeds - 1) degrees of freedom.
-  Arms with seeds of their own, as an A/A arm has, are compared as independent samples.
+  Arms with seeds of their own, as an A/A arm has, are compared as independent samples. Pooled is also what pairs of arms vary
+  by: those that share most documents, and so their order, less than this says, the control and foreign corpora a little more.
 * Their sum would count seed × document twice: that part is estimated and taken from the documents' share, which is how a
   crossed design is added up (Owen, "The pigeonhole bootstrap", 2007; Cameron, Gelbach and Miller, 2011).
 
@@ -82,7 +83,8 @@ class Verdict:
 @dataclass(frozen=True)
 class Comparison:
     """All differences and verdicts; ``minimum_detectable_effect`` is the smallest true difference that is told four times
-    in five, all arms being asked at once, from what the A/A arm's difference varies by."""
+    in five, all arms being asked at once, of the arm whose difference varies most (the A/A arm, whose seeds are its own, and
+    the control apart)."""
 
     effects: tuple[Effect, ...]
     verdicts: tuple[Verdict, ...]
@@ -138,8 +140,8 @@ def compare(
         for arm, found in overall.items()
     )
     coin_flips = tuple(task for task in names if task not in kept)
-    detectable = difference(same, baseline, kept or names).detectable(family)
-    return Comparison(tuple(effects), verdicts, coin_flips, detectable)
+    asked = [found for arm, found in overall.items() if arm not in (same, control)] or [overall[control]]
+    return Comparison(tuple(effects), verdicts, coin_flips, max(each.detectable(family) for each in asked))
 
 
 def _verdict(arm: str, found: "_Difference", p_holm: float, separates: bool, family: int, tokens: int) -> Verdict:
