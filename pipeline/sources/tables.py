@@ -4,6 +4,7 @@ What a row holds costs that row at most: text that is not UTF-8, a value of anot
 end. What is damaged in the file itself costs the compressed member, or the row group, that holds it (``compression.py``).
 """
 
+import codecs
 import datetime
 import io
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ HEAD_BYTES = 512
 RECORD_SEPARATOR = b"\x1e"
 """Before each object of a JSON text sequence (RFC 7464)."""
 ZIP = b"PK\x03\x04"
-BOM_AND_SPACE = b"\xef\xbb\xbf \t\r\n"
+SPACE = b" \t\r\n"
+"""What JSON takes for white space."""
 LOOK_BYTES = 1 << 20
 
 
@@ -88,12 +90,12 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
             if not isinstance(line, TextLine):
                 yield _unread(line, archive.name, source)
                 continue
-            if not line.data.strip(BOM_AND_SPACE):
+            written = _without_mark(line.data).strip(SPACE)
+            if not written:
                 continue
-            if not line.offset and (line.data.strip(BOM_AND_SPACE) == b"[" or line.data.startswith(ZIP)):
-                raise _no_json_lines(
-                    line.data, archive
-                )  # a zip may hold its members as they are, and lines of JSON then
+            # A zip may hold its members as they are, and lines of JSON then.
+            if not line.offset and (written == b"[" or line.data.startswith(ZIP)):
+                raise _no_json_lines(line.data, archive)
             row = _row(line.data)
             if isinstance(row, dict):
                 first = first or row
@@ -141,9 +143,14 @@ def _bad_line(line: TextLine, why: str, archive: str, source: TableOptions) -> O
     return lost(identity, source.name, "failed", rule, detail=f"{place}: {why[:150]}")
 
 
+def _without_mark(line: bytes) -> bytes:
+    """Without a byte-order mark in front; its bytes alone, such as a line of one of them, are damage."""
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
 def _no_json_lines(head: bytes, archive: Archive) -> InputError:
     """What the file seems to be instead."""
-    text = head.lstrip(BOM_AND_SPACE)
+    text = _without_mark(head).lstrip(SPACE)
     if kind := foreign_format(head):
         why = f"it is {kind}"
     elif text.startswith(b"["):
@@ -257,7 +264,7 @@ def rows_of_file(address: str) -> Iterator[Row]:
             ) from None
         return
     for number, line in enumerate(read_lines(address), start=1):
-        if line.strip(BOM_AND_SPACE):
+        if _without_mark(line).strip(SPACE):
             row = _row(line)
             if isinstance(row, str):
                 raise InputError(

@@ -52,7 +52,7 @@ def test_the_best_reply_is_preferred_to_the_worst_and_a_kill_samples_nothing_twi
     path = job.request.data_dir / "pairs.parquet"
     pairs = [pair for split in ("train", "held_out") for pair in read_pairs(path, split)]
     assert len(pairs) > 8 and job.stats["prompts"] == 14 == len(pairs) + job.stats["no_pair"]
-    tokens, judge = tokenize_pairs(job.tokenizer, pairs), reward_model(job).eval()
+    tokens, judge = tokenize_pairs(job.tokenizer, pairs), reward_model(job, frozen=True)
     with torch.no_grad():
         better, worse = (
             judge.judge(collate([t.prompt for t in tokens], [getattr(t, side) for t in tokens], job.tokenizer.pad_id))

@@ -50,6 +50,7 @@ def test_on_the_cpu_there_are_as_many_ranks_as_asked_for(
         launcher.wait(handle, lambda: None)
         return set((tmp_path / launcher.device / "logs" / f"{handle.detail['attempt']}.log").read_text().splitlines())
 
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(infra.launch.local, "guarded", lambda command, grace_s: ["/usr/bin/env"])
     monkeypatch.setattr(infra.launch.torchrun, "has_gpu", lambda environ: environ.get("CUDA_VISIBLE_DEVICES") != "")
     assert {"CUDA_VISIBLE_DEVICES=", "DS_ACCELERATOR=cpu"} <= environment(

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
@@ -87,6 +87,8 @@ def test_json_lines(row: dict[str, Any], ascii_only: bool) -> None:
 
 @hostile
 @given(raw)
+@example(b"\xbb")  # a byte of a byte-order mark
+@example(b"\x0b")  # no white space of JSON's
 def test_json_lines_of_any_bytes(line: bytes) -> None:
     good = [json.dumps({"text": text}).encode() for text in GOOD]
     data = b"\n".join([good[0], line.replace(b"\n", b" ") or b"-", good[1]])
