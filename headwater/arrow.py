@@ -130,7 +130,11 @@ def rows_of(data: Any, rows: pa.Array) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, (str, bytes)) or value != value  # NaN: pandas' word for none
+    """Whether pyarrow takes it for a text, or for none (None, NaN, pandas' NA)."""
+    try:
+        return isinstance(value, str) or len(pa.array([value], pa.large_string(), from_pandas=True)) == 1
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return False
 
 
 def _library(data: Any) -> str:

@@ -1,5 +1,6 @@
 """``headwater`` from Python: tables of every kind go in, the same kind comes out, and nothing is imported too early."""
 
+import math
 import os
 import random
 import subprocess
@@ -185,6 +186,8 @@ def test_a_table_without_any_text_is_all_dropped() -> None:
         (lambda: headwater.dedup(pa.table({"text": TEXTS}), treshold=0.5), "Did you mean 'threshold'"),
         (lambda: headwater.dedup(pa.table({"text": TEXTS}), survivor="quality"), "survivor: it should be a list"),
         (lambda: headwater.measure(["a", 5]), "text 1 is of type int"),
+        (lambda: headwater.measure([math.nan, np.array([1, 2])]), "text 1 is of type ndarray"),
+        (lambda: headwater.measure([pd.NA, object()]), "text 1 is of type object"),
         (lambda: headwater.train_tokenizer("one text"), "a str is not a list of texts"),
         (lambda: headwater.train_tokenizer({"text": TEXTS}), "a dict is not a list of texts"),
         (lambda: headwater.train_tokenizer(iter([TEXT, {"text": TEXT}]), vocab_size=400), "text 1 is of type dict"),
