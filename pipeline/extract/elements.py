@@ -1,6 +1,8 @@
 """A page's tree, readied for trafilatura: what a browser shows and it would drop or tear apart becomes what it keeps.
 
-template, hidden        go: no browser shows them (a declarative shadow root is shown)
+template, hidden        go: no browser shows them (a declarative shadow root is shown, and what its heading or tab opens is read)
+headings that open      a heading whose words are a button: the words
+links to headings       go: ¶ or # behind a heading or paragraph
 q                       its quotation marks, which are the browser's; for trafilatura it is a block
 time                    words, in a sentence or a list; elsewhere it is a page's own stamp, and goes
 lists in cells          the cell's text, item by item: trafilatura drops a list in a table
@@ -23,6 +25,16 @@ TEX_SCRIPT = re.compile(
 )
 TEX_CLASS = "headwater-tex"
 HIDDEN = etree.XPath("//*[@hidden and not(@hidden='until-found')]")
+OPENED = etree.XPath(
+    "//*[self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6 or self::dt]//@aria-controls"
+)
+PANELS = frozenset({"tabpanel", "region"})
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6", "dt", "summary")
+PERMALINK = re.compile(
+    r"<a\b[^<>]{0,300}\bhref\s*=\s*[\"']?[^\"'<>\s]{0,200}#[^\"'<>\s][^<>]{0,300}>\s*(?:<span[^<>]{0,100}>)?\s*"
+    r"(?:[¶#§🔗\uf0c1]|&para;|&#182;|&#xb6;|&sect;)\s*(?:</span>)?\s*</a>",
+    re.I,
+)
 WORDS_AROUND_TIME = frozenset({"p", "li", "td", "th", "dd", "dt", "em", "b", "strong", "i", "blockquote"})
 INLINE = frozenset(
     ["a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img",
@@ -43,6 +55,11 @@ WRAPPED_TEX = re.compile(r"\A\{\\(?:display|text)style\s+(.*)\}\Z", re.S)
 SPOKEN_TEX = re.compile(r"[\\^_={}]|\A[A-Za-z]\Z")
 
 
+def without_permalinks(page: str) -> str:
+    """A page without the signs that link a heading or paragraph to itself."""
+    return PERMALINK.sub("", page)
+
+
 def tex_shown(page: str) -> str:
     """A page in which the formulas are text that stand in scripts for MathJax."""
     return TEX_SCRIPT.sub(_tex_of_script, page) if "math/tex" in page else page
@@ -59,8 +76,11 @@ def _delimited(tex: str, *, block: bool) -> str:
 
 def ready(tree: HtmlElement) -> None:
     """Change the tree where trafilatura would lose what is shown: what places first, then the rest from the inside out."""
+    opened = set(" ".join(OPENED(tree)).split())
     for element in HIDDEN(tree):
-        if element.tag not in ("html", "body", "head"):
+        if element.tag not in ("html", "body", "head") and not (
+            element.get("role") in PANELS or element.get("id") in opened
+        ):
             _drop(element)
     for element in list(tree.iter("table")):
         _table(element)
@@ -198,6 +218,13 @@ def _footer(element: HtmlElement) -> None:
         element.tag = "p"
 
 
+def _button(element: HtmlElement) -> None:
+    """A heading that opens what is under it."""
+    heading = next(element.iterancestors(*HEADINGS), None)
+    if heading is not None and heading.text_content().strip() == element.text_content().strip():
+        element.tag = "span"
+
+
 def _pre(element: HtmlElement) -> None:
     """Lines that are elements: each is shown on its own."""
     element.tag = "pre"
@@ -281,6 +308,7 @@ _CHANGES: dict[str, Callable[[HtmlElement], None]] = {
     "dl": _list,
     "figure": _figure,
     "footer": _footer,
+    "button": _button,
     "pre": _pre,
     "listing": _pre,
     "xmp": _pre,

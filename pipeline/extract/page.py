@@ -22,7 +22,7 @@ from infra.execution.limits import DocumentLost, time_limit
 from infra.extensions import load, offered, reference_of
 from pipeline.extract.clean import clean_line, clean_text
 from pipeline.extract.decode import decode, is_binary
-from pipeline.extract.elements import tex_shown
+from pipeline.extract.elements import tex_shown, without_permalinks
 from pipeline.extract.extractors import (
     RESILIPARSE,
     TRAFILATURA,
@@ -151,7 +151,7 @@ class PageExtractor:
         html = self._decode(page, kind)
         if kind == "text":
             return self._plain(html, "plain text")
-        html = tex_shown(html)
+        html = tex_shown(without_permalinks(html))
         scan = scan_page(html.encode("utf-8", "replace"))
         self._check_text(scan)
         data = scan.pruned() if self.config.prune else scan.data

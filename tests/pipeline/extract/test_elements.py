@@ -17,6 +17,14 @@ SHOWN = [
     ("<p hidden>What nobody sees of this page unless a script runs.</p>", ""),
     ('<div hidden="until-found"><p>A search in the page opens it.</p></div>', "A search in the page opens it."),
     ('<x-y><template shadowrootmode="open"><p>Shown by every browser.</p></template></x-y>', "Shown by every browser."),
+    # what a heading, a tab or <details> opens
+    ("<h3><button aria-controls=a>How long?</button></h3><div id=a hidden><p>Ten days.</p></div>", "How long?\nTen days."),
+    ('<div role="tabpanel" hidden><p>The second of two tabs.</p></div>', "The second of two tabs."),
+    ("<details><summary>How long?</summary><p>Some ten days.</p></details>", "How long?\nSome ten days."),
+    # links of a paragraph to itself
+    ('<h2>Banks<a class="headerlink" href="#banks">¶</a></h2><p>They are low.</p>', "Banks\nThey are low."),
+    ('<p>They are low.<a href="b.html#p1" title="here"><span>#</span></a></p>', "They are low."),
+    ('<p>In C, <a href="/tags/c">#</a> begins a directive.</p>', "In C, # begins a directive."),
     # words in a sentence
     ("<p>The office said <q>stay <q>here</q></q>, and we did.</p>", "The office said “stay ‘here’”, and we did."),
     ("<p>Sie sagte „<q>bleibt</q>“ zu uns allen hier.</p>", "Sie sagte „bleibt“ zu uns allen hier."),
