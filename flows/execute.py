@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from flows.cancellation import recorded_end
 from flows.checks import notices
 from flows.provenance.drop_rates import rate_changes
+from flows.provenance.notices import emptied_sources
 from flows.recipe import Recipe
 from infra.errors import Blocked
 from infra.labels import move_labels
@@ -100,9 +101,12 @@ def _move_labels(recipe: Recipe, selection: StageSelection, result: RunResult, r
 
 
 def _warn_of_drop_rates(outcome: StageOutcome, run: RunContext, tolerance: float) -> None:
-    """Say it where a stage drops another share of a source than the snapshot before. It never fails a run."""
+    """Say it where a stage drops nearly all of a source, or another share than the snapshot before. It never fails a run."""
     if outcome.action == Action.SKIP:
         return
+    for stage, sentence in emptied_sources([outcome.dataset]):
+        run.record.event("source_emptied", stage=stage, message=sentence)
+        run.reporter.message(stage, f"warning: {sentence}")
     found = rate_changes(run.store, outcome.dataset, tolerance)
     if found is not None and found.changes:
         run.record.event("drop_rates_moved", **asdict(found))

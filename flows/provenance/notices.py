@@ -1,14 +1,19 @@
-"""What a reader must know before any figure: files that are missing, and what the stages themselves warn of."""
+"""What a reader must know before any figure: files that are missing, sources of which next to nothing is left, and what the
+stages themselves warn of."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from flows.provenance.funnel import funnel_by_source
 from flows.stages import in_order
 from infra.store.dataset import Dataset
 from infra.warnings import BUILT_ON
 
 INCOMPLETE = "incomplete: "
 """How the runner's own sentences about lost units begin."""
+EMPTIED_DOCUMENTS, EMPTIED_SHARE = 100, 0.02
+"""A source of so many documents of which a stage keeps less than this share is told: a rule, a language or near duplicates that
+share a template have taken all of it, which the sum of many sources does not show."""
 FILES = 20
 """Lost units that are listed one by one."""
 
@@ -53,7 +58,20 @@ def warnings(datasets: Mapping[str, Dataset]) -> list[tuple[str, str]]:
         for sentence in dataset.manifest.warnings:
             if not sentence.startswith((INCOMPLETE, *lacking)):
                 found.setdefault(sentence, dataset.name)
-    return [(stage, sentence) for sentence, stage in found.items()]
+    return [(stage, sentence) for sentence, stage in found.items()] + emptied_sources(datasets.values())
+
+
+def emptied_sources(datasets: Iterable[Dataset]) -> list[tuple[str, str]]:
+    """(stage, sentence) for each source of which a stage kept next to nothing."""
+    return [
+        (
+            row.stage,
+            f"keeps {row.kept:,} of the {row.incoming:,} documents of {row.group}; headwater documents --stage {row.stage} "
+            f"--source {row.group} --fate dropped shows them and the rules",
+        )
+        for row in funnel_by_source(datasets)
+        if row.incoming >= EMPTIED_DOCUMENTS and row.kept < EMPTIED_SHARE * row.incoming
+    ]
 
 
 def notice_lines(datasets: Iterable[Dataset]) -> Iterator[str]:
