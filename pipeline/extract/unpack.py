@@ -20,6 +20,11 @@ FIRST_CHUNK = re.compile(rb"[0-9A-Fa-f]{2,8}[ \t]*\r\n")
 LAST_CHUNK = re.compile(rb"\r\n0+[ \t]*\r\n(?:[!-9;-~]{1,60}:[^\r\n]{0,400}\r\n){0,8}(?:\r\n)?\Z")
 """Of a body that nobody says is chunked: with CR and LF, and to the end."""
 LAST_BYTES = 4096
+LINE_ENDS = re.compile(rb"[\r\n]+")
+"""Behind a chunk: one, and of some servers empty lines after it."""
+LEAST_CHUNKED = 64
+"""Fewer bytes may be lines of numbers, which read as chunks by chance."""
+CUT_HEAD = re.compile(rb"[0-9A-Fa-f]{0,8}\r?")
 PARAMETERS = re.compile(r";[^,]*|[\"']")
 MAX_ENCODINGS = 4
 PACKED: dict[str, Codec] = {"gzip": GZIP, "x-gzip": GZIP, "zstd": WEB_ZSTD}
@@ -115,7 +120,10 @@ def _brotli(body: bytes, max_bytes: int) -> bytes:
 
 
 def _dechunk(body: bytes, max_bytes: int, *, whole: bool = False) -> bytes:
-    """Chunks joined; what a cut transfer left of the last one counts. Not chunks after all: the body as it is."""
+    """Chunks joined; what a cut transfer left of the last one counts. Not chunks after all: the body as it is.
+
+    A body that begins in chunks and does not go on in them is damaged: its text would have their sizes in it.
+    """
     pieces: list[bytes] = []
     at = total = 0
     while head := CHUNK_HEAD.match(body, at):
@@ -124,13 +132,20 @@ def _dechunk(body: bytes, max_bytes: int, *, whole: bool = False) -> bytes:
             return b"".join(pieces)
         if whole and head.end() + size > len(body):
             break
-        pieces.append(body[head.end() : head.end() + size])
+        end = head.end() + size
+        lines = LINE_ENDS.match(body, end)
+        if lines is None and end < len(body):
+            break
+        pieces.append(body[head.end() : end])
         total += len(pieces[-1])
-        at = head.end() + size
-        at += 2 if body[at : at + 2] == b"\r\n" else 1
+        at = lines.end() if lines else end
         if total > max_bytes:
             break
-    return b"".join(pieces) if at >= len(body) or total > max_bytes else body
+    if at >= len(body) or total > max_bytes or CUT_HEAD.fullmatch(body, at):
+        return b"".join(pieces)
+    if total >= LEAST_CHUNKED and not whole:
+        raise Refused("failed", "content_encoding", f"no chunk begins at byte {at} of the body")
+    return body
 
 
 def _looks_like_text(body: bytes) -> bool:

@@ -74,6 +74,25 @@ def test_what_cannot_be_undone_says_why(content: str, body: bytes, rule: str) ->
     assert refused.value.rule == rule
 
 
+def spread(data: bytes) -> bytes:
+    """Chunks with an empty line behind each."""
+    pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
+    return b"".join(b"%x\r\n%s\r\n\r\n" % (len(piece), piece) for piece in pieces)
+
+
+@pytest.mark.parametrize("body", [spread(PAGE) + b"0\r\n\r\n", spread(PAGE), spread(PAGE) + b"1f"])
+def test_empty_lines_between_chunks_and_a_cut_transfer_lose_nothing(body: bytes) -> None:
+    assert unpack(body, "", "chunked", LIMIT) == PAGE
+
+
+def test_chunks_that_do_not_go_on_are_damage_and_no_text() -> None:
+    with pytest.raises(Refused) as refused:
+        unpack(chunked(PAGE).replace(b"64\r\n", b"6x\r\n").replace(b"6x", b"64", 1), "", "chunked", LIMIT)
+    assert refused.value.rule == "content_encoding" and "no chunk begins" in refused.value.detail
+    numbers = b"".join(b"%d\r\n" % number for number in range(1, 40))
+    assert unpack(numbers, "", "chunked", LIMIT) == numbers
+
+
 @pytest.mark.parametrize(
     "text", [b"3\nabc\n0\n", b"10\r\nbottles\r\n0\r\n", b"2\r\n1\r\n0\r\n\r\n", b"cafe\r\nmenu\r\n0\r\n\r\n"]
 )
