@@ -21,13 +21,13 @@ from pipeline.tokenizer.fertility import SourceFertility, measure
 from pipeline.tokenizer.hugging_face import hub_files, hub_tokenizer
 from pipeline.tokenizer.model import MODEL_FILE, SPECIALS, Tokenizer
 from pipeline.tokenizer.sample import Quota, cut, draw, quotas, texts_below, texts_from
-from pipeline.tokenizer.train import train_model
+from pipeline.tokenizer.train import SMALLEST, train_model
 
 
 class TokenizerConfig(Config):
     """How the vocabulary is trained."""
 
-    vocab_size: int = Field(8192, ge=360, le=1 << 20)
+    vocab_size: int = Field(8192, ge=SMALLEST, le=1 << 20)
     """Number of tokens, the 8 special and 256 byte tokens included. Must not be more than the sample can fill."""
     sample_megabytes: float = Field(64.0, gt=0)
     """Text to train on. More than some hundred changes little and takes memory."""

@@ -15,6 +15,9 @@ MAX_SENTENCE_BYTES = 16_384
 ALWAYS_COVERED = "\t\n" + "".join(map(chr, range(0x21, 0x7F)))
 """Printable ASCII never falls back to bytes, however rare a character is in the sample."""
 
+SMALLEST = 360
+"""Special tokens, bytes, and ``ALWAYS_COVERED``."""
+
 _TOO_LARGE = re.compile(r"set it to a value <= (\d+)")
 _TOO_SMALL = re.compile(r"required_chars\. \d+ vs (\d+)")
 
@@ -77,7 +80,9 @@ def _explain(message: str, vocab_size: int) -> HeadwaterError:
         return ConfigError(
             f"the sample is too small for a vocabulary of {vocab_size}",
             where="tokenizer.vocab_size",
-            remedy=f"Set it to at most {found[1]}, or give the tokenizer more text.",
+            remedy=f"Set it to at most {found[1]}, or give the tokenizer more text."
+            if int(found[1]) >= SMALLEST
+            else "Give the tokenizer more text.",
         )
     if found := _TOO_SMALL.search(message):
         return ConfigError(

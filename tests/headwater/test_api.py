@@ -192,6 +192,10 @@ def test_a_table_without_any_text_is_all_dropped() -> None:
         (lambda: headwater.train_tokenizer({"text": TEXTS}), "a dict is not a list of texts"),
         (lambda: headwater.train_tokenizer(iter([TEXT, {"text": TEXT}]), vocab_size=400), "text 1 is of type dict"),
         (lambda: headwater.train_tokenizer([TEXT, "\ud800"], vocab_size=400), "half a surrogate pair"),
+        (
+            lambda: headwater.train_tokenizer(["a" * 1000], vocab_size=512),
+            "too small.*512.*Give the tokenizer more text",
+        ),
         (lambda: headwater.tokenizer(__file__), "there is no tokenizer"),
     ],
 )
