@@ -4,15 +4,29 @@ The model is a file of the ``sample`` dataset (``dataset://sample/lid.176.ftz``)
 decides what is kept, so the digest of a model from outside the store enters the fingerprint of the stages that use it.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from infra.config import Config
 from infra.store.address import dataset_file, file_url
 from infra.store.dataset import Dataset
 from pipeline.fasttext_model import best_label, digest_of, load_model, local_copy
+
+CODE = re.compile(r"[a-z]{2,3}(?:[_-][A-Za-z]+)?")
+
+
+def _coded(language: str) -> str:
+    if not CODE.fullmatch(language):
+        raise ValueError(f"languages are told by their codes, as in en, de, zh (ISO 639), and {language!r} is none")
+    return language
+
+
+LanguageCode = Annotated[str, AfterValidator(_coded)]
+"""A name no model gives would drop every document."""
 
 
 class LanguageConfig(Config):

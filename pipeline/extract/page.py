@@ -39,6 +39,7 @@ from pipeline.extract.refusal import Refused
 from pipeline.extract.scan import Scan, sample_text, scan_page
 from pipeline.extract.unpack import unpack
 from pipeline.extract.url_rules import UrlRules, read_url_rules
+from pipeline.language import LanguageCode
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xhtml"})
 XML_TYPES = frozenset({"application/xml", "text/xml"})
@@ -80,7 +81,7 @@ class ExtractConfig(Config):
             load(given, "extractor", OutsideExtractor)
         return given
 
-    languages: tuple[str, ...] = ()
+    languages: tuple[LanguageCode, ...] = ()
     """Extract only pages that may be in these languages (ISO 639-1); empty extracts all."""
     language_threshold: float = Field(default=0.2, ge=0, le=1)
     """Least probability of the wanted languages on the raw text."""
