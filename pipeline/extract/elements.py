@@ -35,6 +35,7 @@ PERMALINK = re.compile(
     r"(?:[¶#§🔗\uf0c1]|&para;|&#182;|&#xb6;|&sect;)\s*(?:</span>)?\s*</a>",
     re.I,
 )
+PERMALINK_SIGNS = ("#</", "¶", "§", "🔗", "\uf0c1", "&para;", "&#182;", "&#xb6;", "&sect;")
 WORDS_AROUND_TIME = frozenset({"p", "li", "td", "th", "dd", "dt", "em", "b", "strong", "i", "blockquote"})
 INLINE = frozenset(
     ["a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img",
@@ -57,7 +58,7 @@ SPOKEN_TEX = re.compile(r"[\\^_={}]|\A[A-Za-z]\Z")
 
 def without_permalinks(page: str) -> str:
     """A page without the signs that link a heading or paragraph to itself."""
-    return PERMALINK.sub("", page)
+    return PERMALINK.sub("", page) if any(sign in page for sign in PERMALINK_SIGNS) else page
 
 
 def tex_shown(page: str) -> str:
@@ -76,8 +77,9 @@ def _delimited(tex: str, *, block: bool) -> str:
 
 def ready(tree: HtmlElement) -> None:
     """Change the tree where trafilatura would lose what is shown: what places first, then the rest from the inside out."""
-    opened = set(" ".join(OPENED(tree)).split())
-    for element in HIDDEN(tree):
+    hidden = HIDDEN(tree)
+    opened = set(" ".join(OPENED(tree)).split()) if hidden else set()
+    for element in hidden:
         if element.tag not in ("html", "body", "head") and not (
             element.get("role") in PANELS or element.get("id") in opened
         ):
