@@ -140,6 +140,9 @@ def _run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         missing = missing_package(error)
+        if _interrupted(error):
+            report_error(INTERRUPTED)
+            return INTERRUPTED_CODE
         if missing is not None:
             report_error(missing)
         else:
@@ -169,6 +172,12 @@ def _call(arguments: Sequence[str]) -> int:
     if result == INTERRUPTED_CODE:  # what Typer makes of Ctrl-C inside a command
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C lies under it: while a class is made, Python 3.11 wraps whatever its attributes raise."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or _interrupted(cause))
 
 
 def _report_defect(error: Exception) -> None:

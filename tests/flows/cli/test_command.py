@@ -109,6 +109,19 @@ def test_whatever_a_command_ends_by_is_told(monkeypatch, capsys, error, code, sa
         assert said in err.splitlines()[-1]
 
 
+def test_ctrl_c_is_told_where_python_wraps_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it does, before 3.12, with what comes while a class is made."""
+
+    def call(arguments: list[str]) -> int:
+        raise RuntimeError("Error calling __set_name__ on 'member_descriptor'") from KeyboardInterrupt()
+
+    monkeypatch.setattr(main, "_call", call)
+    assert main._run(["plan"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_ctrl_c_is_told_from_the_first_moment(tmp_path: Path) -> None:
     """Also while modules are imported, and by Typer, which would say "Aborted!" and leave with 1."""
     code = (
