@@ -31,10 +31,11 @@ OPENED = etree.XPath(
 PANELS = frozenset({"tabpanel", "region"})
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6", "dt", "summary")
 PERMALINK = re.compile(
-    r"<a\b[^<>]{0,300}\bhref\s*=\s*[\"']?[^\"'<>\s]{0,200}#[^\"'<>\s][^<>]{0,300}>\s*(?:<span[^<>]{0,100}>)?\s*"
-    r"(?:[¶#§🔗\uf0c1]|&para;|&#182;|&#xb6;|&sect;)\s*(?:</span>)?\s*</a>",
+    r"<a\b([^<>]{1,600})>\s{0,20}(?:<span[^<>]{0,100}>\s{0,20})?"
+    r"(?:[¶#§🔗\uf0c1]|&para;|&#182;|&#xb6;|&sect;)\s{0,20}(?:</span>\s{0,20})?</a>",
     re.I,
 )
+FRAGMENT = re.compile(r"\bhref\s{0,3}=\s{0,3}[\"']?[^\"'<>\s#]{0,300}#[^\"'<>\s]", re.I)
 PERMALINK_SIGNS = ("#</", "¶", "§", "🔗", "\uf0c1", "&para;", "&#182;", "&#xb6;", "&sect;")
 WORDS_AROUND_TIME = frozenset({"p", "li", "td", "th", "dd", "dt", "em", "b", "strong", "i", "blockquote"})
 INLINE = frozenset(
@@ -58,7 +59,9 @@ SPOKEN_TEX = re.compile(r"[\\^_={}]|\A[A-Za-z]\Z")
 
 def without_permalinks(page: str) -> str:
     """A page without the signs that link a heading or paragraph to itself."""
-    return PERMALINK.sub("", page) if any(sign in page for sign in PERMALINK_SIGNS) else page
+    if not any(sign in page for sign in PERMALINK_SIGNS):
+        return page
+    return PERMALINK.sub(lambda link: "" if FRAGMENT.search(link[1]) else link[0], page)
 
 
 def tex_shown(page: str) -> str:

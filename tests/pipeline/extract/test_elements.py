@@ -1,7 +1,10 @@
 """What a browser shows of an element, where trafilatura by itself loses or tears it."""
 
+import time
+
 import pytest
 
+from pipeline.extract.elements import without_permalinks
 from pipeline.extract.page import extract_html
 
 FIRST = (
@@ -96,3 +99,13 @@ def test_the_columns_of_highlighted_code_are_two_blocks() -> None:
     )
     text = extract_html(f"<article><p>{FIRST}</p>{code}<p>{LAST}</p></article>").text
     assert "```\nputs 1\n  puts 2\n```" in text
+
+
+@pytest.mark.parametrize(
+    "piece", ["<a href=#x ", "<a " + "href=#a#" * 70 + "> ¶", "<a href=#x>" + " " * 5000 + "¶", "<a ¶ href="]
+)
+def test_links_that_never_end_cost_little_time(piece: str) -> None:
+    page = piece * (1_000_000 // len(piece)) + "#</a>"
+    began = time.process_time()
+    assert without_permalinks(page)
+    assert time.process_time() - began < 3
