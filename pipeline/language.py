@@ -16,7 +16,7 @@ from infra.store.address import dataset_file, file_url
 from infra.store.dataset import Dataset
 from pipeline.fasttext_model import best_label, digest_of, load_model, local_copy
 
-CODE = re.compile(r"[a-z]{2,3}(?:[_-][A-Za-z]+)?")
+CODE = re.compile(r"[a-z]{2,3}(?:[_-][A-Za-z0-9]+)*")
 
 
 def _coded(language: str) -> str:
@@ -26,7 +26,7 @@ def _coded(language: str) -> str:
 
 
 LanguageCode = Annotated[str, AfterValidator(_coded)]
-"""A name no model gives would drop every document."""
+"""A model's: another name would drop every page. What a source itself says of a document may be any word."""
 
 
 class LanguageConfig(Config):

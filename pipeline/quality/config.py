@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from infra.config import Config, Later
 from infra.errors import ConfigError
 from infra.extensions import offered
-from pipeline.language import LanguageCode
 from pipeline.profiles import CHOICES, BySource, Profile, SourceEntry, entry_for
 from pipeline.quality.expressions import parsed
 from pipeline.quality.languages import CHOSEN
@@ -38,8 +37,8 @@ def _presets(schema: dict[str, Any]) -> None:
 class SourceRules(SourceEntry):
     """What a source's documents must meet."""
 
-    languages: tuple[LanguageCode, ...] = ()
-    """ISO 639 codes that are kept; none: all of them."""
+    languages: tuple[str, ...] = ()
+    """Those that are kept, as the source says them, else ISO 639 codes; none: all of them."""
     language_score: float = Field(default=0.65, ge=0, le=1)
     """Least certainty about the language, where languages are given."""
     presets: tuple[str, ...] = Field(default=(), json_schema_extra=_presets)

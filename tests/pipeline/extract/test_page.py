@@ -240,3 +240,10 @@ def test_an_extractor_of_another_package_comes_first_and_its_defects_cost_nothin
         ExtractConfig(extractor="os:system")
     with pytest.raises(ValueError, match="or a dotted path"):
         ExtractConfig(extractor="readability")
+
+
+@pytest.mark.parametrize("name", ["english", "EN", "e", "en us"])
+def test_a_language_that_no_model_names_is_refused(name: str) -> None:
+    assert ExtractConfig(languages=("en", "zho", "eng_Latn", "zh-Hant-TW", "es-419")).languages
+    with pytest.raises(ValueError, match="told by their codes"):
+        ExtractConfig(languages=(name,))

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from infra.errors import ConfigError, InputError
 from infra.fingerprint import fingerprint_payload
 from pipeline.attributes import STAGE as ATTRIBUTES
-from pipeline.extract.page import ExtractConfig
 from pipeline.quality import STAGE
 from pipeline.quality.config import QualityConfig, SourceRules
 from pipeline.quality.rules import PRESETS, Preset, rules_of
@@ -101,15 +100,6 @@ def test_rules_can_be_left_out_and_thresholds_changed(tmp_path):
         "web 2": "gopher_stop_words",
         "web 3": "gopher_stop_words",  # German text would have passed; this one only claims to be German
     }
-
-
-@pytest.mark.parametrize("name", ["english", "EN", "e", "en us"])
-def test_a_language_that_no_model_names_is_refused(name: str) -> None:
-    assert SourceRules(languages=("en", "zho", "eng_Latn", "zh-Hans")).languages
-    with pytest.raises(ValidationError, match="told by their codes"):
-        SourceRules(languages=(name,))
-    with pytest.raises(ValidationError, match="told by their codes"):
-        ExtractConfig(languages=(name,))
 
 
 def test_changing_a_threshold_leaves_the_attributes_alone():
