@@ -139,10 +139,10 @@ def _run(arguments: Sequence[str]) -> int:
         report_error(describe_os_error(error))
         return 1
     except Exception as error:
-        missing = missing_package(error)
         if _interrupted(error):
             report_error(INTERRUPTED)
             return INTERRUPTED_CODE
+        missing = missing_package(error)
         if missing is not None:
             report_error(missing)
         else:

@@ -42,8 +42,8 @@ def one_main_element(tree: HtmlElement) -> None:
         return
     parts = texts.get((named.tag, named.get("class")), [])
     if named in parts and _hold(parts, SHARE_OF_PARTS):
-        above = (each for each in named.iterancestors() if all(_within(part, frozenset([each])) for part in parts))
-        _call_article(next(above))
+        around_all = set.intersection(*(set(part.iterancestors()) for part in parts))
+        _call_article(next(above for above in named.iterancestors() if above in around_all))
 
 
 def _texts_by_class(tree: HtmlElement) -> dict[tuple[str, str], list[HtmlElement]]:

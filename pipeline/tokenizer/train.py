@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 
 from infra.errors import ConfigError, HeadwaterError, InputError
-from pipeline.tokenizer.model import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNK, USER
+from pipeline.tokenizer.model import ASSISTANT, BOS, END, EOS, PAD, SPACE, SPECIALS, SYSTEM, UNK, USER
 
 MAX_SENTENCE_BYTES = 16_384
 """SentencePiece silently skips longer sentences, so longer texts are handed over in passages."""
@@ -15,7 +15,7 @@ MAX_SENTENCE_BYTES = 16_384
 ALWAYS_COVERED = "\t\n" + "".join(map(chr, range(0x21, 0x7F)))
 """Printable ASCII never falls back to bytes, however rare a character is in the sample."""
 
-SMALLEST = 360
+SMALLEST = len(SPECIALS) + 256 + len(ALWAYS_COVERED)
 """Special tokens, bytes, and ``ALWAYS_COVERED``."""
 
 _TOO_LARGE = re.compile(r"set it to a value <= (\d+)")
