@@ -170,6 +170,15 @@ def _mean_over_tasks(bits: np.ndarray, target: Target, how: Resampling) -> Inter
     return Interval(float(value), float(low), float(high), len(target.task))
 
 
+def refuse_few(target: str, documents: int) -> None:
+    """Raise InputError where a target's documents are too few for an interval."""
+    if documents < LEAST_DOCUMENTS:
+        raise InputError(
+            f"the target {target!r} has {documents} documents: too few to choose weights by",
+            remedy=f"Give at least {LEAST_DOCUMENTS} documents a target.",
+        )
+
+
 def read_target(scored: Sequence[tuple[Path, Path]], piece: Piece) -> Target:
     """The target by what each source's model made of it: files ``items.parquet`` and ``tokens.parquet`` of the stage
     ``answers``, a pair a source. Raises InputError where the models did not read the same, or too little."""
@@ -195,11 +204,7 @@ def read_target(scored: Sequence[tuple[Path, Path]], piece: Piece) -> Target:
     )
     task = np.array([tasks[task] for task, _ in names])
     for name, at in tasks.items():
-        if (task == at).sum() < LEAST_DOCUMENTS:
-            raise InputError(
-                f"the target {name!r} has {(task == at).sum()} documents: too few to choose weights by",
-                remedy=f"Give at least {LEAST_DOCUMENTS} documents a target.",
-            )
+        refuse_few(name, int((task == at).sum()))
     log_probs = np.stack(columns, axis=1).astype(np.float32)
     item = np.repeat(np.arange(len(lengths)), lengths)
     if piece == "item":

@@ -118,10 +118,12 @@ class ScalePlan:
 
 
 def read_count(text: str) -> float:
-    """``350M``, ``1.3B``, ``2e9`` or a plain number."""
+    """Of parameters or tokens: ``350M``, ``1.3B``, ``2e9`` or a plain number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([kMBGT]?)\s*", text, re.IGNORECASE)
     if match is None:
-        raise ConfigError(f"{text!r} is not a number of parameters", remedy="Write for example 125M, 1.3B or 2e9.")
+        raise ConfigError(
+            f"{text!r} is not a number of parameters or tokens", remedy="Write for example 125M, 1.3B or 2e9."
+        )
     return float(match[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}[match[2].lower()]
 
 

@@ -42,7 +42,7 @@ def command(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    from flows.mix.run import Mixing, plan_mix, target_of, write_mixture
+    from flows.mix.run import Mixing, plan_mix, refuse_written, target_of, write_mixture
     from flows.mix.start import run_in_workspace
     from training.scale import read_count
 
@@ -58,6 +58,8 @@ def command(
         max_passes,
         "item" if piece == "item" else "token",
     )
+    if write:
+        refuse_written(write)
     stream = own_stdout() if json else None
     store = open_store(workspace)
     if plan:

@@ -34,7 +34,7 @@ from infra.work import RunContext
 from pipeline.profiles import source_of
 from training import answers, pretrain
 from training.intervals import Interval
-from training.mixture import Piece, Target, best_weights, predicted_gain, read_target
+from training.mixture import Piece, Target, best_weights, predicted_gain, read_target, refuse_few
 
 MODEL_PASSES = 4.0
 """Passes over the smallest source that the models are trained for: beyond them repetition costs (Muennighoff 2023)."""
@@ -175,10 +175,19 @@ def sources_of(mixing: Mixing) -> tuple[str, ...]:
     return chosen
 
 
+def refuse_targets(mixing: Mixing) -> None:
+    """Raise InputError, before anything is built, for a target that is not there, lacks text, or is too short to choose by."""
+    for each in mixing.targets:
+        if not each.file.startswith("dataset://"):
+            refuse_few(each.name, len({item.cluster for item in answers.read_items(each, {})}))
+
+
 def plan_mix(mixing: Mixing, store: Store) -> list[dict[str, Any]]:
     """What is to be done for each source; nothing is built."""
     rows = []
-    for source in sources_of(mixing):
+    sources = sources_of(mixing)
+    refuse_targets(mixing)
+    for source in sources:
         recipe = source_recipe(mixing, source)
         plans = plan([node for node in recipe.nodes if node.name != "pretrain"], store, StageSelection(), recipe.label)
         refuse_blocked(plans)
@@ -189,9 +198,7 @@ def plan_mix(mixing: Mixing, store: Store) -> list[dict[str, Any]]:
 def run_mix(mixing: Mixing, store: Store, *, quiet: bool = False, reporter: Reporter | None = None) -> MixResult:
     """Build, train and read whatever is not published yet, and find the weights."""
     sources = sources_of(mixing)
-    for each in mixing.targets:  # every item has its text: known before anything is built
-        for _ in answers.read_items(each, {}) if not each.file.startswith("dataset://") else ():
-            pass
+    refuse_targets(mixing)
     recipes = {source: source_recipe(mixing, source) for source in sources}
     usual = load_recipe(mixing.recipe, mixing.overrides)
     with terminal_reporter(quiet) as terminal:
@@ -374,12 +381,18 @@ def _weigh(mixing: Mixing, usual: Recipe, available: Mapping[str, int], target: 
     )  # fmt: skip
 
 
+def refuse_written(path: Path) -> None:
+    """Raise ConfigError where a file is that is not a mixture of an earlier call."""
+    if path.is_dir() or (path.exists() and not path.read_text(errors="replace").startswith(HEAD)):
+        what = "folder" if path.is_dir() else "file"
+        raise ConfigError(
+            f"there is a {what} already, and mix did not write it", where=str(path), remedy="Choose another name."
+        )
+
+
 def write_mixture(result: MixResult, path: Path) -> Path:
     """The recipe with these weights; beside it, at the path returned, the lab that measures what they gain."""
-    if path.exists() and not path.read_text().startswith(HEAD):
-        raise ConfigError(
-            "there is a file already, and mix did not write it", where=str(path), remedy="Choose another name."
-        )
+    refuse_written(path)
     gain = result.gain
     told = (
         f"{HEAD} for {', '.join(each.name for each in result.mixing.measured)}, by one model a source on "

@@ -222,3 +222,25 @@ def test_what_cannot_be_weighed_is_one_sentence(
         use_launcher(patch, InProcessLauncher())
         with pytest.raises(kind, match=said):
             run_mix(mixing(folder, **changes), Store.at(folder / "ws"), quiet=True)
+
+
+@pytest.mark.parametrize("file", ["few.jsonl", "held.jsonl:body", "tales.jsonl:title"])
+def test_a_bad_target_is_told_by_the_plan_and_before_anything_is_built(tmp_path: Path, file: str) -> None:
+    write_recipe(tmp_path)
+    write_jsonl(tmp_path / "few.jsonl", [good(number, seed=2) for number in range(3)])
+    asked = mixing(tmp_path, targets=(target_of(str(tmp_path / file)),))
+    store = Store.at(tmp_path / "ws")
+    for ask in (lambda: plan_mix(asked, store), lambda: run_mix(asked, store, quiet=True)):
+        with pytest.raises(InputError, match="too few|has no text in"):
+            ask()
+    assert not store.names()
+
+
+def test_a_file_that_mix_did_not_write_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    (tmp_path / "mine.yaml").write_bytes(b"\xffrecipe: mine")
+    for name in ("mine.yaml", "."):
+        arguments = ["mix", str(tmp_path / "toy.yaml"), "--target", str(tmp_path / "held.jsonl"), "--plan"]
+        arguments += ["--workspace", str(tmp_path / "ws"), "--write", str(tmp_path / name)]
+        told = CliRunner().invoke(build_app(arguments), arguments)
+        assert isinstance(told.exception, ConfigError) and "mix did not write it" in str(told.exception)
