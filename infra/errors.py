@@ -33,7 +33,8 @@ class HeadwaterError(Exception):
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
         mend = f" {self.remedy}" if self.remedy else ""
-        return f"{self.error}{place}.{mend}"
+        end = "" if not place and self.error.endswith((".", "!", "?")) else "."
+        return f"{self.error}{place}{end}{mend}"
 
     def as_dict(self) -> dict[str, str]:
         return {"error": self.error, "where": self.where, "remedy": self.remedy}

@@ -150,10 +150,10 @@ def load_config(folder: Path) -> ModelConfig:
         raise InputError(
             f"the model type is {kind!r}; this reads {', '.join(ARCHITECTURES)}", where=str(folder / "config.json")
         )
-    if reason := _unsupported(raw):
-        raise InputError(f"{reason} not supported", where=str(folder / "config.json"))
     raw = {**DEFAULTS.get(kind, {}), **{name: value for name, value in raw.items() if value is not None}}
     try:
+        if reason := _unsupported(raw):
+            raise InputError(f"{reason} not supported", where=str(folder / "config.json"))
         return ModelConfig(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
@@ -171,10 +171,22 @@ def load_config(folder: Path) -> ModelConfig:
             qkv_bias=kind == "qwen2",
             init_std=raw.get("initializer_range", 0.02),
         )
-    except (KeyError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"the model's configuration cannot be used: {error}", where=str(folder / "config.json")
+            f"the model's configuration cannot be used: {_why(error)}",
+            where=str(folder / "config.json"),
+            remedy="Correct the file, or download the model again.",
         ) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    field, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{field} = {first['input']!r}: {message}" if field else message
 
 
 def _unsupported(raw: dict[str, Any]) -> str | None:
@@ -349,9 +361,15 @@ def _opened(file: Path, device: str = "cpu") -> Iterator[Any]:
 
 
 def _rope_settings(raw: dict[str, Any]) -> dict[str, Any]:
-    settings = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
-    if "rope_theta" in raw:
-        settings.setdefault("rope_theta", raw["rope_theta"])
+    """Where both are written ``rope_scaling`` is what transformers follows: people add it to a file that has the other."""
+    parameters = raw.get("rope_parameters") or {}
+    scaling = raw.get("rope_scaling") or parameters
+    if not (isinstance(parameters, Mapping) and isinstance(scaling, Mapping)):
+        raise TypeError("rope_scaling and rope_parameters must be objects")
+    settings = dict(scaling)
+    for theta in (raw.get("rope_theta"), parameters.get("rope_theta")):
+        if theta is not None:
+            settings.setdefault("rope_theta", theta)
     return settings
 
 

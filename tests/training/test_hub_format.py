@@ -113,6 +113,25 @@ def test_a_folder_from_transformers_opens_here(tied: bool, rope: dict[str, objec
         torch.testing.assert_close(ours.logits(ours(ROWS)), theirs(ROWS).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}, {"type": "linear", "factor": 2}],
+)
+def test_a_scaling_that_was_added_to_a_written_model_counts(
+    scaling: dict[str, object], tokenizer: Path, tmp_path: Path
+) -> None:
+    """As model cards tell people to: beside the ``rope_parameters`` that transformers 5 and we write."""
+    save_model(tiny_model(), tmp_path, tokenizer)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["rope_parameters"]["rope_type"] == "default"
+    plain = load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(written | {"rope_scaling": scaling}))
+    theirs, ours = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval(), load_model(tmp_path)
+    with torch.no_grad():
+        assert not torch.allclose(ours(ROWS), plain(ROWS), atol=1e-4)
+        torch.testing.assert_close(ours.logits(ours(ROWS)), theirs(ROWS).logits, atol=1e-5, rtol=1e-5)
+
+
 def test_the_tokenizer_travels_with_the_model(tokenizer: Path, tmp_path: Path) -> None:
     save_model(tiny_model(), tmp_path, tokenizer)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -166,7 +185,13 @@ def test_damaged_folders_are_explained(tokenizer: Path, tmp_path: Path) -> None:
         ({"hidden_size": 64, "head_dim": 8}, "shape"),
         ({"model_type": "gpt2"}, "model type"),
         ({"attention_bias": True}, "biases"),
-        ({"num_key_value_heads": 3}, "cannot be used"),
+        ({"num_key_value_heads": 3}, r"cannot be used: heads 4 is not a multiple of kv_heads 3 \("),
+        ({"num_hidden_layers": None}, "has no 'num_hidden_layers'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "has no 'factor'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor = 0: Input should be greater than"),
+        ({"rope_scaling": "yarn"}, "must be objects"),
+        ({"rope_scaling": [1]}, "must be objects"),
+        ({"max_position_embeddings": "long"}, "cannot be used"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(InputError, match=message):
