@@ -68,7 +68,7 @@ class Evaluation(Config):
     prompt: str | None = None
     """Field with what is given; none: the whole text is predicted."""
     answer: str = "text"
-    """Field with what is predicted."""
+    """Field with what is predicted; of an object within an item: answer.text."""
     cluster: str | None = None
     """Field that names the document an item is of; none: every item is one."""
     domain: str = "prose"
@@ -195,7 +195,7 @@ def read_items(evaluation: Evaluation, inputs: Mapping[str, Dataset]) -> Iterato
 def _item(evaluation: Evaluation, number: int, row: Mapping[str, Any]) -> Item:
     fields = [field for field in (evaluation.answer, evaluation.prompt) if field]
     for field in (*fields, *([evaluation.cluster] if evaluation.cluster else [])):
-        value = row.get(field)
+        value = _value(row, field)
         if value is None or (field in fields and not (isinstance(value, str) and value.strip())):
             held = "" if value is None or isinstance(value, str) else f", but {type(value).__name__}"
             raise InputError(
@@ -204,12 +204,21 @@ def _item(evaluation: Evaluation, number: int, row: Mapping[str, Any]) -> Item:
                 where=evaluation.file,
                 remedy="Correct the evaluation's prompt, answer or cluster, or the file.",
             )
-    answer = row[evaluation.answer][: evaluation.max_characters or None]
-    given = row[evaluation.prompt] if evaluation.prompt else ""
+    answer = _value(row, evaluation.answer)[: evaluation.max_characters or None]
+    given = _value(row, evaluation.prompt) if evaluation.prompt else ""
     if given and not given[-1].isspace() and not answer[0].isspace():
         given += " "
-    cluster = str(row[evaluation.cluster]) if evaluation.cluster else str(number)
+    cluster = str(_value(row, evaluation.cluster)) if evaluation.cluster else str(number)
     return Item(str(number), cluster, given, given + answer, len(answer.encode("utf-8", "replace")))
+
+
+def _value(row: Mapping[str, Any], field: str) -> Any:
+    """A field, also of an object within an item: ``answer.text``."""
+    if field in row:
+        return row[field]
+    head, _, rest = field.partition(".")
+    inner = row.get(head) if rest else None
+    return _value(inner, rest) if isinstance(inner, Mapping) else None
 
 
 @dataclass(frozen=True)

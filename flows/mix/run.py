@@ -127,7 +127,7 @@ class MixResult:
 def target_of(file: str) -> answers.Evaluation:
     """A file of texts as a target: ``FILE`` or ``FILE:FIELD``; its name is the file's."""
     address, _, field = file.rpartition(":")
-    if not address or "/" in field or "." in field:
+    if not address or "/" in field or Path(file).exists():
         address, field = file, "text"
     name = "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in Path(address).name.split(".")[0])
     return answers.Evaluation(name=name or "target", file=address, answer=field)

@@ -114,6 +114,18 @@ def test_text_longer_than_a_row_is_scored_whole_and_from_no_further_back(home: P
     assert [item.bytes for item in read_items(short, {})] == [14, 14]
 
 
+def test_a_field_may_be_of_an_object_within_an_item(tmp_path: Path) -> None:
+    rows = [{"q": {"text": "who?"}, "a": {"gold": {"text": "me"}}, "page": {"id": 7}}, {"q.text": "?", "a": {}}]
+    evaluation = Evaluation(
+        name="e", file=items_file(tmp_path, rows), prompt="q.text", answer="a.gold.text", cluster="page.id"
+    )
+    found = read_items(evaluation, {})
+    item = next(found)
+    assert (item.given, item.whole, item.cluster) == ("who? ", "who? me", "7")
+    with pytest.raises(InputError, match="item 2 of evaluation 'e' has no text in 'a.gold.text'"):
+        next(found)
+
+
 @pytest.mark.parametrize(
     ("rows", "fields", "sentence"),
     [
@@ -123,6 +135,9 @@ def test_text_longer_than_a_row_is_scored_whole_and_from_no_further_back(home: P
         ([{"a": 3}], {"answer": "a"}, "has no text in 'a'"),
         ([{"a": "x"}], {"answer": "a", "prompt": "q"}, "has no text in 'q'"),
         ([{"a": "x"}], {"answer": "a", "cluster": "page"}, "has no text in 'page'"),
+        ([{"a": {"text": ["x"]}}], {"answer": "a.text"}, "has no text in 'a.text', but list"),
+        ([{"a": {"b": {"c": "x"}}}], {"answer": "a.b.d"}, "has no text in 'a.b.d'"),
+        ([{"a": "x"}], {"answer": "a.b"}, "has no text in 'a.b'"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_is_trained(
