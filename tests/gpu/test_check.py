@@ -1,7 +1,9 @@
 """The accelerator's check at toy size: the same script, on whatever is here."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ QUICK = ("machine", "inputs", "attention", "loss", "350M plain loop", "generatio
 def run_check(folder: Path, *only: str) -> dict:
     out = folder / "gpu.json"
     command = ["tests/gpu/run.sh", "--toy", "--out", str(out), *(["--only", *only] if only else [])]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False)
+    # make hands its own PYTHON on, which is the interpreter that makes the environment.
+    used = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False, env=used)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(out.read_text())
 
