@@ -11,14 +11,9 @@ LONGEST = (
     "test_whole_path.py",
     "test_fsdp.py",
     "test_checkpoint.py",
-    "test_launch.py",
-    "test_ranks.py",
-    "test_check.py",
-    "test_deferred.py",
     "test_pretrain.py",
+    "test_launch.py",
     "test_engine.py",
-    "test_execution.py",
-    "test_checkpoint_model.py",
 )
 """The files that take longest begin first, or the suite would end with one process at work and the other idle."""
 
