@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Some images set it. Then each of the hundreds of processes of a demo or a test run compiles our sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test tested test-all lint types install up up-here down clean
 
 demo: $(STAMP)

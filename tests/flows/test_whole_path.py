@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +63,36 @@ def digests(home: Path) -> dict[str, str]:
     return {row["name"]: row["digest"] for row in as_json("status", "--workspace", str(home))["datasets"]}
 
 
+@dataclass(frozen=True)
+class Run:
+    """An uninterrupted run on its way, and the files with what it prints."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    out: Path
+    err: Path
+
+
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with one uninterrupted run."""
-    home = tmp_path_factory.mktemp("whole")
-    said = program("run", "smoke", "--no-prefect", "--workspace", str(home))
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """It goes beside the run that is killed: one after the other they are the longest part of the suite."""
+    home, printed = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("printed")
+    out, err = printed / "out", printed / "err"
+    command = [*HEADWATER, "run", "smoke", "--no-prefect", "--workspace", str(home)]
+    with out.open("wb") as out_stream, err.open("wb") as err_stream:
+        process = subprocess.Popen(command, stdout=out_stream, stderr=err_stream)
+    yield Run(process, home, out, err)
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def home(undisturbed: Run) -> Path:
+    """The workspace with one uninterrupted run."""
+    assert undisturbed.process.wait(LIMIT_S) == 0, undisturbed.err.read_text()[-3000:]
+    said = undisturbed.out.read_text()
     assert "Funnel" in said and "Evaluation" in said and "report.html" in said
-    return home
+    return undisturbed.home
 
 
 def dataset(home: Path, name: str) -> Dataset:
@@ -140,8 +163,11 @@ KILLS = (
 )
 
 
-def test_a_run_killed_at_seven_places_publishes_the_same_digests(home: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_seven_places_publishes_the_same_digests(
+    undisturbed: Run, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     landed = _killed_run(KILLS, tmp_path)
+    home = request.getfixturevalue("home")
     assert len(landed) >= 5, landed
     assert {"rank, pretraining", "driver, pretraining"} <= set(landed)
     ours, theirs = digests(tmp_path), digests(home)

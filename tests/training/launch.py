@@ -1,10 +1,12 @@
-"""Start a test's rank program as a process group, as the launcher does, and read its answer."""
+"""Start a test's rank program as a process group and read its answer."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def rank_command(module: str, ranks: int, *arguments: str) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={ranks}",
-        f"--master_port={port}",
-    ]
+    """As the launcher does it: torchrun looks after the ranks."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", f"--master_port={_free_port()}"]
     return [sys.executable, *launcher, "-m", module, *arguments]
 
 
@@ -34,16 +29,46 @@ def rank_environment() -> dict[str, str]:
 
 
 def run_ranks(module: str, ranks: int, *arguments: str, timeout: float = 240) -> Any:
-    """The JSON a program prints after ``ANSWER``."""
-    done = subprocess.run(
-        rank_command(module, ranks, *arguments),
-        cwd=REPOSITORY,
-        env=rank_environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert done.returncode == 0 and answers, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    """The JSON that a program prints after ``ANSWER``. Without torchrun, whose own start takes longer than most answers."""
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+    }
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=REPOSITORY,
+                env=rank_environment() | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=out,
+                stderr=err,
+            )
+            for rank in range(ranks)
+        ]
+        codes = _codes(processes, timeout)
+        out.seek(0)
+        err.seek(0)
+        printed, complaints = out.read(), err.read()
+    answers = [line for line in printed.splitlines() if line.startswith("ANSWER ")]
+    assert answers and not any(codes), f"exit {codes}\n{printed[-2000:]}\n{complaints[-4000:]}"
     return json.loads(answers[-1].removeprefix("ANSWER "))
+
+
+def _codes(processes: list[subprocess.Popen[bytes]], timeout: float) -> list[int]:
+    """How all ended; one that fails ends the others, which would wait for it, and so does the time limit."""
+    deadline = time.monotonic() + timeout
+    while None in (codes := [process.poll() for process in processes]):
+        if any(codes) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    for process in processes:
+        process.kill()
+    return [process.wait() for process in processes]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
