@@ -40,6 +40,8 @@ EXAMPLE = ("weight", "train", "training")
 LABELS = {"true": True, "1": True, "false": False, "0": False}
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What an assistant thought before its reply: as vLLM and DeepSeek, OpenRouter, and gpt-oss name it."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Parts that are words: OpenAI's chat completions and its responses name them otherwise."""
 CALLING = ("function_call", "tool_call")
 QUESTIONS = ("prompt", "instruction", "question", "query", "input")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
@@ -235,7 +237,7 @@ def _words(content: Any) -> Any:
 def _is_text(part: Any) -> bool:
     """Not a picture, and not a sound."""
     if isinstance(part, dict):
-        return part.get("type", "text") == "text" and isinstance(part.get("text"), str)
+        return part.get("type", "text") in TEXT_PARTS and isinstance(part.get("text"), str)
     return isinstance(part, str)
 
 

@@ -48,6 +48,10 @@ def shared(*turns: tuple[str, Any]) -> list[dict[str, Any]]:
                 ("User", [{"type": "text", "text": "why"}, {"type": "text", "text": "?"}]), ("assistant", "so")
             )
         },
+        {  # OpenAI's responses
+            "input": said(("user", [{"type": "input_text", "text": "why?"}])),
+            "output": [{"type": "message", **said(("assistant", [{"type": "output_text", "text": "so"}]))[0]}],
+        },
         {"conversations": shared(("human", "why?"), ("gpt", "so"))},
         {"conversations": [{"from": "human", "value": "why?", "weight": None}, {"from": "chatgpt", "value": "so"}]},
         {"conversation": said(("human", "why?"), ("bot", "so"))},
