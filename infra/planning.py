@@ -9,7 +9,7 @@ Planning is pure reading: it takes no lease and writes nothing.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -22,6 +22,7 @@ from infra.incomplete import incomplete_version
 from infra.journal import count_receipts
 from infra.stage import ShardStage, StageNode
 from infra.stage_source import changed_files, stage_source
+from infra.store.address import SCHEME
 from infra.store.dataset import Dataset
 from infra.store.store import Store
 from infra.warnings import describe_loss
@@ -87,8 +88,16 @@ def refuse_blocked(plans: Sequence[StagePlan]) -> None:
     raise blocking
 
 
-def _listed(value: object) -> tuple[object, ...]:
-    return value if isinstance(value, tuple) else ()
+def _choosing(value: object, upstream: str, place: str) -> Iterator[str]:
+    """The fields of a configuration that name a stage, or a file of its dataset."""
+    if isinstance(value, Config):
+        for name, field_value in value:
+            yield from _choosing(field_value, upstream, f"{place}.{name}")
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _choosing(each, upstream, place)
+    elif isinstance(value, str) and (value == upstream or value.startswith(f"{SCHEME}{upstream}/")):
+        yield place
 
 
 def check_graph(nodes: Sequence[StageNode]) -> None:
@@ -97,8 +106,8 @@ def check_graph(nodes: Sequence[StageNode]) -> None:
     for node in nodes:
         for role, upstream in node.upstream.items():
             if upstream not in seen:
-                chosen = [name for name, value in node.config if value == upstream or upstream in _listed(value)]
-                otherwise = f", or choose otherwise in {node.name}.{chosen[0]}" if chosen else ""
+                chosen = next(_choosing(node.config, upstream, node.name), "")
+                otherwise = f", or choose otherwise in {chosen}" if chosen else ""
                 raise ConfigError(
                     f"stage {node.name!r} reads {upstream!r} (as {role}), which the recipe does not run before it",
                     remedy=f"Add a section {upstream!r} to the recipe{otherwise}.",

@@ -141,3 +141,8 @@ def test_what_cannot_be_is_one_sentence(stages: dict, sentence: str):
 def test_without_documents_it_says_which_section_is_missing():
     with pytest.raises(ConfigError, match="Add a section 'ingest'"):
         build_recipe({"stages": {"dedup": {}}}, str(Path("mine.yaml")))
+
+
+def test_what_asked_for_a_file_of_another_stage_is_named_too():
+    with pytest.raises(ConfigError, match=r"'sample' .*, or choose otherwise in attributes\.language\.model\."):
+        ways({"attributes": {}})
