@@ -267,8 +267,10 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, _ = override.partition("=")
     section, dot, _ = key.strip().partition(".")
     if not separator or not dot:
+        fault = "names no field" if separator else "is not key=value"
         raise ConfigError(
-            f"--set {override!r} is not key=value", remedy="Write a stage and a field: --set dedup.bands=20."
+            f"--set {override!r} {fault}",
+            remedy="Write a stage and a field: --set dedup.bands=20. A stage is added in the recipe's file.",
         )
     if section != "execution":
         sections = raw.get("stages") or {}
