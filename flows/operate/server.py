@@ -64,7 +64,9 @@ def configure(store: Store, api_url: str | None, *, serving: bool = False) -> No
     for name, value in settings(home).items():
         os.environ.setdefault(name, value)
     serving = serving or api_url is None
-    use_auth(auth_string() or (generate_auth(home) if serving else _own_auth(store, api_url)), serving=serving)
+    # The secret is the workspace's, wherever Prefect keeps its own files: whoever works there looks for it there.
+    secret = auth_string() or (generate_auth(prefect_home(store)) if serving else _own_auth(store, api_url))
+    use_auth(secret, serving=serving)
     if api_url is not None:
         os.environ["PREFECT_API_URL"] = api_url
     else:

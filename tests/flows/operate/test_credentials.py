@@ -77,6 +77,15 @@ def test_a_server_that_we_start_has_it_and_its_clients_too(tmp_path: Path) -> No
     assert os.environ["PREFECT_UI_API_URL"] == "/api"
 
 
+def test_they_find_it_in_the_workspace_wherever_prefect_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "of prefect"))
+    configure(Store.at(tmp_path / "ws"), HERE, serving=True)
+    assert os.environ[SERVER_AUTH] == generated_auth(tmp_path / "ws" / "prefect")
+    assert generated_auth(tmp_path / "of prefect") is None
+
+
 def test_so_does_the_one_that_prefect_starts_for_a_run(tmp_path: Path) -> None:
     configure(Store.at(tmp_path), None)
     assert os.environ[SERVER_AUTH] == os.environ[CLIENT_AUTH] == generated_auth(tmp_path / "prefect")
