@@ -91,7 +91,7 @@ class GrpoConfig(TuningConfig, GrpoRules):
 
 STAGE = JobStage(
     name="grpo",
-    code_version=1,
+    code_version=2,  # 2: numbers as TeX writes them, choices in other languages, nothing out of thoughts
     config=GrpoConfig,
     inputs=lambda config: config.starts_from("sft") | dataset_inputs(config.problems),
     external=lambda config: outside_digests(*config.problems, base_model=config.base_model),

@@ -7,6 +7,8 @@
     format     a reply that is what the check's ``pattern`` describes
     a path     what the user's ``Verifier`` says, 0 to 1                anything
 
+Number, choice and code are looked for behind a reply's thoughts (``</think>``), the other two see it whole.
+
 Problems are records (``alignment.records``): ``prompt`` (or ``question``; a text or messages), ``answer`` or ``tests``, perhaps
 an ``id``. Code that a model wrote runs in the sandbox (``training.sandbox``); a user's own rule is found by its dotted path.
 """
@@ -16,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -71,7 +74,9 @@ class Check(Config):
 def scores(check: Check, problems: Sequence[Problem], replies: Sequence[str], workers: int = 2) -> list[float]:
     """How right each reply to the problem beside it is, 0 to 1."""
     if check.check == "tests":
-        programs = [f"{code_of(reply)}\n{problem.tests}\n" for problem, reply in zip(problems, replies, strict=True)]
+        programs = [
+            f"{code_of(spoken(reply))}\n{problem.tests}\n" for problem, reply in zip(problems, replies, strict=True)
+        ]
         return [float(outcome.passed) for outcome in run_programs(programs, Limits(), workers)]
     score = _rule(check)
     return [score(problem, reply) for problem, reply in zip(problems, replies, strict=True)]
@@ -79,9 +84,9 @@ def scores(check: Check, problems: Sequence[Problem], replies: Sequence[str], wo
 
 def _rule(check: Check) -> Callable[[Problem, str], float]:
     if check.check == "number":
-        return lambda problem, reply: float(last_number(reply) == last_number(problem.answer))
+        return lambda problem, reply: float(last_number(spoken(reply)) == last_number(problem.answer))
     if check.check == "choice":
-        return lambda problem, reply: float(first_letter(reply) == first_letter(problem.answer))
+        return lambda problem, reply: float(first_letter(spoken(reply)) == first_letter(problem.answer))
     if check.check == "format":
         pattern = re.compile(check.pattern, re.DOTALL)
         return lambda problem, reply: float(pattern.fullmatch(reply) is not None)
@@ -94,30 +99,66 @@ def _rule(check: Check) -> Callable[[Problem, str], float]:
     return load(check.check, "check", Verifier).score
 
 
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:/[1-9]\d*)?")
-LETTER = re.compile(r"(?<![A-Za-z0-9'])([A-J])(?![A-Za-z0-9'])")
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+NUMBER = re.compile(
+    r"(?<![\w.])-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?(?:/[1-9]\d*)?"  # more than e999 is no answer
+)
+GAP = re.compile(r"\\!|(?<=\d)(?:\\[,;:]|[\u00a0\u202f])(?=\d{3}(?!\d))")
+"""Between thousands, by TeX and by typographers."""
+POWER = re.compile(r"(?<=\d)\s*(?:×|\\times|\\cdot|\*)\s*10\s*(?:\^|\*\*)\s*\{?\s*(-?\d{1,3})(?!\d)\s*\}?")
+FRACTION = re.compile(
+    r"(?:(\d{1,18})\s*)?\\[dtc]?frac\s*(?:\{\s*(-?\d{1,18})\s*\}|(\d))\s*(?:\{\s*(\d{1,18})\s*\}|(\d))"
+)
+MIXED = re.compile(r"(?<![\w.,/])(\d{1,18}) (\d{1,18})/(\d{1,18})(?![\w/])")
+"""3 1/2"""
+WORD = "A-Za-z0-9À-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ'’"
+"""What belongs to a word beside a letter; not of scripts that write words together, in which a letter stands alone (选B)."""
+LETTER = re.compile(f"(?<![{WORD}])([A-J])(?![{WORD}])")
+NO_CHOICE = re.compile(r"A (?!is\b)[a-z]|I [a-z]")
+"""The article, and the pronoun."""
+FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:\n[ \t]*```|```[ \t]*(?=\n|\Z)|\Z)", re.DOTALL)
+
+
+def spoken(reply: str) -> str:
+    """What is said behind the thoughts: nothing where a reply was cut off in them."""
+    said = reply.rpartition("</think>")[2]
+    return said.partition("<think>")[0]
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly: 3.50 and 7/2 are one number; None where there is none."""
-    found = NUMBER.findall(text)
+    """The last number in a text, exactly: 3.50, 7/2 and \\frac{7}{2} are one number; None where there is none."""
+    found = NUMBER.findall(_written_out(text))
     if not found:
         return None
     whole, _, below = found[-1].replace(",", "").partition("/")
-    return Fraction(whole) / Fraction(below or 1)
+    try:
+        return Fraction(whole) / Fraction(below or 1)
+    except ValueError:  # thousands of digits, which Python does not read: a model that says one digit for ever
+        return None
+
+
+def _written_out(text: str) -> str:
+    """Numbers as TeX and typographers write them, in the characters of a program."""
+    plain = GAP.sub("", text.replace("\u2212", "-").replace("{,}", ",").replace("-\\$", "-").replace("-$", "-"))
+    plain = FRACTION.sub(lambda found: _one_fraction(found[1], found[2] or found[3], found[4] or found[5]), plain)
+    plain = MIXED.sub(lambda found: _one_fraction(*found.groups()), plain)
+    return POWER.sub(r"e\1", plain)
+
+
+def _one_fraction(whole: str | None, above: str, below: str) -> str:
+    return f"{int(whole or 0) * int(below) + int(above)}/{below}"
 
 
 def first_letter(text: str) -> str | None:
     """The first letter A to J that stands alone; the article of a sentence is none (``A cat …``, ``I think B``)."""
-    letters = [found[1] for found in LETTER.finditer(text) if not re.match(r" [a-z]", text[found.end() :])]
-    return letters[0] if letters else None
+    return next((found[1] for found in LETTER.finditer(text) if not NO_CHOICE.match(text, found.start())), None)
 
 
 def code_of(reply: str) -> str:
-    """The reply's first fenced block; all of it where it has none."""
-    found = FENCE.search(reply)
-    return found[1] if found else reply
+    """The reply's first fenced block of Python, or of no language that is named; all of it where it has none. A block
+    that was not closed goes on to the end."""
+    blocks = [(found[1].lower(), found[2]) for found in FENCE.finditer(reply)]
+    code = next((block for language, block in blocks if language in ("", "py") or language.startswith("python")), None)
+    return reply if code is None else dedent(code)
 
 
 def read_problems(address: Path | str, checks: Sequence[Check], reading: Reading) -> list[Problem]:
@@ -128,10 +169,11 @@ def read_problems(address: Path | str, checks: Sequence[Check], reading: Reading
 
 def problem_of(raw: Mapping[str, Any], wanted: Collection[str] = ()) -> Problem:
     """The problem that a record holds. Raises ``Unusable`` where a check that is ``wanted`` has nothing to compare with."""
-    prompt = turns_from(raw.get("prompt", raw.get("question")), "user", "prompt")
+    given = {name: value for name, value in raw.items() if value is not None}
+    prompt = turns_from(given.get("prompt", given.get("question")), "user", "prompt")
     if not prompt or prompt[-1].role != "user" or not prompt[-1].says:
         raise Unusable("no_prompt", f"it has no prompt that ends with what a user says; its keys: {keys_of(raw)}")
-    answer, tests = raw.get("answer", ""), raw.get("tests", "")
+    answer, tests = given.get("answer", ""), given.get("tests", "")
     answer = str(answer) if isinstance(answer, (int, float)) and not isinstance(answer, bool) else answer
     if not isinstance(answer, str) or not isinstance(tests, str):
         raise Unusable("bad_answer", "its answer and its tests must be texts")

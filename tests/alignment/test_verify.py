@@ -31,6 +31,16 @@ def problem(**what: str) -> Problem:
         ("version 1.2.3 of v8", Fraction("1.2")),
         ("none", None),
         ("10-3", 3),
+        (str(0.00001), Fraction(1, 100_000)),
+        ("x = \u22125", -5),
+        ("it costs $.50", Fraction(1, 2)),
+        ("\\boxed{10{,}000}", 10_000),
+        ("10,\\!000", 10_000),
+        ("1\u202f024 m", 1024),
+        ("\\frac{3}{4}", Fraction(3, 4)),
+        ("3\\frac12 or 3 1/2", Fraction(7, 2)),
+        ("6.02 \\times 10^{23}", 602 * 10**21),
+        ("9" * 5000, None),
     ],
 )
 def test_the_last_number_counts_exactly(text: str, number: object) -> None:
@@ -39,7 +49,17 @@ def test_the_last_number_counts_exactly(text: str, number: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("B", "B"), ("(C) because", "C"), ("A cat would say D.", "D"), ("Answer: B. Not A.", "B"), ("BAD", None)],
+    [
+        *[("B", "B"), ("(C) because", "C"), ("A cat would say D.", "D"), ("Answer: B. Not A.", "B"), ("BAD", None)],
+        *[
+            ("Für uns C", "C"),
+            ("I’d say D", "D"),
+            ("E\u0301l: B", "B"),
+            ("答案是B。", "B"),
+            ("B is right", "B"),
+            ("_A_", "A"),
+        ],
+    ],
 )
 def test_the_first_letter_that_stands_alone_is_the_choice(text: str, letter: str | None) -> None:
     assert first_letter(text) == letter
@@ -59,6 +79,26 @@ def test_code_is_run_in_the_sandbox() -> None:
     right, wrong = "```python\ndef double(x):\n    return 2 * x\n```", "def double(x): return x"
     thief = "def double(x):\n    import sys; sys.exit(0)"
     assert scores(Check(check="tests"), [task] * 3, [right, wrong, thief]) == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```bash\npip install x\n```\n```python\ndef double(x): return 2 * x\n```",
+        "So: ```Python3\ndef double(x): return 2 * x```",
+        "1. This:\n   ```py\n   def double(x): return 2 * x\n   ```",
+        "```\ndef double(x): return 2 * x",
+    ],
+)
+def test_code_is_found_in_fences_as_models_write_them(reply: str) -> None:
+    assert scores(Check(check="tests"), [problem(tests="assert double(4) == 8")], [reply]) == [1]
+
+
+def test_thoughts_are_no_answer() -> None:
+    thought = ["<think>B or A? 4</think> A, 5", "<think>A, 5", "B? 4</think>A: 5"]
+    assert scores(Check(), [problem(answer="5")] * 3, thought) == [1, 0, 1]
+    assert scores(Check(check="choice"), [problem(answer="A")] * 3, thought) == [1, 0, 1]
+    assert scores(Check(check="format", pattern="<think>.*</think>.*"), [problem()] * 3, thought) == [1, 0, 0]
 
 
 def test_a_check_that_is_none_is_refused() -> None:
@@ -88,7 +128,7 @@ def test_lines_that_cannot_be_checked_are_counted_by_their_reason(tmp_path: Path
     path, reading = tmp_path / "problems.jsonl", Reading()
     lines: list[object] = [
         {"prompt": "2 + 2", "answer": 4, "id": "a"},
-        {"question": "3 + 3", "answer": "so #### 6"},
+        {"question": "3 + 3", "answer": "so #### 6", "prompt": None, "tests": None},
         {"prompt": [{"role": "system", "content": "add"}, {"role": "user", "content": "1 + 1"}], "answer": "2"},
         {"prompt": "5 + 5"},
         {"answer": "3"},
