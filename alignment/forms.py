@@ -1,12 +1,14 @@
 """The forms in which conversations are published, read as one.
 
     {"messages": [{role, content, …}], "tools": […]}       OpenAI's; tool_calls, tool and function turns included, and
-                                                           ``weight: 0`` at a reply that is no example;
+                                                           ``weight: 0`` at a reply that is no example
+                                                           (``train``, ``loss``: false);
                                                            reasoning_content goes before the reply, in <think> tags
     {"conversations": [{"from": …, "value": …}]}           ShareGPT; system, function_call, observation included;
-                                                           either also as {"role": […], "content": […]}
+                                                           either also as {"role": […], "content": […]}, or its JSON
     {"instruction": …, "input": …, "output"|"response": …} Alpaca; history: [[question, answer], …]
-    {"prompt": …, "completion"|"response": …}              texts, messages or HH-RLHF transcripts; question and answer
+    {"prompt": …, "completion"|"response": …}              texts, messages, their JSON, or HH-RLHF transcripts; question
+                                                           and answer
     {"chosen": …, "rejected": …}                           the chosen chat, to learn from alone
     {"text": "\\n\\nHuman: …\\n\\nAssistant: …"}               a transcript (HH-RLHF)
     documents of ``alignment.chat_source``                 conversations that went through the corpus stages
@@ -35,9 +37,10 @@ ALIASES = {
 }  # fmt: skip
 TURN, ESCAPED = "\x1e", "\ufffd"
 """The record separator, and what stands for one that somebody wrote."""
-EXAMPLE = ("weight", "train", "training")
-"""0 or false: a reply that is not to be learnt (OpenAI's; axolotl's)."""
-LABELS = {"true": True, "1": True, "false": False, "0": False}
+EXAMPLE = ("weight", "train", "training", "loss")
+"""0 or false: a reply that is not to be learnt (OpenAI's; axolotl's; ms-swift's)."""
+LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+MESSAGES = re.compile(r"\s*\[\s*\{")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What an assistant thought before its reply: as vLLM and DeepSeek, OpenRouter, and gpt-oss name it."""
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -56,8 +59,9 @@ def conversation_of(raw: Mapping[str, Any]) -> Conversation:
             "id": given.get("url"),
             "messages": [_read_turn(part, n) for n, part in enumerate(text.split(TURN)[1:])],
         }
-    if label_of(given) in (False, 0) and "completion" in given:
-        raise Unusable("labelled_bad", "its label says that the completion is not to be learnt")
+    # A number beside a chat may be the class of anything.
+    if (label := label_of(given)) is False or (label == 0 and "completion" in given):
+        raise Unusable("labelled_bad", "its label says that the reply is not to be learnt")
     messages = _with_opening(_turns_of(given), given)
     replies = [message for message in messages if message.role == "assistant" and message.says]
     if not replies:
@@ -68,9 +72,13 @@ def conversation_of(raw: Mapping[str, Any]) -> Conversation:
 
 
 def label_of(given: Mapping[str, Any]) -> Any:
-    """The label of a rated reply; tables of text hold it as words."""
-    label = given.get("label")
-    return LABELS.get(label.lower(), label) if isinstance(label, str) else label
+    """The label of a rated reply."""
+    return _truth(given.get("label"))
+
+
+def _truth(value: Any) -> Any:
+    """Tables of text hold it as words."""
+    return LABELS.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _turns_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -104,7 +112,9 @@ def asked_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
         return ()
     asked = turns_from(given[question], "user", question)
     extra = given.get("input") or given.get("context") if question == "instruction" else None
-    if isinstance(extra, str) and extra.strip() and asked:
+    if extra and not isinstance(extra, str):
+        raise Unusable("bad_message", f"what stands beside the instruction is a {type(extra).__name__}, and no text")
+    if extra and extra.strip() and asked:
         last = asked[-1]
         asked = (*asked[:-1], Message(last.role, f"{last.content.strip()}\n\n{extra.strip()}"))
     return (*_history(given), *asked)
@@ -113,8 +123,11 @@ def asked_of(given: Mapping[str, Any]) -> tuple[Message, ...]:
 def _history(given: Mapping[str, Any]) -> tuple[Message, ...]:
     """Alpaca's earlier rounds: ``[[question, answer], …]``."""
     turns: list[Message] = []
-    rounds = given.get("history", [])
-    for number, pair in enumerate(rounds if isinstance(rounds, list) else []):
+    rounds = given.get("history")
+    rounds = _from_json(rounds, "history") if isinstance(rounds, str) else rounds
+    if rounds and not isinstance(rounds, list):
+        raise Unusable("bad_message", f"history is a {type(rounds).__name__}, and no list of rounds")
+    for number, pair in enumerate(rounds or []):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise Unusable("bad_message", f"history[{number}] is no question with its answer")
         turns += [Message("user", whole_characters(pair[0])), Message("assistant", whole_characters(pair[1]))]
@@ -175,7 +188,7 @@ def _message(entry: Any, place: str) -> Message:
         name: entry[name] for name in ("name", "tool_call_id") if role == "tool" and isinstance(entry.get(name), str)
     }
     tools = tools_of(entry.get("tools")) if role == "system" else ()
-    learn = role != "assistant" or not any(entry.get(name) in (0, False) for name in EXAMPLE)
+    learn = role != "assistant" or not any(_truth(entry.get(name)) in (0, False) for name in EXAMPLE)
     return Message(role, whole_characters(content), tools, calls, **tool, learn=learn)
 
 
@@ -246,12 +259,26 @@ def turns_from(value: Any, role: str, field: str) -> tuple[Message, ...]:
     if value is None:
         return ()
     if isinstance(value, str):
+        value = _written_messages(value)
+    if isinstance(value, str):
         return transcript(value) if is_transcript(value) else (Message(role, whole_characters(value)),)
     if isinstance(value, dict):
         value = value["messages"] if isinstance(value.get("messages"), list) else [value]
     if not isinstance(value, list):
         raise Unusable("bad_message", f"{field} is a {type(value).__name__}: neither text nor messages")
     return messages_of(value, field)
+
+
+def _written_messages(text: str) -> Any:
+    """The messages that a table holds as their JSON; any other text as it is, also other JSON."""
+    if not MESSAGES.match(text):
+        return text
+    try:
+        found = from_json(text)
+    except (ValueError, RecursionError):
+        return text
+    said = all(isinstance(entry, dict) and entry.keys() & {"role", "from"} for entry in found)
+    return found if said else text
 
 
 def is_transcript(text: str) -> bool:

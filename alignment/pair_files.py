@@ -5,7 +5,8 @@
     {"chosen": […], "rejected": […]}                             … or whole chats that differ in their last turn
     {"chosen": "\\n\\nHuman: …\\n\\nAssistant: …", "rejected": …}    whole chats as transcripts (HH-RLHF)
     {"prompt": …, "a": …, "b": …, "winner": "a"|"b"|"tie"|"both_bad"}    one person's vote; an arena's, too
-    {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_rated``)
+    {"prompt": …, "completion": …, "label": true|false}          one reply, good or bad (KTO; ``read_rated``); also a
+                                                                 whole chat as ``messages`` or ``conversations``
 
 What is asked is also read from the fields in which conversations ask (``question``, ``instruction`` with ``input``, …), or
 from ``messages`` or ``conversations`` before the replies. A comparison may have a ``weight`` (1), an ``annotator``, and a
@@ -14,7 +15,6 @@ too: of two replies nobody could choose between. A ``system`` text beside them o
 costs itself, and is told with its reason.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,8 @@ WINNERS = {
     "both_bad": "both_bad", "bothbad": "both_bad", "tie (bothbad)": "both_bad", "tie (both bad)": "both_bad",
 }  # fmt: skip
 SIDES = (("chosen", "rejected"), ("chosen_response", "rejected_response"), ("preferred_output", "non_preferred_output"))
+LARGEST = 3.4e38
+"""Of a number in the precision in which it is stored."""
 VOTED = (("a", "b"), ("conversation_a", "conversation_b"), ("response_a", "response_b"))
 
 
@@ -136,11 +138,11 @@ def _margin(raw: Mapping[str, Any]) -> float:
     return max(0.0, _number(raw, "score_chosen", 0.0) - _number(raw, "score_rejected", 0.0))
 
 
-def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -math.inf) -> float:
+def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -LARGEST) -> float:
     value = raw.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= LARGEST:
         raise Unusable("bad_number", f"{name} is {str(value)[:40]!r}")
     return float(value)
 
@@ -148,12 +150,13 @@ def _number(raw: Mapping[str, Any], name: str, default: float, least: float = -m
 def rated_of(raw: Mapping[str, Any]) -> RatedReply:
     """The rated reply a record holds. Raises ``Unusable``."""
     label = label_of(raw)
-    if raw.get("completion") is None or not (isinstance(label, bool) or label in (0, 1)):
+    field = next((name for name in ("completion", "messages", "conversations") if raw.get(name) is not None), "")
+    if not field or not (isinstance(label, bool) or label in (0, 1)):
         raise Unusable("not_rated", f"it has no completion with a label true or false; its keys: {keys_of(raw)}")
-    before, completion = _last_reply(_turns(raw, "completion", "assistant"), "completion")
+    before, completion = _last_reply(_turns(raw, field, "assistant"), field)
     prompt = _asked(before or _prompt(raw), raw)
     if not completion:
-        raise Unusable("empty_reply", "completion is empty")
+        raise Unusable("empty_reply", f"{field} is empty, or ends with an empty reply")
     name, weight = (
         name_of(raw.get("id"), [messages_to_json(prompt), completion]),
         _number(raw, "weight", 1.0, least=0.0),

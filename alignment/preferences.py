@@ -118,7 +118,7 @@ class PreferencesConfig(ModelJobConfig):
 
 STAGE = JobStage(
     name="preferences",
-    code_version=5,  # 5: chats as lists of roles and of words; NaN is nothing
+    code_version=6,  # 6: messages as JSON
     config=PreferencesConfig,
     inputs=lambda config: config.starts_from("sft") | dataset_inputs(config.addresses),
     external=lambda config: outside_digests(*config.addresses, base_model=config.base_model),

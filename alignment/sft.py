@@ -92,7 +92,7 @@ class SftConfig(AnsweringConfig):
 
 STAGE = JobStage(
     name="sft",
-    code_version=6,  # 6: chats as lists of roles and of words; NaN is nothing
+    code_version=7,  # 7: marks of no example as words; messages as JSON
     config=SftConfig,
     inputs=lambda config: config.starts_from("pretrain") | dataset_inputs(config.conversations),
     external=lambda config: outside_digests(*config.conversations, base_model=config.base_model),

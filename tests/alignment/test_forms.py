@@ -169,8 +169,21 @@ REPORTED: list[tuple[dict[str, Any], str, str]] = [
     ({"instruction": "a", "output": "b", "history": [["x"]]}, "bad_message", "history[0]"),
     ({"instruction": "a", "output": 7}, "bad_message", "output is a int"),
     ({"prompt": "a", "completion": "b", "label": False}, "labelled_bad", ""),
+    ({"messages": said(("user", "a"), ("assistant", "b")), "label": "False "}, "labelled_bad", ""),
+    ({"instruction": "a", "output": "b", "history": '[["x"]]'}, "bad_message", "history[0]"),
+    ({"instruction": "a", "output": "b", "history": {"x": "y"}}, "bad_message", "history is a dict"),
+    ({"instruction": "a", "output": "b", "context": ["c"]}, "bad_message", "beside the instruction is a list"),
     ({"text": "only a text"}, "not_a_conversation", "its keys: text"),
 ]
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0.0}, {"weight": "0"}, {"train": "False"}, {"training": False}, {"loss": False}]
+)
+def test_a_reply_that_is_marked_as_no_example_is_context(mark: dict[str, Any]) -> None:
+    turns = said(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    turns[1] |= mark
+    assert [message.learn for message in conversation_of({"messages": turns}).messages] == [True, False, True, True]
 
 
 @pytest.mark.parametrize(("raw", "reason", "words"), REPORTED)

@@ -81,6 +81,15 @@ def test_an_arena_knows_ties_and_a_table_of_texts_labels(tmp_path: Path) -> None
         conversation_of(asked | {"label": "false"})
 
 
+def test_messages_of_a_table_are_json(tmp_path: Path) -> None:
+    sides = {name: json.dumps([USER("why?"), MODEL(text)]) for name, text in (("chosen", "so"), ("rejected", "no"))}
+    for record in (sides, {"prompt": json.dumps([USER("why?")]), "chosen": "so", "rejected": "no"}):
+        found = one(tmp_path, record)
+        assert isinstance(found, Pair) and (found.prompt, found.chosen, found.rejected) == (PROMPT, "so", "no")
+    other = one(tmp_path, {"prompt": "why?", "chosen": '[{"a": 1}]', "rejected": "[{"})
+    assert isinstance(other, Pair) and (other.chosen, other.rejected) == ('[{"a": 1}]', "[{")
+
+
 def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
     chat = "\n\nHuman: one\n\nAssistant: two\nthe Human: said\n\nHuman: three\n\nAssistant:"
     found = one(tmp_path, {"id": 5, "system": "be kind", "chosen": chat + " yes", "rejected": chat + " no"})
@@ -108,6 +117,7 @@ def test_a_transcript_of_many_turns_and_a_system_text(tmp_path: Path) -> None:
         ({"prompt": "why?", "a": "x", "b": "y", "winner": "c"}, "bad_vote"),
         ({"prompt": "why?", "a": "x", "winner": "a"}, "not_a_pair"),
         ({"prompt": "why?", "a": "x", "b": "y", "winner": "a", "weight": -1}, "bad_number"),
+        ({"prompt": "why?", "chosen": "x", "rejected": "y", "margin": 1e39}, "bad_number"),
         ({"prompt": "why?", "chosen": "x", "rejected": "y", "margin": "much"}, "bad_number"),
     ],
 )
@@ -165,6 +175,8 @@ def test_rated_replies_are_read() -> None:
     found = rated_of({"prompt": [USER("why?")], "completion": [MODEL("so ")], "label": False, "weight": 2})
     assert (found.prompt, found.completion, found.label, found.weight) == (PROMPT, "so", False, 2.0)
     assert rated_of({"prompt": "why?", "completion": "so", "label": 1}).label
+    whole = rated_of({"messages": [USER("why?"), MODEL("so")], "label": False})
+    assert (whole.prompt, whole.completion, whole.label) == (PROMPT, "so", False)
     for row, reason in [
         ({"prompt": "a", "completion": "b"}, "not_rated"),
         ({"completion": "b", "label": True}, "no_prompt"),
