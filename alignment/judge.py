@@ -24,8 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from alignment.turns import spoken
 from infra.errors import ConfigError, InputError
 
 KEY = "HEADWATER_JUDGE_KEY"
@@ -111,7 +112,7 @@ class Server:
         for attempt in range(RETRIES + 1):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                    return str(json.load(response)["choices"][0]["message"]["content"])
+                    return self._said(json.load(response)["choices"][0], address)
             except urllib.error.HTTPError as error:
                 if error.code not in (408, 429) and error.code < 500:
                     raise InputError(
@@ -128,6 +129,17 @@ class Server:
                 time.sleep(self.pause_s * 2**attempt)
         raise InputError(f"the judge cannot be reached: {cause}", where=address, remedy="Is the server running?")
 
+    def _said(self, choice: Mapping[str, Any], address: str) -> str:
+        """A judge's words. Without any it was cut off while it thought: to count that as a tie would decide by our limit."""
+        said = choice["message"]["content"] or ""
+        if not spoken(said).strip() and choice.get("finish_reason") == "length":
+            raise InputError(
+                f"the judge was cut off after {self.answer_tokens} tokens, before it said anything",
+                where=address,
+                remedy="Allow it more with --answer-tokens; what is answered is kept.",
+            )
+        return str(said)
+
 
 def check_address(url: str) -> None:
     if not url.startswith(("http://", "https://")):
@@ -137,8 +149,8 @@ def check_address(url: str) -> None:
 
 
 def read_answer(text: str) -> Literal["A", "B", "tie"]:
-    """The judge's word. An answer that names both replies, or neither, is a tie."""
-    named = set(re.findall(r"\b(?:[AB]|[Tt]ie|TIE)\b", text))
+    """The judge's word, behind its thoughts. An answer that names both replies, or neither, is a tie."""
+    named = set(re.findall(r"\b(?:[AB]|[Tt]ie|TIE)\b", spoken(text)))
     if named == {"A"}:
         return "A"
     return "B" if named == {"B"} else "tie"

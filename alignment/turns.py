@@ -55,3 +55,9 @@ class Rendered:
     def taught(self) -> list[bool]:
         """The loss mask, by the name that programs outside this repository read."""
         return self.loss_mask
+
+
+def spoken(reply: str) -> str:
+    """What is said behind the thoughts: nothing where a reply was cut off in them."""
+    said = reply.rpartition("</think>")[2]
+    return said.partition("<think>")[0]

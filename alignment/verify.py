@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from alignment.forms import messages_to_json, turns_from
 from alignment.records import Reading, Unusable, keys_of, name_of, parsed
-from alignment.turns import Message
+from alignment.turns import Message, spoken
 from infra.config import Config
 from infra.errors import ConfigError
 from infra.extensions import load, reference_of
@@ -116,12 +116,6 @@ LETTER = re.compile(f"(?<![{WORD}])([A-J])(?![{WORD}])")
 NO_CHOICE = re.compile(r"A (?!is\b)[a-z]|I [a-z]")
 """The article, and the pronoun."""
 FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:\n[ \t]*```|```[ \t]*(?=\n|\Z)|\Z)", re.DOTALL)
-
-
-def spoken(reply: str) -> str:
-    """What is said behind the thoughts: nothing where a reply was cut off in them."""
-    said = reply.rpartition("</think>")[2]
-    return said.partition("<think>")[0]
 
 
 def last_number(text: str) -> Fraction | None:

@@ -31,7 +31,7 @@ from alignment.verdicts import krippendorff, length_controlled, majority, verdic
 from infra.errors import ConfigError, InputError
 
 DUELS = [Duel(f"prompt {number}", f"a good reply {number}", f"bad {number}") for number in range(6)]
-Answer = Callable[[str], tuple[int, str]]
+Answer = Callable[[str], tuple[int, str | None]]
 
 
 def judge(duels: list[Duel], ask: Ask) -> dict[str, Any]:
@@ -53,7 +53,9 @@ def serve() -> Iterator[Callable[[Answer], tuple[Server, list[dict[str, object]]
                 status, text = answer(body["messages"][0]["content"])
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(json.dumps({"choices": [{"message": {"content": text}}]}).encode())
+                ended = "stop" if text and text.endswith((".", "A", "B")) else "length"
+                choice = {"message": {"content": text}, "finish_reason": ended}
+                self.wfile.write(json.dumps({"choices": [choice]}).encode())
 
             def log_message(self, *arguments: object) -> None:
                 return None
@@ -107,10 +109,17 @@ def test_equal_replies_are_not_asked_about(serve) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [("A", "A"), (" B.\n", "B"), ("Reply B", "B"), ("It is a tie", "tie"), ("A tie", "tie"), ("", "tie"),
-     ("A is better than B", "tie"), ("neither", "tie")],
+     ("A is better than B", "tie"), ("neither", "tie"), ("<think>A is short, B right</think>\n\nB", "B"), ("A?</think>B", "B")],
 )  # fmt: skip
 def test_answers_are_read_with_care(text: str, word: str) -> None:
     assert read_answer(text) == word
+
+
+@pytest.mark.parametrize("said", [None, "", "<think>A is short"])
+def test_a_judge_that_was_cut_off_in_its_thoughts_has_not_said_that_both_are_alike(serve, said: str | None) -> None:
+    server, _ = serve(lambda question: (200, said))
+    with pytest.raises(InputError, match="cut off after 256 tokens"):
+        judge(DUELS, server.ask)
 
 
 def test_a_busy_server_is_asked_again(serve) -> None:
