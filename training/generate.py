@@ -172,7 +172,7 @@ def make_row(model: Decoder, prompt: Sequence[int], limits: Sampling, index: int
             remedy="Shorten the prompt.",
         )
     generator = torch.Generator().manual_seed((limits.seed * 1_000_003 + place) % (1 << 63))
-    uniforms = torch.rand(limits.max_new_tokens, generator=generator, dtype=torch.float64)
+    uniforms = torch.rand(budget, generator=generator, dtype=torch.float64)
     return Row(index, limits, budget, uniforms, _history(model, prompt, limits))
 
 

@@ -5,16 +5,18 @@ tests in the sandbox. ``pass@k`` is the chance that at least one of k completion
 of them: 1 - C(n - c, k) / C(n, k), averaged over the problems.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from infra.errors import InputError
+from pipeline.sources.tables import rows_of_file
+from pipeline.tokenizer.model import encodable
 from training.generate import Sampling
 from training.intervals import Interval, Resampling, ratio_interval
 from training.sandbox import Limits, Outcome, run_programs
@@ -22,6 +24,8 @@ from training.text_model import TextModel
 
 END_OF_FUNCTION = re.compile(r"\n(?=[^\s#)\]}]|#)")
 """The first line that starts in the first column ends the function's body."""
+SOLUTION = "canonical_solution"
+FIELDS = ("task_id", "prompt", SOLUTION, "test", "entry_point")
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,26 @@ class Attempt:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """The problems of a HumanEval file (JSON lines)."""
+    """The problems of a HumanEval file (JSON lines, also compressed)."""
     if not path.exists():
         raise InputError("there is no such file of HumanEval problems", where=str(path))
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [
-            Problem(row["task_id"], row["prompt"], row["canonical_solution"], row["test"], row["entry_point"])
-            for row in rows
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not a file of HumanEval problems: {error!r}", where=str(path)) from error
+    problems = [_problem(row, number, path) for number, row in enumerate(rows_of_file(str(path)), start=1)]
+    if not problems:
+        raise InputError("the file holds no HumanEval problems", where=str(path))
+    return problems
+
+
+def _problem(row: Mapping[str, Any], number: int, path: Path) -> Problem:
+    texts = [row.get(name) for name in FIELDS]
+    for name, text in zip(FIELDS, texts, strict=True):
+        # An empty solution has no bits a byte.
+        if not isinstance(text, str) or (name == SOLUTION and not text.strip()):
+            raise InputError(
+                f"not a file of HumanEval problems: problem {number} has no text in {name!r}",
+                where=str(path),
+                remedy=f"A line wants {', '.join(FIELDS)}.",
+            )
+    return Problem(*map(encodable, texts))
 
 
 def complete_problems(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import LabelOption, WorkspaceOption, console, open_store
+from flows.cli.options import LabelOption, WorkspaceOption, console, open_store, sampling_of
 from flows.models import MODEL_HELP, model_folder
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
@@ -22,9 +22,8 @@ def command(
     workspace: WorkspaceOption = None,
 ) -> None:
     from training.chat import ChatSession
-    from training.generate import Sampling
 
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    sampling = sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     with model_folder(open_store(workspace), model, label) as folder:
         session = ChatSession.open(folder, system=system, sampling=sampling)
     out = console()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, open_store, print_json, sampling_of
 from flows.models import MODEL_HELP, model_folder
 
 
@@ -26,10 +26,9 @@ def command(
     json: JsonOption = False,
 ) -> None:
     from training.chat import ChatSession
-    from training.generate import Sampling
     from training.text_model import load_text_model
 
-    sampling = Sampling(
+    sampling = sampling_of(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, stop=tuple(stop or ()), seed=seed,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json
+from flows.cli.options import JsonOption, LabelOption, WorkspaceOption, console, open_store, print_json, sampling_of
 from flows.models import MODEL_HELP, model_folder
 from infra.errors import ConfigError, InputError
 from infra.store.store import Store
@@ -122,9 +122,8 @@ def _replies(
     seed: int,
 ) -> list[str]:
     from training.chat import ChatSession
-    from training.generate import Sampling
 
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=0.95, seed=seed)
+    sampling = sampling_of(max_new_tokens=max_new_tokens, temperature=temperature, top_p=0.95, seed=seed)
     with model_folder(store, name, label) as folder:
         session = ChatSession.open(folder, sampling=sampling)
     answers = []

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -16,6 +16,11 @@ from rich.table import Table
 
 from flows.context import open_store as open_store
 from flows.recipe_file import DEPLOYED, SCALE
+from infra.config import message_of
+from infra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.generate import Sampling
 
 _AROUND, _LONGEST = 60, 400
 
@@ -47,6 +52,19 @@ WatchOption = Annotated[
     ),
 ]
 LabelOption = Annotated[str, typer.Option("--label", help="The recipe (or other label) whose datasets are meant.")]
+
+
+def sampling_of(**settings: Any) -> "Sampling":
+    """How a command's options say that tokens are drawn. Raises ConfigError for what no option's bound holds back (inf)."""
+    from pydantic import ValidationError
+
+    from training.generate import Sampling
+
+    try:
+        return Sampling(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(message_of(first), where=f"--{str(first['loc'][0]).replace('_', '-')}") from None
 
 
 def interrupt_on_term() -> None:

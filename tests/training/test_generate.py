@@ -30,6 +30,13 @@ def test_greedy_equals_generation_without_a_cache(model: Decoder) -> None:
     assert made.finished == [False] * 3
 
 
+def test_a_limit_beyond_all_room_takes_no_memory(model: Decoder) -> None:
+    """It asked for a random number for each token that might have been."""
+    room = model.config.max_position - len(PROMPTS[0])
+    made, most = (generate(model, PROMPTS[:1], max_new_tokens=new, seed=5) for new in (10**13, room))
+    assert made == most and len(made.tokens[0]) == room
+
+
 def test_a_row_does_not_depend_on_its_neighbours(model: Decoder) -> None:
     together = generate(model, PROMPTS, max_new_tokens=24, seed=5, stop_ids=range(40, 60))
     assert len({len(tokens) for tokens in together.tokens}) > 1, "rows end at different times"

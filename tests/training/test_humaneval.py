@@ -28,6 +28,13 @@ ADD = Problem(
     "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-1, 1) == 0\n",
     "add",
 )
+LINE = {
+    "task_id": ADD.id,
+    "prompt": ADD.prompt,
+    "canonical_solution": ADD.solution,
+    "test": ADD.tests,
+    "entry_point": ADD.entry_point,
+}
 
 
 def test_the_canonical_solution_passes_and_others_do_not() -> None:
@@ -80,6 +87,22 @@ def test_bad_files_are_explained(tmp_path: Path) -> None:
         read_problems(tmp_path / "bad.jsonl")
     with pytest.raises(InputError, match="no such file"):
         read_problems(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="holds no HumanEval problems"):
+        read_problems(tmp_path / "empty.jsonl")
+    for wrong in ({"canonical_solution": " "}, {"prompt": 5}, {"canonical_solution": None}):
+        (tmp_path / "bad.jsonl").write_text(json.dumps(LINE | wrong))
+        with pytest.raises(InputError, match=f"problem 1 has no text in '{next(iter(wrong))}'"):
+            read_problems(tmp_path / "bad.jsonl")
+
+
+def test_lines_end_where_json_lines_do(tmp_path: Path) -> None:
+    """U+2028 inside a text ends no line, a mark of the byte order is no part of one, half a character is no text."""
+    line = json.dumps(LINE | {"prompt": "'a\u2028b'\n"}, ensure_ascii=False)
+    (tmp_path / "marked.jsonl").write_text(f"\ufeff{line}\n", encoding="utf-8")
+    assert read_problems(tmp_path / "marked.jsonl")[0].prompt == "'a\u2028b'\n"
+    (tmp_path / "half.jsonl").write_text(json.dumps(LINE | {"canonical_solution": "return '\ud83d'"}))
+    assert read_problems(tmp_path / "half.jsonl")[0].solution == "return '?'"
 
 
 @pytest.mark.slow
