@@ -7,6 +7,7 @@ The reference's log-probabilities never change, so they are computed once, befor
 folder: no second model stays in memory, and a resumed job does not compute them again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ from alignment.pairs import (
 from alignment.records import Reading, find
 from alignment.replies import reply_log_probs
 from infra.config import Later
+from infra.errors import InputError
 from infra.stage import JobStage
 from infra.store.address import dataset_inputs
 from infra.store.files import replacing
@@ -202,15 +204,21 @@ def rated_plan(
 
 def rated_replies(job: ModelJob[DpoConfig]) -> list[RatedReply]:
     """Replies with a verdict of their own, for which the model has room."""
-    reading, found, long = Reading(), list[RatedReply](), 0
+    reading, found, lost = Reading(), list[RatedReply](), Counter[str]()
     files = [file for address in job.config.rated for file in find(address, job.request.inputs)]
     for _, reply in (each for file in files for each in read_rated(file, reading)):
-        tokens = len(render_prompt(job.tokenizer, reply.prompt)) + len(render_reply(job.tokenizer, reply.completion))
-        if tokens <= job.position_limit:
-            found.append(reply)
+        try:
+            prompt, said = render_prompt(job.tokenizer, reply.prompt), render_reply(job.tokenizer, reply.completion)
+        except InputError:  # a template that takes no system turn, or wants speakers to alternate
+            lost["template_refuses"] += 1
+            continue
+        if len(prompt) + len(said) > job.position_limit:
+            lost["too_long"] += 1
+        elif reply.weight == 0:  # a batch of such would be divided by nothing
+            lost["no_weight"] += 1
         else:
-            long += 1
-    lost = dict(reading.refused) | ({"too_long": long} if long else {})
+            found.append(reply)
+    lost.update(reading.refused)
     if lost:
         job.warn(f"rated replies that cannot be used: {commonest(lost)}{reading.example}")
     return found

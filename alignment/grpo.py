@@ -7,6 +7,7 @@ answers held-out problems without chance; the share that it solves is the stage'
 Rounds, problems and random numbers are functions of (seed, round), so a resumed job goes on as if nothing had happened.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -181,16 +182,20 @@ def read_material(job: ModelJob[GrpoConfig]) -> tuple[Material, Material]:
     config, reading = job.config, Reading()
     files = [file for address in config.problems for file in find(address, job.request.inputs)]
     sides: tuple[Material, Material] = (([], []), ([], []))
-    room, too_long = job.position_limit - config.max_reply_tokens, 0
+    room, lost = job.position_limit - config.max_reply_tokens, Counter[str]()
     for problem in (each for file in files for each in read_problems(file, config.checks, reading)):
-        prompt = render_prompt(job.tokenizer, problem.prompt)
+        try:
+            prompt = render_prompt(job.tokenizer, problem.prompt)
+        except InputError:  # a template that takes no system turn, or wants speakers to alternate
+            lost["template_refuses"] += 1
+            continue
         if len(prompt) > room:
-            too_long += 1
+            lost["too_long"] += 1
             continue
         problems, prompts = sides[is_held_out(Conversation(problem.id, problem.prompt), config.held_out_fraction)]
         problems.append(problem)
         prompts.append(prompt)
-    lost = dict(reading.refused) | ({"too_long": too_long} if too_long else {})
+    lost.update(reading.refused)
     if not sides[0][0] or not sides[1][0]:
         raise InputError(
             f"there are too few problems to train on and to measure: {reading.read} could be read"

@@ -277,17 +277,19 @@ def _own_pairs(job: ModelJob[PreferencesConfig], ledger: FateLedger) -> Iterator
     reading = Reading(tell=ledger.line)
     for path in [path for address in config.pairs for path in find(address, job.request.inputs)]:
         for record, found in read_comparisons(path, reading):
-            chosen, rejected = (tuple(render_reply(job.tokenizer, text)) for text in (found.chosen, found.rejected))
-            longest = max(len(chosen), len(rejected))
             try:
+                chosen, rejected = (tuple(render_reply(job.tokenizer, text)) for text in (found.chosen, found.rejected))
+                longest = max(len(chosen), len(rejected))
                 prompt = fitting(job.tokenizer, found.prompt, limit - longest)
             except InputError as error:
                 ledger.record("dropped", "template_refuses", found.id, f"{record.place}: {error.error}")
                 continue
             key = _key(found)
             if prompt is None:
-                least = longest + len(render_prompt(job.tokenizer, found.prompt[-1:]))
-                detail = f"{record.place}: {least} tokens with its last turn alone, of {limit}"
+                # A result of a tool, alone, is nothing that a template takes.
+                asked = max(place for place, turn in enumerate(found.prompt) if turn.role == "user")
+                least = longest + len(render_prompt(job.tokenizer, found.prompt[asked:]))
+                detail = f"{record.place}: {least} tokens with its last question alone, of {limit}"
                 ledger.record("dropped", "too_long", found.id, detail)
             elif found.weight == 0:
                 ledger.record("dropped", "no_weight", found.id, record.place)

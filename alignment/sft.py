@@ -293,7 +293,10 @@ def held_out_prompts(job: ModelJob[SftConfig], answers: list[Exchange], position
     prompts: list[Prompt] = []
     tokens: list[int] = []
     for exchange in answers:
-        prompt = fitting(job.tokenizer, exchange.prompt, positions - limit)
+        try:
+            prompt = fitting(job.tokenizer, exchange.prompt, positions - limit)
+        except InputError:  # the template takes its pieces, and not so much of it
+            continue
         if prompt is not None and len(prompts) < job.config.generation_prompts:
             prompts.append(render_prompt(job.tokenizer, prompt))
             tokens.append(len(render_reply(job.tokenizer, exchange.reply)))

@@ -64,8 +64,8 @@ def read_problems(path: Path) -> list[Problem]:
 
 
 def _problem(row: Mapping[str, Any], number: int, path: Path) -> Problem:
-    texts = [row.get(name) for name in FIELDS]
-    for name, text in zip(FIELDS, texts, strict=True):
+    for name in FIELDS:
+        text = row.get(name)
         # An empty solution has no bits a byte.
         if not isinstance(text, str) or (name == SOLUTION and not text.strip()):
             raise InputError(
@@ -73,7 +73,7 @@ def _problem(row: Mapping[str, Any], number: int, path: Path) -> Problem:
                 where=str(path),
                 remedy=f"A line wants {', '.join(FIELDS)}.",
             )
-    return Problem(*map(encodable, texts))
+    return Problem(*(encodable(row[name]) for name in FIELDS))
 
 
 def complete_problems(

@@ -1,12 +1,17 @@
 """Models from elsewhere are taught in their own tokenizer and chat template."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from alignment.conversations import cut, fitting, render_prompt, render_reply, stop_ids
+from alignment.dpo import DpoConfig, rated_replies
 from alignment.forms import messages_to_json
+from alignment.grpo import GrpoConfig, read_material
 from alignment.template_chat import FolderTokenizer, chat_tokenizer
 from alignment.turns import Conversation, Message, Rendered
 from infra.errors import InputError
@@ -82,6 +87,25 @@ def test_a_template_that_takes_no_system_turn_says_so(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer(foreign.mistral(tmp_path / "base"))
     with pytest.raises(InputError, match="Only user and assistant roles are supported"):
         cut(tokenizer, Conversation("x", (Message("system", "be kind"), *TALK)), 120)
+
+
+def test_what_a_template_refuses_costs_itself_in_problems_and_rated_replies(tmp_path: Path) -> None:
+    tokenizer = chat_tokenizer(foreign.mistral(tmp_path / "base"))
+    path, told = tmp_path / "rows.jsonl", list[str]()
+    prompts: list[Any] = [
+        *("1 + 1", "2 + 2", "3 + 3", "4 + 4"),
+        [{"role": each, "content": "add"} for each in ("system", "user")],
+    ]
+    rows = [{"prompt": prompt, "answer": "2", "completion": "2", "label": True} for prompt in prompts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"weight": 0}]))
+    job: Any = SimpleNamespace(
+        tokenizer=tokenizer, position_limit=100, request=SimpleNamespace(inputs={}), warn=told.append, stats={}
+    )
+    job.config = GrpoConfig(problems=(str(path),), max_reply_tokens=8, held_out_fraction=0.5)
+    training, held_out = read_material(job)
+    assert len(training[0]) + len(held_out[0]) == 5 and "template_refuses" in told[-1]
+    job.config = DpoConfig(loss="kto", rated=(str(path),))
+    assert len(rated_replies(job)) == 4 and "template_refuses" in told[-1] and "no_weight" in told[-1]
 
 
 @pytest.fixture(scope="module")
