@@ -10,6 +10,8 @@ tables that only place  blocks, one after the other: one filled cell a row, or o
 figure, footer          of code and quotations: their content
 formulas                TeX where the page has it (MathJax, KaTeX, Wikipedia, pictures), else MathML written on one line
 pictures of emoji       the character that is their alt
+center                  a block, its loose text a paragraph
+references as text      ``&amp;lt;`` on the page is ``&lt;`` to a reader; trafilatura resolves what it wrote once more
 """
 
 import html as html_entities
@@ -20,9 +22,10 @@ from lxml import etree
 from lxml.html import HtmlElement
 
 TEX_SCRIPT = re.compile(
-    r"<script\b[^<>]{0,200}\bmath/tex([^<>]{0,100})>\s*(?:%?\s*<!\[CDATA\[)?(.{0,20000}?)(?:%?\s*\]\]>)?\s*</script>",
-    re.I | re.S,
+    r"<script\b[^<>]{0,200}\bmath/tex([^<>]{0,100})>((?:[^<]++|<(?!/?script\b))*+)</script>", re.I
 )
+CDATA = re.compile(r"%?\s{0,99}<!\[CDATA\[(.*?)(?:%?\s{0,99}\]\]>)?", re.S)
+LONGEST_TEX = 20_000
 TEX_CLASS = "headwater-tex"
 HIDDEN = etree.XPath("//*[@hidden and not(@hidden='until-found')]")
 OPENED = etree.XPath(
@@ -70,8 +73,12 @@ def tex_shown(page: str) -> str:
 
 
 def _tex_of_script(script: re.Match[str]) -> str:
-    tex = html_entities.escape(script[2].strip(), quote=False)
-    return f'<span class="{TEX_CLASS}">{_delimited(tex, block="display" in script[1])}</span>' if tex else ""
+    data = CDATA.fullmatch(script[2].strip())
+    tex = html_entities.unescape((data[1] if data else script[2]).strip())  # MathJax reads references too
+    if len(tex) > LONGEST_TEX:
+        return script[0]
+    shown = html_entities.escape(_delimited(tex, block="display" in script[1]), quote=False)
+    return f'<span class="{TEX_CLASS}">{shown}</span>' if tex else ""
 
 
 def _delimited(tex: str, *, block: bool) -> str:
@@ -91,6 +98,19 @@ def ready(tree: HtmlElement) -> None:
         _table(element)
     for element in reversed(list(tree.iter(*_CHANGES))):
         _CHANGES[element.tag](element)
+
+
+def references_kept(tree: HtmlElement) -> None:
+    """Text that reads like a reference, written so that resolving it gives this text."""
+    for element in tree.iter(etree.Element):
+        if element.text and "&" in element.text and element.tag not in ("script", "style"):
+            element.text = _referring(element.text)
+        if element.tail and "&" in element.tail:
+            element.tail = _referring(element.tail)
+
+
+def _referring(text: str) -> str:
+    return text if html_entities.unescape(text) == text else text.replace("&", "&amp;")
 
 
 def _drop(element: HtmlElement) -> None:
@@ -208,6 +228,12 @@ def _paragraphs(cell: HtmlElement) -> None:
             child.addnext(run)
 
 
+def _center(element: HtmlElement) -> None:
+    """A block of the old web: trafilatura does not know it."""
+    _paragraphs(element)
+    element.tag = "div"
+
+
 def _figure(element: HtmlElement) -> None:
     """Code and quotations; not those that repeat the text beside it, and what is embedded from elsewhere."""
     quotation = next(element.iter("blockquote"), None)
@@ -311,6 +337,7 @@ _CHANGES: dict[str, Callable[[HtmlElement], None]] = {
     "ul": _list,
     "ol": _list,
     "dl": _list,
+    "center": _center,
     "figure": _figure,
     "footer": _footer,
     "button": _button,

@@ -22,7 +22,7 @@ from trafilatura.settings import Extractor as Options
 
 from pipeline.extract.attribute_tests import by_attributes
 from pipeline.extract.code_blocks import SCRIPT, fenced
-from pipeline.extract.elements import ready
+from pipeline.extract.elements import ready, references_kept
 from pipeline.extract.layout import shown_spaces, without_layout
 from pipeline.extract.main_element import one_main_element
 from pipeline.extract.unprintable import disguised, restored
@@ -80,6 +80,7 @@ class TrafilaturaExtractor:
             return ""
         tree = etree.fromstring(html, parser=self._parser)
         ready(tree)
+        references_kept(tree)
         one_main_element(tree)
         text = restored(trafilatura.extract(tree, options=self._options) or "", carried)
         text = text if self._options.formatting else without_layout(text)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pipeline.extract.elements import without_permalinks
+from pipeline.extract.elements import tex_shown, without_permalinks
 from pipeline.extract.page import extract_html
 
 FIRST = (
@@ -78,6 +78,10 @@ SHOWN = [
         '<img class="mwe-math-fallback-image-inline" alt="{\\displaystyle x^{2}}"></span> is.</p>',
         "So \\(x^{2}\\) is.",
     ),
+    # what reads like a reference to a reader is none
+    ("<p>Write &amp;lt;br&amp;gt; and &amp;copy;, or AT&amp;T.</p>", "Write &lt;br&gt; and &copy;, or AT&T."),
+    ("<pre><code>s = '&amp;amp;'</code></pre>", "```\ns = '&amp;'\n```"),
+    ("<center><font size=2>A word of the old web.</font></center>", "A word of the old web."),
     ('<p>So <img class="latex" alt="x^2"> is, <img class="latex" alt="drawing"> it.</p>', "So \\(x^2\\) is, it."),
     ('<p>What a day <img class="emoji" alt="😀" src="x.png"> it was <img alt="1"> here.</p>', "What a day 😀 it was here."),
 ]  # fmt: skip
@@ -108,4 +112,12 @@ def test_links_that_never_end_cost_little_time(piece: str) -> None:
     page = piece * (1_000_000 // len(piece)) + "#</a>"
     began = time.process_time()
     assert without_permalinks(page)
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("piece", ["<script type=math/tex>", "<script type=math/tex>x < ", "<script math/tex>" + " " * 9000])
+def test_formulas_that_never_end_cost_little_time(piece: str) -> None:
+    page = piece * (1_000_000 // len(piece))
+    began = time.process_time()
+    assert tex_shown(page) == page
     assert time.process_time() - began < 3
