@@ -12,7 +12,7 @@ from typing import Literal
 
 from resiliparse.parse.encoding import detect_encoding
 
-from pipeline.extract.charsets import REPLACEMENT, TWO_BYTES, UTF_16, decode_as, encoding_named
+from pipeline.extract.charsets import CODECS, REPLACEMENT, TWO_BYTES, UTF_16, decode_as, encoding_named
 from pipeline.extract.refusal import Refused
 
 BOMS = (
@@ -27,7 +27,7 @@ XML_ENCODING = re.compile(rb"""encoding\s*=\s*["']\s*([^"'\s>]{1,40})""", re.I)
 ATTRIBUTE = re.compile(rb"""([a-z-]{1,30})\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""", re.I)
 MIME_TYPE = re.compile(rb"\s*(?:text|application)/[a-z+]{1,20}\s*;", re.I)
 CONTENT_CHARSET = re.compile(rb"""charset\s*=\s*["']?\s*([^\s"';,>]{1,40})""", re.I)
-LABEL = re.compile(rb"\s*([^\s;,]{1,40})")
+LABEL = re.compile(rb"\s*([^;,]{1,40})")
 META_WINDOW = 8192
 DETECTION_WINDOW = 65_536
 SEVEN_BITS = ((b"\x1b$B", "iso-2022-jp"), (b"\x1b$@", "iso-2022-jp"), (b"\x1b$)C", "iso-2022-kr"))
@@ -42,6 +42,7 @@ SIGNATURES = (b"%PDF-", b"\x89PNG\r\n", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04",
 CONTROL = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 NO_CHARACTER = re.compile("[\ufffd\x80-\x9f]")
 SIBLINGS = {"iso-8859-2": "windows-1250", "iso-8859-7": "windows-1253", "iso-8859-13": "windows-1257"}
+C1_LETTER = re.compile(rb"[\x8a\x8c-\x8f\x9a\x9c-\x9f]")
 C1_BYTE = re.compile(rb"[\x80-\x9f]")
 CYRILLIC_WORD = re.compile(rb"[\xb2\xb3\xb4\xa5\xaa\xaf\xb8\xba\xbf\xc0-\xff]{4,}")
 UKRAINIAN_KOI8 = re.compile(rb"[\xc0-\xff][\xa4\xa6\xa7\xad]|[\xa4\xa6\xa7\xad][\xc0-\xff]")
@@ -75,19 +76,19 @@ def decode(body: bytes, header_charset: str = "", *, html: bool = True) -> Decod
     candidates = _declared(body, header_charset, html)
     if wide := _utf_16(body, candidates):
         return wide
-    candidates = [(name, evidence) for name, evidence in candidates if name not in UTF_16]
+    candidates = _weighed(body, [(name, evidence) for name, evidence in candidates if name not in UTF_16])
     utf8 = _strict(body, "utf-8")
     if utf8 is not None and _surely_utf8(body, utf8, candidates[0][0] if candidates else ""):
         return Decoded(utf8, "utf-8", _said_so("utf-8", candidates) or "utf-8")
     for name, evidence in candidates:
         text = utf8 if name == "utf-8" else _strict(body, name)
-        if text is not None:
+        if text is not None and not (name in TWO_BYTES and _is_mostly_private(text)):
             return Decoded(text, name, evidence)
     if utf8 is not None:
         seven_bits = next((name for mark, name in SEVEN_BITS if mark in body), None)
         text = _strict(body, seven_bits) if seven_bits else None
         return Decoded(utf8, "utf-8", "utf-8") if text is None else Decoded(text, seven_bits or "", "detected")
-    for name, evidence in candidates:
+    for name, evidence in [*candidates, ("utf-8", "detected")]:
         if _nearly(body, name):
             return Decoded(decode_as(body, name, "replace"), name, evidence)
     detected = _detected(body)
@@ -107,13 +108,34 @@ def _detected(body: bytes) -> str:
     if name == "windows-1252":
         name = next((name for name in ("euc-kr", "big5") if _is_east_asian(window, name)), name)
         return "windows-1251" if name == "windows-1252" and _is_cyrillic(window) else name
-    if name in ("gbk", "gb18030") and len(PRIVATE.findall(decode_as(window, name, "replace"))) * 20 > len(window) // 4:
+    if name in ("gbk", "gb18030") and _is_mostly_private(decode_as(window, name, "replace")):
         return "big5" if _is_east_asian(window, "big5") else name
     if name == "koi8-r" and UKRAINIAN_KOI8.search(window):
         return "koi8-u"
     if name in SIBLINGS and C1_BYTE.search(window):
         return SIBLINGS[name]
     return name
+
+
+def _weighed(body: bytes, candidates: list[tuple[str, Evidence]]) -> list[tuple[str, Evidence]]:
+    """What is declared, the likelier first; an encoding of ISO's as the Windows one whose letters stand in ISO's controls.
+
+    Servers send Latin-1 with whatever they have: where the page names another and the detector too, two speak against one.
+    """
+    if len(candidates) == 2 and candidates[0][0] == "windows-1252" != candidates[1][0] != "utf-8":
+        candidates = candidates[::-1] if _codec(_detected(body)) == _codec(candidates[1][0]) else candidates
+    return [
+        ("windows-1250" if name == "iso-8859-2" and C1_LETTER.search(body) else name, by) for name, by in candidates
+    ]
+
+
+def _codec(name: str) -> str:
+    return CODECS.get(name, name)
+
+
+def _is_mostly_private(text: str) -> bool:
+    """Characters that no standard has, more than some of somebody's own: so Big5 reads as GBK."""
+    return len(PRIVATE.findall(text)) * 10 > max(len(NOT_ASCII.findall(text)), FEWEST_CHARACTERS * 10)
 
 
 def _is_cyrillic(window: bytes) -> bool:
@@ -232,5 +254,9 @@ def _surely_utf8(body: bytes, text: str, declared: str) -> bool:
 def _nearly(body: bytes, name: str) -> bool:
     """A few broken bytes (a mixed-in advertisement, a cut) do not disprove the declared encoding, if others speak for it."""
     sample = decode_as(body[:DETECTION_WINDOW], name, "replace")
+    if name in TWO_BYTES and _is_mostly_private(sample):
+        return False
     broken = len(NO_CHARACTER.findall(sample))
+    if name == "utf-8" and broken * 10 <= len(NOT_ASCII.findall(sample)):
+        return True  # its sequences do not come about by chance
     return broken * 100 <= len(sample) and 2 * broken <= len(NOT_ASCII.findall(sample))

@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterator
 from lxml import etree
 from lxml.html import HtmlElement
 
-TEX_SCRIPT = re.compile(
-    r"<script\b[^<>]{0,200}\bmath/tex([^<>]{0,100})>((?:[^<]++|<(?!/?script\b))*+)</script>", re.I
-)
+TEX_SCRIPT = re.compile(r"<script\b[^<>]{0,200}\bmath/tex([^<>]{0,100})>((?:[^<]++|<(?!/?script\b))*+)</script>", re.I)
 CDATA = re.compile(r"%?\s{0,99}<!\[CDATA\[(.*?)(?:%?\s{0,99}\]\]>)?", re.S)
 LONGEST_TEX = 20_000
 TEX_CLASS = "headwater-tex"

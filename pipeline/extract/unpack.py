@@ -39,7 +39,7 @@ def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes
         raise Refused("failed", "content_encoding", f"{len(names)} content encodings on one body")
     for name in reversed(names):
         body = _without(body, name, max_bytes)
-    if "chunked" not in names and FIRST_CHUNK.match(body) and LAST_CHUNK.search(body, max(0, len(body) - LAST_BYTES)):
+    if FIRST_CHUNK.match(body) and LAST_CHUNK.search(body, max(0, len(body) - LAST_BYTES)):
         body = _dechunk(body, max_bytes, whole=True)
     for codec in (GZIP, WEB_ZSTD):  # nobody said so
         if codec.magic.match(body):
@@ -51,7 +51,8 @@ def unpack(body: bytes, content_encoding: str, transfer_encoding: str, max_bytes
 
 def _without(body: bytes, name: str, max_bytes: int) -> bytes:
     if name == "chunked":
-        return _dechunk(body, max_bytes) if CHUNK_HEAD.match(body) else body
+        chunks = body.lstrip(b"\r\n")
+        return _dechunk(chunks, max_bytes) if CHUNK_HEAD.match(chunks) else body
     if codec := PACKED.get(name):
         return _members(body, codec, max_bytes) if codec.magic.match(body) else body
     if any(codec.magic.match(body) for codec in (GZIP, WEB_ZSTD)):

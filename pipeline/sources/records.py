@@ -36,13 +36,14 @@ ARC_LINE = re.compile(
     rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\r\n]{0,8000}) (?P<ip>\S{1,64}) (?P<date>\d{12,17})"
     rb" (?P<type>[^\r\n]{0,200}) (?P<length>\d{1,12})\r?\n"
 )
-NEXT_RECORD = re.compile(rb"\r?\n(WARC/\d+\.\d+[ \t]*\r?\n(?=[!-9;-~]{1,60}[ \t]*:)|" + ARC_LINE.pattern + rb")")
+NEXT_RECORD = re.compile(rb"\r?\n\0*(WARC/\d+\.\d+[ \t]*\r?\n(?=[!-9;-~]{1,60}[ \t]*:)|" + ARC_LINE.pattern + rb")")
 NEXT_MARK = b"\nWARC/"
 LONGEST_MARK = 9_000
 CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:(?:[ \t]|\r?\n[ \t])*(\d{1,18})[ \t]*\r?$")
 SEARCHED_BYTES = 64 << 20
 """How far the first record of a plain file is looked for."""
-LINE_BREAKS = b"\r\n"
+PADDING = b"\r\n\0"
+"""Between records; some writers end each with a zero."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,13 @@ class _Stream:
             self._chunks, self.position = self._open_at(position), position
             self._buffer.clear()
 
-    def skip_line_breaks(self) -> None:
-        while (head := self.peek(64)) and head[0] in LINE_BREAKS:
-            self.take(len(head) - len(head.lstrip(LINE_BREAKS)))
+    def skip_padding(self) -> None:
+        while (head := self.peek(PROBE_BYTES)) and head[0] in PADDING:
+            self.take(len(head) - len(head.lstrip(PADDING)))
 
     def at_boundary(self) -> bool:
         """Whether a record begins here, or nothing more comes."""
-        head = self.peek(LONGEST_MARK).lstrip(b"\r\n\0")
+        head = self.peek(LONGEST_MARK).lstrip(PADDING)
         return not head or _begins_record(head)
 
     def find_record(self, end: int | None = None) -> int | None:
@@ -169,7 +170,7 @@ def read_records(
 
 
 def _begins_record(head: bytes) -> bool:
-    head = head.lstrip(LINE_BREAKS)
+    head = head.lstrip(PADDING)
     return bool(WARC_START.match(head) or ARC_LINE.match(head))
 
 
@@ -185,9 +186,9 @@ def _is_whole(record: RawRecord) -> bool:
 def _records(source: _Stream, max_bytes: int) -> Iterator[RawRecord]:
     """Records of an inflated stream."""
     while True:
-        source.skip_line_breaks()
+        source.skip_padding()
         head = source.peek(MAX_HEADER_BYTES)
-        if not head.strip(b"\0\r\n") and len(head) < MAX_HEADER_BYTES:
+        if not head.strip(PADDING) and len(head) < MAX_HEADER_BYTES:
             return
         try:
             size, header_size = _measure(head)

@@ -17,6 +17,10 @@ GERMAN = "<p>Grüße aus Köln, schöne Straßen und viele Bäume über dem Flu�
 RUSSIAN = "<p>" + "Река начинается в холмах над городом и течёт двести миль до моря. " * 5 + "</p>"
 JAPANESE = "<p>" + "川は町の上の丘から始まり、海に出会うまで流れています。" * 5 + "</p>"
 
+CHINESE = "其他国家和地区的人民生活水平正在不断提高，经济发展也越来越快。" * 3
+TAIWANESE = "其他國家和地區的人民生活水平正在不斷提高，經濟發展也越來越快。" * 3
+POLISH = "<p>Zażółć gęślą jaźń, „polski” język jest piękny i bardzo trudny…</p>"
+
 
 @pytest.mark.parametrize(
     ("encoding", "pack"),
@@ -91,6 +95,15 @@ def test_damaged_bodies_fail(encoding: str, body: bytes) -> None:
         (b"plain ascii", "", "utf-8", "utf-8"),
         (JAPANESE.encode("euc-jp"), "", "euc-jp", "detected"),
         (RUSSIAN.encode("cp1251"), "utf-8", "windows-1251", "detected"),
+        # a server that says Latin-1 of everything, against the page and its bytes
+        (b'<meta charset="windows-1251">' + RUSSIAN.encode("cp1251"), "iso-8859-1", "windows-1251", "meta"),
+        (b"<meta charset=gbk>" + CHINESE.encode("gbk"), "iso-8859-1", "gbk", "meta"),
+        (b"<meta charset=iso-8859-15>" + GERMAN.encode("iso-8859-15"), "iso-8859-1", "windows-1252", "header"),
+        # Big5 under the other China's label: what it would be in it, nobody has written
+        (b"<meta charset=gb2312>" + TAIWANESE.encode("big5"), "", "big5", "detected"),
+        (b"<meta charset=iso-8859-2>" + POLISH.encode("cp1250"), "", "windows-1250", "meta"),
+        (b"<meta charset=iso-8859-2>" + POLISH.encode("iso-8859-2", "ignore"), "", "iso-8859-2", "meta"),
+        (b'<meta charset="ISO 8859-2">' + POLISH.encode("iso-8859-2", "ignore"), "", "iso-8859-2", "meta"),
     ],
 )
 def test_the_charset_is_found_in_order(body: bytes, header: str, charset: str, evidence: str) -> None:
@@ -102,6 +115,12 @@ def test_the_charset_is_found_in_order(body: bytes, header: str, charset: str, e
 def test_header_comes_before_meta() -> None:
     body = b'<meta charset="iso-8859-1">' + RUSSIAN.encode("cp1251")
     assert decode(body, "windows-1251").charset == "windows-1251"
+
+
+def test_a_short_text_with_a_broken_byte_stays_utf_8() -> None:
+    """The zero of Java's UTF-8, in one sentence: a hundred sequences do not come about by chance."""
+    body = b"a \xc0\x80 z" + CHINESE.encode()
+    assert decode(body).charset == "utf-8" and CHINESE in decode(body).text
 
 
 def test_a_few_broken_bytes_do_not_change_the_charset() -> None:

@@ -47,6 +47,8 @@ def chunked(data: bytes) -> bytes:
         ("", "", chunked(PAGE)),
         ("gzip", "", chunked(gzip.compress(PAGE, mtime=0))),
         ("", "", chunked(PAGE)[:-2] + b"X-Trailer: 1\r\n\r\n"),
+        ("", "chunked", b"\r\n" + chunked(PAGE)),
+        ("gzip", "chunked", gzip.compress(chunked(PAGE), mtime=0)),
         ("deflate", "", gzip.compress(PAGE, mtime=0)),
         ("br", "", gzip.compress(PAGE, mtime=0)),
         ("br", "", zstd.compress(PAGE)),

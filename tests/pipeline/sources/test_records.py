@@ -41,6 +41,14 @@ def test_an_uncompressed_file_gives_the_same_records() -> None:
     assert not any(record.damage or record.checked for record in plain)
 
 
+@pytest.mark.parametrize("padding", [b"\0", b"\0\0\r\n", b"\0" * 5_000])
+def test_zeros_between_records_cost_none(padding: bytes) -> None:
+    """Some writers end each record with one, and an uncompressed file has no members to find the next by."""
+    found = cut(padding.join(RECORDS) + padding)
+    assert [record.data for record in found] == [record.data for record in cut(b"".join(RECORDS))]
+    assert not any(record.damage for record in found)
+
+
 def test_a_file_in_one_gzip_member_gives_the_same_records() -> None:
     whole = cut(gzip.compress(b"".join(RECORDS)))
     assert [record.data for record in whole] == [record.data for record in cut(b"".join(RECORDS))]
