@@ -12,7 +12,7 @@ addresses, credentials): they never enter, so changing one never reruns anything
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -59,6 +59,18 @@ class Config(BaseModel):
 _IN_YAML = {"tuple_type": "it should be a list", "list_type": "it should be a list"} | dict.fromkeys(
     ("dict_type", "mapping_type", "model_type", "model_attributes_type"), "it should be a mapping of keys"
 )
+
+
+def strings_of(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every text in a configuration, with its place: ``("ingest.sources.address", "docs/*.jsonl")``."""
+    if isinstance(value, Config):
+        for name, inner in value:
+            yield from strings_of(inner, f"{place}.{name}")
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from strings_of(each, place)
+    elif isinstance(value, str):
+        yield place, value
 
 
 def message_of(error: Mapping[str, Any]) -> str:

@@ -9,13 +9,13 @@ Planning is pure reading: it takes no lease and writes nothing.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
 from infra import rebuild
-from infra.config import Config
+from infra.config import Config, strings_of
 from infra.errors import Blocked, ConfigError, HeadwaterError, InputError, describe_os_error
 from infra.fingerprint import describe_change, fingerprint_payload, short_fingerprint
 from infra.incomplete import incomplete_version
@@ -88,26 +88,15 @@ def refuse_blocked(plans: Sequence[StagePlan]) -> None:
     raise blocking
 
 
-def _choosing(value: object, upstream: str, place: str) -> Iterator[str]:
-    """The fields of a configuration that name a stage, or a file of its dataset."""
-    if isinstance(value, Config):
-        for name, field_value in value:
-            yield from _choosing(field_value, upstream, f"{place}.{name}")
-    elif isinstance(value, tuple):
-        for each in value:
-            yield from _choosing(each, upstream, place)
-    elif isinstance(value, str) and (value == upstream or value.startswith(f"{SCHEME}{upstream}/")):
-        yield place
-
-
 def check_graph(nodes: Sequence[StageNode]) -> None:
     """Every input of a stage must come from a stage before it."""
     seen: set[str] = set()
     for node in nodes:
         for role, upstream in node.upstream.items():
             if upstream not in seen:
-                chosen = next(_choosing(node.config, upstream, node.name), "")
-                otherwise = f", or choose otherwise in {chosen}" if chosen else ""
+                texts = strings_of(node.config, node.name)
+                chosen = [at for at, text in texts if text == upstream or text.startswith(f"{SCHEME}{upstream}/")]
+                otherwise = f", or choose otherwise in {chosen[0]}" if chosen else ""
                 raise ConfigError(
                     f"stage {node.name!r} reads {upstream!r} (as {role}), which the recipe does not run before it",
                     remedy=f"Add a section {upstream!r} to the recipe{otherwise}.",

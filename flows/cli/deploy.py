@@ -14,6 +14,7 @@ from flows.cli.options import (
     open_store,
     print_json,
 )
+from flows.operate.deployments import refuse_relative
 from flows.operate.server import await_server, require_server
 from flows.recipe import load_recipe
 from flows.recipe_file import DEPLOYED
@@ -28,6 +29,8 @@ def command(
     json: JsonOption = False,
 ) -> None:
     recipes = [load_recipe(name, set_ or ()) for name in recipe or DEPLOYED]
+    for each in recipes:
+        refuse_relative(each)
     store = open_store(workspace)
     await_server(store, wait)
     require_server(store)

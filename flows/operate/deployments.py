@@ -8,9 +8,11 @@ A deployment is named after what it runs and the recipe: ``dedup-demo`` (in full
 show that name alone.
 """
 
+import glob
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +20,8 @@ import yaml
 from flows.recipe import Recipe, load_recipe
 from flows.recipe_file import DEPLOYED
 from flows.stages import STAGE_NAMES, offered_stages, pool_of, usual_place
+from infra.config import strings_of
+from infra.errors import ConfigError
 
 CONTROL_POOL = "control"
 POOLS = {
@@ -67,6 +71,19 @@ def deployment_name(flow: str, recipe: Recipe) -> str:
 
 def full_name(flow: str, recipe: Recipe) -> str:
     return f"{flow}/{deployment_name(flow, recipe)}"
+
+
+def refuse_relative(recipe: Recipe) -> None:
+    """Raise ConfigError for a path that leads somewhere from here: a worker's run begins in a folder of its own."""
+    for node in recipe.nodes:
+        for place, text in strings_of(node.config, node.name):
+            is_path = "/" in text or Path(text).suffix or place.endswith(".address")
+            if is_path and not Path(text).is_absolute() and next(glob.iglob(text), None) is not None:
+                raise ConfigError(
+                    f"{place} = {text!r} is relative to this folder, and the runs of a worker begin in another one",
+                    where=recipe.origin,
+                    remedy=f"Write the whole path: {Path(text).absolute()}.",
+                )
 
 
 def deployments(recipe: Recipe) -> list[DeploymentSpec]:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -17,12 +18,13 @@ from prefect.utilities.schema_tools.validation import ValidationError, validate
 from prefect.workers.process import ProcessWorker
 
 from flows.operate.deploying import own_defaults
-from flows.operate.deployments import deployments, takes_commands
+from flows.operate.deployments import deployments, refuse_relative, takes_commands
 from flows.operate.refusals import closed_template, process_template, refusal
 from flows.operate.worker import refusing
-from flows.recipe import load_recipe
+from flows.recipe import build_recipe, load_recipe
 from flows.recipe_file import DEPLOYED
 from infra import extensions
+from infra.errors import ConfigError
 
 
 def deployed(**changes: Any) -> Any:
@@ -175,3 +177,21 @@ def test_a_worker_fails_what_it_refuses_and_claims_what_it_takes(
     if not taken:
         assert "command" in client.states[0].message
         assert run.id not in worker._submitting_flow_run_ids
+
+
+@pytest.mark.parametrize(
+    ("address", "relative"),
+    [("here.jsonl", True), ("*.jsonl", True), ("{folder}/here.jsonl", False), ("s3://b/x", False)],
+)
+def test_a_path_that_a_worker_would_not_find_is_not_deployed(
+    address: str, relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").write_text("")
+    source = {"name": "mine", "kind": "jsonl", "address": address.format(folder=tmp_path), "profile": "none"}
+    recipe = build_recipe({"stages": {"ingest": {"sources": [source]}}}, "mine.yaml")
+    if not relative:
+        refuse_relative(recipe)
+        return
+    with pytest.raises(ConfigError, match=r"ingest\.sources\.address = .* is relative .*Write the whole path: /"):
+        refuse_relative(recipe)
