@@ -13,6 +13,7 @@ Problems are records (``alignment.records``): ``prompt`` (or ``question``; a tex
 an ``id``. Code that a model wrote runs in the sandbox (``training.sandbox``); a user's own rule is found by its dotted path.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from alignment.forms import messages_to_json, turns_from
 from alignment.records import Reading, Unusable, keys_of, name_of, parsed
 from alignment.turns import Message, spoken
 from infra.config import Config
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.extensions import load, reference_of
 from training.sandbox import Limits, run_programs
 
@@ -96,7 +98,15 @@ def _rule(check: Check) -> Callable[[Problem, str], float]:
             where="grpo.checks",
             remedy="Take number, choice, tests, format, or write package.module:NAME.",
         )
-    return load(check.check, "check", Verifier).score
+    own = load(check.check, "check", Verifier)
+    return lambda problem, reply: _finite(check.check, own.score(problem, reply))
+
+
+def _finite(check: str, score: Any) -> float:
+    """A mark that is no number would make every advantage of its round, and so the weights, none either."""
+    if not isinstance(score, (int, float, np.number, np.bool_)) or not math.isfinite(score):
+        raise InputError(f"the check {check!r} gives a reply {score!r}", remedy="It should be a number from 0 to 1.")
+    return float(score)
 
 
 NUMBER = re.compile(

@@ -63,7 +63,16 @@ class TextModel:
         """What some ids add to the text of a prompt. Alone they may read otherwise: many tokenizers take a space from
         the beginning of a text, which is one that the continuation needs."""
         before = prompt[-TAIL:]
-        return self.decode([*before, *ids])[len(self.decode(before)) :]
+        return self.decode([*before, *ids])[len(self.whole_characters(before)) :]
+
+    def whole_characters(self, ids: Sequence[int]) -> str:
+        """The text of some ids without a character that their last bytes only begin: what follows completes it, and a prompt
+        that is given as ids may end anywhere."""
+        text = self.decode(ids)
+        if not text.endswith(UNREADABLE):
+            return text
+        written = b"".join(map(self.token_bytes, ids[-4:])).endswith(UNREADABLE.encode())
+        return text if written else text[:-1]
 
     @cached_property
     def controls(self) -> frozenset[int]:
@@ -129,7 +138,7 @@ class TextReader:
     def __init__(self, model: TextModel, before: Sequence[int] = ()) -> None:
         self._model = model
         self._ids = list(before[-TAIL:])
-        self._shown = model.decode(self._ids)
+        self._shown = model.whole_characters(self._ids)
 
     def read(self, token: int) -> str:
         """What is sure of the text that a token adds."""

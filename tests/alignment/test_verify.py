@@ -1,18 +1,21 @@
 """Replies are checked against what their problems say is right."""
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alignment.records import Reading
 from alignment.turns import Message
 from alignment.verify import Check, Problem, Verifier, first_letter, last_number, read_problems, scores
-from infra.errors import ConfigError
+from infra.errors import ConfigError, InputError
 from infra.extensions import code_of
 from infra.stage import JobStage
 
+NOTHING = Verifier(lambda problem, reply: {"a": math.nan, "b": None}.get(reply, np.float32(1)))  # type: ignore[arg-type]
 BREVITY = Verifier(lambda problem, reply: 1 / (1 + len(reply)))
 
 
@@ -72,6 +75,14 @@ def test_each_check_gives_its_marks() -> None:
     assert scores(Check(check="format", pattern="<a>.*</a>"), sums, ["<a>1\n2</a>", "so <a>1</a>"]) == [1, 0]
     own = Check(check="tests.alignment.test_verify:BREVITY")
     assert scores(own, sums, ["", "abc"]) == [1, 0.25]
+
+
+@pytest.mark.parametrize(("reply", "said"), [("a", "nan"), ("b", "None")])
+def test_a_mark_that_is_no_number_is_told(reply: str, said: str) -> None:
+    check = Check(check="tests.alignment.test_verify:NOTHING")
+    assert scores(check, [problem()], ["c"]) == [1]
+    with pytest.raises(InputError, match=f"gives a reply {said}"):
+        scores(check, [problem()], [reply])
 
 
 def test_code_is_run_in_the_sandbox() -> None:

@@ -100,6 +100,17 @@ def test_a_long_text_is_read_in_windows(model: TextModel) -> None:
     assert "".join(decode_stream(model, broken)) == model.decode(broken)
 
 
+@pytest.mark.parametrize("text", ["ab 東京 c", "ab 🙂🙂 c", "ab \ufffd c"])
+def test_a_prompt_of_ids_may_end_inside_a_character(model: TextModel, text: str) -> None:
+    """The continuation then brings the whole character: it was lost, as a sign for what is unreadable took its place."""
+    ids = model.encode(text)
+    for place in range(2, len(ids)):
+        prompt, rest = ids[:place], ids[place:]
+        right = text.removeprefix(model.whole_characters(prompt))
+        assert model.continuation(prompt, rest) == "".join(decode_stream(model, rest, prompt)) == right
+        assert text.endswith(right) and len(right) >= len(model.decode(rest).strip("\ufffd"))
+
+
 def test_bytes_that_make_no_character_cost_themselves_alone(tmp_path: Path) -> None:
     """A tokenizer that spells rare characters in bytes, and a reply that is cut in the middle of one."""
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "o", "k"]
