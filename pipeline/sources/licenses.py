@@ -12,7 +12,9 @@ from pathlib import PurePosixPath
 from pipeline.sources.license_expressions import leading_expression, parse_expression
 
 HEADER_WINDOW = 6_000
-_TAG = re.compile(r"SPDX-License-Identifier[ \t]{0,10}:([^\r\n]*)", re.IGNORECASE)
+_TAG = re.compile(r"SPDX[- ]Licen[cs]e[- ]Identifi?er[ \t]{0,10}:([^\r\n]*)", re.IGNORECASE)
+"""As it is misspelt too: a file that names a licence is never under the repository's."""
+_TAG_MARKS = ("-identif", " identif")
 _IGNORED = re.compile(r"REUSE-IgnoreStart.*?(?:REUSE-IgnoreEnd|\Z)", re.DOTALL)
 _MOST_TAGS = 50
 _WORD_BEHIND = re.compile(r"\s*([A-Za-z0-9][\w.+-]*)")
@@ -20,7 +22,7 @@ _SECOND_BEHIND = re.compile(r"\s*[,;/|&]\s*([A-Za-z0-9][\w.+-]*)")
 # ``License: …`` in a comment, ``@license …``, ``__license__ = "…"``.
 _SAID = re.compile(
     r"""^[ \t#*;%!/|"'<.:(){}\[\]-]{0,80}(?:(?:dnl|rem)\b[ \t]*)?
-        (?: @licen[cs]e\b[ \t]*:? | :?licen[cs]e[ \t]*: | __licen[cs]e__[ \t]*= )
+        (?: (?P<tag>@licen[cs]e)\b[ \t]*:? | :?licen[cs]e[ \t]*: | __licen[cs]e__[ \t]*= )
         [ \t]*(?P<value>[^\r\n]{2,200})""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
@@ -29,6 +31,9 @@ _ELSEWHERE = re.compile(
     re.IGNORECASE,
 )
 _DECORATION = re.compile(r"""[*#;%!/\\|"'`<>{}()=~\[\]-]+""")
+_RESTRICTED = re.compile(r"licen[cs]|propriet|commercial|confidential|all rights|\beula\b|\bterms\b", re.IGNORECASE)
+_LINKED = re.compile(r"\bmagnet:\?xt=\S{1,200}[ \t]+([\w.+-]{2,40})")
+"""As LibreJS reads it."""
 # In words, as people write them. Families (no version) say which licence of the repository is meant, and no other.
 _WORDS = (
     (r"mit/x11|mit|expat|x11", "MIT"),
@@ -90,7 +95,8 @@ def license_named_in(text: str) -> Named | None:
 
 def license_in_tags(text: str) -> Named | None:
     """All ``SPDX-License-Identifier`` tags of a file: each holds for a part of it, so together they are an AND."""
-    if "-license-identifier" not in text.lower():
+    lowered = text.lower()
+    if "spdx" not in lowered or not any(mark in lowered for mark in _TAG_MARKS):
         return None
     if "REUSE-IgnoreStart" in text:
         text = _IGNORED.sub("", text)
@@ -135,8 +141,21 @@ def _said(head: str) -> Named | None:
         plain = " ".join(plain.split()).strip(" .,;")
         if identifier := _identifier(plain):
             return Named(identifier, words=value)
+        # To tools the tag says that the comment is to be kept: often the product's name stands there, or a link.
+        if found["tag"] and not _RESTRICTED.search(value) and (behind := _behind_tag(head[found.end("tag") :])):
+            return behind
         return Named(family=_family(plain) if len(plain) < 40 else "", words=value[:80])
     return None
+
+
+def _behind_tag(rest: str) -> Named | None:
+    """What a comment that begins with ``@license`` says after it."""
+    end = rest.find("*/")
+    comment = rest[: end if end >= 0 else None]
+    if link := _LINKED.search(comment):
+        return Named(_identifier(link[1].lower().replace("-v", " v").replace("-", " ")) or None, words=link[1])
+    following = comment.partition("\n")[2]
+    return _said(following) or _in_words(following)
 
 
 def _identifier(words: str) -> str:
@@ -163,16 +182,30 @@ def _in_words(head: str) -> Named | None:
         return Named("MPL-1.1 OR GPL-2.0-or-later OR LGPL-2.1-or-later", words="MPL 1.1/GPL 2.0/LGPL 2.1")
     if dual := _DUAL.search(plain):
         return Named("MIT OR GPL-2.0-only" if "2" in dual[0] else None, words=dual[0][:80])
+    grants = " under " in plain or " governed by " in plain
+    if grants and (several := _SEVERAL.search(plain)):
+        joined = _joined(several)
+        pointed = _POINTED.search(plain[several.end() : several.end() + 80])
+        return joined if joined.expression or not pointed else None
     if (gnu := _gnu_notice(plain)) is not None:
         return gnu
     for phrases, identifier in _NOTICES:
         if all(phrase in plain for phrase in phrases):
             return Named(identifier, words=phrases[0])
-    if (granted := _GRANTED.search(plain)) and not _ELSEWHERE.search(plain[granted.end() : granted.end() + 80]):
+    if "creative commons" in plain and (commons := _COMMONS.search(plain)):
+        terms = "".join(f"-{term}" for term, said in zip(("NC", "SA", "ND"), commons.groups(), strict=False) if said)
+        return Named(parse_expression(f"CC-BY{terms}-{commons[4]}"), words=commons[0][:80])
+    if grants and (short := _GRANTED_SHORT.search(plain)):
+        return Named(_identifier(short[1]), words=short[1])
+    if (
+        grants
+        and (granted := _GRANTED.search(plain))
+        and not _POINTED.search(plain[granted.end() : granted.end() + 80])
+    ):
         words = granted[1].strip()
         if words in _POINTERS:
             return None
-        if identifier := _identifier(words):
+        if identifier := _identifier(words.removesuffix(" software")):
             return Named(identifier, words=words)
         return Named(family=_family(words), words=words[:80])
     proprietary = next((phrase for phrase in _PROPRIETARY if phrase in plain), None)
@@ -181,9 +214,26 @@ def _in_words(head: str) -> Named | None:
 
 _GNU_NAME = re.compile(r"gnu (affero |lesser |library )?general public licen[cs]e")
 _DUAL = re.compile(r"dual[- ]licen[cs]ed under (?:the )?mit (?:licen[cs]e )?(?:or|and) (?:the )?(?:gpl|gnu)[^.]{0,60}")
-_GNU_VERSION = re.compile(r"version (\d(?:\.\d)?)")
-_GRANTED = re.compile(
-    r"(?:licensed|released|distributed|made available) under (?:the )?(?:terms of )?(?:the )?([a-z0-9][\w .,+-]{0,40}?),? licen[cs]e\b"
+_GNU_VERSION = re.compile(r"(?:version |\bv)(\d(?:\.\d)?)(\+?)")
+_UNDER = (
+    r"(?:licen[cs]ed|licen[cs]es this file to you|released|distributed|provided|(?:made )?available|governed|modify this code)"
+    r" (?:under|by) (?:the )?(?:terms of )?(?:the |an? |either )?"
+)
+_GRANTED = re.compile(rf"{_UNDER}([a-z0-9][\w .,+-]{{0,40}}?),? licen[cs]e\b")
+_NAME = "(?:" + "|".join(pattern for pattern, identifier in _WORDS if identifier) + ")"
+_GRANTED_SHORT = re.compile(
+    rf"{_UNDER}({_NAME})(?: licen[cs]e| software licen[cs]e)?(?=[.,;:)]?(?: |\Z))(?!,? (?:and|or)\b)"
+)
+"""With the licence's name and version; nobody needs to add that it is a licence."""
+_FAMILY = r"(?:gnu |the )?(?:[al]?gpl|bsd|apache|mpl|mit|gnu|mozilla)\b"
+_SEVERAL = re.compile(
+    rf"{_UNDER}(?:both )?({_NAME}|{_FAMILY})(?: licen[cs]e)?(,? and/or|,? and|,? or|,|/) (?:the )?({_NAME}(?!\w|\.\w)|{_FAMILY})"
+)
+_COMMONS = re.compile(
+    r"creative commons,? attribution([ -]noncommercial)?([ -]share ?alike)?([ -]no ?deriv\w*)?,? (\d\.\d)"
+)
+_POINTED = re.compile(
+    r"\bsee\b|(?:found|contained|specified) in|licen[cs]e\s+file|accompanying|\bcopying\b|as above|https?://\S*licen[cs]e"
 )
 _POINTERS = frozenset(
     {
@@ -213,6 +263,8 @@ _NOTICES = (
     (("eclipse public license v1.0",), "EPL-1.0"),
     (("eclipse public license 2.0",), "EPL-2.0"), (("eclipse public license v2.0",), "EPL-2.0"), (("eclipse public license v. 2.0",), "EPL-2.0"),
     (("boost software license, version 1.0",), "BSL-1.0"),
+    (("university of illinois open source license",), "NCSA"),
+    (("under the apache license v2.0 with llvm exceptions",), "Apache-2.0 WITH LLVM-exception"),
     (("common development and distribution license", "version 1.0"), "CDDL-1.0"),
     (("cc0 1.0 universal",), "CC0-1.0"),
     (("this is free and unencumbered software released into the public domain",), "Unlicense"),
@@ -227,6 +279,15 @@ _NOTICES = (
 )  # fmt: skip
 
 
+def _joined(several: re.Match[str]) -> Named:
+    """Two licences, of which either or both hold; unknown where one of them is, or how they are joined."""
+    one, other = (_identifier(several[number].strip()) for number in (1, 3))
+    dual = "dual" in several.string[max(0, several.start() - 8) : several.start()]
+    operator = {"and": "OR" if dual else "AND", "or": "OR"}.get(several[2].strip(" ,"))
+    expression = parse_expression(f"{one} {operator} {other}") if one and other and operator else None
+    return Named(expression, words=several[0][-80:])
+
+
 def _gnu_notice(plain: str) -> Named | None:
     """``… under the terms of the GNU … General Public License … either version 2 …, or (at your option) any later version``"""
     found = _GNU_NAME.search(plain)
@@ -238,6 +299,7 @@ def _gnu_notice(plain: str) -> Named | None:
         and "under the gnu" not in notice
         and "licensed" not in notice
         and "covered by" not in notice
+        and "(see copying" not in notice
     ):
         return None
     kind = {"affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}.get(found[1] or "", "GPL")
@@ -245,7 +307,7 @@ def _gnu_notice(plain: str) -> Named | None:
     if version is None:
         return Named(family=kind, words=found[0])
     number = version[1] if "." in version[1] else f"{version[1]}.0"
-    later = "any later version" in notice or "or later" in notice
+    later = version[2] or "any later version" in notice or "or later" in notice
     return Named(
         parse_expression(f"{kind}-{number}-{'or-later' if later else 'only'}"), words=f"{found[0]} {version[0]}"
     )
