@@ -2,9 +2,9 @@
 
 An address is a local part, an @, and a domain whose last label is a top-level domain that exists (``logo@2x.png`` and
 ``A@np.linalg.inv`` have none). Then what stands around it is looked at: a user in front of a host in a URL or a remote
-(``https://user@host/``, ``git@github.com:acme/tool``), a call (``U@np.save(x)``), a handle (``@ada@social.example``), a
-version (``pkg@1.0.0-beta.dev``) is nobody's address. Scripts that are written without spaces end an address: in
-``联系ada@firm.de谢谢`` it is ``ada@firm.de``.
+(``https://user@host/``, ``git@github.com:acme/tool``), a shell's prompt, a call (``U@np.save(x)``), a handle
+(``@ada@social.example``), a version (``pkg@1.0.0-beta.dev``) is nobody's address. Scripts that are written without spaces
+end an address: in ``联系ada@firm.de谢谢`` it is ``ada@firm.de``.
 """
 
 import re
@@ -56,6 +56,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20})://[^\s/?#\"'<>]{0,100}\Z")
 _AROUND = 160
 
 
+_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
+_ESCAPED = re.compile(r"[nrtbfv]|u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}")
+_PROMPT_END = re.compile(r"(?:[ ][~/][\w./~-]{0,80}|[ ]~)?\][#$%]|[$#%] ")
+_PRINCIPAL = re.compile(r"\b(?:host|HTTP|krbtgt|nfs|cifs|ldap|imap|smtp|postgres|kafka|hdfs|hive|yarn|zookeeper)/\Z")
+_ALGORITHM_OWNERS = ("openssh.com", "libssh.org", "lysator.liu.se", "ssh.com", "vandyke.com")
+"""Who name their own algorithms of SSH after themselves: ``chacha20-poly1305@openssh.com``."""
+
+
 def find_emails(text: str) -> Iterator[tuple[int, int]]:
     """Addresses, less those at domains reserved for examples, and what only looks like one."""
     for at in _AT.finditer(text):
@@ -75,6 +83,8 @@ def _local_start(text: str, at: int) -> int:
     if local is None:
         return at
     start = local.start()
+    if _ESCAPE.search(text, max(0, start - 8), start) and (escaped := _ESCAPED.match(text, start, at)):
+        start = escaped.end()  # ``"Mail:\\nada@firm.de"`` in code
     while start < at and text[start] in _LEADING:  # punctuation before an address is not part of it
         start += 1
     return start
@@ -126,9 +136,17 @@ def _looks_only(text: str, start: int, at: int, domain_start: int, end: int) -> 
     local, domain = text[start:at].lower(), text[domain_start:end].lower()
     if re.match(r"_\w", text[end : end + 2]):  # ``v.is_contiguous``
         return True
-    if local in _SERVICES or any(domain == name or domain.endswith(f".{name}") for name in _NO_ADDRESS):
+    if (
+        local in _SERVICES
+        or local.endswith(".git")
+        or any(domain == name or domain.endswith(f".{name}") for name in _NO_ADDRESS)
+    ):
+        return True
+    if domain in _ALGORITHM_OWNERS and ("-" in local or local == "zlib"):
         return True
     before, after = text[max(0, start - _AROUND) : start], text[end : end + _AROUND]
+    if _PRINCIPAL.search(before) or (_PROMPT_END.match(after) and re.search(r"(?:\A|\n)\[?\Z", before)):
+        return True
     if before.endswith(("@", "\uff20")) or after.startswith(("(", "[", "@")):  # a handle, a call, an index
         return True
     if after.startswith(":") and (_REMOTE_PATH.match(after) or _COPY_COMMAND.search(before)):

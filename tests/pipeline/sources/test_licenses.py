@@ -83,7 +83,7 @@ WORDS = [
     ("// Licensed to the .NET Foundation under agreements.\n// It licenses this file to you under the MIT license.", "MIT"),
     ("// Distributed under the MIT software license, see the accompanying\n// file COPYING.", "MIT"),
     ("// Part of the LLVM Project, under the Apache License v2.0 with LLVM Exceptions.", "Apache-2.0 WITH LLVM-exception"),
-    ("// Governed by the MIT license.\n// Licensed under the GPLv3", "GPL-3.0-only"),
+    ("// Licensed under the GPLv3", "GPL-3.0-only"),
     ("# Distributed under the terms of the GNU General Public License v2", "GPL-2.0-only"),
     ("# GNU General Public License v3.0+ (see COPYING)", "GPL-3.0-or-later"),
     ("/* Licensed under LGPL 2.1, please see LICENSE */", "LGPL-2.1-only"),
