@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from alignment.best import Figure
@@ -54,7 +54,7 @@ class SftConfig(AnsweringConfig):
     """Files of conversations: messages, ShareGPT, Alpaca, prompt and completion, HH-RLHF transcripts; JSON lines, a JSON array
     or Parquet, compressed or not. Paths, patterns, folders, files of an input (dataset://sample/…) or a dataset of the Hugging
     Face hub (hf://NAME?split=train). Without an id a conversation is named by its content."""
-    weights: Annotated[tuple[PositiveFloat, ...], Later()] = ()
+    weights: Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Later()] = ()
     """How often an epoch sees each file's conversations, in the order of conversations: 2 is twice, 0.25 a quarter of them.
     Empty: each once."""
     language_model: Annotated[str, Execution()] = ""

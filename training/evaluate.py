@@ -78,7 +78,7 @@ class EvaluateConfig(Config):
     """Bootstrap resamples behind each interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the resampling."""
     ngram_tokens: int = Field(default=8_000_000, ge=0)
     """Training tokens that the 5-gram baseline counts, of evenly chosen rows where there are more (a second and 60 MB a

@@ -47,7 +47,7 @@ class JobConfig(Config):
     """CPU threads of a process."""
     elastic_ranks: Annotated[int, Execution()] = Field(default=0, ge=0)
     """Run on this many processes instead of ``ranks`` × ``nodes``; results then agree within rounding. 0: do not."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Decides the first weights, the order of the data and what is sampled."""
     time_limit_s: Annotated[int | None, Execution()] = Field(default=None, ge=0)
     """Wall-clock limit of one attempt in seconds; 0 or none: no limit."""

@@ -59,7 +59,7 @@ class ClassifierConfig(BySource):
     """Share of the documents that the report is measured on."""
     keep_fraction: float = Field(default=0.1, gt=0, le=1)
     """The report shows the documents around the threshold that keeps this share of the negatives."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Chooses documents and the order of training."""
 
     autotune: bool = False
