@@ -68,8 +68,11 @@ class FolderTokenizer:
 
     def reply(self, text: str) -> list[int]:
         """An assistant's words and their end, as they follow a prompt."""
-        chat = self.chat([Message("user", "?"), Message("assistant", text)], [False, True])
-        return [token for token, counts in zip(chat.ids, chat.loss_mask, strict=True) if counts]
+        asked = Message("user", "?")
+        chat, prompt = self.chat([asked, Message("assistant", text)], [False, True]), self.prompt([asked])
+        # A template's marks may go around the head of the turn as well, which the prompt ends with already.
+        start = len(prompt) if chat.ids[: len(prompt)] == prompt else 0
+        return [token for token, counts in zip(chat.ids[start:], chat.loss_mask[start:], strict=True) if counts]
 
     def chat(self, messages: Sequence[Message], learnt: Sequence[bool]) -> Rendered:
         """A whole chat; the loss counts the words and the end of the ``learnt`` messages."""

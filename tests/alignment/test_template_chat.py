@@ -60,6 +60,19 @@ def test_a_prompt_and_its_reply_are_the_training_text(folder: Path) -> None:
     assert render_prompt(tokenizer, TALK[:1]) + render_reply(tokenizer, TALK[1].content) == piece.ids
 
 
+def test_marks_around_the_head_of_a_turn_do_not_double_it(tmp_path: Path) -> None:
+    made = foreign.qwen2(tmp_path / "base")
+    turn = "'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'"
+    (made / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}{{ " + turn + " }}{% endgeneration %}"
+        "{% else %}{{ " + turn + " }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = chat_tokenizer(made)
+    (whole,) = cut(tokenizer, Conversation("x", TALK[:2]), 120).pieces
+    assert render_prompt(tokenizer, TALK[:1]) + render_reply(tokenizer, TALK[1].content) == whole.ids
+
+
 def test_a_long_chat_goes_on_in_the_templates_form(folder: Path) -> None:
     tokenizer = chat_tokenizer(folder)
     whole = len(cut(tokenizer, Conversation("x", TALK), 500).pieces[0].ids)
