@@ -367,7 +367,7 @@ def _end(raw: BinaryIO) -> int:
 
 
 def lines(raw: BinaryIO, longest: int, *, salvage: bool = False) -> Iterator[TextLine | Overlong | Lost]:
-    """The lines of a file, whatever it is compressed with; UTF-16 and UTF-32 with their mark become UTF-8."""
+    """The lines of a file, whatever it is compressed with; UTF-16 and UTF-32 with their mark, or JSON's, become UTF-8."""
     offset, rest, skipped, resumed = 0, b"", 0, False
     for piece in _as_utf8(pieces(raw, salvage=salvage)):
         if isinstance(piece, Lost):
@@ -403,6 +403,8 @@ def _as_utf8(found: Iterator[bytes | Lost]) -> Iterator[bytes | Lost]:
     head = first if isinstance(first, bytes) else b""
     wide = "utf-32" if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) else "utf-16"
     marked = wide == "utf-32" or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if head[:4] in (b'{\0"\0', b'\0{\0"'):  # JSON begins with ASCII, and needs no mark
+        wide, marked = ("utf-16-be" if head[0] == 0 else "utf-16-le"), True
     decoder = codecs.getincrementaldecoder(wide)("replace") if marked else None
     while first is not None:
         if decoder is None or isinstance(first, Lost):

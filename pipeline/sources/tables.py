@@ -51,7 +51,7 @@ MAX_CELL = 8_000
 HEAD_BYTES = 512
 RECORD_SEPARATOR = b"\x1e"
 """Before each object of a JSON text sequence (RFC 7464)."""
-ZIP = b"PK\x03\x04"
+ARCHIVES = ("a zip archive", "a tar archive")
 SPACE = b" \t\r\n"
 """What JSON takes for white space."""
 LOOK_BYTES = 1 << 20
@@ -93,8 +93,8 @@ def read_jsonl(part: Part, reading: Reading[LineOptions]) -> Iterator[Outcome]:
             written = _without_mark(line.data).strip(SPACE)
             if not written:
                 continue
-            # A zip may hold its members as they are, and lines of JSON then.
-            if not line.offset and (written == b"[" or line.data.startswith(ZIP)):
+            # A zip or a tar may hold its members as they are, and lines of JSON then.
+            if not line.offset and (written == b"[" or foreign_format(line.data) in ARCHIVES):
                 raise _no_json_lines(line.data, archive)
             row = _row(line.data)
             if isinstance(row, dict):

@@ -142,7 +142,7 @@ def test_lines_are_those_of_the_bytes_however_they_come(parts: list[bytes], step
         offset += len(whole)
 
 
-@pytest.mark.parametrize("codec", ["utf-16", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
 def test_marked_unicode_is_read(codec: str) -> None:
     text = '{"text": "Grüße 𝄞"}\n{"text": "zwei"}\n'
     outcome = [json.loads(line.data)["text"] for line in found(text.encode(codec)) if isinstance(line, TextLine)]

@@ -118,6 +118,12 @@ def test_what_a_file_is_called_does_not_matter(tmp_path: Path, name: str, pack) 
     [
         (b"PK\x03\x04\n\x00", "it is a zip archive"),
         (b'PK\x03\x04\n\x00a.jsonl{"text": "a"}\n{"text": "b"}\nPK', "it is a zip archive"),  # its members as they are
+        (
+            gzip.compress(
+                b"a.jsonl".ljust(257, b"\0") + b"ustar".ljust(255, b"\0") + b'{"text": "a"}\n{"text": "b"}\n'
+            ),
+            "it is a tar archive",
+        ),
         (b'[\n{"text": "a"},\n{"text": "b"}\n]\n', "it is one JSON array"),
         (b'{\n"text": "a"\n}\n', "its objects go over several lines"),
         (b"text,url\na,b\n", "it begins with b'text,url"),
