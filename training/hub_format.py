@@ -124,6 +124,12 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | tor
 def _refuse_others(folder: Path, rest: Mapping[str, Any]) -> None:
     if rest.keys() - {SCORE}:
         raise InputError(f"unexpected tensors: {', '.join(sorted(rest)[:3])}", where=str(folder))
+    if SCORE in rest and not load_config(folder).tie_embeddings:
+        raise InputError(
+            "this is a reward model: it scores texts, and has no output matrix to write any with",
+            where=str(folder),
+            remedy="Give a model that writes text.",
+        )
 
 
 def load_reward_model(

@@ -126,10 +126,20 @@ def _prompts(study: Study, inputs: Mapping[str, Dataset], reading: Reading) -> I
     for address in study.prompts:
         for path in find(address, inputs):
             if not is_hub(path) and Path(path).suffix == ".txt":
-                with Path(path).open(encoding="utf-8", errors="replace") as stream:
-                    yield from ((Message("user", text),) for line in stream if (text := line.strip()))
+                yield from _lines(Path(path))
                 continue
             yield from (prompt for _, prompt in parsed(path, reading, prompt_in))
+
+
+def _lines(path: Path) -> Iterable[Prompt]:
+    """A prompt a line."""
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            yield from ((Message("user", text),) for line in stream if (text := line.strip()))
+    except UnicodeDecodeError as error:  # people would be asked what nobody wrote
+        raise InputError(
+            f"the file is not UTF-8: {error.reason}", where=str(path), remedy="Save it as UTF-8."
+        ) from None
 
 
 def prompt_in(raw: Mapping[str, Any]) -> Prompt:

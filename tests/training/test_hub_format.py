@@ -17,7 +17,7 @@ from transformers import (
 from infra.errors import InputError
 from infra.store.files import sha256_file
 from tests.training.folders import TEMPLATE, tiny_model, write_tokenizer
-from training.hub_format import load_config, load_model, load_reward_model, save_model
+from training.hub_format import load_config, load_model, load_reward_model, open_weights, save_model
 from training.hub_tokenizer import special_tokens
 from training.weights import write_safetensors
 
@@ -161,6 +161,10 @@ def test_reward_models_are_sequence_classifiers(tied: bool, tokenizer: Path, tmp
     with torch.no_grad():
         ours = (body(ROWS)[:, -1] @ loaded.t()).squeeze(-1)
         torch.testing.assert_close(ours, theirs(ROWS).logits.squeeze(-1), atol=1e-5, rtol=1e-5)
+    if not tied:  # what it wrote by its input embeddings would be no text
+        for read in (load_model, open_weights):
+            with pytest.raises(InputError, match="this is a reward model"):
+                read(tmp_path)
 
 
 def test_bf16_on_disk(tokenizer: Path, tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ def test_a_file_without_prompts_says_why(tmp_path: Path) -> None:
         contents(Study(prompts=(str(tmp_path / "rows.jsonl"),)))
 
 
+def test_a_file_of_lines_is_read_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"\xef\xbb\xbfwhy?\r\nna\xc3\xafve\r\n")
+    assert sorted(contents(Study(prompts=(str(lines),)))) == [["naïve"], ["why?"]]
+    for encoding in ("latin-1", "utf-16"):
+        lines.write_text("naïve\n", encoding=encoding)
+        with pytest.raises(InputError, match="the file is not UTF-8"):
+            contents(Study(prompts=(str(lines),)))
+
+
 def test_a_study_is_kept_and_edited_guidelines_stay(tmp_path: Path) -> None:
     assert load_study(tmp_path) == Study()
     save_study(tmp_path, Study(overlap=3))
