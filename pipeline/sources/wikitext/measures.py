@@ -30,6 +30,9 @@ _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Pow: math.pow,
 }
 _FRACTION = re.compile(r"([-−]?\d+)?[+ ]?(\d+)[/⁄](\d+)\Z")
+_PRECISE = frozenset({"ft", "lb"})
+"""Units whose results for whole numbers are finer."""
+_IN_TWO = {"ftin": ("ft", "in"), "stlb": ("st", "lb")}
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
@@ -86,7 +89,10 @@ def _precision(text: str, value: float, result: float, given: MeasureUnit, wante
     if given.kind == "temperature":
         return max(precision, 0)
     if value and result:
-        precision -= math.ceil(math.log10(abs(result / value) / 2))
+        factor = abs(result / value)
+        if wanted.code in _PRECISE and value == int(value):
+            factor = given.factor  # of the base unit alone: 93 m are 305 feet, not 310
+        precision += math.floor(math.log10(2 / factor))
         precision = max(precision, 1 - math.floor(math.log10(abs(result))))
     return precision
 
@@ -124,6 +130,8 @@ def convert(positional: list[str], named: dict[str, str], abbreviate: bool = Fal
         for unit in _wanted(given, rest)
         if (result := _result(values, joints, given, unit, rest, named, abbreviation)) is not None
     ]
+    if two := next((_IN_TWO[code] for code in rest if code in _IN_TWO), None):
+        results = _results_in_two(values, joints, given, two, abbreviation not in ("off", "in"))
     return _displayed(left, results, named.get("disp", ""))
 
 
@@ -182,6 +190,24 @@ def _result(
     return _joined(numbers, joints) + _unit_text(
         wanted, numbers[-1], {**named, "adj": ""}, short=abbreviation not in ("off", "in")
     )
+
+
+def _results_in_two(
+    values: list[str], joints: list[str], given: MeasureUnit, codes: tuple[str, str], short: bool
+) -> list[str]:
+    """``180 cm`` as ``5 ft 11 in``."""
+    large, small = (unit_of(code) for code in codes)
+    numbers = [parse_number(text) or 0.0 for text in values]
+    if large is None or small is None or large.kind != given.kind or min(numbers) < 0:
+        return []
+    shown = []
+    for value in numbers:
+        whole, rest = divmod(round(_converted(value, given, small)), round(large.factor / small.factor))
+        parts = [
+            f"{number:,}{_unit_text(unit, str(number), {}, short)}" for number, unit in ((whole, large), (rest, small))
+        ]
+        shown.append(" ".join(parts))
+    return [_joined(shown, [" – " if joint == "–" else joint for joint in joints])]
 
 
 def _asked_precision(

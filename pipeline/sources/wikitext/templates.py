@@ -22,6 +22,7 @@ _ARGUMENT = re.compile(r"\{([^{}]*)\}")
 _LANGUAGE = re.compile(r"(?:lang|llang|vol|язык)-([a-z]{2,3}(?:-[a-z0-9]{2,8}){0,2})(?:-short)?\Z")
 _PHONETIC = re.compile(r"(?:ipa|api|afi|мфа)-([a-z]{2,4}(?:-[a-z]+)?)\Z")
 _PHONEMES = re.compile(r"ipac-[a-z]{2,4}\Z")
+_CENTURY = re.compile(r"([ivxl]{1,6})(er|e) siècle( av\. j\.-c\.)?\Z")
 _LINK_OF_LANGUAGE = re.compile(r"(?:link|internal link helper)[-/][a-z]{2,3}\Z")
 _NUMBER_STYLE = {
     "de": (".", ","), "es": ("\u00a0", ","), "fr": ("\u202f", ","), "it": (".", ","), "pt": (".", ","), "nl": (".", ","),
@@ -61,7 +62,9 @@ def expander(wiki: Wiki, title: str = "") -> Expand:
 
 
 def fill_pattern(text: str, values: Arguments) -> str:
-    """The pattern with its arguments; nothing if it has some and none has a value."""
+    """The pattern with its arguments; nothing if it has some and none has a value, unless it begins with a plus."""
+    if text.startswith("+"):
+        return fill_pattern(text[1:], values) if _has_value(text, values) else text[1:].partition("{")[0]
     if not text or ("{" in text and not _has_value(text, values)):
         return GAP
     text = _GROUP.sub(lambda group: group[1] if _has_value(group[1], values) else "", text)
@@ -83,6 +86,8 @@ def _by_form(key: str, values: Arguments, language: str) -> str | None:
         return phonetic(found[1], values, language)
     if _PHONEMES.match(key):
         return phonemes(values)
+    if language == "fr" and (found := _CENTURY.match(key)):
+        return f"{found[1].upper()}{found[2]} siècle{' av. J.-C.' if found[3] else ''}"
     if _LINK_OF_LANGUAGE.match(key):
         return values.first("3", "1")
     return None
