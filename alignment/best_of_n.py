@@ -96,8 +96,9 @@ def prompts(job: ModelJob[BestOfNConfig]) -> list[Pair]:
     """Each prompt of the preferences once, as a pair of it, for which the model has room; those of a round's seed."""
     config, room, found = job.config, job.position_limit - job.config.max_reply_tokens, list[Pair]()
     for split, most in (("train", config.train_prompts), ("held_out", config.held_out_prompts)):
-        once = {pair.prompt: pair for pair in pairs_of(job, split)}
-        fit = [pair for pair in once.values() if len(render_prompt(job.tokenizer, pair.prompt)) <= room]
+        # By their tokens: messages with tools hold objects, which are no keys.
+        once = {tuple(render_prompt(job.tokenizer, pair.prompt)): pair for pair in pairs_of(job, split)}
+        fit = [pair for prompt, pair in once.items() if len(prompt) <= room]
         if fit:
             found += [fit[index] for index in step_indices(len(fit), min(most, len(fit)), config.seed, 0)]
     return found

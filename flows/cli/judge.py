@@ -37,6 +37,7 @@ def command(
 ) -> None:
     from dataclasses import asdict
 
+    from alignment.forms import messages_to_json
     from alignment.judge import Duel, check_cost, estimate, settle
     from alignment.preferences import read_pairs
     from alignment.verdicts import verdict
@@ -48,8 +49,10 @@ def command(
         raise InputError(
             "there are no held-out prompts", where=str(store.home), remedy="Run a recipe's preferences stage first."
         )
-    pairs = read_pairs(preferences.local("data/pairs.parquet"), "held_out")[:prompts]
-    conversations = [[{"role": turn.role, "content": turn.content} for turn in pair.prompt] for pair in pairs]
+    pairs = read_pairs(preferences.local("data/pairs.parquet"), "held_out")
+    conversations = _asked([messages_to_json(pair.prompt) for pair in pairs])[:prompts]
+    if not conversations:
+        raise InputError("all held-out prompts call tools, which are not offered here", where="preferences")
     replies = [
         _replies(store, name, label, conversations, max_new_tokens, temperature, seed) for name in (model, against)
     ]
@@ -63,6 +66,17 @@ def command(
     if not estimate_only:
         view |= verdict(duels, settle(duels, judges, parallel))
     print_json(view) if json else _show(view)
+
+
+def _asked(prompts: list[list[dict[str, Any]]]) -> list[list[dict[str, str]]]:
+    """Prompts, each once: of several votes on a pair each has its row, and the same duel counted again says nothing new. What
+    was said with tools is left out: asked without them it is another prompt."""
+    once = {str(turns): turns for turns in prompts}
+    return [
+        turns
+        for turns in once.values()
+        if turns[-1]["role"] == "user" and all(turn.keys() == {"role", "content"} for turn in turns)
+    ]
 
 
 def _judges(store: Store, names: list[str], endpoints: list[str], answer_tokens: int) -> list[Any]:

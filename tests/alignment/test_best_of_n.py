@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.best_of_n import BestOfNConfig, run
+from alignment.best_of_n import BestOfNConfig, prompts, run
 from alignment.job import ModelJob
+from alignment.pair_files import Pair
 from alignment.pairs import tokenize_pairs
 from alignment.ppo import reward_model
 from alignment.preferences import read_pairs
 from alignment.replies import collate
+from alignment.turns import Message
 from flows.recipe import load_recipe
 from infra.job import JobRequest
 from infra.store.dataset import Dataset
@@ -65,6 +67,18 @@ def test_the_best_reply_is_preferred_to_the_worst_and_a_kill_samples_nothing_twi
     times = {chunk: chunk.stat().st_mtime_ns for chunk in chunks if chunk.exists()}
     run(job_of(tmp_path, ranks, inputs))
     assert path.read_bytes() == before and all(chunk.stat().st_mtime_ns == time for chunk, time in times.items())
+
+
+def test_prompts_with_tools_are_asked_each_once(
+    ranks: Ranks, inputs: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, call = ({"name": "find"},), {"function": {"name": "find", "arguments": {"a": 1}}}
+    asked = (Message("system", "", tools), Message("user", "where?"))
+    whole = (*asked, Message("assistant", "", tool_calls=(call,)), Message("tool", "here"))
+    pairs = [Pair(str(n), prompt, "a", "b") for n, prompt in enumerate([asked, whole, asked])]
+    monkeypatch.setattr("alignment.best_of_n.pairs_of", lambda job, split: pairs if split == "train" else [])
+    found = prompts(job_of(tmp_path, ranks, inputs))
+    assert sorted(len(pair.prompt) for pair in found) == [2, 4]
 
 
 def test_a_recipe_repeats_the_two_stages(tmp_path: Path) -> None:

@@ -21,10 +21,24 @@ BRIEF = OutsideReward(lambda prompt, reply: -float(len(reply)))
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     home = tmp_path_factory.mktemp("judge")
-    prompt = json.dumps([{"role": "user", "content": "where is the cat?"}])
+    asked = [{"role": "user", "content": "where is the cat?"}]
+    prompts = [[{"role": "user", "content": f"where is cat {n}?"}] for n in range(6)]
+    # A second vote on a pair, and the result of a tool.
+    prompts += [
+        prompts[-1],
+        prompts[-1],
+        [*asked, {"role": "tool", "content": "here"}],
+        [*asked, {"role": "tool", "content": ""}],
+    ]
     rows = [
-        {"id": str(n), "prompt": prompt, "chosen": "a", "rejected": "b", "split": "held_out" if n % 2 else "train"}
-        for n in range(6)
+        {
+            "id": str(n),
+            "prompt": json.dumps(prompt),
+            "chosen": "a",
+            "rejected": "b",
+            "split": ("train", "held_out")[n % 2],
+        }
+        for n, prompt in enumerate(prompts)
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), sink)
