@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import ConfigError, describe_os_error, disk_full
+from infra.errors import ConfigError, HeadwaterError, describe_os_error, disk_full
 
 CHUNK = 1 << 20
 OBJECT_STORES = ("s3://", "s3a://")
@@ -59,6 +59,12 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"addresses of this kind cannot be opened here: {error}",
             where=url,
             remedy="Install the fsspec driver it names (pip install 'headwater[s3]' for S3), or mend the address.",
+        ) from error
+    except OSError as error:  # drivers that connect at once
+        raise HeadwaterError(
+            f"the address cannot be reached: {error.strerror or error}",
+            where=url,
+            remedy="Check the address, and that its server answers.",
         ) from error
     return fs, path
 

@@ -63,7 +63,14 @@ def parts(config: HuggingFaceSource, _archives: list[Archive]) -> Iterable[Part]
         return _text_parts(name, files, config)
     if format_of(files) not in ("", "text"):
         return [_file_part(name, Path(file), config) for file in files]
-    number = max(1, _open(config).num_shards)
+    try:
+        number = max(1, _open(config).num_shards)
+    except OSError as error:
+        raise InputError(
+            f"the dataset cannot be reached: {_sentence(error)}",
+            where=config.address,
+            remedy="Check the address and the network; a private dataset wants HF_TOKEN.",
+        ) from error
     return [
         Part(Archive(f"{name}/{shard:05}-of-{number:05}", config.address, 0, config.revision), shard, number)
         for shard in range(number)

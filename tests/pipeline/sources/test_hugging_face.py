@@ -61,6 +61,16 @@ def test_a_line_or_row_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
     )
 
 
+def test_a_hub_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*arguments: object, **options: object) -> None:
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", away)
+    config = source_config(name="test", kind="hugging_face", address="owner/name")
+    with pytest.raises(InputError, match=r"cannot be reached: Couldn't reach .*\(owner/name\)\. Check the address"):
+        list(hugging_face.parts(config, []))
+
+
 def test_rows_of_the_library_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As those of the hub are: with a text that is no UTF-8, and a file that breaks off."""
     texts = [b"one", b"na\xefve", b"two"]
