@@ -74,11 +74,13 @@ def test_prompts_with_tools_are_asked_each_once(
 ) -> None:
     tools, call = ({"name": "find"},), {"function": {"name": "find", "arguments": {"a": 1}}}
     asked = (Message("system", "", tools), Message("user", "where?"))
-    whole = (*asked, Message("assistant", "", tool_calls=(call,)), Message("tool", "here"))
-    pairs = [Pair(str(n), prompt, "a", "b") for n, prompt in enumerate([asked, whole, asked])]
+    called = (Message("user", "where?"), Message("assistant", "", tool_calls=(call,)), Message("tool", "here"))
+    pairs = [Pair(str(n), prompt, "a", "b") for n, prompt in enumerate([asked, called, asked])]
     monkeypatch.setattr("alignment.best_of_n.pairs_of", lambda job, split: pairs if split == "train" else [])
-    found = prompts(job_of(tmp_path, ranks, inputs))
-    assert sorted(len(pair.prompt) for pair in found) == [2, 4]
+    job = job_of(tmp_path, ranks, inputs)
+    job.config = CONFIG.model_copy(update={"max_reply_tokens": 8})
+    found = prompts(job)
+    assert sorted(len(pair.prompt) for pair in found) == [2, 3]
 
 
 def test_a_recipe_repeats_the_two_stages(tmp_path: Path) -> None:
