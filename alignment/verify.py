@@ -3,6 +3,7 @@
     check      full marks for                                           the problem has
     number     the right number as the last one of the reply            answer: "#### 72", "1,024", "3/4"
     choice     the right letter as the first that stands alone          answer: "B"
+               (of both, the one in its last \\boxed{…}, if there is one)
     tests      code that runs to its end, with these tests behind it    tests: "assert add(2, 2) == 4"
     format     a reply that is what the check's ``pattern`` describes
     a path     what the user's ``Verifier`` says, 0 to 1                anything
@@ -123,14 +124,26 @@ MIXED = re.compile(r"(?<![\w.,/])(\d{1,18}) (\d{1,18})/(\d{1,18})(?![\w/])")
 WORD = "A-Za-z0-9À-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ'’"
 """What belongs to a word beside a letter; not of scripts that write words together, in which a letter stands alone (选B)."""
 LETTER = re.compile(f"(?<![{WORD}])([A-J])(?![{WORD}])")
+MARKED = re.compile(r"\W*(?:text\w*\{)?\W*([A-J])\W*")
 NO_CHOICE = re.compile(r"A (?!is\b)[a-z]|I [a-z]")
 """The article, and the pronoun."""
 FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:\n[ \t]*```|```[ \t]*(?=\n|\Z)|\Z)", re.DOTALL)
 
 
+def boxed(text: str) -> str:
+    """What stands in the last ``\\boxed{…}``, by which models mark their answer among other words; empty where nothing does."""
+    start, depth = text.rfind("\\boxed{"), 0
+    for at in range(start + len("\\boxed"), len(text)) if start >= 0 else ():
+        depth += (text[at] == "{") - (text[at] == "}")
+        if depth == 0:
+            return text[start + len("\\boxed{") : at]
+    return ""
+
+
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly: 3.50, 7/2 and \\frac{7}{2} are one number; None where there is none."""
-    found = NUMBER.findall(_written_out(text))
+    """The last number in a text, or in its last ``\\boxed{…}``, exactly: 3.50, 7/2 and \\frac{7}{2} are one number; None
+    where there is none."""
+    found = NUMBER.findall(_written_out(boxed(text) or text))
     if not found:
         return None
     whole, _, below = found[-1].replace(",", "").partition("/")
@@ -153,7 +166,10 @@ def _one_fraction(whole: str | None, above: str, below: str) -> str:
 
 
 def first_letter(text: str) -> str | None:
-    """The first letter A to J that stands alone; the article of a sentence is none (``A cat …``, ``I think B``)."""
+    """The letter A to J that is all of the last ``\\boxed{…}``, or the first that stands alone; the article of a sentence is
+    none (``A cat …``, ``I think B``)."""
+    if marked := MARKED.fullmatch(boxed(text)):
+        return marked[1]
     return next((found[1] for found in LETTER.finditer(text) if not NO_CHOICE.match(text, found.start())), None)
 
 

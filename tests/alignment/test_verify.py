@@ -38,6 +38,8 @@ def problem(**what: str) -> Problem:
         ("x = \u22125", -5),
         ("it costs $.50", Fraction(1, 2)),
         ("\\boxed{10{,}000}", 10_000),
+        ("\\boxed{\\frac{3}{4}} in 2 steps", Fraction(3, 4)),
+        ("\\boxed{4", 4),
         ("10,\\!000", 10_000),
         ("1\u202f024 m", 1024),
         ("\\frac{3}{4}", Fraction(3, 4)),
@@ -55,6 +57,7 @@ def test_the_last_number_counts_exactly(text: str, number: object) -> None:
     [
         *[("B", "B"), ("(C) because", "C"), ("A cat would say D.", "D"), ("Answer: B. Not A.", "B"), ("BAD", None)],
         *[
+            ("A, C or D? \\boxed{\\text{(C)}}", "C"),
             ("Für uns C", "C"),
             ("I’d say D", "D"),
             ("E\u0301l: B", "B"),
