@@ -253,7 +253,7 @@ def language_model_of(config: IngestConfig, inputs: Mapping[str, Dataset], scrat
 
 STAGE = ShardStage(
     name="ingest",
-    code_version=19,
+    code_version=20,
     config=IngestConfig,
     reference="pipeline.ingest:STAGE",
     inputs=inputs,

@@ -1,4 +1,4 @@
-"""The programming language of a file, by its name, else by its first line."""
+"""The programming language of a file: by its name, and by what it says where several share an ending; else by its first line."""
 
 import re
 from pathlib import PurePosixPath
@@ -90,6 +90,55 @@ INTERPRETERS = {
     "rscript": "R",
     "julia": "Julia",
 }
+_OBJECTIVE_C = r"^[ \t]*(?:@(?:interface|implementation|protocol|class|property|import|end)\b|#[ \t]*import\b)"
+_CPP = (
+    r"^[ \t]*(?:template[ \t]*<|namespace\b[^;\n]{0,80}(?:\{|$)|using[ \t]+namespace\b|(?:public|private|protected)[ \t]*:"
+    r"|class[ \t]+\w[^;()\n]{0,120}$|#[ \t]*include[ \t]*<[a-z_]+>)|\bstd::"
+)
+_SHARED: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "h": ((_OBJECTIVE_C, "Objective-C"), (_CPP, "C++")),
+    "m": (
+        (_OBJECTIVE_C + r"|^[ \t]*(?:#[ \t]*(?:include|define|pragma|if\w*)\b|//|/\*)", "Objective-C"),
+        (r"^[ \t]*\(\*|\bBeginPackage\[|^\w+\[\w+_\w*(?:,[ \t]*\w+_\w*)*\][ \t]*:?=", "Mathematica"),
+        (
+            r"^[ \t]*(?:%|function\b|classdef\b|clear\b|clc\b|close all\b|end;?[ \t]*$)|^[ \t]*[\w.()]+[ \t]*=[^;\n]*;",
+            "MATLAB",
+        ),
+    ),
+    "pl": (
+        (r"^#!.*\bperl|^[ \t]*(?:use[ \t]+[\w:.]+|my[ \t]*[$@%(]|sub[ \t]+\w+|package[ \t]+\w|=\w+|[$@%]\w)", "Perl"),
+        (r"^[ \t]*:-|^[a-z]\w*(?:\(.{0,200}\))?[ \t]*(?::-|-->)|^[a-z]\w*\(.{0,200}\)\.[ \t]*$", "Prolog"),
+    ),
+    "pro": (
+        (r"^[ \t]*(?:TEMPLATE|QT|SOURCES|HEADERS|CONFIG|TARGET|SUBDIRS)[ \t]*[+*-]?=", "QMake"),
+        (r"^[ \t]*(?:pro|function)[ \t]+\w+[ \t]*(?:,|$)", "IDL"),
+    ),
+    "ts": ((r"\A\s*<(?:\?xml|!DOCTYPE[ \t]+TS|TS\b)", None),),  # translations of Qt
+    "v": (
+        (
+            r"^[ \t]*(?:Require[ \t]+(?:Import|Export)|From[ \t]+[\w.]+[ \t]+Require|Theorem[ \t]|Lemma[ \t]|Proof\.|Qed\.)",
+            "Coq",
+        ),
+    ),
+    "fs": (
+        (r"^[ \t]*(?:#version\b|precision[ \t]+\w+p\b|uniform[ \t]|varying[ \t])", "GLSL"),
+        (r"^(?::[ \t]|\\[ \t])", "Forth"),
+    ),
+    "cls": (
+        (r"^VERSION 1\.0 CLASS|^Attribute VB_", "Visual Basic"),
+        (r"^[ \t]*(?:@\w{1,40}[ \t\n]+)?(?:public|private|global)[ \t]+(?:\w+[ \t]+){0,3}class\b", "Apex"),
+    ),
+    "r": ((r"(?i)\A\s*REBOL\s*\[", "Rebol"),),
+    "cl": ((r"\b_{0,2}kernel[ \t]+void\b|\b__global\b", "OpenCL"),),
+    "pp": ((r"^[ \t]*(?:class|define|node)[ \t]+['\w:.]+.{0,200}\{|=>", "Puppet"),),
+    "d": ((r"\A\S+\.(?:o|lo|d)[ \t]*:", None),),  # what a compiler found a file to depend on
+}
+"""Of endings that languages share: what only one of them says. The first that is found counts, else the ending's own."""
+SHARED = {
+    ending: tuple((re.compile(said, re.MULTILINE), language) for said, language in tests)
+    for ending, tests in _SHARED.items()
+}
+LOOK_BYTES = 20_000
 SHEBANG = re.compile(rb"#![ \t]*(?:\S*/)?([\w.+-]+)(?:[ \t]+(?:-\S+[ \t]+)*(?:\w+=\S+[ \t]+)*([\w.+-]+))?")
 
 
@@ -99,6 +148,11 @@ def language_of(path: str, content: bytes) -> str | None:
     if name in FILE_NAMES:
         return FILE_NAMES[name]
     extension = name.rpartition(".")[2] if "." in name else ""
+    if tests := SHARED.get(extension):
+        head = content[:LOOK_BYTES].decode("utf-8", "replace").replace("\r\n", "\n").lstrip("\ufeff")
+        for said, shared in tests:
+            if said.search(head):
+                return shared
     for language, extensions in EXTENSIONS.items():
         if extension in extensions:
             return language

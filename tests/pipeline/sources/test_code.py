@@ -6,6 +6,7 @@ import json
 import os
 import random
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from infra.errors import InputError
 from pipeline.document import documents_table
 from pipeline.sources import code_checks
-from pipeline.sources.code_languages import language_of
+from pipeline.sources.code_languages import SHARED, language_of
 from pipeline.sources.licenses import license_of_text
 from tests.pipeline.sources.archives import documents, fates, read_source, rules
 
@@ -269,10 +270,32 @@ def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes) -> None:
         ("x", b"#!/usr/local/bin/python3.11\n", "Python"),
         ("x", b"plain", None),
         ("x.png", b"#!/bin/sh\n", None),
+        # endings that languages share
+        ("f.m", b"function y = f(x)\n% doubles\ny = 2 * x;\nend\n", "MATLAB"),
+        ("f.m", b"(* doubles *)\nf[x_] := 2 x", "Mathematica"),
+        ("main.m", b"//\n//  main.m\n#import <Foundation/Foundation.h>\n", "Objective-C"),
+        ("f.h", b"#pragma once\n#include <vector>\nnamespace f {\n", "C++"),
+        ("f.h", b'#include <stdio.h>\n#ifdef __cplusplus\nextern "C" {\n#endif\n/* public: no */\n', "C"),
+        ("f.h", b"@interface F : NSObject\n@end\n", "Objective-C"),
+        ("f.pl", b":- module(f, []).\nf(X) :- g(X).\n", "Prolog"),
+        ("f.pl", b"use strict;\nmy $x = 1;\n", "Perl"),
+        ("f.ts", b"<?xml version='1.0'?>\n<!DOCTYPE TS>\n<TS/>\n", None),
+        ("f.v", b"Require Import Arith.\nLemma f : True.\n", "Coq"),
+        ("f.v", b"module f(input a);\nendmodule\n", "Verilog"),
+        ("f.pro", b"QT += core\n", "QMake"),
+        ("f.cl", b"__kernel void f() {}\n", "OpenCL"),
     ],
 )
 def test_language(path: str, content: bytes, language: str | None) -> None:
     assert language_of(path, content) == language
+
+
+@pytest.mark.parametrize("unit", ["\n", " \n", "a", "class a ", "f(x, ", "x_,", "node a"])
+@pytest.mark.parametrize("ending", sorted(SHARED))
+def test_no_file_is_slow_to_tell(ending: str, unit: str) -> None:
+    began = time.process_time()
+    language_of(f"f.{ending}", unit.encode() * 20_000)
+    assert time.process_time() - began < 1
 
 
 def test_licence_texts() -> None:
