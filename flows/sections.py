@@ -158,7 +158,9 @@ def _explain(error: ValidationError, model: type[BaseModel], key: str, origin: s
         return ConfigError(f"{place} is missing", where=origin, remedy=_allowed_keys(owner))
     if first["type"] == "value_error" and isinstance(first.get("input"), (Mapping, BaseModel)):
         return ConfigError(f"{place}: {first['ctx']['error']}" if place else str(first["ctx"]["error"]), where=origin)
-    given = str(first.get("input"))[:80]
+    from pipeline.sources.contract import USER
+
+    given = USER.sub(r"\1://…@", str(first.get("input")))[:80]
     return ConfigError(f"{place} = {given!r}: {message_of(first)}", where=origin, remedy=_as_yaml_reads(first))
 
 

@@ -8,13 +8,14 @@ only when the whole part cannot be read. Adding a source is one file with these 
 one line in ``pipeline/sources/registry.py`` (docs/adding-a-source.md).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import TypeIs, Unpack
 
 from infra.config import Config, Execution, Json
@@ -48,6 +49,12 @@ DAMAGE = frozenset(
 Outcome = Document | Fate
 
 
+USER = re.compile(r"^([\w+.-]+)://([^/?#]+)@")
+"""Who a URL logs in as: ``name`` or ``name:password``."""
+TOKEN_CHARACTERS = 20
+"""Hosts of repositories put a user's name there (``https://me@bitbucket.org/…``), and take a token in its place."""
+
+
 class SourceConfig(Config):
     """What every source has. Each kind adds its own options, beside its reader."""
 
@@ -67,6 +74,17 @@ class SourceConfig(Config):
     allow_empty: Annotated[bool, Execution()] = Field(
         default=False, description="Let the run go on where this source gives not one document."
     )
+
+    @field_validator("address")
+    @classmethod
+    def _holds_no_password(cls, given: str) -> str:
+        user = USER.match(given)
+        if user and (":" in user[2] or len(user[2]) >= TOKEN_CHARACTERS):
+            raise ValueError(
+                "it holds a password or token, which records and logs would show; leave it out, and give it to git by a "
+                "credential helper, to other drivers by their own settings (~/.config/fsspec, the environment)"
+            )
+        return given
 
 
 class RecordLimit(SourceConfig):

@@ -89,3 +89,17 @@ def test_what_is_extended_lies_beside_the_recipe(name: str, tmp_path: Path, monk
 def test_an_override_may_be_written_as_mistakes_are_told(tmp_path: Path) -> None:
     recipe = load_recipe(mine(tmp_path, f"stages: {{{INGEST}, dedup: {{}}}}"), ["stages.dedup.bands=20"])
     assert recipe.node("dedup").config.model_dump()["bands"] == 20
+
+
+@pytest.mark.parametrize(
+    ("user", "refused"), [("me:s3cr3t", True), ("ghp_16C7e42F292c6912E7710c83", True), ("me", False), ("", False)]
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(user: str, refused: bool, tmp_path: Path) -> None:
+    address = f"https://{user}@host/path".replace("//@", "//")
+    path = mine(tmp_path, f"stages: {{ingest: {{sources: [{SOURCE.replace('rows.jsonl', address)}]}}}}")
+    if not refused:
+        assert load_recipe(path).node("ingest").config.model_dump()["sources"][0]["address"] == address
+        return
+    with pytest.raises(ConfigError, match="it holds a password or token") as told:
+        load_recipe(path)
+    assert user not in str(told.value) and "https://…@host" in str(told.value)
