@@ -49,6 +49,8 @@ def mine(folder: Path, text: str) -> str:
             ),
             "two rules are called 'gopher_words_min'",
         ),
+        ("stages: {pretrain: {seed: -1}}", "pretrain.seed = '-1': input should be greater than or equal to 0"),
+        ("stages: {sft: {weights: [1.0e+9]}}", "sft.weights.0 = '1000000000.0': input should be less than"),
         (QUALITY.replace("[{}], rules: [{RULE}]", "[{presets: [gopher]}]"), "Did you mean 'gopher_quality'?"),
         (
             QUALITY.replace("[{}], rules: [{RULE}]", "[{presets: [gopher_quality], without: [gopher_word_min]}]"),
