@@ -37,7 +37,11 @@ PATTERNS = (
     Pattern(("pypi-AgE",), re.compile(r"(?<!\w)pypi-AgE[\w-]{50,512}(?!\w)")),
     Pattern(("hf_",), re.compile(r"(?<!\w)hf_[A-Za-z0-9]{30,64}(?!\w)"), least_entropy=3.5),
     Pattern(("eyJ",), re.compile(r"(?<!\w)eyJ[\w-]{10,2048}\.eyJ[\w-]{10,4096}\.[\w-]{10,1024}")),
-    Pattern(("://",), re.compile(r"://[^\s/:@\"'<>]{1,64}:([^\s/@\"'<>${}]{3,128})@[\w.-]"), group=1),
+    Pattern(("SG.",), re.compile(r"(?<![\w.])SG\.[\w-]{22}\.[\w-]{43}(?![\w-])"), least_entropy=3.5),
+    Pattern(
+        ("dckr_pat_", "dop_v1_", "shpat_"), re.compile(r"(?<!\w)(?:dckr_pat_|dop_v1_|shpat_)[\w-]{27,64}(?![\w-])")
+    ),
+    Pattern(("://",), re.compile(r"://[^\s/:@\"'<>]{0,64}:([^\s/@\"'<>${}]{3,128})@[\w.-]"), group=1),
 )
 
 _QUOTED = re.compile(r"([\"'])([^\s\"'<>${}()]{16,256})\1")

@@ -38,6 +38,13 @@ FOUND = [
     ("email", "ada@myexample.com", "ada@myexample.com"),
     ("email", r'print("Mail:\nada@firm.de\n")', "ada@firm.de"),
     ("email", r'{"author": "Ada \u003cada@firm.de\u003e"}', "ada@firm.de"),
+    ("secret", "redis://:s3cretpw@cache.firm.de:6379", "s3cretpw"),
+    (
+        "secret",
+        "SG.ab3defghi1klmnopqrstuv.ABC2EFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefg",
+        "SG.ab3defghi1klmnopqrstuv.ABC2EFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefg",
+    ),
+    ("secret", "docker login -p dckr_pat_aBcdefghijklmnopqrstuvwxyz0", "dckr_pat_aBcdefghijklmnopqrstuvwxyz0"),
     ("email", "Ask openssh@openssh.com about it", "openssh@openssh.com"),
     ("ip", "the host 93.184.216.34 (version 2)", "93.184.216.34"),
     ("phone", "order by phone: 212-555-0187", "212-555-0187"),
