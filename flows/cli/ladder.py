@@ -26,7 +26,9 @@ def command(
     recipe: RecipeArgument = "demo",
     sizes: Annotated[str, typer.Option(help="Sizes of the rungs, at least four.")] = "300k,600k,1.2M,2.4M",
     target: Annotated[str, typer.Option(help="The size whose loss is predicted.")] = "125M",
-    tokens_per_parameter: Annotated[float, typer.Option(min=0.1, help="The same for rungs and target.")] = 20.0,
+    tokens_per_parameter: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="The same for rungs and target.")
+    ] = 20.0,
     domain: Annotated[str, typer.Option(help="Fit this held-out domain's bits per byte; default: their mean.")] = "",
     chart: Annotated[Path, typer.Option(help="Where the plot is written.")] = Path("ladder.svg"),
     set_: SetOption = None,

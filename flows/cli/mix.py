@@ -31,7 +31,7 @@ def command(
         ),
     ] = None,
     tokens: Annotated[str, typer.Option(help="Tokens each model is trained on (2M).")] = "",
-    max_passes: Annotated[float, typer.Option(min=0.1, help="Passes over a source at most.")] = 4.0,
+    max_passes: Annotated[float, typer.Option(min=0.1, max=1e6, help="Passes over a source at most.")] = 4.0,
     piece: Annotated[str, typer.Option(help="token, or item: what is mixed as a whole.")] = "token",
     write: Annotated[
         Path | None,

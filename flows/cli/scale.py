@@ -29,7 +29,7 @@ def command(
     price: Annotated[float | None, typer.Option(min=0.001, help="Price of a GPU hour.")] = None,
     vocab_size: Annotated[int, typer.Option(min=1)] = 32768,
     seq_len: Annotated[int, typer.Option(min=8)] = 2048,
-    tokens_per_parameter: Annotated[float, typer.Option(min=0.1)] = 20.0,
+    tokens_per_parameter: Annotated[float, typer.Option(min=0.1, max=1e6)] = 20.0,
     micro_batch: Annotated[
         int, typer.Option(min=1, help="Sequences a GPU takes at a time, in the mesh at most; decides its memory.")
     ] = 4,

@@ -65,6 +65,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], li
         ("plan demo --set dedup.bandz=3", 1, "unknown key stages.dedup.bandz"),
         ("plan demo --only dedupe", 1, "no stage 'dedupe'"),
         ("plan nowhere.yaml", 1, "there is no recipe 'nowhere.yaml'"),
+        ("scale --parameters 1e9 --tokens-per-parameter inf", 2, "invalid value for '--tokens-per-parameter'"),
         ("generate hello --temperature inf", 1, "input should be a finite number"),
         ("plan demo --only dedup --no-forecast", 1, "stage 'dedup' cannot run: its input quality is not published"),
     ],
