@@ -168,7 +168,7 @@ def finalize(context: StageContext) -> None:
 
 STAGE = ShardStage(
     name="redact",
-    code_version=5,
+    code_version=6,
     config=RedactConfig,
     reference="pipeline.redact:STAGE",
     inputs=inputs,
