@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.options import LabelOption, WorkspaceOption, console, open_store, sampling_of
 from flows.models import MODEL_HELP, model_folder
+from infra.errors import InputError
 
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP)]
 
@@ -36,7 +37,12 @@ def command(
         if not text:
             return
         sys.stdout.write("model> ")
-        for piece in session.stream(text):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        try:
+            for piece in session.stream(text):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except InputError as error:  # a message that is too long: the conversation is as it was
+            if not sys.stdin.isatty():
+                raise
+            sys.stdout.write(str(error))
         sys.stdout.write("\n")
