@@ -120,7 +120,8 @@ def test_what_a_file_is_called_does_not_matter(tmp_path: Path, name: str, pack) 
         (b'PK\x03\x04\n\x00a.jsonl{"text": "a"}\n{"text": "b"}\nPK', "it is a zip archive"),  # its members as they are
         (
             gzip.compress(
-                b"a.jsonl".ljust(257, b"\0") + b"ustar".ljust(255, b"\0") + b'{"text": "a"}\n{"text": "b"}\n'
+                b"a.jsonl".ljust(257, b"\0") + b"ustar".ljust(255, b"\0") + b'{"text": "a"}\n{"text": "b"}\n',
+                mtime=0,
             ),
             "it is a tar archive",
         ),
