@@ -124,7 +124,7 @@ MIXED = re.compile(r"(?<![\w.,/])(\d{1,18}) (\d{1,18})/(\d{1,18})(?![\w/])")
 WORD = "A-Za-z0-9À-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ'’"
 """What belongs to a word beside a letter; not of scripts that write words together, in which a letter stands alone (选B)."""
 LETTER = re.compile(f"(?<![{WORD}])([A-J])(?![{WORD}])")
-MARKED = re.compile(r"\W*(?:text\w*\{)?\W*([A-J])\W*")
+MARKED = re.compile(r"\W*+(?:text\w*\{\W*+)?([A-J])\W*")
 NO_CHOICE = re.compile(r"A (?!is\b)[a-z]|I [a-z]")
 """The article, and the pronoun."""
 FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:\n[ \t]*```|```[ \t]*(?=\n|\Z)|\Z)", re.DOTALL)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -156,3 +157,9 @@ def test_lines_that_cannot_be_checked_are_counted_by_their_reason(tmp_path: Path
     assert reading.read == 3
     expected = {"no_number": 1, "no_prompt": 1, "bad_message": 1, "bad_answer": 1, "not_an_object": 1, "not_json": 1}
     assert reading.refused == expected
+
+
+def test_a_box_of_nothing_costs_no_time() -> None:
+    began = time.process_time()
+    assert first_letter("\\boxed{" + " " * 200_000 + "}") is None
+    assert time.process_time() - began < 2
